@@ -1,0 +1,221 @@
+//! Findings that belong together, and what people said of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ActionRecord, Actor, CgroupId, Finding, IncidentId, Level, NodeId, PlaybookName, ProcessKey, RunId,
+    StepName, Timestamp,
+};
+
+/// Something that findings can have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "entity", rename_all = "snake_case")]
+pub enum Entity {
+    /// A process.
+    Process {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        process: ProcessKey,
+    },
+    /// A container or other cgroup.
+    Cgroup {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        cgroup: CgroupId,
+        /// Path below the cgroup2 mount, for people.
+        path: String,
+    },
+    /// A pod.
+    Pod {
+        /// Kubernetes uid.
+        uid: String,
+    },
+    /// A login.
+    User {
+        /// Where.
+        node: NodeId,
+        /// Login uid.
+        auid: u32,
+    },
+    /// A network address.
+    Address {
+        /// The other end.
+        addr: std::net::IpAddr,
+    },
+    /// The machine itself.
+    Node {
+        /// Which.
+        node: NodeId,
+    },
+}
+
+impl fmt::Display for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { process, .. } => write!(f, "process {}", process.pid),
+            Self::Cgroup { path, .. } => write!(f, "cgroup {path}"),
+            Self::Pod { uid } => write!(f, "pod {uid}"),
+            Self::User { auid, .. } => write!(f, "user {auid}"),
+            Self::Address { addr } => write!(f, "address {addr}"),
+            Self::Node { node } => write!(f, "node {node}"),
+        }
+    }
+}
+
+/// Where an incident is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IncidentState {
+    /// Findings, no effect yet.
+    Open,
+    /// A playbook runs.
+    Responding,
+    /// The attack is held: every containment of the run is in force.
+    Contained,
+    /// A person must decide before it goes on.
+    NeedsApproval,
+    /// The playbook came to its end.
+    Remediated,
+    /// A run failed and what it had done was rolled back, or could not be.
+    Failed,
+    /// Everything was rolled back.
+    RolledBack,
+    /// A person closed it.
+    Closed,
+}
+
+/// An analyst's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It was an attack.
+    TruePositive,
+    /// It was not; what was done is rolled back.
+    FalsePositive,
+}
+
+/// One story.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Which.
+    pub id: IncidentId,
+    /// What it is called: the title of its weightiest rule.
+    pub title: String,
+    /// The highest level among its findings.
+    pub severity: Level,
+    /// Where it is in its life.
+    pub state: IncidentState,
+    /// What it is about.
+    pub entities: Vec<Entity>,
+    /// Its findings, oldest first, at most [`Incident::MAX_FINDINGS`].
+    pub findings: Vec<Finding>,
+    /// Findings beyond that limit, counted.
+    pub findings_dropped: u64,
+    /// ATT&CK techniques of its findings, sorted.
+    pub techniques: Vec<String>,
+    /// Time of the first event.
+    pub first_event: Timestamp,
+    /// When the incident was made.
+    pub opened: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// When every containment was in force.
+    pub contained: Option<Timestamp>,
+    /// What an analyst said.
+    pub verdict: Option<Verdict>,
+    /// Everything done about it.
+    pub actions: Vec<ActionRecord>,
+    /// Runs of playbooks.
+    pub runs: Vec<RunSummary>,
+    /// The history, oldest first.
+    pub timeline: Vec<TimelineEntry>,
+}
+
+impl Incident {
+    /// Findings kept in one incident; more are counted (I11).
+    pub const MAX_FINDINGS: usize = 256;
+    /// Entries kept in one timeline; the middle is dropped first (I11).
+    pub const MAX_TIMELINE: usize = 1024;
+}
+
+/// One run of a playbook, as the incident shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Which.
+    pub id: RunId,
+    /// Of which playbook.
+    pub playbook: PlaybookName,
+    /// How it was decided.
+    pub decision: GateDecision,
+    /// Where it is.
+    pub state: RunState,
+    /// Steps that wait for a person, with what each would do.
+    pub waiting: Vec<ApprovalRequest>,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RunState {
+    /// Recorded only (I8).
+    Shadow,
+    /// Steps are carried out.
+    Running,
+    /// Nothing goes on until a person decides.
+    Waiting,
+    /// Came to its end.
+    Succeeded,
+    /// A step failed for good.
+    Failed,
+    /// Its actions are being undone.
+    RollingBack,
+    /// All of them are undone.
+    RolledBack,
+}
+
+/// A step that waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Which step.
+    pub step: StepName,
+    /// What it would do, and to what.
+    pub would: String,
+    /// Why it must be asked.
+    pub because: String,
+    /// After this it is denied.
+    pub expires: Timestamp,
+}
+
+/// The gate's word on a run, with its reasons.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateDecision {
+    /// What may happen.
+    pub outcome: GateOutcome,
+    /// Each signal that was looked at, with what was found.
+    pub reasons: Vec<String>,
+}
+
+/// What a run may do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateOutcome {
+    /// All steps that can be undone exactly, and those with a standing approval.
+    Automatic,
+    /// Nothing before a person said yes.
+    Approval,
+    /// Nothing at all; what would be done is recorded (I8).
+    Shadow,
+}
+
+/// One line of an incident's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// What, in one line.
+    pub what: String,
+}

@@ -1,0 +1,29 @@
+//! Hemostat's words as plain data: what was seen ([`Event`]), what a rule said of it ([`Finding`]), what belongs
+//! together ([`Incident`]), what is done about it ([`NodeAction`], [`ActionRecord`]) and what is remembered
+//! ([`AuditEntry`]).
+//!
+//! Nothing in this crate reads a clock, a file or a socket: time and facts are fields.
+
+mod action;
+mod audit;
+mod event;
+mod finding;
+mod ids;
+mod incident;
+mod link;
+mod plan;
+mod process;
+mod status;
+mod time;
+
+pub use action::*;
+pub use audit::*;
+pub use event::*;
+pub use finding::*;
+pub use ids::*;
+pub use incident::*;
+pub use link::*;
+pub use plan::*;
+pub use process::*;
+pub use status::*;
+pub use time::*;

@@ -1,0 +1,40 @@
+//! `cargo xtask`: everything that is done with this repository, each with its own set-up.
+
+mod ebpf;
+mod progress;
+mod setup;
+mod test;
+mod tidy;
+mod vm;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Hemostat repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building the kernel side needs (compiler with library source, bpf-linker), and say what was found.
+    Setup(setup::Options),
+    /// Build the eBPF objects.
+    Ebpf,
+    /// Run every test that this machine can run, and say which were skipped and why.
+    Test(test::Options),
+    /// Hold the repository's own rules: crate arrows, file lengths, forbidden names, links in docs.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Setup(options) => setup::run(&options),
+        Task::Ebpf => ebpf::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Tidy => tidy::run(),
+    }
+}

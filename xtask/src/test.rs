@@ -1,0 +1,121 @@
+//! Every test that this machine can run, in one command, with what was skipped said aloud and counted.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    ebpf,
+    progress::{self, is_root, output, root, say, skip},
+    vm,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only the tests on the second kernel.
+    #[arg(long)]
+    vm: bool,
+    /// Leave the second kernel out.
+    #[arg(long, conflicts_with = "vm")]
+    no_vm: bool,
+    /// Only node tests whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+}
+
+/// Counts of the whole run, in the form of its closing line.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ebpf::run()?;
+    let mut tally = Tally::default();
+    if !options.vm {
+        workspace(&mut tally)?;
+        node(options, &mut tally)?;
+    }
+    if !options.no_vm {
+        second_kernel(options, &mut tally)?;
+    }
+    eprintln!();
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if tally.failed > 0 {
+        bail!("{} failed", tally.failed);
+    }
+    Ok(())
+}
+
+/// `cargo test` over the workspace: unit, property, golden, differential, crash-point and contain tests.
+fn workspace(tally: &mut Tally) -> Result<()> {
+    say("test the workspace");
+    let mut command = Command::new("cargo");
+    command.current_dir(root()).args([
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--exclude",
+        "hemostat-node-tests",
+        "--",
+        "--show-output",
+    ]);
+    let counted = progress::run_counted(&mut command)?;
+    tally.passed += counted.passed;
+    tally.failed += counted.failed;
+    tally.skipped += counted.skipped;
+    if !counted.ended_well && counted.failed == 0 {
+        bail!("cargo test failed before any test could");
+    }
+    Ok(())
+}
+
+/// The probes on this machine's own kernel.
+fn node(options: &Options, tally: &mut Tally) -> Result<()> {
+    if !is_root() {
+        tally.skipped += 1;
+        skip("the probes on this kernel", "loading eBPF programs needs root; run: sudo -E cargo xtask test");
+        return Ok(());
+    }
+    let release = output("uname", &["-r"]).unwrap_or_default();
+    say(format!("test the probes on this kernel ({release})"));
+    progress::run(
+        "build the node tests",
+        Command::new("cargo").current_dir(root()).args(["build", "--release", "-p", "hemostat-node-tests"]),
+    )?;
+    let mut command = Command::new("cargo");
+    command.current_dir(root()).args(["run", "--quiet", "--release", "-p", "hemostat-node-tests", "--"]);
+    command.args(options.filter.iter());
+    let counted = progress::run_counted(&mut command)?;
+    tally.passed += counted.passed;
+    tally.failed += counted.failed;
+    tally.skipped += counted.skipped;
+    if !counted.ended_well && counted.failed == 0 {
+        bail!("the node tests ended before their last line");
+    }
+    Ok(())
+}
+
+/// The same tests on Debian's 6.1.
+fn second_kernel(options: &Options, tally: &mut Tally) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        tally.skipped += 1;
+        skip("the probes on kernel 6.1", "the guest is built for x86_64 only");
+        return Ok(());
+    }
+    match vm::run_node_tests(options.filter.as_deref()) {
+        Ok(guest) => {
+            tally.passed += guest.passed;
+            tally.failed += guest.failed;
+            tally.skipped += guest.skipped;
+        }
+        Err(error) if options.vm || std::env::var_os("CI").is_some() => return Err(error),
+        Err(error) => {
+            tally.skipped += 1;
+            skip("the probes on kernel 6.1", format!("{error:#}"));
+        }
+    }
+    Ok(())
+}

@@ -69,6 +69,8 @@ pub struct ExecFacts {
     pub namespaces: Namespaces,
     /// Controlling terminal.
     pub tty: Option<String>,
+    /// What fd 0, 1 and 2 were (`files->fdt->fd[n]->f_inode->i_mode`).
+    pub stdio: model::Stdio,
     /// The kernel has stopped it and waits for a judgement.
     pub held: Held,
 }

@@ -42,6 +42,8 @@ pub struct Process {
     pub namespaces: Namespaces,
     /// Controlling terminal, for example `pts3`; `None` without one.
     pub tty: Option<String>,
+    /// What standard input, output and error were at exec: a shell whose stdio is a socket is a remote shell.
+    pub stdio: Stdio,
     /// cgroup v2 id.
     pub cgroup: CgroupId,
     /// Container, pod or service that the cgroup belongs to.
@@ -72,6 +74,36 @@ pub struct ExeFile {
     pub device: u32,
     /// Where the image lives.
     pub backing: Backing,
+}
+
+/// What file descriptors 0, 1 and 2 were at exec. Captured in the kernel (`current->files->fdt->fd[n]->f_inode->i_mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Stdio {
+    /// fd 0.
+    pub stdin: FdKind,
+    /// fd 1.
+    pub stdout: FdKind,
+    /// fd 2.
+    pub stderr: FdKind,
+}
+
+/// What is behind a file descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FdKind {
+    /// The kernel did not tell (a process found in /proc, a fork).
+    #[default]
+    Unknown,
+    /// Not open.
+    Closed,
+    /// Regular file, folder or block device.
+    File,
+    /// Pipe or FIFO.
+    Pipe,
+    /// Socket of any family.
+    Socket,
+    /// Character device: a terminal, /dev/null.
+    Device,
 }
 
 /// Where an executable image lives.

@@ -173,6 +173,8 @@ pub enum RunState {
     RollingBack,
     /// All of them are undone.
     RolledBack,
+    /// A person said no before anything was done.
+    Denied,
 }
 
 /// A step that waits for a person.

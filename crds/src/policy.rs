@@ -1,0 +1,179 @@
+//! `ResponsePolicy`: what the owner of workloads allows, whatever a playbook says.
+
+use kube::CustomResource;
+use model::Level;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ActionName, Mode, Moment, Network, Period, Radius, playbook::LevelName};
+
+/// What may be done to which workloads. Of several policies that match, the strictest word wins; none widens what the
+/// playbook says.
+#[derive(CustomResource, Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "hemostat.dev",
+    version = "v1alpha1",
+    kind = "ResponsePolicy",
+    plural = "responsepolicies",
+    namespaced,
+    derive = "PartialEq",
+    shortname = "rpol",
+    category = "respond",
+    doc = "What may be done to which workloads, by whom it is approved, and what is never touched.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResponsePolicySpec {
+    /// Which incidents it speaks of; all when empty.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// The most that any playbook may do by itself here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The widest thing that one action may touch here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widest: Option<Radius>,
+    /// Who says yes, and how long is waited.
+    pub approvals: Approvals,
+    /// Incidents for which nothing is done; what would be done is recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub exclusions: Vec<Exclusion>,
+    /// How much may be done automatically.
+    pub budgets: Budgets,
+    /// What is never touched, besides what Hemostat protects by itself.
+    pub protected: Protected,
+    /// Irreversible actions that need no asking.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub standing_approvals: Vec<StandingApproval>,
+}
+
+/// Which incidents a policy speaks of. Every part that is given must hold; within a part one entry suffices.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Match {
+    /// cgroup paths below the cgroup2 mount; each covers everything below it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub cgroup_paths: Vec<String>,
+    /// systemd units, for example `nginx.service`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub units: Vec<String>,
+    /// Container ids or the first 12 or more characters of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub containers: Vec<String>,
+    /// Kubernetes pod uids.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub pods: Vec<String>,
+    /// Levels of the incident.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), with = "Vec<LevelName>")]
+    pub levels: Vec<Level>,
+    /// ATT&CK technique ids. `T1059` covers `T1059.004`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub techniques: Vec<String>,
+    /// Names of playbooks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub playbooks: Vec<String>,
+}
+
+impl Match {
+    /// Nothing is given: everything matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Who says yes, and how long is waited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approvals {
+    /// `user:<name>` of each; anybody with access to the controller when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub approvers: Vec<String>,
+    /// An approval that nobody gave is denied after this.
+    pub timeout: Period,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { approvers: Vec::new(), timeout: Period::seconds(900) }
+    }
+}
+
+/// Incidents for which nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exclusion {
+    /// Which; at least one part is given.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// Why, for those who read it in a year.
+    #[schemars(length(min = 1, max = 512))]
+    pub reason: String,
+    /// It holds until then; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// How much may be done automatically; beyond it a person is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budgets {
+    /// Runs that start by themselves within an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs_per_hour: Option<u32>,
+    /// Actions that runs make by themselves within an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actions_per_hour: Option<u32>,
+}
+
+/// What is never touched.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Protected {
+    /// cgroup paths below the cgroup2 mount; each covers everything below it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub cgroup_paths: Vec<String>,
+    /// systemd units.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub units: Vec<String>,
+    /// Files and folders; each covers everything below it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub paths: Vec<String>,
+    /// Networks that are never blocked: resolvers, control planes, update mirrors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub networks: Vec<Network>,
+}
+
+/// An irreversible action that needs no asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StandingApproval {
+    /// Which action.
+    pub action: ActionName,
+    /// Of which playbooks.
+    #[schemars(length(min = 1, max = 64))]
+    pub playbooks: Vec<String>,
+    /// Who answers for it: `user:<name>`.
+    #[schemars(length(min = 1, max = 256))]
+    pub approved_by: String,
+    /// Why.
+    #[schemars(length(min = 1, max = 512))]
+    pub reason: String,
+    /// It holds until then. There is none without an end.
+    pub expires: Moment,
+}

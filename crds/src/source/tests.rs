@@ -1,0 +1,83 @@
+use super::*;
+
+const GOOD: &str = r#"# a comment
+apiVersion: hemostat.dev/v1alpha1
+kind: Playbook
+metadata: {name: shell}
+spec:
+  mode: Auto
+  trigger: {techniques: [T1059]}
+  steps:
+    - name: freeze
+      action: node.freeze
+      when: "finding.level == 'high'"
+      timeout: 3s
+---
+apiVersion: hemostat.dev/v1alpha1
+kind: ResponsePolicy
+metadata: {name: careful}
+spec:
+  mode: Approve
+"#;
+
+fn messages(text: &str) -> Vec<String> {
+    read("p.yaml", text).problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn reads_several_documents_and_knows_their_places() {
+    let reading = read("p.yaml", GOOD);
+    assert_eq!(reading.problems, []);
+    let [Resource::Playbook(playbook), Resource::ResponsePolicy(policy)] = &reading.resources[..] else {
+        panic!("{reading:?}")
+    };
+    assert_eq!(playbook.value.spec.steps[0].name, "freeze");
+    assert_eq!(playbook.places.of("spec.steps[0].action").to_string(), "p.yaml:10:15");
+    assert_eq!(playbook.places.within("spec.steps[0].when", 1, 9).to_string(), "p.yaml:11:22");
+    assert_eq!(playbook.places.of("spec.steps[0].nothing.here").to_string(), "p.yaml:9:7");
+    assert_eq!(policy.places.of("spec.mode").to_string(), "p.yaml:18:9");
+}
+
+#[test]
+fn says_all_mistakes_of_shape_at_once_with_place_and_likely_meaning() {
+    let text =
+        GOOD.replace("timeout: 3s", "neds: [x]\n      onFailure: rollback\n      verify: {attempts: 99}");
+    let text = text.replace("mode: Auto", "moed: Auto");
+    assert_eq!(
+        messages(&text),
+        [
+            "p.yaml:6:3: error: unknown field `moed`; expected one of blastRadius, description, maximumDuration, mode, \
+             steps, trigger (did you mean `mode`?)",
+            "p.yaml:12:7: error: unknown field `neds`; expected one of action, alternatives, approval, name, needs, \
+             onFailure, target, timeout, verify, when, with, withFrom (did you mean `needs`?)",
+            "p.yaml:13:18: error: spec.steps[0].onFailure: expected one of Stop, Continue, Rollback, found `rollback` \
+             (did you mean `Rollback`?)",
+            "p.yaml:14:26: error: spec.steps[0].verify.attempts: 99 is not within 1 to 10",
+        ]
+    );
+    assert!(matches!(read("p.yaml", &text).resources[..], [Resource::ResponsePolicy(_)]));
+}
+
+#[test]
+fn says_what_a_value_should_have_been() {
+    let bad_time = messages(&GOOD.replace("3s", "3 seconds"));
+    assert_eq!(bad_time.len(), 1, "{bad_time:?}");
+    assert!(bad_time[0].starts_with("p.yaml:12:"), "{bad_time:?}");
+    assert!(bad_time[0].contains("no length of time"), "{bad_time:?}");
+    assert!(
+        messages(&GOOD.replace("kind: Playbook", "kind: PlayBook"))[0].contains("did you mean `Playbook`?")
+    );
+    assert!(messages("kind: Playbook\nmetadata: {name: x}\nspec: {").last().unwrap().contains("p.yaml:"));
+}
+
+#[test]
+fn hostile_text_is_refused_with_a_message() {
+    let bomb = format!("a: &a [x,x]\nb: {}", "[".repeat(5000));
+    for text in
+        ["\u{0}", "{", "a: b: c", "- - -", "%YAML 9", "*nothing", "a: *x", bomb.as_str(), "---\n---\n"]
+    {
+        let reading = read("p.yaml", text);
+        assert!(reading.resources.is_empty());
+    }
+    assert!(!read("p.yaml", &"x".repeat(MAX_FILE + 1)).problems.is_empty());
+}

@@ -17,8 +17,35 @@ pub struct Event {
     pub process: Arc<Process>,
     /// Its parent, where it is still known.
     pub parent: Option<Arc<Process>>,
+    /// Ancestors from the parent upwards, as far as known, at most [`Event::MAX_ANCESTORS`]. Not written out: a finding
+    /// carries them once.
+    #[serde(skip)]
+    pub ancestors: Arc<[Arc<Process>]>,
+    /// Whether the network can reach the process or one it descends from.
+    #[serde(default)]
+    pub exposure: Exposure,
     /// What was done.
     pub activity: Activity,
+}
+
+impl Event {
+    /// Ancestors kept with an event (I11).
+    pub const MAX_ANCESTORS: usize = 16;
+}
+
+/// Whether the network can reach a process: it, or an ancestor within the same workload, has listened on a TCP or UDP port at an
+/// address other than loopback (seen in the kernel, or found in /proc when the agent started). A derived fact, so that no rule needs
+/// to trust a server's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exposure {
+    /// No listener seen.
+    #[default]
+    None,
+    /// The process itself listens.
+    Listens,
+    /// An ancestor in its workload listens: it is a service's child.
+    BehindListener,
 }
 
 /// A path as the kernel resolved it.

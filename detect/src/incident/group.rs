@@ -1,0 +1,136 @@
+//! One incident's keys and when each was seen.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use model::{CgroupId, IncidentId, NodeId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Key, near};
+
+/// What links findings to one incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which incident.
+    pub incident: IncidentId,
+    /// Order of opening; the lower one goes on when two merge.
+    pub(super) serial: u64,
+    /// When each key was seen, as spans without gaps longer than the window. A list, since JSON keys are texts.
+    spans: Vec<(Key, Vec<Span>)>,
+    /// From where each address was seen, so that hubs are known after a restart.
+    pub(super) origins: Vec<(Origin, IpAddr, Timestamp)>,
+    /// Time of the latest event.
+    latest: Timestamp,
+    /// Keys that found no place (I11).
+    pub refused: u64,
+}
+
+/// A stretch of time within which a key was seen again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// First seen.
+    pub from: Timestamp,
+    /// Last seen.
+    pub to: Timestamp,
+}
+
+/// From where an address was seen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// On which node.
+    pub node: NodeId,
+    /// In which cgroup.
+    pub cgroup: CgroupId,
+}
+
+impl Group {
+    pub(super) fn new(incident: IncidentId, serial: u64) -> Self {
+        let latest = Timestamp(i64::MIN);
+        Self { incident, serial, spans: Vec::new(), origins: Vec::new(), latest, refused: 0 }
+    }
+
+    /// Time of its latest event.
+    #[must_use]
+    pub fn latest(&self) -> Timestamp {
+        self.latest
+    }
+
+    /// What links findings to it.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.spans.iter().map(|(key, _)| key)
+    }
+
+    pub(super) fn has(&self, key: &Key, at: Timestamp, window: Duration) -> bool {
+        let Ok(index) = self.find(key) else { return false };
+        self.spans[index].1.iter().any(|span| span.reaches(at, window))
+    }
+
+    pub(super) fn touch(&mut self, at: Timestamp) {
+        self.latest = self.latest.max(at);
+    }
+
+    pub(super) fn extend(&mut self, key: Key, at: Timestamp, window: Duration, max: usize) {
+        self.add(key, Span { from: at, to: at }, window, max);
+    }
+
+    pub(super) fn came_from(&mut self, origin: &Origin, addr: IpAddr, at: Timestamp, limit: usize) {
+        if let Some(known) = self.origins.iter_mut().find(|(o, a, _)| o == origin && *a == addr) {
+            known.2 = known.2.max(at);
+        } else if self.origins.len() < limit.saturating_mul(4).max(32) {
+            self.origins.push((origin.clone(), addr, at));
+        }
+    }
+
+    pub(super) fn absorb(&mut self, other: Self, window: Duration, max: usize) {
+        for (key, spans) in other.spans {
+            for span in spans {
+                self.add(key.clone(), span, window, max);
+            }
+        }
+        for (origin, addr, at) in other.origins {
+            self.came_from(&origin, addr, at, max);
+        }
+        self.latest = self.latest.max(other.latest);
+        self.refused += other.refused;
+    }
+
+    fn add(&mut self, key: Key, span: Span, window: Duration, max: usize) {
+        match self.find(&key) {
+            Ok(index) => join(&mut self.spans[index].1, span, window),
+            Err(index) if self.spans.len() < max => self.spans.insert(index, (key, vec![span])),
+            Err(_) => self.refused += 1,
+        }
+    }
+
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        self.spans.binary_search_by(|(k, _)| k.cmp(key))
+    }
+}
+
+/// Spans kept for one key; with more, the two oldest become one, which can only link too much in their gap.
+const MAX_SPANS_PER_KEY: usize = 8;
+
+fn join(spans: &mut Vec<Span>, new: Span, window: Duration) {
+    spans.push(new);
+    spans.sort_by_key(|s| s.from);
+    let mut joined: BTreeMap<Timestamp, Span> = BTreeMap::new();
+    for span in spans.drain(..) {
+        match joined.last_entry() {
+            Some(mut last) if last.get().reaches(span.from, window) => {
+                let last = last.get_mut();
+                last.to = last.to.max(span.to);
+            }
+            _ => drop(joined.insert(span.from, span)),
+        }
+    }
+    spans.extend(joined.into_values());
+    while spans.len() > MAX_SPANS_PER_KEY {
+        spans[0].to = spans[1].to;
+        spans.remove(1);
+    }
+}
+
+impl Span {
+    fn reaches(self, at: Timestamp, window: Duration) -> bool {
+        (self.from <= at && at <= self.to) || near(self.from, at, window) || near(self.to, at, window)
+    }
+}

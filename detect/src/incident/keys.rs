@@ -1,0 +1,155 @@
+//! What findings can have in common, and what says nothing because everything has it in common.
+
+use std::net::IpAddr;
+
+use model::{Activity, CgroupId, Entity, Finding, INIT_PID, NodeId, ProcessKey, Workload};
+use serde::{Deserialize, Serialize};
+
+/// Ancestors that are looked at, from the parent upwards.
+const MAX_ANCESTORS: usize = 16;
+
+/// pid of kthreadd, the parent of all kernel threads.
+const KTHREADD: u32 = 2;
+
+/// Something that links findings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "key", rename_all = "snake_case")]
+pub enum Key {
+    /// The process itself, or an ancestor.
+    Process {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        process: ProcessKey,
+    },
+    /// A container, a service or a cgroup of one's own.
+    Cgroup {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        cgroup: CgroupId,
+    },
+    /// A pod.
+    Pod {
+        /// Kubernetes uid.
+        uid: String,
+    },
+    /// A login session: the login uid on one terminal.
+    Session {
+        /// Where.
+        node: NodeId,
+        /// Login uid.
+        auid: u32,
+        /// Terminal.
+        tty: String,
+    },
+    /// The other end of a conversation.
+    Address {
+        /// Which.
+        addr: IpAddr,
+    },
+}
+
+/// What links `finding` to others, sorted. Left out, as hubs:
+///
+/// - pid 1, kthreadd, and ancestors whose parent is one of them (daemons and session servers that everything comes from),
+///   unless the finding is about that process itself;
+/// - ancestors in another cgroup: a container's shim, the service that opened the login session;
+/// - the root cgroup, slices, `init.scope`, `user@` managers, the kubelet's `kubepods` parents;
+/// - loopback, unspecified, multicast, broadcast and link-local addresses, and DNS servers.
+#[must_use]
+pub fn keys_of(finding: &Finding) -> Vec<Key> {
+    let event = &finding.event;
+    let (node, process) = (&event.id.node, &event.process);
+    let mut keys = Vec::with_capacity(8);
+    if process.key.pid != INIT_PID {
+        keys.push(Key::Process { node: node.clone(), process: process.key });
+    }
+    for ancestor in finding.ancestors.iter().take(MAX_ANCESTORS) {
+        let daemon = ancestor.parent.is_none_or(|parent| is_root(parent.pid.0));
+        if !daemon && !is_root(ancestor.key.pid.0) && ancestor.cgroup == process.cgroup {
+            keys.push(Key::Process { node: node.clone(), process: ancestor.key });
+        }
+    }
+    if cgroup_links(&process.workload) {
+        keys.push(Key::Cgroup { node: node.clone(), cgroup: process.cgroup });
+    }
+    if let Workload::Container { pod_uid: Some(uid), .. } = &*process.workload {
+        keys.push(Key::Pod { uid: uid.clone() });
+    }
+    if let (Some(auid), Some(tty)) = (process.credentials.auid, &process.tty) {
+        keys.push(Key::Session { node: node.clone(), auid, tty: tty.clone() });
+    }
+    if let Some(addr) = remote(&event.activity).filter(|addr| address_links(*addr)) {
+        keys.push(Key::Address { addr });
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// What an incident with `finding` is about, for people: the hubs that do not link are among it.
+#[must_use]
+pub fn entities_of(finding: &Finding) -> Vec<Entity> {
+    let event = &finding.event;
+    let (node, process) = (&event.id.node, &event.process);
+    let mut entities = vec![Entity::Process { node: node.clone(), process: process.key }];
+    let path = process.workload.cgroup_path().unwrap_or("").to_owned();
+    entities.push(Entity::Cgroup { node: node.clone(), cgroup: process.cgroup, path });
+    if let Workload::Container { pod_uid: Some(uid), .. } = &*process.workload {
+        entities.push(Entity::Pod { uid: uid.clone() });
+    }
+    if let Some(auid) = process.credentials.auid {
+        entities.push(Entity::User { node: node.clone(), auid });
+    }
+    if let Some(addr) = remote(&event.activity) {
+        entities.push(Entity::Address { addr });
+    }
+    entities.push(Entity::Node { node: node.clone() });
+    entities
+}
+
+fn is_root(pid: u32) -> bool {
+    pid <= KTHREADD
+}
+
+fn cgroup_links(workload: &Workload) -> bool {
+    match workload {
+        Workload::Container { .. } => true,
+        // It ended before it was looked up: the root and the slices never do, so it was somebody's own.
+        Workload::Unresolved { .. } => true,
+        Workload::Unit { unit, cgroup_path } => {
+            !unit.ends_with(".slice")
+                && unit != "init.scope"
+                && !unit.starts_with("user@")
+                && !is_shared_path(cgroup_path)
+        }
+        Workload::Host { cgroup_path } => !is_shared_path(cgroup_path),
+    }
+}
+
+fn is_shared_path(path: &str) -> bool {
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or("");
+    last.is_empty()
+        || last.ends_with(".slice")
+        || matches!(last, "init.scope" | "kubepods" | "burstable" | "besteffort" | "docker" | "containerd")
+}
+
+fn remote(activity: &Activity) -> Option<IpAddr> {
+    match activity {
+        Activity::Connect(flow) | Activity::Accept(flow) | Activity::SocketClose { flow, .. } => {
+            Some(flow.remote.addr)
+        }
+        _ => None,
+    }
+}
+
+fn address_links(addr: IpAddr) -> bool {
+    if addr.is_loopback() || addr.is_unspecified() || addr.is_multicast() {
+        return false;
+    }
+    match addr {
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    }
+}

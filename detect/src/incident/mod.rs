@@ -1,0 +1,317 @@
+//! Findings that belong together: incident grouping by shared entity in a sliding window of event time.
+//!
+//! Two findings are linked when they share a [`Key`] (a process or an ancestor, a container, a pod, a login session, a remote
+//! address) and lie within the window of each other. An incident is what is connected by such links, so the order of arrival
+//! does not matter, and a finding that links two incidents merges them: the one that was opened first goes on. An incident's
+//! id comes from the finding that opened it and never changes.
+//!
+//! Hubs do not link: what most of a machine has in common says nothing. See [`keys_of`] for those known beforehand; an
+//! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one. The machine itself never links.
+//!
+//! Limits (I11): [`GroupingConfig::max_groups`] groups, the least recently extended is forgotten first, and a later finding of
+//! its story opens a new incident; [`GroupingConfig::max_spans`] keys a group, further keys of it do not link and are counted.
+
+mod group;
+mod keys;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use model::{Finding, IncidentId, Timestamp, short_hash};
+
+pub use group::{Group, Origin, Span};
+pub use keys::{Key, entities_of, keys_of};
+
+/// How findings are grouped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupingConfig {
+    /// Findings further apart than this are not linked by what they share; held between 30 s and 24 h.
+    pub window: Duration,
+    /// How late a finding may be and still be linked exactly; what is older than window and lateness together is forgotten.
+    pub lateness: Duration,
+    /// An address seen from more cgroups than this within the window is a hub.
+    pub hub_limit: usize,
+    /// Groups kept.
+    pub max_groups: usize,
+    /// Keys (spans) kept for one group.
+    pub max_spans: usize,
+}
+
+impl Default for GroupingConfig {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(15 * 60),
+            lateness: Duration::from_secs(5 * 60),
+            hub_limit: 8,
+            max_groups: 8192,
+            max_spans: 512,
+        }
+    }
+}
+
+/// Shortest and longest window.
+const WINDOW: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(24 * 3600));
+
+/// How far an event's time may lie after its arrival; more is taken for a wrong clock, and the time of arrival is used, lest
+/// one such event make everything else look old.
+const FUTURE: Duration = Duration::from_secs(60);
+
+/// The groups of now. Deterministic: the same findings with the same arrival times give the same placements.
+#[derive(Debug)]
+pub struct Correlator {
+    config: GroupingConfig,
+    groups: BTreeMap<IncidentId, Group>,
+    by_key: BTreeMap<Key, BTreeSet<IncidentId>>,
+    by_latest: BTreeSet<(Timestamp, IncidentId)>,
+    origins: BTreeMap<IpAddr, BTreeMap<Origin, Timestamp>>,
+    watermark: Timestamp,
+    next_serial: u64,
+    forgotten_early: u64,
+}
+
+/// Where a finding belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// To this incident.
+    pub incident: IncidentId,
+    /// Whether it is new.
+    pub opening: Opening,
+    /// Incidents that turned out to be the same story; they are merged into `incident`.
+    pub absorbed: Vec<IncidentId>,
+    /// What it had in common with them; empty when new.
+    pub shared: Vec<Key>,
+    /// Groups forgotten meanwhile, by age or by limit: what is stored of them may go.
+    pub forgotten: Vec<IncidentId>,
+}
+
+/// Whether a finding opened an incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It did.
+    New,
+    /// It joined one.
+    Joined,
+}
+
+impl Correlator {
+    /// With no groups.
+    #[must_use]
+    pub fn new(mut config: GroupingConfig) -> Self {
+        config.window = config.window.clamp(WINDOW.0, WINDOW.1);
+        config.max_groups = config.max_groups.max(1);
+        config.max_spans = config.max_spans.max(8);
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            by_latest: BTreeSet::new(),
+            origins: BTreeMap::new(),
+            watermark: Timestamp(i64::MIN),
+            next_serial: 0,
+            forgotten_early: 0,
+        }
+    }
+
+    /// With the groups of an earlier life, as [`Correlator::group`] gave them.
+    #[must_use]
+    pub fn restore(config: GroupingConfig, groups: impl IntoIterator<Item = Group>) -> Self {
+        let mut this = Self::new(config);
+        for group in groups {
+            this.next_serial = this.next_serial.max(group.serial + 1);
+            this.watermark = this.watermark.max(group.latest());
+            for (origin, addr, at) in &group.origins {
+                this.saw_address(*addr, origin, *at);
+            }
+            this.insert(group);
+        }
+        this
+    }
+
+    /// Places a finding that arrived at `now`. A finding that was placed before goes where it went.
+    pub fn place(&mut self, finding: &Finding, now: Timestamp) -> Placement {
+        let at = if finding.first > now.plus(FUTURE) { now } else { finding.first };
+        self.watermark = self.watermark.max(at);
+        let keys = keys_of(finding);
+        let origin = Origin { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup };
+        for key in &keys {
+            if let Key::Address { addr } = key {
+                self.saw_address(*addr, &origin, at);
+            }
+        }
+        let (linked, shared) = self.linked(&keys, at);
+        let mut forgotten = self.expire(&linked);
+        let oldest = linked.iter().min_by_key(|id| self.groups.get(*id).map(|g| g.serial)).cloned();
+        let (mut group, opening) = match oldest.as_ref().and_then(|id| self.take(id)) {
+            Some(group) => (group, Opening::Joined),
+            None => {
+                self.next_serial += 1;
+                (Group::new(incident_of(finding), self.next_serial - 1), Opening::New)
+            }
+        };
+        let mut absorbed = Vec::new();
+        for id in linked {
+            // The survivor itself is taken already.
+            if let Some(other) = self.take(&id) {
+                absorbed.push(id);
+                group.absorb(other, self.config.window, self.config.max_spans);
+            }
+        }
+        for key in keys {
+            if let Key::Address { addr } = &key {
+                group.came_from(&origin, *addr, at, self.config.hub_limit);
+            }
+            group.extend(key, at, self.config.window, self.config.max_spans);
+        }
+        group.touch(at);
+        let incident = group.incident.clone();
+        self.insert(group);
+        forgotten.extend(self.shed(&incident));
+        Placement { incident, opening, absorbed, shared, forgotten }
+    }
+
+    /// An incident that a person closed takes no more findings: the next of its story opens a new one.
+    pub fn close(&mut self, incident: &IncidentId) {
+        drop(self.take(incident));
+    }
+
+    /// A group as it stands, to be stored for [`Correlator::restore`].
+    #[must_use]
+    pub fn group(&self, incident: &IncidentId) -> Option<&Group> {
+        self.groups.get(incident)
+    }
+
+    /// How many groups there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// No groups.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Groups forgotten because of the limit and not because of age, since the start.
+    #[must_use]
+    pub fn forgotten_early(&self) -> u64 {
+        self.forgotten_early
+    }
+
+    fn linked(&self, keys: &[Key], at: Timestamp) -> (BTreeSet<IncidentId>, Vec<Key>) {
+        let (mut linked, mut shared) = (BTreeSet::new(), Vec::new());
+        for key in keys.iter().filter(|key| !self.is_hub(key, at)) {
+            let before = shared.len();
+            for id in self.by_key.get(key).into_iter().flatten() {
+                if self.groups.get(id).is_some_and(|g| g.has(key, at, self.config.window)) {
+                    linked.insert(id.clone());
+                    if shared.len() == before {
+                        shared.push(key.clone());
+                    }
+                }
+            }
+        }
+        (linked, shared)
+    }
+
+    fn is_hub(&self, key: &Key, at: Timestamp) -> bool {
+        let Key::Address { addr } = key else { return false };
+        let within = |seen: &Timestamp| near(*seen, at, self.config.window);
+        self.origins
+            .get(addr)
+            .is_some_and(|from| from.values().filter(|seen| within(seen)).count() > self.config.hub_limit)
+    }
+
+    fn saw_address(&mut self, addr: IpAddr, origin: &Origin, at: Timestamp) {
+        let from = self.origins.entry(addr).or_default();
+        let seen = from.entry(origin.clone()).or_insert(at);
+        *seen = at.max(*seen);
+        // One more than the limit is enough to know a hub; the longest unseen goes first.
+        if from.len() > self.config.hub_limit.saturating_mul(2).max(16)
+            && let Some(oldest) = from.iter().min_by_key(|(_, at)| **at).map(|(origin, _)| origin.clone())
+        {
+            from.remove(&oldest);
+        }
+    }
+
+    /// Forgets what is too old to be linked to anything, but for the groups that were just found.
+    fn expire(&mut self, keep: &BTreeSet<IncidentId>) -> Vec<IncidentId> {
+        let age = self.config.window + self.config.lateness;
+        let old: Vec<IncidentId> = self
+            .by_latest
+            .iter()
+            .take_while(|(latest, _)| latest.plus(age) < self.watermark)
+            .filter(|(_, id)| !keep.contains(id))
+            .map(|(_, id)| id.clone())
+            .collect();
+        for id in &old {
+            drop(self.take(id));
+        }
+        if !old.is_empty() {
+            let watermark = self.watermark;
+            self.origins.retain(|_, from| {
+                from.retain(|_, at| at.plus(age) >= watermark);
+                !from.is_empty()
+            });
+        }
+        old
+    }
+
+    /// Forgets the least recently extended groups beyond the limit, never the one at hand.
+    fn shed(&mut self, current: &IncidentId) -> Vec<IncidentId> {
+        let mut shed = Vec::new();
+        while self.groups.len() > self.config.max_groups {
+            let Some(id) = self.by_latest.iter().map(|(_, id)| id).find(|id| *id != current).cloned() else {
+                break;
+            };
+            drop(self.take(&id));
+            self.forgotten_early += 1;
+            shed.push(id);
+        }
+        // Addresses live as long as some group that saw them; at most so many a group keeps this bounded as well.
+        if self.origins.len() > self.config.max_groups.saturating_mul(4).max(1024)
+            && let Some(addr) = self.origins.keys().next().copied()
+        {
+            self.origins.remove(&addr);
+        }
+        shed
+    }
+
+    fn insert(&mut self, group: Group) {
+        for key in group.keys() {
+            self.by_key.entry(key.clone()).or_default().insert(group.incident.clone());
+        }
+        self.by_latest.insert((group.latest(), group.incident.clone()));
+        self.groups.insert(group.incident.clone(), group);
+    }
+
+    fn take(&mut self, id: &IncidentId) -> Option<Group> {
+        let group = self.groups.remove(id)?;
+        self.by_latest.remove(&(group.latest(), id.clone()));
+        for key in group.keys() {
+            if let Some(ids) = self.by_key.get_mut(key) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    self.by_key.remove(key);
+                }
+            }
+        }
+        Some(group)
+    }
+}
+
+/// The incident that `finding` opens: its id is part of the name, so a repeated delivery opens the same.
+fn incident_of(finding: &Finding) -> IncidentId {
+    IncidentId::new(format!("inc-{}", short_hash([finding.id.as_str()], 5)))
+}
+
+/// Whether two times lie within `window` of each other.
+fn near(a: Timestamp, b: Timestamp, window: Duration) -> bool {
+    a.since(b).max(b.since(a)) <= window
+}
+
+#[cfg(test)]
+mod tests;

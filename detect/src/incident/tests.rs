@@ -1,0 +1,327 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use model::*;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a test varies of a finding.
+#[derive(Debug, Clone)]
+struct Seed {
+    pid: u32,
+    ancestors: Vec<u32>,
+    cgroup: u64,
+    cgroup_path: String,
+    session: Option<(u32, String)>,
+    remote: Option<IpAddr>,
+    second: i64,
+    seq: u64,
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self {
+            pid: 100,
+            ancestors: Vec::new(),
+            cgroup: 1,
+            cgroup_path: "/".into(),
+            session: None,
+            remote: None,
+            second: 0,
+            seq: 1,
+        }
+    }
+}
+
+const SECOND: i64 = 1_000_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp(second * SECOND)
+}
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid: Pid(pid), start: BootNs(u64::from(pid)) }
+}
+
+impl Seed {
+    fn process(&self, pid: u32, parent: u32) -> Arc<Process> {
+        Arc::new(Process {
+            key: key(pid),
+            parent: Some(key(parent)),
+            exe: "/bin/x".into(),
+            exe_file: ExeFile::default(),
+            command_line: "x".into(),
+            args: vec!["x".into()],
+            args_truncated: Truncated::No,
+            cwd: "/".into(),
+            comm: "x".into(),
+            credentials: Credentials { auid: self.session.as_ref().map(|s| s.0), ..Credentials::default() },
+            namespaces: Namespaces::default(),
+            tty: self.session.as_ref().map(|s| s.1.clone()),
+            stdio: Stdio::default(),
+            cgroup: CgroupId(self.cgroup),
+            workload: Arc::new(Workload::Host { cgroup_path: self.cgroup_path.clone() }),
+            origin: ProcessOrigin::Exec,
+            exit: None,
+        })
+    }
+
+    fn finding(&self) -> Finding {
+        let id = EventId { node: NodeId::new("n"), epoch: AgentEpoch(1), seq: Seq(self.seq) };
+        let parents: Vec<u32> = self.ancestors.iter().copied().chain([1]).collect();
+        let remote = |addr| Endpoint { addr, port: 443 };
+        Finding {
+            id: FindingId::derive(&id, "r"),
+            rule: RuleRef {
+                id: "r".into(),
+                title: "r".into(),
+                level: Level::High,
+                techniques: vec![],
+                tactics: vec![],
+                reaction: Reaction::None,
+            },
+            event: Event {
+                id,
+                time: at(self.second),
+                process: self.process(self.pid, parents[0]),
+                parent: None,
+                ancestors: Arc::new([]),
+                exposure: Exposure::None,
+                activity: self.remote.map_or(Activity::Exec { requested: "x".into() }, |addr| {
+                    Activity::Connect(Flow {
+                        protocol: Protocol::Tcp,
+                        local: remote(IpAddr::from([0, 0, 0, 0])),
+                        remote: remote(addr),
+                    })
+                }),
+            },
+            matched: BTreeMap::new(),
+            count: 1,
+            first: at(self.second),
+            last: at(self.second),
+            ancestors: parents.windows(2).map(|w| self.process(w[0], w[1])).collect(),
+            context: vec![],
+            reactions: vec![],
+            loss: LossWindow::default(),
+        }
+    }
+}
+
+fn config(window: u64) -> GroupingConfig {
+    GroupingConfig { window: Duration::from_secs(window), ..GroupingConfig::default() }
+}
+
+fn place_all(correlator: &mut Correlator, seeds: &[Seed]) -> Vec<Placement> {
+    seeds.iter().map(|s| correlator.place(&s.finding(), at(1_000_000))).collect()
+}
+
+/// Which findings ended up together, as sets of sequence numbers.
+fn partition(seeds: &[Seed], window: u64) -> BTreeSet<BTreeSet<u64>> {
+    let mut correlator = Correlator::new(config(window));
+    let mut members: BTreeMap<IncidentId, BTreeSet<u64>> = BTreeMap::new();
+    for seed in seeds {
+        let placed = correlator.place(&seed.finding(), at(1_000_000));
+        let mut all = BTreeSet::from([seed.seq]);
+        for id in placed.absorbed.iter().chain([&placed.incident]) {
+            all.extend(members.remove(id).unwrap_or_default());
+        }
+        members.insert(placed.incident, all);
+    }
+    members.into_values().collect()
+}
+
+/// The definition itself: connected components of "shares a key within the window".
+fn partition_by_definition(seeds: &[Seed], window: u64) -> BTreeSet<BTreeSet<u64>> {
+    let mut component: Vec<usize> = (0..seeds.len()).collect();
+    for i in 0..seeds.len() {
+        for j in 0..i {
+            let near = seeds[i].second.abs_diff(seeds[j].second) <= window;
+            let (a, b) = (keys_of(&seeds[i].finding()), keys_of(&seeds[j].finding()));
+            if seeds[i].seq == seeds[j].seq || (near && a.iter().any(|k| b.contains(k))) {
+                let (from, to) = (component[i], component[j]);
+                component.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+            }
+        }
+    }
+    let mut sets: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+    for (seed, c) in seeds.iter().zip(component) {
+        sets.entry(c).or_default().insert(seed.seq);
+    }
+    sets.into_values().collect()
+}
+
+prop_compose! {
+    fn any_seed()(pid in 100u32..130, ancestors in prop::collection::vec(50u32..60, 0..3), cgroup in 1u64..6,
+                  session in prop::option::of((1000u32..1003, 0u32..2)), remote in prop::option::of(0u8..5),
+                  second in 0i64..240) -> Seed {
+        Seed {
+            pid, ancestors, cgroup,
+            cgroup_path: if cgroup == 1 { "/".into() } else { format!("/app{cgroup}") },
+            session: session.map(|(uid, tty)| (uid, format!("pts{tty}"))),
+            remote: remote.map(|n| IpAddr::from([203, 0, 113, n])),
+            second, seq: 0,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any order, any duplicates: the same incidents, and exactly those that the definition gives.
+    #[test]
+    fn order_and_duplicates_do_not_matter(mut seeds in prop::collection::vec(any_seed(), 1..14), window in 30u64..90,
+                                          order in prop::collection::vec(any::<prop::sample::Index>(), 1..40)) {
+        for (n, seed) in seeds.iter_mut().enumerate() {
+            seed.seq = n as u64 + 1;
+        }
+        let expected = partition_by_definition(&seeds, window);
+        prop_assert_eq!(&partition(&seeds, window), &expected);
+        let mut shuffled: Vec<Seed> = order.iter().map(|i| i.get(&seeds).clone()).collect();
+        shuffled.extend(seeds.iter().rev().cloned());
+        prop_assert_eq!(&partition(&shuffled, window), &expected);
+    }
+
+    /// Stored and restored between any two findings, the correlator goes on as if nothing had happened.
+    #[test]
+    fn a_restart_forgets_nothing(mut seeds in prop::collection::vec(any_seed(), 1..14), cut in any::<prop::sample::Index>()) {
+        for (n, seed) in seeds.iter_mut().enumerate() {
+            seed.seq = n as u64 + 1;
+        }
+        let mut whole = Correlator::new(config(60));
+        let expected = place_all(&mut whole, &seeds);
+        let cut = cut.index(seeds.len());
+        let mut first = Correlator::new(config(60));
+        let mut got = place_all(&mut first, &seeds[..cut]);
+        let mut second = Correlator::restore(config(60), first.groups.into_values());
+        got.extend(place_all(&mut second, &seeds[cut..]));
+        prop_assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn a_repeated_delivery_opens_nothing() {
+    let mut correlator = Correlator::new(config(60));
+    let seed = Seed::default();
+    let placed = place_all(&mut correlator, &[seed.clone(), seed]);
+    assert_eq!(placed[0].incident, placed[1].incident);
+    assert_eq!((placed[0].opening, placed[1].opening), (Opening::New, Opening::Joined));
+}
+
+#[test]
+fn a_link_merges_and_the_older_incident_goes_on() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { pid: 100, cgroup: 2, cgroup_path: "/a".into(), seq: 1, ..Seed::default() };
+    let b = Seed { pid: 200, cgroup: 3, cgroup_path: "/b".into(), seq: 2, ..Seed::default() };
+    let link = Seed { pid: 200, cgroup: 2, cgroup_path: "/a".into(), seq: 3, ..Seed::default() };
+    let placed = place_all(&mut correlator, &[a, b, link]);
+    assert_ne!(placed[0].incident, placed[1].incident);
+    assert_eq!(placed[2].incident, placed[0].incident);
+    assert_eq!(placed[2].absorbed, [placed[1].incident.clone()]);
+}
+
+#[test]
+fn the_machine_the_root_cgroup_and_daemons_do_not_link() {
+    let mut correlator = Correlator::new(config(60));
+    // Both come from the same daemon (pid 40, child of pid 1) in the root cgroup of the same node.
+    let a = Seed { pid: 100, ancestors: vec![40], seq: 1, ..Seed::default() };
+    let b = Seed { pid: 200, ancestors: vec![40], seq: 2, ..Seed::default() };
+    let placed = place_all(&mut correlator, &[a, b]);
+    assert_ne!(placed[0].incident, placed[1].incident);
+}
+
+#[test]
+fn a_common_ancestor_links() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { pid: 100, ancestors: vec![60, 50, 40], seq: 1, ..Seed::default() };
+    let b = Seed { pid: 200, ancestors: vec![50, 40], seq: 2, ..Seed::default() };
+    let placed = place_all(&mut correlator, &[a, b]);
+    assert_eq!(placed[0].incident, placed[1].incident);
+    assert_eq!(placed[1].shared, [Key::Process { node: NodeId::new("n"), process: key(50) }]);
+}
+
+#[test]
+fn a_busy_address_stops_linking() {
+    let mut correlator = Correlator::new(config(60));
+    let addr = Some(IpAddr::from([198, 51, 100, 7]));
+    let seeds: Vec<Seed> = (0..20)
+        .map(|n| Seed {
+            pid: 100 + n,
+            cgroup: 10 + u64::from(n),
+            cgroup_path: format!("/app{n}"),
+            remote: addr,
+            seq: u64::from(n) + 1,
+            ..Seed::default()
+        })
+        .collect();
+    let placed = place_all(&mut correlator, &seeds);
+    let limit = GroupingConfig::default().hub_limit;
+    assert!(placed[..limit].iter().all(|p| p.incident == placed[0].incident));
+    assert!(placed[limit..].iter().all(|p| p.opening == Opening::New), "a hub glues nothing any more");
+}
+
+#[test]
+fn outside_the_window_a_new_incident_begins() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { second: 0, seq: 1, ..Seed::default() };
+    let b = Seed { second: 60, seq: 2, ..Seed::default() };
+    let c = Seed { second: 121, seq: 3, ..Seed::default() };
+    let placed = place_all(&mut correlator, &[a, b, c]);
+    assert_eq!(placed[0].incident, placed[1].incident, "the window slides");
+    assert_ne!(placed[1].incident, placed[2].incident);
+}
+
+#[test]
+fn a_closed_incident_takes_nothing_more() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { seq: 1, ..Seed::default() };
+    let b = Seed { seq: 2, ..Seed::default() };
+    let first = place_all(&mut correlator, &[a])[0].incident.clone();
+    correlator.close(&first);
+    assert_ne!(place_all(&mut correlator, &[b])[0].incident, first);
+}
+
+#[test]
+fn i11_groups_and_keys_are_bounded() {
+    let limits = GroupingConfig { max_groups: 10, max_spans: 8, ..config(60) };
+    let mut correlator = Correlator::new(limits);
+    for n in 0..100u32 {
+        let seed = Seed { pid: 1000 + n, second: i64::from(n) / 10, seq: u64::from(n), ..Seed::default() };
+        correlator.place(&seed.finding(), at(1_000_000));
+        assert!(correlator.len() <= 10);
+    }
+    assert_eq!(correlator.forgotten_early(), 90);
+    assert!(correlator.by_key.len() <= 80 && correlator.by_latest.len() <= 10);
+    for n in 0..100u32 {
+        let seed = Seed {
+            pid: 3000 + n,
+            cgroup: 7,
+            cgroup_path: "/x".into(),
+            second: 20,
+            seq: 500,
+            ..Seed::default()
+        };
+        let placed = correlator.place(&seed.finding(), at(1_000_000));
+        assert!(correlator.group(&placed.incident).unwrap().keys().count() <= 8);
+    }
+}
+
+#[test]
+fn a_wrong_clock_does_not_push_others_out() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { second: 100, seq: 1, ..Seed::default() };
+    let wrong = Seed { pid: 900, second: 4_000_000, seq: 2, ..Seed::default() };
+    let b = Seed { second: 110, seq: 3, ..Seed::default() };
+    let first = correlator.place(&a.finding(), at(100)).incident;
+    correlator.place(&wrong.finding(), at(105));
+    assert_eq!(correlator.place(&b.finding(), at(110)).incident, first);
+}
+
+#[test]
+fn old_groups_are_forgotten() {
+    let mut correlator = Correlator::new(config(60));
+    let a = Seed { second: 0, seq: 1, ..Seed::default() };
+    let b = Seed { pid: 900, second: 100_000, seq: 2, ..Seed::default() };
+    let placed = place_all(&mut correlator, &[a, b]);
+    assert_eq!(placed[1].forgotten, [placed[0].incident.clone()]);
+    assert_eq!((correlator.len(), correlator.origins.len(), correlator.forgotten_early()), (1, 0, 0));
+}

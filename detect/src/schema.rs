@@ -1,0 +1,16 @@
+//! Categories and fields of events, Sigma's names for them, and which events a `logsource` means.
+//!
+//! One table ([`Field::spec`]) holds every field; [`View::get`] is its accessor; docs/fields.md is made from it.
+
+mod category;
+mod field;
+mod names;
+mod routing;
+mod value;
+mod view;
+
+pub use category::{Category, CategorySet};
+pub use field::{Field, FieldSpec, Kind};
+pub use routing::{Firing, Routing, Taxonomy, route};
+pub use value::{FieldValue, List, Scratch};
+pub use view::{Context, View};

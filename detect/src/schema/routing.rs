@@ -1,0 +1,127 @@
+//! Which events a rule's `logsource` means, and how it calls their fields.
+
+use crate::{
+    ast::Logsource,
+    schema::{
+        Category::{
+            self, Bpf, CredentialChange, DnsQuery, DriverLoad, FileAccess, FileDelete, FileEvent, FileLink,
+            FileMode, FileOwner, FileRename, IoUring, KubernetesAudit, Memfd, Mount, NamespaceChange,
+            NetworkAccept, NetworkBind, NetworkClose, NetworkConnection, NetworkListen, ProcessCreation,
+            ProcessFork, ProcessTermination, ProcessVmWrite, Ptrace,
+        },
+        CategorySet, Field,
+    },
+};
+
+/// How a rule calls fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Taxonomy {
+    /// Sigma's own names.
+    #[default]
+    Sigma,
+    /// auditd's record fields (`exe`, `a0`, `name`); Sigma's names are understood too.
+    Auditd,
+}
+
+/// Which events a rule is for. A rule is evaluated on an event if `categories` contains the event's category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Routing {
+    /// Empty: none that this product knows.
+    pub categories: CategorySet,
+    /// How the rule calls fields.
+    pub taxonomy: Taxonomy,
+}
+
+/// Whether a rule can fire.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Firing {
+    /// Some event could match.
+    Can,
+    /// None can.
+    Cannot {
+        /// Why, for the rule's author.
+        why: String,
+    },
+}
+
+/// Which events a `logsource` means; `Err` says why none that this product knows.
+pub fn route(logsource: &Logsource) -> Result<Routing, String> {
+    let [category, product, service] = [&logsource.category, &logsource.product, &logsource.service]
+        .map(|part| part.as_ref().map(|part| part.value.to_ascii_lowercase()));
+    match (product.as_deref(), service.as_deref(), category.as_deref()) {
+        (None, None, None) => Err("the logsource names neither category, product nor service".into()),
+        (Some("kubernetes"), None | Some("audit"), _) => Ok(sigma(&[KubernetesAudit])),
+        (Some("linux") | None, Some("auditd"), _) => {
+            Ok(Routing { categories: CategorySet::kernel(), taxonomy: Taxonomy::Auditd })
+        }
+        (Some("linux") | None, Some("sysmon") | None, Some(category)) => by_category(category),
+        (Some("linux"), None, None) => {
+            Ok(Routing { categories: CategorySet::kernel(), taxonomy: Taxonomy::Sigma })
+        }
+        (Some("linux") | None, Some(service), _) => Err(format!(
+            "the log of service `{service}` is not among the sources; kernel events and `auditd` are"
+        )),
+        (Some(product), _, _) => {
+            Err(format!("product `{product}` is not among the sources; `linux` and `kubernetes` are"))
+        }
+    }
+}
+
+fn by_category(name: &str) -> Result<Routing, String> {
+    Ok(sigma(match name {
+        "process_creation" => &[ProcessCreation],
+        "process_fork" => &[ProcessFork],
+        "process_termination" => &[ProcessTermination],
+        "process_access" => &[Ptrace, ProcessVmWrite],
+        "process_tampering" => &[ProcessVmWrite, Ptrace],
+        "credential_change" => &[CredentialChange],
+        "namespace_change" => &[NamespaceChange],
+        // A file comes to stand under a name by writing, by a rename and by a link: writing elsewhere and renaming
+        // into place is how editors, package managers and attackers do it.
+        "file_event" => &[FileEvent, FileRename, FileLink],
+        "file_change" => &[FileEvent, FileMode, FileOwner],
+        "file_access" => &[FileAccess, FileEvent],
+        "file_delete" => &[FileDelete],
+        "file_rename" => &[FileRename],
+        "file_link" => &[FileLink],
+        "file_mode" => &[FileMode],
+        "file_owner" => &[FileOwner],
+        "network_connection" => &[NetworkConnection, NetworkAccept],
+        "network_accept" => &[NetworkAccept],
+        "network_bind" => &[NetworkBind],
+        "network_listen" => &[NetworkListen],
+        "network_close" => &[NetworkClose],
+        "firewall" => &[NetworkConnection, NetworkAccept],
+        "dns" | "dns_query" => &[DnsQuery],
+        "driver_load" => &[DriverLoad],
+        "bpf" => &[Bpf],
+        "ptrace" => &[Ptrace],
+        "process_vm_write" => &[ProcessVmWrite],
+        "memfd_create" => &[Memfd],
+        "mount" => &[Mount],
+        "io_uring_setup" => &[IoUring],
+        "kubernetes_audit" => &[KubernetesAudit],
+        "authentication" => &[Category::Authentication],
+        "flow" => &[Category::Flow],
+        _ => return Err(format!("category `{name}` is not among the sources")),
+    }))
+}
+
+fn sigma(categories: &[Category]) -> Routing {
+    Routing { categories: CategorySet::of(categories), taxonomy: Taxonomy::Sigma }
+}
+
+impl Taxonomy {
+    /// The field of a name.
+    #[must_use]
+    pub fn resolve(self, name: &str) -> Option<Field> {
+        let own = match self {
+            Self::Sigma => None,
+            Self::Auditd => Field::ALL.iter().find(|field| field.spec().auditd.contains(&name)),
+        };
+        own.or_else(|| {
+            Field::ALL.iter().find(|field| field.spec().name == name || field.spec().aliases.contains(&name))
+        })
+        .copied()
+    }
+}

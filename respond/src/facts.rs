@@ -1,0 +1,210 @@
+//! What CEL expressions and targets see of an incident: plain, bounded, and stable whatever the model's own shape becomes.
+
+use model::{Activity, Backing, CgroupId, Event, Finding, Incident, NodeId, Process, ProcessKey, Workload};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Entries of any list that expressions see, at most (I11).
+pub const MAX_LIST: usize = 256;
+/// Findings that expressions see, at most (I11); the newest are left out.
+pub const MAX_FINDINGS: usize = 64;
+
+/// What is known of an incident when a run is decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// `incident`.
+    pub incident: Value,
+    /// `findings`, oldest first.
+    pub findings: Value,
+    /// `finding`: the one that the playbook answers.
+    pub finding: Value,
+    /// `process`: who did it.
+    pub process: Value,
+    /// `node`.
+    pub node: Value,
+    /// What the steps act on where they do not select something else.
+    pub subject: Subject,
+}
+
+/// The things of the answered finding, each only if it is certain (I9).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Subject {
+    /// The process.
+    pub process: Option<ProcessKey>,
+    /// Its cgroup: id and path.
+    pub cgroup: Option<(CgroupId, String)>,
+    /// Its executable: path, inode, device as stat(2) gives it.
+    pub executable: Option<(String, u64, u64)>,
+    /// The other end of its connection.
+    pub destination: Option<std::net::IpAddr>,
+    /// Executable and parents, for the protection of what must never be touched.
+    pub kernel_thread: KernelThread,
+}
+
+/// Whether a process is a kernel thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelThread {
+    /// A program.
+    #[default]
+    No,
+    /// A thread of the kernel.
+    Yes,
+}
+
+impl Facts {
+    /// Those of `incident` with `answered` as the finding that the playbook answers.
+    #[must_use]
+    pub fn of(incident: &Incident, answered: &Finding, node: &NodeId) -> Self {
+        let process = &answered.event.process;
+        Self {
+            incident: json!({
+                "id": incident.id.as_str(),
+                "title": incident.title,
+                "severity": incident.severity,
+                "techniques": bounded(&incident.techniques),
+                "finding_count": incident.findings.len() as u64 + incident.findings_dropped,
+            }),
+            findings: incident.findings.iter().take(MAX_FINDINGS).map(finding).collect(),
+            finding: finding(answered),
+            process: process_facts(process),
+            node: json!({ "name": node.as_str() }),
+            subject: Subject::of(answered),
+        }
+    }
+}
+
+impl Subject {
+    fn of(answered: &Finding) -> Self {
+        let process = &answered.event.process;
+        Self {
+            process: (process.key.pid.0 != 0 && process.key.start.0 != 0).then_some(process.key),
+            cgroup: process.workload.cgroup_path().map(|path| (process.cgroup, path.to_owned())),
+            executable: (process.exe_file.backing == Backing::File
+                && process.exe.starts_with('/')
+                && process.exe_file.inode != 0)
+                .then(|| (process.exe.clone(), process.exe_file.inode, stat_device(process.exe_file.device))),
+            destination: match &answered.event.activity {
+                Activity::Connect(flow) | Activity::SocketClose { flow, .. } => Some(flow.remote.addr),
+                _ => None,
+            },
+            kernel_thread: kernel_thread(process),
+        }
+    }
+}
+
+/// kthreadd has pid 2, every other kernel thread is its child, and none has an executable.
+fn kernel_thread(process: &Process) -> KernelThread {
+    let from_kthreadd = process.key.pid.0 == 2 || process.parent.is_some_and(|p| p.pid.0 == 2);
+    if from_kthreadd && process.exe.is_empty() { KernelThread::Yes } else { KernelThread::No }
+}
+
+/// From the kernel's `major << 20 | minor` to what stat(2) shows: `new_encode_dev` of include/linux/kdev_t.h.
+fn stat_device(kernel: u32) -> u64 {
+    let (major, minor) = (kernel >> 20, kernel & 0xf_ffff);
+    u64::from((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
+}
+
+fn finding(finding: &Finding) -> Value {
+    json!({
+        "id": finding.id.as_str(),
+        "rule": finding.rule.id,
+        "title": finding.rule.title,
+        "level": finding.rule.level,
+        "techniques": bounded(&finding.rule.techniques),
+        "tactics": bounded(&finding.rule.tactics),
+        "count": finding.count,
+        "matched": finding.matched.iter().take(MAX_LIST).collect::<std::collections::BTreeMap<_, _>>(),
+        "event": event(&finding.event),
+        "process": process_facts(&finding.event.process),
+    })
+}
+
+fn event(event: &Event) -> Value {
+    let (kind, detail) = match &event.activity {
+        Activity::Exec { requested } => ("exec", json!({ "requested": requested })),
+        Activity::FileOpen { file, .. }
+        | Activity::FileDelete { file }
+        | Activity::FileMode { file, .. }
+        | Activity::FileOwner { file, .. } => (kind_of_file(&event.activity), json!({ "path": file.path })),
+        Activity::FileRename { from, to } => ("file_rename", json!({ "path": to.path, "from": from.path })),
+        Activity::FileLink { target, link, .. } => {
+            ("file_link", json!({ "path": link.path, "from": target.path }))
+        }
+        Activity::Connect(flow) => ("connect", remote(flow)),
+        Activity::Accept(flow) => ("accept", remote(flow)),
+        Activity::SocketClose { flow, .. } => ("socket_close", remote(flow)),
+        Activity::DnsQuery { name, .. } => ("dns_query", json!({ "name": name })),
+        Activity::ModuleLoad { name } => ("module_load", json!({ "name": name })),
+        Activity::MemfdCreate { name, .. } => ("memfd_create", json!({ "name": name })),
+        Activity::Fork { .. } => ("fork", json!({})),
+        Activity::Exit(_) => ("exit", json!({})),
+        Activity::CredentialChange { .. } => ("credential_change", json!({})),
+        Activity::NamespaceChange { .. } => ("namespace_change", json!({})),
+        Activity::Bind { .. } => ("bind", json!({})),
+        Activity::Listen { .. } => ("listen", json!({})),
+        Activity::Bpf { .. } => ("bpf", json!({})),
+        Activity::Ptrace { .. } => ("ptrace", json!({})),
+        Activity::Mount { .. } => ("mount", json!({})),
+        Activity::ProcessVmWrite { .. } => ("process_vm_write", json!({})),
+        Activity::IoUringSetup { .. } => ("io_uring_setup", json!({})),
+    };
+    let mut facts = json!({ "kind": kind });
+    if let (Value::Object(all), Value::Object(more)) = (&mut facts, detail) {
+        all.extend(more);
+    }
+    facts
+}
+
+fn kind_of_file(activity: &Activity) -> &'static str {
+    match activity {
+        Activity::FileDelete { .. } => "file_delete",
+        Activity::FileMode { .. } => "file_mode",
+        Activity::FileOwner { .. } => "file_owner",
+        _ => "file_open",
+    }
+}
+
+fn remote(flow: &model::Flow) -> Value {
+    json!({ "remote_address": flow.remote.addr.to_string(), "remote_port": flow.remote.port })
+}
+
+fn process_facts(process: &Process) -> Value {
+    let (kind, unit, container, pod) = match process.workload.as_ref() {
+        Workload::Container { container_id, pod_uid, .. } => {
+            ("container", "", container_id.as_str(), pod_uid.as_deref().unwrap_or(""))
+        }
+        Workload::Unit { unit, .. } => ("unit", unit.as_str(), "", ""),
+        Workload::Host { .. } => ("host", "", "", ""),
+        Workload::Unresolved { .. } => ("unresolved", "", "", ""),
+    };
+    json!({
+        "pid": process.key.pid.0,
+        "start": process.key.start.0,
+        "exe": process.exe,
+        "backing": process.exe_file.backing,
+        "command_line": process.command_line,
+        "args": bounded(&process.args),
+        "cwd": process.cwd,
+        "uid": process.credentials.uid,
+        "euid": process.credentials.euid,
+        "tty": process.tty.as_deref().unwrap_or(""),
+        "cgroup": { "id": process.cgroup.0, "path": process.workload.cgroup_path().unwrap_or("") },
+        "workload": { "kind": kind, "unit": unit, "container": container, "pod": pod },
+    })
+}
+
+fn bounded(texts: &[String]) -> &[String] {
+    &texts[..texts.len().min(MAX_LIST)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stat_device;
+
+    #[test]
+    fn device_numbers_are_those_of_stat() {
+        assert_eq!(stat_device(8 << 20 | 1), 0x801);
+        assert_eq!(stat_device(259 << 20 | 0x12345), 0x1231_0345);
+    }
+}

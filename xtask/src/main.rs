@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done with this repository, each with its own set-up.
 
+mod demo;
 mod ebpf;
 mod progress;
 mod setup;
@@ -24,6 +25,8 @@ enum Task {
     Setup(setup::Options),
     /// Build the eBPF objects.
     Ebpf,
+    /// Play real attacks by harmless stand-ins against Hemostat on this host: seen, contained, undone.
+    Demo(demo::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
     Test(test::Options),
     /// Hold the repository's own rules: crate arrows, file lengths, forbidden names, links in docs.
@@ -34,6 +37,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
+        Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),
         Task::Tidy => tidy::run(),
     }

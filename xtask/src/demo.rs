@@ -1,0 +1,139 @@
+//! `cargo xtask demo`: real attacks by harmless stand-ins, seen in the kernel, contained, and undone, with proof from outside.
+//!
+//! Each attack runs in a network namespace and a cgroup of its own. What its peer sees decides: silence proves the
+//! containment, the same connection speaking again proves the undo. Anything that does not happen makes the demo fail.
+
+mod loops;
+mod peer;
+mod product;
+mod record;
+mod stage;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    ebpf,
+    progress::{is_root, root, run, say},
+};
+use loops::Scenario;
+use product::Product;
+use stage::Stages;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave Hemostat and the last attack running at the end, to explore with the `hemostat` command.
+    #[arg(long)]
+    keep: bool,
+    /// One JSON line for each stage instead of the story.
+    #[arg(long)]
+    json: bool,
+    /// Only these attacks.
+    #[arg(long, value_enum)]
+    only: Vec<Scenario>,
+    /// Write the story as an animated picture (SVG) to this file.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+pub(crate) fn run_demo(options: &Options) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "the demo loads eBPF programs and makes cgroups, which needs root; run: sudo -E cargo xtask demo"
+        );
+    }
+    let binaries = build()?;
+    let scratch = Scratch::make()?;
+    let mut stages = Stages::new(options.json);
+    stages.title("Hemostat on this host: see an attack in the kernel, contain it, undo it");
+    let product = Product::start(&binaries, &scratch.0, &mut stages)?;
+    let scenarios: Vec<Scenario> =
+        if options.only.is_empty() { Scenario::ALL.to_vec() } else { options.only.clone() };
+    let begun = Instant::now();
+    for scenario in &scenarios {
+        loops::play(*scenario, &binaries, &product, &scratch.0, &mut stages)?;
+    }
+    stages.title("The record");
+    product.verify_audit(&mut stages)?;
+    if options.keep {
+        keep(&product, &binaries, &scratch.0)?;
+    }
+    product.stop(&mut stages)?;
+    loops::check_nothing_left(&mut stages)?;
+    stages.title(&format!(
+        "{} attacks contained and undone in {:.1} s",
+        scenarios.len(),
+        begun.elapsed().as_secs_f64()
+    ));
+    if let Some(file) = &options.record {
+        std::fs::write(file, record::svg(stages.lines()))
+            .with_context(|| format!("write {}", file.display()))?;
+        say(format!("recorded: {}", file.display()));
+    }
+    Ok(())
+}
+
+/// Programs that the demo runs.
+pub(crate) struct Binaries {
+    pub(crate) hemostat: PathBuf,
+    pub(crate) standin: PathBuf,
+}
+
+/// Builds what the demo runs; the toolchain of the kernel side is set up on the way.
+pub(crate) fn build() -> Result<Binaries> {
+    ebpf::run()?;
+    run(
+        "build hemostat and the stand-ins (release)",
+        Command::new("cargo").current_dir(root()).args([
+            "build",
+            "--release",
+            "-p",
+            "hemostat",
+            "-p",
+            "hemostat-standins",
+        ]),
+    )?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let release = if target.is_absolute() { target } else { root().join(target) }.join("release");
+    Ok(Binaries { hemostat: release.join("hemostat"), standin: release.join("standin") })
+}
+
+fn keep(product: &Product, binaries: &Binaries, scratch: &Path) -> Result<()> {
+    let socket = product.socket();
+    eprintln!("\nHemostat goes on running. In another terminal:\n");
+    for command in ["status", "incidents", "audit show"] {
+        eprintln!("    {} --socket {} {command}", binaries.hemostat.display(), socket.display());
+    }
+    eprintln!("\nPlay an attack:\n");
+    eprintln!(
+        "    {} play miner --cgroup hemostat-demo/by-hand --scratch {}",
+        binaries.standin.display(),
+        scratch.join("by-hand").display()
+    );
+    eprintln!("\nEnter ends it all and removes everything.");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("wait for Enter")?;
+    Ok(())
+}
+
+/// The demo's own folder; removed at its end, also after an error.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("hemostat-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _best_effort = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -7,12 +7,13 @@
 
 use core::ffi::c_void;
 
-use agent_abi::{COMPONENTS_MAX, PATH_MAX};
+use agent_abi::{COMPONENTS_MAX, PATH_MAX, TEXT_TRUNCATED, TEXT_UNREAD, Text};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 
 use crate::{
     off,
     read::{bounded, opaque, peek},
+    scratch::{Claim, Slot},
 };
 
 /// NAME_MAX of every Linux file system, as a mask.
@@ -31,20 +32,29 @@ pub const WALK_DETACHED: u32 = 3;
 /// The kernel could not read what it needs.
 pub const WALK_FAULT: u32 = 4;
 
-/// A path in a slot's path room.
+/// A path in a slot's path room: from `begin` up to byte [`PATH_MAX`], which is NUL.
 #[derive(Clone, Copy)]
-pub struct Resolved {
+pub struct Path {
     /// First byte.
-    pub start: u32,
+    pub begin: u32,
     /// `WALK_*`.
     pub end: u32,
 }
 
-impl Resolved {
-    /// Whether it lacks its beginning.
+impl Path {
+    /// Nothing could be read.
+    pub const UNREAD: Self = Self { begin: PATH_MAX as u32, end: WALK_FAULT };
+
+    /// Bytes.
     #[inline(always)]
-    pub fn cut(self) -> bool {
-        self.end == WALK_CUT || self.end == WALK_ON
+    pub fn len(self) -> u64 {
+        PATH_MAX as u64 - u64::from(self.begin)
+    }
+
+    /// Whether nothing of it is missing.
+    #[inline(always)]
+    pub fn whole(self) -> bool {
+        self.end == WALK_ROOT || self.end == WALK_DETACHED
     }
 }
 
@@ -59,15 +69,23 @@ struct Walk {
     pad: u32,
 }
 
-/// Writes the path of `dentry` on `vfsmount` (addresses of the kernel's structures, typed or not) into `room`, a slot's
-/// path room, so that it ends before byte `behind` (at most [`PATH_MAX`]).
+/// Resolves the `struct path` at the kernel address `at` into the slot's path room.
 #[inline(always)]
-pub fn resolve(dentry: u64, vfsmount: u64, room: *mut u8, behind: u64) -> Resolved {
+pub fn resolve(claim: Claim, at: u64) -> Path {
+    resolve_before(claim, at, PATH_MAX as u64)
+}
+
+/// The same, so that the path ends before byte `behind`: what the caller has put there follows it.
+#[inline(always)]
+pub fn resolve_before(claim: Claim, at: u64, behind: u64) -> Path {
+    // struct path { struct vfsmount *mnt; struct dentry *dentry; }: the loader checks that they stand together.
+    let Some(pair) = peek::<[u64; 2]>(at) else { return Path::UNREAD };
     let mut walk = Walk {
-        dentry,
-        vfsmount,
-        mount_root: read_u64(vfsmount + u64::from(off!(vfsmount_mnt_root))),
-        room,
+        dentry: pair[1],
+        vfsmount: pair[0],
+        mount_root: read_u64(pair[0] + u64::from(off!(vfsmount_mnt_root))),
+        // SAFETY: within the slot.
+        room: unsafe { (&raw mut (*claim.slot).path).cast::<u8>() },
         pos: behind,
         end: WALK_ON,
         pad: 0,
@@ -78,9 +96,35 @@ pub fn resolve(dentry: u64, vfsmount: u64, room: *mut u8, behind: u64) -> Resolv
     if walk.pos == PATH_MAX as u64 && walk.end == WALK_ROOT {
         walk.pos -= 1;
         // SAFETY: within the room.
-        unsafe { *room.add(PATH_MAX - 1) = b'/' };
+        unsafe { *walk.room.add(PATH_MAX - 1) = b'/' };
     }
-    Resolved { start: walk.pos as u32, end: walk.end }
+    // SAFETY: within the room.
+    unsafe { *walk.room.add(PATH_MAX) = 0 };
+    Path { begin: walk.pos as u32, end: walk.end }
+}
+
+/// Appends the path in the slot's path room to the record's tail.
+#[inline(always)]
+pub fn append(claim: Claim, tail: &mut u64, path: Path) -> Text {
+    let mut flags = 0;
+    if path.end == WALK_FAULT {
+        flags = TEXT_UNREAD;
+    } else if !path.whole() {
+        flags = TEXT_TRUNCATED;
+    }
+    let from = (&raw const *claim.slot) as u64
+        + core::mem::offset_of!(Slot, path) as u64
+        + bounded(u64::from(path.begin), 0x1fff);
+    let len = bounded(path.len(), 0x1fff);
+    // SAFETY: the tail is bounded to 16 KiB, the path to 4; the record has 24.
+    unsafe {
+        let to = claim.record().add(bounded(*tail, 0x3fff) as usize);
+        if len > PATH_MAX as u64 || bpf_probe_read_kernel(to.cast(), len as u32, from as *const c_void) != 0 {
+            return Text { len: 0, flags: TEXT_UNREAD };
+        }
+    }
+    *tail += len;
+    Text { len: len as u16, flags }
 }
 
 /// One component, or one mount crossing. Returns 1 to end the loop.

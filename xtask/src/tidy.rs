@@ -24,6 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("node-tests", &["agent", "agent-abi", "model"]),
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
+    ("standins", &[]),
+    ("workloads", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,118 @@
+//! Offsets of kernel structures. Rust's eBPF has no CO-RE: the agent reads each from the running kernel's BTF and hands
+//! all of them to the programs in one read-only global, where the verifier knows them as constants.
+
+/// An offset that the running kernel does not have. Code that uses it must stand behind a test for it, so that the
+/// verifier never looks at it.
+pub const MISSING: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($field:ident: $ty:literal $path:literal),* $(,)?) => {
+        /// One word per field; see [`FIELDS`] for what each is.
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy)]
+        #[expect(missing_docs, reason = "each is the structure's field of the same name")]
+        pub struct Offsets { $(pub $field: u32),* }
+
+        impl Offsets {
+            /// All missing.
+            pub const NONE: Self = Self { $($field: MISSING),* };
+        }
+
+        /// Structure and member path (dots lead into nested structures) of each word of [`Offsets`], in order.
+        pub const FIELDS: &[(&str, &str)] = &[$(($ty, $path)),*];
+
+        const _: () = assert!(core::mem::size_of::<Offsets>() == 4 * FIELDS.len(), "one word per field");
+    };
+}
+
+offsets! {
+    // task
+    task_tgid: "task_struct" "tgid",
+    task_pid: "task_struct" "pid",
+    task_group_leader: "task_struct" "group_leader",
+    task_real_parent: "task_struct" "real_parent",
+    task_start_boottime: "task_struct" "start_boottime",
+    task_cgroups: "task_struct" "cgroups",
+    task_cred: "task_struct" "cred",
+    task_real_cred: "task_struct" "real_cred",
+    task_loginuid: "task_struct" "loginuid",
+    task_mm: "task_struct" "mm",
+    task_fs: "task_struct" "fs",
+    task_files: "task_struct" "files",
+    task_nsproxy: "task_struct" "nsproxy",
+    task_thread_pid: "task_struct" "thread_pid",
+    task_signal: "task_struct" "signal",
+    task_exit_code: "task_struct" "exit_code",
+    css_set_dfl_cgrp: "css_set" "dfl_cgrp",
+    cgroup_kn: "cgroup" "kn",
+    kernfs_node_id: "kernfs_node" "id",
+    cred_uid: "cred" "uid",
+    cred_gid: "cred" "gid",
+    cred_euid: "cred" "euid",
+    cred_egid: "cred" "egid",
+    cred_cap_permitted: "cred" "cap_permitted",
+    cred_cap_effective: "cred" "cap_effective",
+    cred_user_ns: "cred" "user_ns",
+    signal_live: "signal_struct" "live",
+    signal_flags: "signal_struct" "flags",
+    signal_group_exit_code: "signal_struct" "group_exit_code",
+    signal_tty: "signal_struct" "tty",
+    tty_name: "tty_struct" "name",
+    // namespaces
+    nsproxy_uts: "nsproxy" "uts_ns",
+    nsproxy_ipc: "nsproxy" "ipc_ns",
+    nsproxy_mnt: "nsproxy" "mnt_ns",
+    nsproxy_net: "nsproxy" "net_ns",
+    nsproxy_cgroup: "nsproxy" "cgroup_ns",
+    uts_inum: "uts_namespace" "ns.inum",
+    ipc_inum: "ipc_namespace" "ns.inum",
+    mnt_inum: "mnt_namespace" "ns.inum",
+    net_inum: "net" "ns.inum",
+    cgroup_ns_inum: "cgroup_namespace" "ns.inum",
+    user_inum: "user_namespace" "ns.inum",
+    pid_ns_inum: "pid_namespace" "ns.inum",
+    pid_level: "pid" "level",
+    pid_numbers: "pid" "numbers",
+    upid_ns: "upid" "ns",
+    // images
+    bprm_file: "linux_binprm" "file",
+    bprm_filename: "linux_binprm" "filename",
+    bprm_cred: "linux_binprm" "cred",
+    mm_arg_start: "mm_struct" "arg_start",
+    mm_arg_end: "mm_struct" "arg_end",
+    // files
+    file_f_path: "file" "f_path",
+    file_f_inode: "file" "f_inode",
+    path_mnt: "path" "mnt",
+    path_dentry: "path" "dentry",
+    inode_i_ino: "inode" "i_ino",
+    inode_i_sb: "inode" "i_sb",
+    inode_i_mode: "inode" "i_mode",
+    inode_i_nlink: "inode" "i_nlink",
+    sb_s_dev: "super_block" "s_dev",
+    sb_s_magic: "super_block" "s_magic",
+    dentry_d_parent: "dentry" "d_parent",
+    dentry_d_name: "dentry" "d_name",
+    dentry_d_inode: "dentry" "d_inode",
+    qstr_len: "qstr" "len",
+    qstr_name: "qstr" "name",
+    vfsmount_mnt_root: "vfsmount" "mnt_root",
+    mount_mnt: "mount" "mnt",
+    mount_mnt_parent: "mount" "mnt_parent",
+    mount_mnt_mountpoint: "mount" "mnt_mountpoint",
+    fs_pwd: "fs_struct" "pwd",
+    files_fdt: "files_struct" "fdt",
+    fdtable_fd: "fdtable" "fd",
+    fdtable_max_fds: "fdtable" "max_fds",
+    // registers at a system call (x86-64)
+    regs_di: "pt_regs" "di",
+    regs_si: "pt_regs" "si",
+    regs_dx: "pt_regs" "dx",
+    regs_r10: "pt_regs" "r10",
+    regs_r8: "pt_regs" "r8",
+    regs_r9: "pt_regs" "r9",
+    regs_ax: "pt_regs" "ax",
+    regs_orig_ax: "pt_regs" "orig_ax",
+    // kernel family
+    module_name: "module" "name",
+}

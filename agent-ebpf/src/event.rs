@@ -1,0 +1,182 @@
+//! The life of an event in the kernel: switched on, filtered, within its cgroup's budget, handed to a ring. Each fate is
+//! counted (I2): seen = submitted + filtered + lost, exactly.
+
+use core::ffi::c_void;
+
+use agent_abi::{
+    Budget, BudgetKey, CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, CONTROL_OWN_PID, CONTROL_OWN_START, Class,
+    ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
+    bpf_ringbuf_output,
+};
+
+use crate::{
+    maps::{BUDGETS, BULK, CONTROL, COUNTS, CRITICAL, SWITCHES},
+    read::{add, bounded},
+    scratch::Claim,
+    task,
+};
+
+const NO_WAKEUP: u64 = 1;
+const FORCE_WAKEUP: u64 = 2;
+const SECOND: u64 = 1_000_000_000;
+
+/// An event of a class that is switched on. It has been counted as seen; end it with [`Event::submit`],
+/// [`Event::filtered`] or [`Event::lost`], once.
+#[derive(Clone, Copy)]
+pub struct Event {
+    /// Its class.
+    pub class: Class,
+    /// Generation of the filter that it is judged by.
+    pub generation: u8,
+    switch: *const ClassSwitch,
+}
+
+/// Begins an event in the context of the task that causes it. `None`: the class is off, or it is the agent's own.
+#[inline(always)]
+pub fn begin(class: Class) -> Option<Event> {
+    let generation = control(CONTROL_GENERATION) & 1;
+    let switch = SWITCHES.get_ptr(generation as u32 * CLASS_SLOTS + class as u32)?;
+    // SAFETY: a map value.
+    if unsafe { (*switch).mode } == MODE_OFF {
+        return None;
+    }
+    if !matches!(class, Class::Exec | Class::Fork | Class::Exit) && is_own() {
+        return None;
+    }
+    count(class, Fate::Seen);
+    Some(Event { class, generation: generation as u8, switch })
+}
+
+impl Event {
+    /// Whether no test is needed for it to pass.
+    #[inline(always)]
+    pub fn passes_all(&self) -> bool {
+        // SAFETY: a map value.
+        unsafe { (*self.switch).mode == MODE_ALL }
+    }
+
+    /// What passes of its class.
+    #[inline(always)]
+    pub fn switch(&self) -> *const ClassSwitch {
+        self.switch
+    }
+
+    /// No loaded rule can match it.
+    #[inline(always)]
+    pub fn filtered(self) {
+        count(self.class, Fate::Filtered);
+    }
+
+    /// It cannot be told.
+    #[inline(always)]
+    pub fn lost(self, fate: Fate) {
+        count(self.class, fate);
+    }
+
+    /// Takes one from the cgroup's budget. `false`: used up, and the event counted as lost.
+    #[inline(always)]
+    pub fn within_budget(self) -> bool {
+        // SAFETY: a helper without arguments.
+        self.within_budget_of(unsafe { bpf_get_current_cgroup_id() })
+    }
+
+    /// The same for a hook that does not run in the context of the task that caused the event.
+    #[inline(always)]
+    pub fn within_budget_of(self, cgroup: u64) -> bool {
+        let limit = control(CONTROL_BUDGET + self.class.group() as u32);
+        if limit == 0 || spend(cgroup, self.class.group(), limit) {
+            return true;
+        }
+        count(self.class, Fate::LostBudget);
+        false
+    }
+
+    /// Hands the first `len` bytes of the slot's record to the ring. The record's length word is set here.
+    #[inline(always)]
+    pub fn submit(self, claim: Claim, len: u64) {
+        // SAFETY: the record begins with its header.
+        unsafe { (*claim.at::<agent_abi::RecordHeader>(0)).len = len as u32 };
+        self.submit_from(claim.record(), bounded(len, 0x7fff));
+    }
+
+    /// Hands a record of fixed size to the ring; `record` may be on the stack.
+    #[inline(always)]
+    pub fn submit_fixed<T>(self, record: &T) {
+        self.submit_from((&raw const *record).cast::<u8>(), size_of::<T>() as u64);
+    }
+
+    #[inline(always)]
+    fn submit_from(self, record: *const u8, len: u64) {
+        if len > RECORD_MAX as u64 {
+            return count(self.class, Fate::LostRead);
+        }
+        // Critical records wake the reader, fork and exit wait for the next look. Bulk records wake a reader that has
+        // caught up (flag 0): it then pauses between looks while there is much to do.
+        let (ring, flags) = match self.class.group() {
+            Group::Critical => (&raw const CRITICAL, FORCE_WAKEUP),
+            Group::Life => (&raw const CRITICAL, NO_WAKEUP),
+            Group::File | Group::Net => (&raw const BULK, 0),
+        };
+        // SAFETY: `record` has at least `len` bytes; the verifier checks.
+        let err = unsafe { bpf_ringbuf_output(ring.cast_mut().cast::<c_void>(), record.cast_mut().cast(), len, flags) };
+        count(self.class, if err == 0 { Fate::Submitted } else { Fate::LostRing });
+    }
+}
+
+/// Counts one event of `class`. Exact also where an interrupt comes between.
+#[inline(always)]
+pub fn count(class: Class, fate: Fate) {
+    if let Some(counts) = COUNTS.get_ptr_mut(class as u32) {
+        // SAFETY: a map value; a constant index.
+        unsafe { add(&raw mut (*counts)[fate as usize & 7], 1) };
+    }
+}
+
+#[inline(always)]
+pub fn control(slot: u32) -> u64 {
+    match CONTROL.get_ptr(slot) {
+        // SAFETY: a map value, read whole.
+        Some(value) => unsafe { core::ptr::read_volatile(value) },
+        None => 0,
+    }
+}
+
+/// Whether the current task is of the agent's own process: by process id and start time, never by a name.
+#[inline(always)]
+fn is_own() -> bool {
+    let own = control(CONTROL_OWN_PID);
+    // SAFETY: helpers without arguments.
+    own != 0 && unsafe { bpf_get_current_pid_tgid() } >> 32 == own && {
+        let current = unsafe { bpf_get_current_task_btf() }.cast::<u8>();
+        task::start(current) == control(CONTROL_OWN_START)
+    }
+}
+
+/// Counts one event against a budget of `limit` a second.
+#[inline(always)]
+fn spend(cgroup: u64, group: Group, limit: u64) -> bool {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let key = BudgetKey { cgroup, group: group as u64 };
+    let Some(budget) = BUDGETS.get_ptr_mut(&key) else {
+        let first = Budget { window: now, used: 1, passed: 1, cut: 0 };
+        // A failure (another CPU was first, or no memory) lets one event more pass.
+        let _ = BUDGETS.insert(&key, &first, 1);
+        return true;
+    };
+    // SAFETY: map values, touched by other CPUs too: whole words only, and a race costs at most one event of accuracy in
+    // the limit, none in the accounting.
+    unsafe {
+        if now.wrapping_sub((*budget).window) >= SECOND {
+            (*budget).window = now;
+            (*budget).used = 0;
+        }
+        let within = (*budget).used < limit;
+        add(&raw mut (*budget).used, 1);
+        add(if within { &raw mut (*budget).passed } else { &raw mut (*budget).cut }, 1);
+        within
+    }
+}

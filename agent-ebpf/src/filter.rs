@@ -1,0 +1,129 @@
+//! Tests that decide whether an event can matter to a rule. One-sided (I1): what cannot be decided here passes.
+
+use agent_abi::{
+    ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX,
+    TestKey, suffix_step,
+};
+use aya_ebpf::maps::lpm_trie::Key;
+
+use crate::{
+    maps::{NETS, PATHS, TESTS},
+    path::Path,
+    read::{bounded, copy},
+    scratch::{Claim, Slot, TrieKey},
+};
+
+/// Whether a path test of the class holds for the path in the slot.
+#[inline(always)]
+pub fn path_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generation: u8, class: u8) -> bool {
+    // SAFETY: a map value.
+    let tests = unsafe { (*switch).tests };
+    if tests & (TEST_PREFIX | TEST_SUFFIX) == 0 {
+        return false;
+    }
+    // Of a path that was cut at its front only the end is known, of one that was not read nothing.
+    if !path.whole() {
+        return true;
+    }
+    if tests & TEST_SUFFIX != 0 && suffix_passes(claim, path, switch, generation, class) {
+        return true;
+    }
+    tests & TEST_PREFIX != 0 && prefix_passes(claim, path, generation, class)
+}
+
+/// Whether the port is wanted.
+#[inline(always)]
+pub fn port_passes(switch: *const ClassSwitch, generation: u8, class: u8, port: u16) -> bool {
+    // SAFETY: a map value.
+    if unsafe { (*switch).tests } & TEST_PORT == 0 {
+        return false;
+    }
+    let key = TestKey { generation, class, len: 0, pad: [0; 5], value: u64::from(port) };
+    TESTS.get_ptr(&key).is_some()
+}
+
+/// Whether the address (IPv4 as `::ffff:a.b.c.d`) lies in a wanted network.
+#[inline(always)]
+pub fn net_passes(switch: *const ClassSwitch, generation: u8, class: u8, addr: [u8; 16]) -> bool {
+    // SAFETY: a map value.
+    if unsafe { (*switch).tests } & TEST_NET == 0 {
+        return false;
+    }
+    let key = Key::new(8 * size_of::<NetKey>() as u32, NetKey { generation, class, pad: [0; 2], addr });
+    NETS.get(&key).is_some()
+}
+
+#[inline(always)]
+fn suffix_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generation: u8, class: u8) -> bool {
+    // SAFETY: a map value.
+    let (longest, lengths) = unsafe { (u64::from((*switch).suffix_max), (*switch).suffix_lengths) };
+    let len = path.len();
+    let mut key = TestKey { generation, class, len: 0, pad: [0; 5], value: SUFFIX_SEED };
+    let mut i = 0;
+    // The path always ends at the same byte, so every index is a constant to the verifier.
+    while i < SUFFIX_MAX {
+        if i as u64 >= longest || i as u64 >= len {
+            break;
+        }
+        // SAFETY: i < 128 < 4096.
+        let byte = unsafe { (*claim.slot).path[PATH_MAX - 1 - i] };
+        key.value = suffix_step(key.value, lower(byte));
+        let word = if i < 64 { lengths[0] } else { lengths[1] };
+        if word >> (i & 63) & 1 == 1 {
+            key.len = (i + 1) as u8;
+            if TESTS.get_ptr(&key).is_some() {
+                return true;
+            }
+        }
+        i += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn prefix_passes(claim: Claim, path: Path, generation: u8, class: u8) -> bool {
+    // The NUL behind the path is part of it: it ends a test for the whole path.
+    let with_nul = path.len() + 1;
+    let len = bounded(if with_nul > PREFIX_MAX as u64 { PREFIX_MAX as u64 } else { with_nul }, 0xff);
+    if len > PREFIX_MAX as u64 {
+        return true;
+    }
+    let from = (&raw const *claim.slot) as u64
+        + core::mem::offset_of!(Slot, path) as u64
+        + u64::from(path.begin);
+    // SAFETY: the key has room for PREFIX_MAX bytes, whole words of 8.
+    unsafe {
+        let trie: *mut TrieKey = &raw mut (*claim.slot).key;
+        let text = (&raw mut (*trie).key.path).cast::<u8>();
+        if !copy(text, len, 0xff, from) {
+            return true;
+        }
+        (*trie).bits = 8 * (4 + len as u32);
+        (*trie).key.generation = generation;
+        (*trie).key.class = class;
+        (*trie).key.pad = [0; 2];
+        let mut i = 0;
+        while i < PREFIX_MAX / 8 {
+            let word = text.cast::<u64>().add(i);
+            *word = lower_word(*word);
+            i += 1;
+        }
+        PATHS.get(&*trie.cast::<Key<agent_abi::PathKey>>()).is_some()
+    }
+}
+
+#[inline(always)]
+fn lower(byte: u8) -> u8 {
+    if byte.is_ascii_uppercase() { byte | 0x20 } else { byte }
+}
+
+/// ASCII lower case of eight bytes at once: the sign bit of `is_upper` is set in each byte that lies in `A..=Z`.
+#[inline(always)]
+fn lower_word(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let low = word & (ONES * 0x7f);
+    let above_z = low + ONES * (0x7f - b'Z' as u64);
+    let from_a = low + ONES * (0x80 - b'A' as u64);
+    let is_upper = !word & (from_a ^ above_z) & (ONES * 0x80);
+    word | is_upper >> 2
+}

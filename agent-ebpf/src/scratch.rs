@@ -1,0 +1,90 @@
+//! Memory to build a record in: too much for the stack, so per-CPU slots.
+//!
+//! Programs of one CPU can meet: a packet hook runs in an interrupt above a system call's hook, and an LSM or fentry
+//! program can be preempted by another task's. So a slot is claimed and given back; with four of them a claim hardly ever
+//! fails, and where it does the event is counted as lost.
+
+use agent_abi::{PathKey, RECORD_MAX};
+
+use crate::{
+    maps::{SCRATCH, SCRATCH_BUSY},
+    read::swap,
+};
+
+/// Slots per CPU.
+pub const SLOTS: u32 = 4;
+/// Room to build a path in: 4096 bytes from the end, and one component of overrun that the verifier wants to see.
+pub const PATH_ROOM: usize = 4096 + 264;
+
+/// One slot.
+#[repr(C)]
+pub struct Slot {
+    /// The record.
+    pub record: [u8; RECORD_MAX],
+    /// A path, built from its end: it always ends before byte 4096, which is NUL.
+    pub path: [u8; PATH_ROOM],
+    /// Key for the path trie, with the trie's length word.
+    pub key: TrieKey,
+}
+
+/// A trie's key with its length word.
+#[repr(C)]
+pub struct TrieKey {
+    /// Bits.
+    pub bits: u32,
+    /// The key.
+    pub key: PathKey,
+}
+
+/// A claimed slot. Give it back with [`Claim::release`] on every path out of the program.
+#[derive(Clone, Copy)]
+pub struct Claim {
+    /// The slot.
+    pub slot: *mut Slot,
+    index: u32,
+}
+
+/// Claims a slot.
+#[inline(always)]
+pub fn claim() -> Option<Claim> {
+    let mut index = 0;
+    while index < SLOTS {
+        if try_claim(index) {
+            return Some(Claim { slot: SCRATCH.get_ptr_mut(index)?, index });
+        }
+        index += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn try_claim(index: u32) -> bool {
+    let Some(busy) = SCRATCH_BUSY.get_ptr_mut(0) else { return false };
+    // SAFETY: a word of a map value.
+    unsafe { swap(&raw mut (*busy)[index as usize & 3], 1) == 0 }
+}
+
+impl Claim {
+    /// Gives the slot back.
+    #[inline(always)]
+    pub fn release(self) {
+        if let Some(busy) = SCRATCH_BUSY.get_ptr_mut(0) {
+            // SAFETY: as in `try_claim`.
+            unsafe { swap(&raw mut (*busy)[self.index as usize & 3], 0) };
+        }
+    }
+
+    /// The record as a structure.
+    #[inline(always)]
+    pub fn at<T>(&self, offset: usize) -> *mut T {
+        // SAFETY: callers pass constant offsets within the record; the verifier checks.
+        unsafe { (&raw mut (*self.slot).record).cast::<u8>().add(offset).cast::<T>() }
+    }
+
+    /// Start of the record's bytes.
+    #[inline(always)]
+    pub fn record(&self) -> *mut u8 {
+        // SAFETY: within the slot.
+        unsafe { (&raw mut (*self.slot).record).cast::<u8>() }
+    }
+}

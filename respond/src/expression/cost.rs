@@ -7,8 +7,8 @@ use cel::{
 
 use super::{Fault, MAX_COST, MAX_LIST, MAX_LOOPS};
 
-/// Operators within one another, at most: the evaluator's stack grows with them.
-pub(super) const MAX_TREE: usize = 96;
+/// Operators within one another, at most: the evaluator's stack grows with them (in a debug build, 64 overflow 2 MiB).
+pub(super) const MAX_TREE: usize = 32;
 
 /// Refuses an expression whose loops nest too deep or could take too many steps.
 pub(super) fn check(root: &IdedExpr, faults: &mut Vec<Fault>) {

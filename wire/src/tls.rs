@@ -1,0 +1,360 @@
+//! TLS 1.3 with a certificate on both sides, and errors that say whose certificate was refused and why.
+//!
+//! The handshake is done here and not by tonic, because only here is the refused certificate at hand.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use model::NodeId;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::ring,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tonic::transport::server::Connected;
+
+use crate::{
+    identity::{CONTROLLER_NAME, Identity, IdentityError, Subject, describe, subject},
+    link::LinkError,
+};
+
+/// Accepts one connection: its certificate must be from our authority, in its time, and name a node.
+pub(crate) async fn accept(
+    tcp: TcpStream,
+    from: SocketAddr,
+    identity: &Identity,
+) -> Result<Stream<tokio_rustls::server::TlsStream<TcpStream>>, LinkError> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), provider.clone())
+        .build()
+        .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    let witness = Arc::new(Witness { inner: verifier, refused: Mutex::default() });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(unusable)?
+        .with_client_cert_verifier(witness.clone())
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
+        .accept(tcp)
+        .await
+        .map_err(|source| failure(&source, &from.to_string(), identity, take(&witness.refused)))?;
+    let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let peer = match certificate.map(|certificate| (subject(certificate), certificate)) {
+        Some((Some(Subject::Node(node)), _)) => Peer { node, address: from },
+        Some((_, certificate)) => {
+            return Err(LinkError::RefusedPeer {
+                peer: format!("{} from {from}", describe(certificate)),
+                because: "it does not name exactly one node".into(),
+            });
+        }
+        None => {
+            return Err(LinkError::RefusedPeer {
+                peer: from.to_string(),
+                because: "it showed no certificate".into(),
+            });
+        }
+    };
+    Ok(Stream { inner: tls, peer: Some(peer), broke: Broke::default() })
+}
+
+/// Connects: the other end's certificate must be from our authority, in its time, and name the controller.
+pub(crate) async fn connect(
+    tcp: TcpStream,
+    address: &str,
+    identity: &Identity,
+) -> Result<Stream<tokio_rustls::client::TlsStream<TcpStream>>, LinkError> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(identity)?), provider.clone())
+        .build()
+        .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    let witness = Arc::new(Witness { inner: verifier, refused: Mutex::default() });
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(unusable)?
+        .dangerous()
+        .with_custom_certificate_verifier(witness.clone())
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(CONTROLLER_NAME)
+        .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .map_err(|source| failure(&source, address, identity, take(&witness.refused)))?;
+    Ok(Stream { inner: tls, peer: None, broke: Broke::default() })
+}
+
+/// What a broken stream says, in our words. With TLS 1.3 the other end's refusal comes after our handshake has ended, so
+/// that it is found here.
+pub(crate) fn explain(broke: &Broke, address: &str, identity: &Identity) -> Option<LinkError> {
+    let source = take(&broke.0)?;
+    match failure(&source, address, identity, None) {
+        refused @ LinkError::RefusedUs { .. } => Some(refused),
+        _ => None,
+    }
+}
+
+/// The node at the other end, as its certificate says.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) address: SocketAddr,
+}
+
+/// The error that broke a stream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Broke(Arc<Mutex<Option<io::Error>>>);
+
+/// A TLS stream that knows its peer and remembers what broke it.
+#[derive(Debug)]
+pub(crate) struct Stream<S> {
+    inner: S,
+    peer: Option<Peer>,
+    pub(crate) broke: Broke,
+}
+
+impl<S> Stream<S> {
+    fn remember<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result
+            && let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            *lock(&self.broke.0) = Some(io::Error::new(error.kind(), tls.clone()));
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.remember(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.remember(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        self.remember(result)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S> Connected for Stream<S> {
+    type ConnectInfo = Option<Peer>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.peer.clone()
+    }
+}
+
+/// Delegates to a verifier and remembers which certificate it refused, for what reason.
+#[derive(Debug)]
+struct Witness<V: ?Sized> {
+    refused: Mutex<Option<(String, String)>>,
+    inner: Arc<V>,
+}
+
+impl<V: ?Sized> Witness<V> {
+    fn note<T>(
+        &self,
+        certificate: &CertificateDer<'_>,
+        result: Result<T, rustls::Error>,
+    ) -> Result<T, rustls::Error> {
+        if let Err(error) = &result {
+            *lock(&self.refused) = Some((describe(certificate), reason(error)));
+        }
+        result
+    }
+}
+
+impl ClientCertVerifier for Witness<dyn ClientCertVerifier> {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.note(end_entity, self.inner.verify_client_cert(end_entity, intermediates, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+impl ServerCertVerifier for Witness<WebPkiServerVerifier> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict =
+            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        self.note(end_entity, verdict)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn roots(identity: &Identity) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in &identity.trusted {
+        roots
+            .add(certificate.clone())
+            .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    }
+    Ok(roots)
+}
+
+fn failure(
+    source: &io::Error,
+    address: &str,
+    identity: &Identity,
+    refused: Option<(String, String)>,
+) -> LinkError {
+    if let Some((certificate, because)) = refused {
+        return LinkError::RefusedPeer { peer: format!("{certificate} from {address}"), because };
+    }
+    let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::AlertReceived(alert)) if is_refusal(*alert) => LinkError::RefusedUs {
+            ours: identity.describe(),
+            because: match alert {
+                AlertDescription::CertificateExpired => "it is outside its time".into(),
+                AlertDescription::UnknownCA => "its issuer is not trusted there".into(),
+                AlertDescription::CertificateRequired => "none was shown".into(),
+                other => format!("{other:?}"),
+            },
+        },
+        Some(error) => LinkError::Tls { address: address.into(), because: error.to_string() },
+        None => LinkError::Tls { address: address.into(), because: source.to_string() },
+    }
+}
+
+fn is_refusal(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateRequired
+    )
+}
+
+fn reason(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "it has expired".into(),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "it is not valid yet; compare the clocks of the two machines".into(),
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "it was not issued by the authority that is trusted here".into(),
+        rustls::Error::InvalidCertificate(
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+        ) => "it is not for this side of a connection".into(),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!("it does not name the controller ({CONTROLLER_NAME})"),
+        other => other.to_string(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "a map_err target")]
+fn unusable(source: rustls::Error) -> LinkError {
+    IdentityError::Unusable { because: source.to_string() }.into()
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    lock(slot).take()
+}
+
+fn lock<T>(slot: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,11 +1,12 @@
 //! The triage table.
 
-use model::{ActionState, Incident, IncidentState, Level, Target, Timestamp};
+use controller::api::IncidentSummary;
+use model::{IncidentState, Level, Timestamp};
 
 use super::{Column, Fit, Table, Window, age, span};
 
-/// One line for each incident, newest first as given.
-pub(crate) fn incidents_table(incidents: &[Incident], now: Timestamp, window: Window) -> String {
+/// One line for each incident, in the order given.
+pub(crate) fn incidents_table(incidents: &[IncidentSummary], now: Timestamp, window: Window) -> String {
     if incidents.is_empty() {
         return "No incidents.\n".into();
     }
@@ -13,12 +14,13 @@ pub(crate) fn incidents_table(incidents: &[Incident], now: Timestamp, window: Wi
         Column { heading: "NAME", fit: Fit::Keep },
         Column { heading: "SEV", fit: Fit::Keep },
         Column { heading: "STATE", fit: Fit::Keep },
-        Column { heading: "NEEDS", fit: Fit::Shrink(8) },
-        Column { heading: "TARGET", fit: Fit::Shrink(12) },
+        Column { heading: "NEEDS", fit: Fit::Keep },
+        Column { heading: "TARGET", fit: Fit::Shrink(10) },
         Column { heading: "PLAYBOOK", fit: Fit::Shrink(8) },
         Column { heading: "ACTS", fit: Fit::Drop(2) },
         Column { heading: "TTC", fit: Fit::Drop(1) },
         Column { heading: "AGE", fit: Fit::Keep },
+        Column { heading: "FINDINGS", fit: Fit::Drop(8) },
         Column { heading: "TITLE", fit: Fit::Drop(9) },
     ]);
     for incident in incidents {
@@ -26,12 +28,13 @@ pub(crate) fn incidents_table(incidents: &[Incident], now: Timestamp, window: Wi
             incident.id.to_string(),
             level(incident.severity).into(),
             state(incident.state).into(),
-            needs(incident, now),
-            target(incident),
-            incident.runs.last().map_or_else(|| "–".into(), |run| run.playbook.to_string()),
-            acts(incident),
+            needs(incident),
+            incident.target.clone(),
+            if incident.playbooks.is_empty() { "–".into() } else { incident.playbooks.join(",") },
+            format!("{}/{}", incident.actions_in_force, incident.actions),
             incident.contained.map_or_else(|| "–".into(), |at| span(at.since(incident.first_event))),
             age(incident.opened, now),
+            incident.findings.to_string(),
             incident.title.clone(),
         ]);
     }
@@ -61,37 +64,12 @@ pub(crate) fn state(state: IncidentState) -> &'static str {
     }
 }
 
-/// What a person has to do, and how long there is for it.
-fn needs(incident: &Incident, now: Timestamp) -> String {
-    let next = incident.runs.iter().flat_map(|run| &run.waiting).min_by_key(|request| request.expires);
-    match next {
-        Some(request) => format!("Approval/{}", age(now, request.expires)),
-        None if incident.actions.iter().any(|action| action.state == ActionState::RevertBlocked) => "Decision".into(),
-        None => "–".into(),
+/// What a person has to do.
+fn needs(incident: &IncidentSummary) -> String {
+    match incident.waiting {
+        0 if incident.state == IncidentState::Failed => "Look".into(),
+        0 => "–".into(),
+        1 => "Approval".into(),
+        many => format!("{many} approvals"),
     }
-}
-
-/// The process or cgroup that it is about, as short as it can be said.
-fn target(incident: &Incident) -> String {
-    let acted_on = incident.actions.iter().map(|action| match &action.target {
-        Target::Process { process } => format!("pid {}", process.pid),
-        Target::Cgroup { path, .. } => path.rsplit('/').next().unwrap_or(path).to_owned(),
-        Target::File { path, .. } => path.clone(),
-    });
-    let seen = incident.findings.first().map(|finding| {
-        let process = &finding.event.process;
-        let name = process.exe.rsplit('/').next().unwrap_or(&process.exe);
-        format!("{name}[{}]", process.key.pid)
-    });
-    seen.or_else(|| acted_on.into_iter().next()).unwrap_or_else(|| "–".into())
-}
-
-/// Actions in force or done, of all.
-fn acts(incident: &Incident) -> String {
-    let done = incident
-        .actions
-        .iter()
-        .filter(|action| matches!(action.state, ActionState::Applied | ActionState::Verified | ActionState::Unverified))
-        .count();
-    format!("{done}/{}", incident.actions.len())
 }

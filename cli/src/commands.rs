@@ -1,0 +1,90 @@
+//! One file for each command.
+
+pub(crate) mod audit;
+pub(crate) mod decide;
+pub(crate) mod doctor;
+pub(crate) mod incidents;
+pub(crate) mod playbook;
+pub(crate) mod release;
+pub(crate) mod rules;
+pub(crate) mod standalone;
+pub(crate) mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use controller::{
+    api::ApiErrorKind,
+    client::{Client, ClientError},
+};
+use model::Timestamp;
+
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+};
+
+/// The wall clock: the one place of the command where it is read.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Runs a command that asks the controller.
+pub(crate) fn asking(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?.block_on(command)
+}
+
+fn client(shared: &Shared) -> Client {
+    Client::new(&shared.socket)
+}
+
+/// Gives an error of the controller its exit code.
+fn refused(error: ClientError) -> anyhow::Error {
+    let exit = match &error {
+        ClientError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Forbidden,
+        ClientError::Unreachable { .. } | ClientError::Broken(_) => Exit::Unreachable,
+        ClientError::Refused(api) => match api.kind {
+            ApiErrorKind::Malformed => Exit::Usage,
+            ApiErrorKind::Forbidden => Exit::Forbidden,
+            ApiErrorKind::Unknown => Exit::Unknown,
+            ApiErrorKind::Conflict => Exit::Conflict,
+            ApiErrorKind::Unavailable => Exit::Unreachable,
+        },
+        ClientError::Unreadable(_) | ClientError::Foreign { .. } => Exit::Bad,
+    };
+    Ended::new(exit, error.to_string())
+}
+
+/// Files below `folders` with one of the endings, sorted, so that output and ids do not depend on the file system. A path that is a
+/// file is taken as it is.
+pub(crate) fn files_below(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in paths {
+        let kind = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+        if kind.is_dir() {
+            collect(path, endings, &mut found)?;
+        } else {
+            found.push(path.clone());
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn collect(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let entry = entry.with_context(|| format!("read {}", folder.display()))?;
+        let (path, kind) = (entry.path(), entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?);
+        if kind.is_dir() {
+            collect(&path, endings, found)?;
+        } else if path.to_str().is_some_and(|text| endings.iter().any(|ending| text.ends_with(ending))) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `hemostat incidents`: list, show, watch.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use controller::api::IncidentSummary;
+
+use super::{client, now, refused};
+use crate::{
+    Shared,
+    exit::Exit,
+    render::{self, Format, Window, incident_page, incidents_table},
+};
+
+/// The controller answers sooner when something changes.
+const WATCH_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    task: Option<Task>,
+    /// At most this many, the newest first.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The newest incidents (what `hemostat incidents` alone does).
+    List {
+        /// At most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// One incident with its findings, process tree, actions and timeline.
+    Show {
+        /// Its name, or an unambiguous beginning of it.
+        id: String,
+    },
+    /// Follow what happens. With `-o json` one whole incident a line, whenever it changes.
+    Watch,
+}
+
+pub(crate) async fn run(shared: &Shared, options: Options) -> Result<Exit> {
+    match options.task.unwrap_or(Task::List { limit: options.limit }) {
+        Task::List { limit } => list(shared, limit).await,
+        Task::Show { id } => show(shared, &id).await,
+        Task::Watch => watch(shared).await,
+    }
+}
+
+async fn list(shared: &Shared, limit: usize) -> Result<Exit> {
+    let list = client(shared).incidents(limit).await.map_err(refused)?;
+    render::print(shared.output, &list.incidents, |window| incidents_table(&list.incidents, now(), window))?;
+    Ok(Exit::Good)
+}
+
+async fn show(shared: &Shared, id: &str) -> Result<Exit> {
+    let view = client(shared).incident(id).await.map_err(refused)?;
+    render::print(shared.output, &view.incident, |window| {
+        let mut page = incident_page(&view.incident, now(), window);
+        if let Some(into) = &view.merged_into {
+            page.push_str(&format!("\nits story goes on in {into}\n"));
+        }
+        page
+    })?;
+    Ok(Exit::Good)
+}
+
+/// Ends with ^C, or with exit code 3 when the controller goes away.
+async fn watch(shared: &Shared) -> Result<Exit> {
+    let client = client(shared);
+    let mut since = 0;
+    let mut heading_shown = false;
+    loop {
+        let list = client.watch(since, WATCH_WAIT).await.map_err(refused)?;
+        since = list.revision;
+        let mut changed = list.incidents;
+        changed.sort_by_key(|incident| incident.revision);
+        for incident in &changed {
+            match shared.output {
+                Format::Table => {
+                    render::write_out(&line(incident, &mut heading_shown))?;
+                }
+                Format::Json => {
+                    let view = client.incident(incident.id.as_str()).await.map_err(refused)?;
+                    let text = serde_json::to_string(&view.incident).context("write an incident as JSON")?;
+                    render::write_out(&(text + "\n"))?;
+                }
+                Format::Yaml => {
+                    let view = client.incident(incident.id.as_str()).await.map_err(refused)?;
+                    let text = serde_saphyr::to_string(&view.incident).context("write an incident as YAML")?;
+                    render::write_out(&format!("---\n{text}"))?;
+                }
+            }
+        }
+    }
+}
+
+fn line(incident: &IncidentSummary, heading_shown: &mut bool) -> String {
+    let table = incidents_table(std::slice::from_ref(incident), now(), Window::of_stdout());
+    let skip = usize::from(std::mem::replace(heading_shown, true));
+    table.lines().skip(skip).map(|line| format!("{line}\n")).collect()
+}

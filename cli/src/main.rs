@@ -1,0 +1,121 @@
+//! `hemostat`: one command for the person at the machine.
+
+mod commands;
+mod exit;
+mod render;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    exit::{Ended, Exit},
+    render::Format,
+};
+
+/// Sees an attack in the kernel, contains it within milliseconds, and can undo every automatic step exactly.
+#[derive(Parser)]
+#[command(name = "hemostat", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 good, 1 the answer is no, 2 usage, 3 controller unreachable, 4 not allowed, 5 unknown, \
+                          6 not possible now.";
+
+/// Options of every command.
+#[derive(clap::Args)]
+pub(crate) struct Shared {
+    /// How results are printed.
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// The control socket of the running Hemostat.
+    #[arg(long, global = true, env = "HEMOSTAT_SOCKET", default_value = "/run/hemostat/control.sock", value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch this host: agent and controller in one process, rules and playbooks from folders.
+    Standalone(commands::standalone::Options),
+    /// What runs, what each hook is attached to, what was seen and what was lost.
+    Status,
+    /// Whether this machine can run Hemostat and does: kernel, rights, hooks (a live event each), clock, disk, certificates.
+    Doctor(commands::doctor::Options),
+    /// Incidents: list, show, watch.
+    #[command(subcommand_required = false, args_conflicts_with_subcommands = true)]
+    Incidents(commands::incidents::Options),
+    /// Say yes to a step that waits for a person.
+    Approve(commands::decide::Decision),
+    /// Say no to a step that waits for a person.
+    Deny(commands::decide::Decision),
+    /// Undo everything done about an incident, or one action.
+    Rollback(commands::decide::Rollback),
+    /// Say what an incident was; a false positive is undone.
+    Verdict(commands::decide::Judgement),
+    /// Close an incident; what is in force stays.
+    Close(commands::decide::Closing),
+    /// Lift containments on this node, also when nothing of Hemostat runs.
+    Release(commands::release::Options),
+    /// Check, test and explain detection rules.
+    #[command(subcommand)]
+    Rules(commands::rules::Task),
+    /// Check and draw playbooks.
+    #[command(subcommand)]
+    Playbook(commands::playbook::Task),
+    /// Show and verify the audit log.
+    #[command(subcommand)]
+    Audit(commands::audit::Task),
+    /// Completions for a shell, to be sourced.
+    Completions { shell: clap_complete::Shell },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let exit = error.downcast_ref::<Ended>().map_or(Exit::Bad, |ended| ended.exit);
+            let _nowhere_left_to_say_it = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let Cli { shared, command } = cli;
+    match command {
+        Command::Standalone(options) => commands::standalone::run(&shared, options),
+        Command::Status => commands::asking(commands::status::run(&shared)),
+        Command::Doctor(options) => commands::doctor::run(&shared, &options),
+        Command::Incidents(options) => commands::asking(commands::incidents::run(&shared, options)),
+        Command::Approve(decision) => commands::asking(commands::decide::approve(&shared, decision)),
+        Command::Deny(decision) => commands::asking(commands::decide::deny(&shared, decision)),
+        Command::Rollback(rollback) => commands::asking(commands::decide::rollback(&shared, rollback)),
+        Command::Verdict(judgement) => commands::asking(commands::decide::verdict(&shared, judgement)),
+        Command::Close(closing) => commands::asking(commands::decide::close(&shared, closing)),
+        Command::Release(options) => commands::release::run(&shared, &options),
+        Command::Rules(task) => commands::rules::run(&shared, task),
+        Command::Playbook(task) => commands::playbook::run(&shared, task),
+        Command::Audit(task) => commands::audit::run(&shared, task),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "hemostat", &mut text);
+            render::write_out(&String::from_utf8_lossy(&text))?;
+            Ok(Exit::Good)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -21,12 +21,16 @@ macro_rules! shared {
 }
 
 mod class;
+mod file;
 mod filter;
+mod net;
 mod offsets;
 pub mod quarantine;
 mod record;
 
 pub use class::*;
+pub use file::*;
 pub use filter::*;
+pub use net::*;
 pub use offsets::*;
 pub use record::*;

@@ -8,12 +8,14 @@
 #![feature(asm_experimental_arch)]
 
 mod event;
+mod file;
 mod filter;
 mod maps;
 mod path;
 mod process;
 mod read;
 mod scratch;
+mod syscalls;
 mod task;
 mod text;
 

@@ -13,8 +13,9 @@ use crate::{
 
 /// Slots per CPU.
 pub const SLOTS: u32 = 4;
-/// Room to build a path in: 4096 bytes from the end, and one component of overrun that the verifier wants to see.
-pub const PATH_ROOM: usize = 4096 + 264;
+/// Room to build a path in: 4096 bytes from the end, and as much overrun, since the verifier takes start and length of what
+/// is copied there to be independent.
+pub const PATH_ROOM: usize = 2 * 4096 + 8;
 
 /// One slot.
 #[repr(C)]

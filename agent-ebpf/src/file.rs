@@ -1,0 +1,428 @@
+//! Files: open, unlink, rename, link, chmod, chown.
+//!
+//! All run at the end of the call, when it has succeeded. An open is told by the file that the kernel installed, so nothing
+//! that user space could change meanwhile matters: path, mode and "created" are the kernel's own. The other calls leave no
+//! file behind: their path is the directory that the kernel resolves (cwd, dirfd, root) and the caller's text behind it,
+//! read at the end of the call.
+
+use core::ffi::c_void;
+
+use agent_abi::{
+    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader, TEST_PREFIX,
+    TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text,
+};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user_str,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+
+use crate::{
+    event::{self, Event},
+    filter, off,
+    path::{self, Path, WALK_FAULT, WALK_ROOT},
+    read::{bounded, copy, field, opaque, peek},
+    scratch::{self, Claim},
+    syscalls::{
+        CHMOD, CHOWN, CHOWN16, CREAT, Call, FCHMOD, FCHMODAT, FCHOWN, FCHOWN16, FCHOWNAT, LINK, LINKAT, OPEN,
+        OPEN_BY_HANDLE_AT, OPENAT, RENAME, RENAMEAT, SYMLINK, SYMLINKAT, UNLINK, UNLINKAT,
+    },
+    task,
+};
+
+const HEADER: usize = size_of::<RecordHeader>();
+const TAIL: u64 = (HEADER + size_of::<FileBody>()) as u64;
+
+// include/uapi/asm-generic/fcntl.h
+const O_ACCMODE: u32 = 3;
+const O_CREAT: u32 = 0o100;
+const O_TRUNC: u32 = 0o1000;
+const O_LARGEFILE: u32 = 0o100_000;
+const O_PATH: u32 = 0o10_000_000;
+const AT_FDCWD: u32 = -100_i32 as u32;
+/// FMODE_CREATED of include/linux/fs.h, the same bit from 4.19 to 6.18.
+const CREATED: u32 = 0x10_0000;
+/// Longest caller's text that is searched for `.` and `..`; a longer one passes the filter unseen.
+const SEARCHED: usize = 133;
+
+/// open, openat, openat2, creat, open_by_handle_at; called from `sys_exit`.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn file_open(ctx: BtfTracePointContext) -> u32 {
+    let Some(event) = event::begin(Class::FileOpen) else { return 0 };
+    let call = Call::new(&ctx);
+    let flags = match call.shape {
+        OPEN => call.second() as u32,
+        OPENAT | OPEN_BY_HANDLE_AT => call.third() as u32,
+        CREAT => O_CREAT | O_TRUNC | 1,
+        // openat2's stand in user memory.
+        _ => u32::MAX,
+    };
+    opened(event, call.result, flags);
+    0
+}
+
+/// unlink, rmdir, chmod, chown and their kin; called from `sys_exit`.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn file_change(ctx: BtfTracePointContext) -> u32 {
+    let call = Call::new(&ctx);
+    let class = match call.shape {
+        UNLINK | UNLINKAT => Class::FileDelete,
+        CHMOD | FCHMOD | FCHMODAT => Class::FileMode,
+        _ => Class::FileOwner,
+    };
+    let Some(event) = event::begin(class) else { return 0 };
+    let Some(claim) = scratch::claim() else {
+        event.lost(Fate::LostRead);
+        return 0;
+    };
+    changed(event, claim, call);
+    claim.release();
+    0
+}
+
+/// rename, link, symlink and their kin; called from `sys_exit`.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn file_pair(ctx: BtfTracePointContext) -> u32 {
+    let call = Call::new(&ctx);
+    let class = if matches!(call.shape, RENAME | RENAMEAT) { Class::FileRename } else { Class::FileLink };
+    let Some(event) = event::begin(class) else { return 0 };
+    let Some(claim) = scratch::claim() else {
+        event.lost(Fate::LostRead);
+        return 0;
+    };
+    paired(event, claim, call);
+    claim.release();
+    0
+}
+
+/// tp_btf/io_uring_complete(ctx, void *req, struct io_uring_cqe *cqe): since 6.17.
+#[btf_tracepoint(function = "io_uring_complete")]
+pub fn file_uring(ctx: BtfTracePointContext) -> u32 {
+    let completion: *const u8 = ctx.arg(2);
+    // SAFETY: struct io_uring_cqe { u64 user_data; s32 res; u32 flags; }, user ABI.
+    let result: i32 = unsafe { field(completion, 8) };
+    completed(ctx.arg(1), result);
+    0
+}
+
+/// tp_btf/io_uring_complete(ctx, void *req, u64 user_data, int res, …): before 6.17.
+#[btf_tracepoint(function = "io_uring_complete")]
+pub fn file_uring_old(ctx: BtfTracePointContext) -> u32 {
+    completed(ctx.arg(1), ctx.arg(3));
+    0
+}
+
+/// An io_uring request has completed in the context of the process that made it (or of its worker, which shares its files).
+#[inline(always)]
+fn completed(request: u64, result: i32) {
+    const IORING_OP_OPENAT: u8 = 18;
+    const IORING_OP_OPENAT2: u8 = 28;
+    if result < 0 || request == 0 {
+        return;
+    }
+    let opcode: u8 = peek(request + u64::from(off!(kiocb_opcode))).unwrap_or(0);
+    if opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2 {
+        return;
+    }
+    let Some(event) = event::begin(Class::FileOpen) else { return };
+    // A fixed file (file_slot) has no descriptor: the result is 0, and what stands there is not it.
+    let slot: u32 = peek(request + u64::from(off!(io_open_file_slot))).unwrap_or(1);
+    if slot != 0 {
+        return event.lost(Fate::LostRead);
+    }
+    opened(event, result as u64, u32::MAX);
+}
+
+/// An open that returned `fd`. `flags` are the caller's, `u32::MAX` where only the file knows.
+#[inline(always)]
+fn opened(event: Event, fd: u64, flags: u32) {
+    // SAFETY: a map value.
+    let tests = unsafe { (*event.switch()).tests };
+    let all = event.passes_all();
+    if !all && !writes(flags) && tests & (TEST_PREFIX | TEST_SUFFIX) == 0 {
+        return event.filtered();
+    }
+    let Some(file) = file_of(fd) else { return event.lost(Fate::LostRead) };
+    let (flags, created) = if all || writes(flags) {
+        let Some(mode) = peek::<u32>(file + u64::from(off!(file_f_mode))) else { return event.lost(Fate::LostRead) };
+        let created = mode & CREATED != 0;
+        (own_flags(file, flags, created), created)
+    } else {
+        (flags, false)
+    };
+    let Some(claim) = scratch::claim() else { return event.lost(Fate::LostRead) };
+    let path = path::resolve(claim, file + u64::from(off!(file_f_path)));
+    let wanted = all
+        || (writes(flags) && tests & TEST_WRITE != 0)
+        || filter::path_passes(claim, path, event.switch(), event.generation, event.class as u8);
+    if path.end == WALK_FAULT {
+        event.lost(Fate::LostRead);
+    } else if !wanted {
+        event.filtered();
+    } else if event.within_budget() {
+        let mut tail = TAIL;
+        let text = path::append(claim, &mut tail, path);
+        let marks = if created { FILE_CREATED } else { 0 };
+        write(event, claim, tail, FileBody { a: flags, b: 0, flags: marks, text: [text, NONE], pad: 0 });
+    }
+    claim.release();
+}
+
+#[inline(always)]
+fn own_flags(file: u64, flags: u32, created: bool) -> u32 {
+    if flags != u32::MAX {
+        return flags;
+    }
+    // do_dentry_open drops O_CREAT, O_EXCL, O_NOCTTY and O_TRUNC.
+    let kept: u32 = peek(file + u64::from(off!(file_f_flags))).unwrap_or(0);
+    kept & !O_LARGEFILE | if created { O_CREAT } else { 0 }
+}
+
+/// Whether flags ask for more than reading.
+#[inline(always)]
+fn writes(flags: u32) -> bool {
+    flags == u32::MAX || (flags & O_PATH == 0 && flags & (O_ACCMODE | O_CREAT | O_TRUNC) != 0)
+}
+
+#[inline(always)]
+fn changed(event: Event, claim: Claim, call: Call) {
+    let mut body = FileBody { a: 0, b: 0, flags: FILE_AS_WRITTEN, text: [NONE; 2], pad: 0 };
+    // (directory, caller's text, values)
+    let (dir, name, a, b) = match call.shape {
+        UNLINK => (AT_FDCWD, call.first(), 0, 0),
+        UNLINKAT => (call.first() as u32, call.second(), 0, 0),
+        CHMOD => (AT_FDCWD, call.first(), call.second() as u32 & 0o7777, 0),
+        FCHMOD => (call.first() as u32, 0, call.second() as u32 & 0o7777, 0),
+        FCHMODAT => (call.first() as u32, call.second(), call.third() as u32 & 0o7777, 0),
+        CHOWN => (AT_FDCWD, call.first(), call.second() as u32, call.third() as u32),
+        CHOWN16 => (AT_FDCWD, call.first(), wide(call.second()), wide(call.third())),
+        FCHOWN => (call.first() as u32, 0, call.second() as u32, call.third() as u32),
+        FCHOWN16 => (call.first() as u32, 0, wide(call.second()), wide(call.third())),
+        FCHOWNAT => (call.first() as u32, call.second(), call.third() as u32, call.fourth() as u32),
+        _ => return event.lost(Fate::LostRead),
+    };
+    body.a = a;
+    body.b = b;
+    let name_only = !matches!(call.shape, FCHMOD | FCHOWN | FCHOWN16);
+    let named = if name_only {
+        name_below(claim, TAIL, dir, name)
+    } else {
+        body.flags = 0;
+        Named { path: of_descriptor(claim, dir), unclear: false }
+    };
+    if named.path.end == WALK_FAULT {
+        return event.lost(Fate::LostRead);
+    }
+    if !event.passes_all() && !passes(event, claim, named) {
+        return event.filtered();
+    }
+    if !event.within_budget() {
+        return;
+    }
+    let mut tail = TAIL;
+    body.text[0] = path::append(claim, &mut tail, named.path);
+    write(event, claim, tail, body);
+}
+
+#[inline(always)]
+fn paired(event: Event, claim: Claim, call: Call) {
+    let (from_dir, from, to_dir, to, flags) = match call.shape {
+        RENAME => (AT_FDCWD, call.first(), AT_FDCWD, call.second(), FILE_AS_WRITTEN),
+        LINK => (AT_FDCWD, call.first(), AT_FDCWD, call.second(), FILE_AS_WRITTEN),
+        RENAMEAT | LINKAT => {
+            (call.first() as u32, call.second(), call.third() as u32, call.fourth(), FILE_AS_WRITTEN)
+        }
+        SYMLINK => (0, call.first(), AT_FDCWD, call.second(), FILE_AS_WRITTEN | FILE_SYMBOLIC),
+        SYMLINKAT => (0, call.first(), call.second() as u32, call.third(), FILE_AS_WRITTEN | FILE_SYMBOLIC),
+        _ => return event.lost(Fate::LostRead),
+    };
+    let mut body = FileBody { a: 0, b: 0, flags, text: [NONE; 2], pad: 0 };
+    let mut tail = TAIL;
+    // The target of a symbolic link is a text, not a path.
+    let first =
+        if flags & FILE_SYMBOLIC != 0 { text_only(claim, TAIL, from) } else { name_below(claim, TAIL, from_dir, from) };
+    if first.path.end == WALK_FAULT {
+        return event.lost(Fate::LostRead);
+    }
+    let mut wanted = event.passes_all() || passes(event, claim, first);
+    body.text[0] = path::append(claim, &mut tail, first.path);
+    let second = name_below(claim, tail, to_dir, to);
+    if second.path.end == WALK_FAULT {
+        return event.lost(Fate::LostRead);
+    }
+    wanted = wanted || passes(event, claim, second);
+    if !wanted {
+        return event.filtered();
+    }
+    if !event.within_budget() {
+        return;
+    }
+    body.text[1] = path::append(claim, &mut tail, second.path);
+    write(event, claim, tail, body);
+}
+
+const NONE: Text = Text { len: 0, flags: 0 };
+
+/// A path that ends in a caller's text.
+#[derive(Clone, Copy)]
+struct Named {
+    path: Path,
+    /// It may hold `.`, `..` or repeated slashes, so that its tests cannot be made here.
+    unclear: bool,
+}
+
+#[inline(always)]
+fn passes(event: Event, claim: Claim, named: Named) -> bool {
+    // SAFETY: a map value.
+    let tests = unsafe { (*event.switch()).tests };
+    (named.unclear && tests & (TEST_PREFIX | TEST_SUFFIX) != 0)
+        || filter::path_passes(claim, named.path, event.switch(), event.generation, event.class as u8)
+}
+
+/// Fills in header and body and hands the record over.
+#[inline(always)]
+fn write(event: Event, claim: Claim, tail: u64, body: FileBody) {
+    task::fill_header(claim.at(0), event.class);
+    // SAFETY: within the record.
+    unsafe { *claim.at::<FileBody>(HEADER) = body };
+    event.submit(claim, tail);
+}
+
+/// The path of an open file.
+#[inline(always)]
+fn of_descriptor(claim: Claim, fd: u32) -> Path {
+    match file_of(u64::from(fd)) {
+        Some(file) => path::resolve(claim, file + u64::from(off!(file_f_path))),
+        None => Path::UNREAD,
+    }
+}
+
+/// The caller's text alone, at the end of the path room. `spare` is where the record has room for it meanwhile.
+#[inline(always)]
+fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
+    match take(claim, spare, name) {
+        Some(len) => Named { path: Path { begin: (PATH_MAX as u64 - len) as u32, end: WALK_ROOT }, unclear: false },
+        None => Named { path: Path::UNREAD, unclear: false },
+    }
+}
+
+/// The caller's text behind the directory from which the kernel followed it.
+#[inline(always)]
+fn name_below(claim: Claim, spare: u64, dir: u32, name: u64) -> Named {
+    let Some(len) = take(claim, spare, name) else { return Named { path: Path::UNREAD, unclear: false } };
+    let room = room(claim);
+    // SAFETY: masked.
+    let first = unsafe { *room.add(bounded(PATH_MAX as u64 - len, 0xfff) as usize) };
+    let absolute = len != 0 && first == b'/';
+    let Some(base) = directory(dir, absolute) else { return Named { path: Path::UNREAD, unclear: false } };
+    let mut behind = PATH_MAX as u64 - len;
+    if len != 0 && !absolute {
+        behind -= 1;
+        // SAFETY: masked.
+        unsafe { *room.add(bounded(behind, 0xfff) as usize) = b'/' };
+    }
+    let path = path::resolve_before(claim, base, behind);
+    Named { path, unclear: len != 0 && unclear(claim, path) }
+}
+
+/// Copies a caller's text to the end of the path room; its length.
+#[inline(always)]
+fn take(claim: Claim, spare: u64, name: u64) -> Option<u64> {
+    // SAFETY: the spare place is bounded to 16 KiB, the record has 24; the path room has 4096 bytes of slack behind the
+    // mask.
+    unsafe {
+        let at = claim.record().add(bounded(spare, 0x3fff) as usize);
+        let n = bpf_probe_read_user_str(at.cast::<c_void>(), PATH_MAX as u32, name as *const c_void);
+        if n <= 0 {
+            return None;
+        }
+        let len = bounded(n as u64 - 1, 0xfff);
+        let to = room(claim).add(bounded(PATH_MAX as u64 - len, 0xfff) as usize);
+        // `len` 0 would begin at byte 4096, which the mask folds to 0: nothing is written there.
+        if !copy(to, len, 0xfff, at as u64) {
+            return None;
+        }
+        *room(claim).add(PATH_MAX) = 0;
+        Some(opaque(len))
+    }
+}
+
+/// Address of the `struct path` from which the kernel follows a name.
+#[inline(always)]
+fn directory(dir: u32, absolute: bool) -> Option<u64> {
+    if dir != AT_FDCWD && !absolute {
+        return Some(file_of(u64::from(dir))? + u64::from(off!(file_f_path)));
+    }
+    // SAFETY: the current task.
+    let fs: u64 = unsafe { field(task::current(), off!(task_fs)) };
+    if fs == 0 {
+        return None;
+    }
+    Some(fs + u64::from(if absolute { off!(fs_root) } else { off!(fs_pwd) }))
+}
+
+/// Whether the end of the path, as far as it may be a caller's text, has a slash followed by a slash or a dot (which takes
+/// in hidden files: more passes, nothing is lost), or ends in a slash.
+#[inline(always)]
+fn unclear(claim: Claim, path: Path) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let len = path.len();
+    let room = room(claim);
+    // SAFETY: constant places before the end of the path.
+    if unsafe { *room.add(PATH_MAX - 1) } == b'/' && len > 1 {
+        return true;
+    }
+    // Steps of seven bytes, so that each pair of neighbours stands in one word.
+    let mut end = 0;
+    while end + 8 <= SEARCHED + 2 {
+        if end as u64 >= len {
+            return false;
+        }
+        // SAFETY: as above.
+        let word = unsafe { room.add(PATH_MAX - 8 - end).cast::<u64>().read_unaligned() };
+        let slash = word ^ ONES * b'/' as u64;
+        let slash = slash.wrapping_sub(ONES) & !slash & HIGH;
+        // '.' is 0x2e, '/' is 0x2f.
+        let either = word & ONES * 0xfe ^ ONES * b'.' as u64;
+        let either = either.wrapping_sub(ONES) & !either & HIGH;
+        if slash << 8 & either != 0 {
+            return true;
+        }
+        end += 7;
+    }
+    len > SEARCHED as u64
+}
+
+#[inline(always)]
+fn room(claim: Claim) -> *mut u8 {
+    // SAFETY: within the slot.
+    unsafe { (&raw mut (*claim.slot).path).cast::<u8>() }
+}
+
+/// A 16-bit id: all ones mean "unchanged" as they do in 32 bits.
+#[inline(always)]
+fn wide(id: u64) -> u32 {
+    let id = id as u32 & 0xffff;
+    if id == 0xffff { u32::MAX } else { id }
+}
+
+/// Address of the open file behind a descriptor of the current task.
+#[inline(always)]
+pub fn file_of(fd: u64) -> Option<u64> {
+    // SAFETY: types known to the verifier.
+    unsafe {
+        let files: *const u8 = field(task::current(), off!(task_files));
+        if files.is_null() {
+            return None;
+        }
+        let table: *const u8 = field(files, off!(files_fdt));
+        if table.is_null() || fd >= u64::from(field::<u32>(table, off!(fdtable_max_fds))) {
+            return None;
+        }
+        let places: u64 = field(table, off!(fdtable_fd));
+        peek::<u64>(places + fd * 8).filter(|file| *file != 0)
+    }
+}
+
+const _: () = assert!(TEXT_UNREAD != 0);

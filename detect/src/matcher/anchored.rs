@@ -23,7 +23,6 @@ pub(crate) struct Anchored {
     edges: Frozen<u32>,
     /// Ids of the literals that end in a node, node by node.
     ids: Box<[u32]>,
-    longest: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,9 +38,7 @@ impl Anchored {
     pub(crate) fn new<'a>(end: End, literals: impl IntoIterator<Item = (&'a [u8], u32)>) -> Self {
         let mut edges = BTreeMap::<u64, Vec<u32>>::new();
         let mut building = vec![(0_u8, Vec::new())];
-        let mut longest = 0;
         for (literal, id) in literals {
-            longest = longest.max(literal.len());
             let (mut node, mut done) = (0_u32, 0);
             while done < literal.len() {
                 let step = (literal.len() - done).min(4);
@@ -69,7 +66,7 @@ impl Anchored {
                 Node { lengths, start, len }
             })
             .collect();
-        Self { end, nodes, edges: Frozen::new(edges), ids: ids.into(), longest }
+        Self { end, nodes, edges: Frozen::new(edges), ids: ids.into() }
     }
 
     /// Reports each literal that the folded `text` begins or ends with, once.
@@ -106,11 +103,6 @@ impl Anchored {
         for id in self.ids.get(node.start as usize..(node.start + node.len) as usize).unwrap_or(&[]) {
             found(*id);
         }
-    }
-
-    /// Length of the longest literal: no more of the text is ever read.
-    pub(crate) fn longest(&self) -> usize {
-        self.longest
     }
 
     /// Whether nothing is in it.

@@ -19,7 +19,8 @@ const RARER_PER_BYTE: f32 = 3.0;
 impl Background {
     /// From sampled, folded texts.
     pub(crate) fn new(texts: impl IntoIterator<Item = Box<[u8]>>) -> Self {
-        let mut all = Self { texts: Vec::new(), quads: vec![0; 1 << 16].into(), pairs: vec![0; 1 << 16].into() };
+        let mut all =
+            Self { texts: Vec::new(), quads: vec![0; 1 << 16].into(), pairs: vec![0; 1 << 16].into() };
         for text in texts {
             for window in text.windows(4) {
                 let gram = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);

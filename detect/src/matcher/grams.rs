@@ -61,7 +61,8 @@ impl Grams {
     /// Compiles `literals`; `background` tells which grams are common in ordinary text.
     pub(crate) fn new(literals: &[Literal], background: &Background) -> Self {
         let long_count = literals.iter().filter(|l| l.bytes.len() >= 4).count();
-        let bits = (long_count * BITS_PER_LITERAL).next_power_of_two().trailing_zeros().clamp(MIN_BITS, MAX_BITS);
+        let bits =
+            (long_count * BITS_PER_LITERAL).next_power_of_two().trailing_zeros().clamp(MIN_BITS, MAX_BITS);
         let shift = 32 - bits;
         let mut table = vec![0_u64; 1 << (bits - 6)];
         let (mut pairs, mut single, mut arena) = (Vec::new(), Vec::new(), Vec::new());

@@ -53,8 +53,12 @@ impl Interner {
         match search {
             Search::Item(item) => self.item(item),
             Search::All(parts, _) if parts.is_empty() => Logic::Constant(false),
-            Search::All(parts, _) => Logic::all(parts.iter().map(|part| self.search(part)).collect::<Vec<_>>()),
-            Search::Any(parts, _) => Logic::any(parts.iter().map(|part| self.search(part)).collect::<Vec<_>>()),
+            Search::All(parts, _) => {
+                Logic::all(parts.iter().map(|part| self.search(part)).collect::<Vec<_>>())
+            }
+            Search::Any(parts, _) => {
+                Logic::any(parts.iter().map(|part| self.search(part)).collect::<Vec<_>>())
+            }
         }
     }
 
@@ -125,9 +129,17 @@ impl Interner {
         let implied = match &predicate.check {
             Check::Glob(pattern, case) => Some(self.implied_by_glob(field, pattern, *case)),
             Check::Regex(source, flags) => required_literals(source, *flags).map(|alternatives| {
-                Logic::any(alternatives.into_iter().map(|literal| {
-                    self.holds(field, Check::Literal(Anchor::Anywhere, literal.into(), Case::Insensitive))
-                }).collect::<Vec<_>>())
+                Logic::any(
+                    alternatives
+                        .into_iter()
+                        .map(|literal| {
+                            self.holds(
+                                field,
+                                Check::Literal(Anchor::Anywhere, literal.into(), Case::Insensitive),
+                            )
+                        })
+                        .collect::<Vec<_>>(),
+                )
             }),
             _ => None,
         };

@@ -1,11 +1,9 @@
 //! Predicates as the engine knows them: normalised, so that two rules that ask the same share one.
 
-use std::{cmp::Ordering, net::IpAddr};
-
 use ipnet::IpNet;
 
 use crate::{
-    ast::{Case, Compare, Number, Part, Pattern, ReferenceMatch, RegexFlags, TimePart},
+    ast::{Case, Compare, Number, Pattern, ReferenceMatch, RegexFlags, TimePart},
     schema::Field,
 };
 
@@ -42,7 +40,7 @@ pub(crate) enum Check {
 }
 
 /// Where in the value a literal must stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Anchor {
     /// It is the value.
     Whole,

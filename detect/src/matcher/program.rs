@@ -120,19 +120,31 @@ struct Step {
     otherwise: Target,
 }
 
+/// Whether a predicate speaks for the match or, below a `not`, against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    For,
+    Against,
+}
+
 /// The compiled logic of many rules.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     steps: Vec<Step>,
+    /// For each step.
+    speaks: Vec<Speaks>,
     starts: Vec<Target>,
+    /// For each rule, how many steps it and those before it have.
+    ends: Vec<u32>,
 }
 
 impl Programs {
     /// Adds a rule; its number is the count of those before it. `cost` orders the parts of a conjunction or alternative:
     /// what is cheap to decide goes first.
     pub(crate) fn push(&mut self, logic: &Logic, cost: &impl Fn(u32) -> u32) {
-        let start = self.emit(logic, MATCH, MISS, cost);
+        let start = self.emit(logic, Speaks::For, MATCH, MISS, cost);
         self.starts.push(start);
+        self.ends.push(self.steps.len() as u32);
     }
 
     /// Whether rule `rule` matches, given its predicates.
@@ -145,36 +157,60 @@ impl Programs {
         at == MATCH
     }
 
+    /// The predicates of rule `rule` that speak for a match.
+    pub(crate) fn positive(&self, rule: u32) -> Vec<u32> {
+        let end = |rule: u32| self.ends.get(rule as usize).copied().unwrap_or(0);
+        (rule.checked_sub(1).map_or(0, end)..end(rule))
+            .filter(|step| self.speaks.get(*step as usize) == Some(&Speaks::For))
+            .filter_map(|step| self.steps.get(step as usize).map(|step| step.predicate))
+            .collect()
+    }
+
     /// Memory that it holds, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.steps.capacity() * size_of::<Step>() + self.starts.capacity() * size_of::<Target>()
+        self.steps.capacity() * (size_of::<Step>() + 1)
+            + self.starts.capacity() * (size_of::<Target>() + size_of::<u32>())
     }
 
     /// Steps are made from the last to the first, so that each knows where it leads.
-    fn emit(&mut self, logic: &Logic, then: Target, otherwise: Target, cost: &impl Fn(u32) -> u32) -> Target {
+    fn emit(
+        &mut self,
+        logic: &Logic,
+        speaks: Speaks,
+        then: Target,
+        otherwise: Target,
+        cost: &impl Fn(u32) -> u32,
+    ) -> Target {
         match logic {
             Logic::Constant(true) => then,
             Logic::Constant(false) => otherwise,
             Logic::Holds(predicate) => {
                 self.steps.push(Step { predicate: *predicate, then, otherwise });
+                self.speaks.push(speaks);
                 (self.steps.len() - 1) as Target
             }
-            Logic::Not(inner) => self.emit(inner, otherwise, then, cost),
-            Logic::All(parts) => {
-                by_cost(parts, cost).into_iter().rev().fold(then, |next, part| self.emit(part, next, otherwise, cost))
+            Logic::Not(inner) => {
+                let turned = if speaks == Speaks::For { Speaks::Against } else { Speaks::For };
+                self.emit(inner, turned, otherwise, then, cost)
             }
-            Logic::Any(parts) => {
-                by_cost(parts, cost).into_iter().rev().fold(otherwise, |next, part| self.emit(part, then, next, cost))
-            }
+            Logic::All(parts) => by_cost(parts, cost)
+                .into_iter()
+                .rev()
+                .fold(then, |next, part| self.emit(part, speaks, next, otherwise, cost)),
+            Logic::Any(parts) => by_cost(parts, cost)
+                .into_iter()
+                .rev()
+                .fold(otherwise, |next, part| self.emit(part, speaks, then, next, cost)),
             Logic::AtLeast(count, parts) => {
                 // after[k]: where to go if k more are needed from the parts that follow.
                 let count = *count as usize;
-                let mut after: Vec<Target> = (0..=count).map(|k| if k == 0 { then } else { otherwise }).collect();
+                let mut after: Vec<Target> =
+                    (0..=count).map(|k| if k == 0 { then } else { otherwise }).collect();
                 for (left, part) in parts.iter().rev().enumerate() {
                     for k in (1..=count).rev() {
                         // With fewer parts left than are needed the outcome is certain.
                         if k <= left + 1 {
-                            after[k] = self.emit(part, after[k - 1], after[k], cost);
+                            after[k] = self.emit(part, speaks, after[k - 1], after[k], cost);
                         }
                     }
                 }
@@ -212,7 +248,8 @@ mod tests {
     }
 
     fn logic() -> impl Strategy<Value = Logic> {
-        let leaf = prop_oneof![8 => (0_u32..8).prop_map(Logic::Holds), 1 => any::<bool>().prop_map(Logic::Constant)];
+        let leaf =
+            prop_oneof![8 => (0_u32..8).prop_map(Logic::Holds), 1 => any::<bool>().prop_map(Logic::Constant)];
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 inner.clone().prop_map(|l| Logic::Not(Box::new(l))),

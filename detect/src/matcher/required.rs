@@ -101,7 +101,8 @@ fn concatenation(parts: &[Hir]) -> Texts {
     for part in parts {
         match texts(part) {
             Texts::Exact(set) if run.len() * set.len() <= MAX_ALTERNATIVES => {
-                run = run.iter().flat_map(|head| set.iter().map(move |tail| format!("{head}{tail}"))).collect();
+                run =
+                    run.iter().flat_map(|head| set.iter().map(move |tail| format!("{head}{tail}"))).collect();
             }
             Texts::Exact(set) => {
                 exact = false;
@@ -152,7 +153,8 @@ mod tests {
     #[test]
     fn finds_what_every_match_contains() {
         assert_eq!(of(r"curl\s+-k"), Some(vec!["curl".into()]));
-        assert_eq!(of(r"(?:nc|ncat)\s.*-e\b"), Some(vec!["nc".into(), "ncat".into()]));
+        assert_eq!(of(r"(?:nc|ncat)\s.*-e\b"), Some(vec!["-e".into()]));
+        assert_eq!(of(r"(?:nc|ncat)\s.*e\b"), Some(vec!["nc".into(), "ncat".into()]));
         assert_eq!(of(r"/dev/(tcp|udp)/\d+"), Some(vec!["/dev/tcp/".into(), "/dev/udp/".into()]));
         assert_eq!(of(r"[Ww]get"), Some(vec!["wget".into()]));
         assert_eq!(of(r"\d+"), None);

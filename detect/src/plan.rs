@@ -1,0 +1,117 @@
+//! What the kernel may drop (I1) and which execs it holds, from the loaded rules.
+//!
+//! For each rule and category the cheapest set of tests is sought without which the rule cannot match. Only tests that the
+//! kernel can make count; where there are none, the class passes whole, and [`Planned::explanations`] says why.
+
+mod hold;
+mod pass;
+mod tests_of;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{ClassPlan, EventClass, FilterPlan, KernelTest, Reaction};
+
+pub use pass::{holds, passes};
+
+use crate::{
+    ast::Rule,
+    diagnostic::Diagnostic,
+    matcher::{Interner, Logic},
+    schema::Category,
+};
+
+/// The plan of a rule set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Planned {
+    /// For the kernel.
+    pub(crate) filter: FilterPlan,
+    /// For each rule, what it needs from the kernel and why it is not less.
+    pub(crate) explanations: Vec<Vec<String>>,
+    /// Rules that asked to be held in the kernel and cannot be.
+    pub(crate) unheld: BTreeSet<usize>,
+}
+
+/// Plans for `rules`. The diagnostics name rules whose `reaction: stop` is refused.
+pub(crate) fn plan(rules: &[Rule]) -> (Planned, Vec<Diagnostic>) {
+    let mut planned = Planned { explanations: vec![Vec::new(); rules.len()], ..Planned::default() };
+    let mut diagnostics = Vec::new();
+    let mut any_of = BTreeMap::<EventClass, BTreeSet<KernelTest>>::new();
+    let mut all = BTreeSet::new();
+    let mut hold = BTreeSet::new();
+    for category in Category::ALL {
+        let Some(class) = category.class() else { continue };
+        let mut interner = Interner::new(*category);
+        for (position, rule) in rules.iter().enumerate() {
+            if !rule.routing.categories.contains(*category) {
+                continue;
+            }
+            let logic = interner.lower(&rule.detection);
+            if logic == Logic::Constant(false) {
+                continue;
+            }
+            let name = category.name();
+            let explanation = &mut planned.explanations[position];
+            match tests_of::tests_of(*category, &logic, &interner) {
+                Ok(tests) => {
+                    explanation.push(format!("{name} ({}): {}", class_name(class), listed(&tests)));
+                    any_of.entry(class).or_default().extend(tests);
+                }
+                Err(because) => {
+                    explanation
+                        .push(format!("{name} ({}): every event, because {because}", class_name(class)));
+                    all.insert(class);
+                }
+            }
+            if *category == Category::ProcessCreation
+                && rule.hemostat.reaction_or_default() == Reaction::Stop
+                && let Ok(tests) = hold::tests_of(&logic, &interner)
+            {
+                explanation.push(format!("held in the kernel: {tests:?}"));
+                hold.extend(tests);
+            }
+        }
+    }
+    for (position, rule) in rules.iter().enumerate() {
+        if let Some(refusal) = hold::refusal(rule) {
+            planned.unheld.insert(position);
+            planned.explanations[position]
+                .push("not held in the kernel: reaction `freeze` instead of `stop`".into());
+            diagnostics.push(refusal);
+        }
+    }
+    planned.filter.classes = any_of
+        .into_iter()
+        .map(|(class, tests)| (class, ClassPlan::AnyOf(tests.into_iter().collect())))
+        .chain(all.into_iter().map(|class| (class, ClassPlan::All)))
+        .collect();
+    planned.filter.hold = hold.into_iter().collect();
+    (planned, diagnostics)
+}
+
+fn listed(tests: &BTreeSet<KernelTest>) -> String {
+    let shown: Vec<_> = tests
+        .iter()
+        .take(8)
+        .map(|test| match test {
+            KernelTest::PathPrefix(text) => format!("path begins with {text:?}"),
+            KernelTest::PathSuffix(text) => format!("path ends with {text:?}"),
+            KernelTest::PathIs(text) => format!("path is {text:?}"),
+            KernelTest::Write => "opened for writing or created".into(),
+            KernelTest::Port(port) => format!("port {port}"),
+            KernelTest::Net(net) => format!("address in {net}"),
+        })
+        .collect();
+    let more = if tests.len() > shown.len() {
+        format!(", or {} more", tests.len() - shown.len())
+    } else {
+        String::new()
+    };
+    format!("{}{more}", shown.join(", or "))
+}
+
+fn class_name(class: EventClass) -> String {
+    format!("{class:?}").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done with this repository, each with its own set-up.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod progress;
@@ -27,6 +28,8 @@ enum Task {
     Ebpf,
     /// Play real attacks by harmless stand-ins against Hemostat on this host: seen, contained, undone.
     Demo(demo::Options),
+    /// Measure, with targets.
+    Bench(bench::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
     Test(test::Options),
     /// Hold the repository's own rules: crate arrows, file lengths, forbidden names, links in docs.
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
+        Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),
         Task::Tidy => tidy::run(),

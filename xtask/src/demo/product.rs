@@ -55,7 +55,7 @@ impl Product {
         };
         product.wait_until_ready(scratch)?;
         let status = product.ask(&["status"])?;
-        let node = &status["nodes"][0];
+        let node = &status["nodes"][0]["status"];
         let hooks = node["hooks"].as_array().map_or(0, |hooks| {
             hooks
                 .iter()
@@ -83,10 +83,7 @@ impl Product {
                 let log = std::fs::read_to_string(scratch.join("hemostat.log")).unwrap_or_default();
                 bail!("hemostat standalone ended with {status}:\n{log}");
             }
-            if self
-                .ask(&["status"])
-                .is_ok_and(|status| status["nodes"].as_array().is_some_and(|nodes| !nodes.is_empty()))
-            {
+            if self.ask(&["status"]).is_ok_and(|status| !status["nodes"][0]["status"].is_null()) {
                 return Ok(());
             }
             if Instant::now() > patience {

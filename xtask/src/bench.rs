@@ -1,0 +1,61 @@
+//! `cargo xtask bench NAME`: figures with their targets, in one table; recorded by hand in docs/benchmarks.md.
+
+mod detect;
+mod latency;
+mod loss;
+mod machine;
+mod overhead;
+mod report;
+
+use anyhow::{Result, bail};
+
+use report::Report;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// What to measure.
+    #[arg(value_enum)]
+    name: Name,
+    /// A first answer in under a minute.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Name {
+    /// Events a second through the rules, beside rsigma-eval.
+    Detect,
+    /// From the hook to a stopped and to a frozen process.
+    Latency,
+    /// What being watched costs the workload, beside auditd; what the agent itself takes.
+    Overhead,
+    /// Whether anything is lost under storm, and whether losses are counted exactly.
+    Loss,
+}
+
+/// How thorough a bench is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Quick,
+    Full,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let effort = if options.quick { Effort::Quick } else { Effort::Full };
+    let mut report = Report::new(options.json);
+    match options.name {
+        Name::Detect => return detect::run(effort, options.json),
+        Name::Latency => latency::run(effort, &mut report)?,
+        Name::Overhead => overhead::run(effort, &mut report)?,
+        Name::Loss => loss::run(effort, &mut report)?,
+    }
+    report.print();
+    let missed = report.missed();
+    if missed > 0 {
+        bail!("{missed} targets missed");
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! A running Hemostat under measurement, and what the kernel says it uses.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    demo::{self, Binaries},
+    progress::{root, run},
+};
+
+/// Clock ticks of /proc/PID/stat in a second: 100 on every Linux ABI (include/uapi/asm-generic/param.h USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Programs of a bench.
+pub(crate) struct Programs {
+    pub(crate) hemostat: Binaries,
+    pub(crate) workload: PathBuf,
+}
+
+pub(crate) fn build() -> Result<Programs> {
+    let hemostat = demo::build()?;
+    run(
+        "build the workloads (release)",
+        Command::new("cargo").current_dir(root()).args(["build", "--release", "-p", "hemostat-workloads"]),
+    )?;
+    let workload = hemostat.hemostat.with_file_name("workload");
+    Ok(Programs { hemostat, workload })
+}
+
+/// `hemostat standalone` with the shipped rules and playbooks; ends with this value.
+pub(crate) struct Watcher {
+    child: Child,
+    hemostat: PathBuf,
+    state: PathBuf,
+}
+
+impl Watcher {
+    pub(crate) fn start(programs: &Programs) -> Result<Self> {
+        let state = std::env::temp_dir().join(format!("hemostat-bench-{}", std::process::id()));
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        let log = fs::File::create(state.join("hemostat.log")).context("create the log")?;
+        let hemostat = programs.hemostat.hemostat.clone();
+        let child = Command::new(&hemostat)
+            .arg("--socket")
+            .arg(state.join("control.sock"))
+            .arg("standalone")
+            .arg("--state")
+            .arg(&state)
+            .arg("--rules")
+            .arg(root().join("rules"))
+            .arg("--playbooks")
+            .arg(root().join("playbooks"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .spawn()
+            .context("start hemostat")?;
+        let mut watcher = Self { child, hemostat, state };
+        let patience = Instant::now() + Duration::from_secs(30);
+        while watcher.node().is_err() {
+            if Instant::now() > patience || watcher.child.try_wait().context("look after hemostat")?.is_some()
+            {
+                let log = fs::read_to_string(watcher.state.join("hemostat.log")).unwrap_or_default();
+                bail!("hemostat standalone was not ready:\n{log}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(watcher)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the node last said of itself.
+    pub(crate) fn node(&self) -> Result<Value> {
+        let output = Command::new(&self.hemostat)
+            .arg("--socket")
+            .arg(self.state.join("control.sock"))
+            .args(["status", "-o", "json"])
+            .output()
+            .context("run hemostat status")?;
+        let status: Value =
+            serde_json::from_slice(&output.stdout).context("read the answer of hemostat status")?;
+        let node = status["nodes"][0]["status"].clone();
+        if node.is_null() {
+            bail!("no node has reported yet");
+        }
+        Ok(node)
+    }
+
+    /// A report that was made after this call.
+    pub(crate) fn fresh_node(&self) -> Result<Value> {
+        let before = self.node()?["at"].as_i64();
+        let patience = Instant::now() + Duration::from_secs(30);
+        loop {
+            let node = self.node()?;
+            if node["at"].as_i64() > before {
+                return Ok(node);
+            }
+            if Instant::now() > patience {
+                bail!("the node's report does not change any more");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(self.pid())
+    }
+
+    /// Resident memory in MB.
+    pub(crate) fn resident_mb(&self) -> Result<f64> {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).context("read the agent's status")?;
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|number| number.parse::<f64>().ok())
+            .context("VmRSS in the agent's status")?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let patience = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _already_gone = self.child.kill();
+        let _reaped = self.child.wait();
+        let _best_effort = fs::remove_dir_all(&self.state);
+    }
+}
+
+/// User and system time of a process so far.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("read the times of pid {pid}"))?;
+    // The name in parentheses may hold blanks; fields are counted behind it (proc_pid_stat(5): 14 utime, 15 stime).
+    let behind = stat.rsplit_once(')').map(|(_, rest)| rest).context("a stat line has a name")?;
+    let fields: Vec<&str> = behind.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / TICKS_PER_SECOND)
+}
+
+/// Runs a workload and gives its operations a second.
+pub(crate) fn operations_per_second(workload: &Path, arguments: &[&str]) -> Result<f64> {
+    let answer = run_workload(workload, arguments)?;
+    let done: f64 =
+        answer["done"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_f64()).sum();
+    let seconds = answer["seconds"].as_f64().context("a workload tells its seconds")?;
+    Ok(done / seconds)
+}
+
+pub(crate) fn run_workload(workload: &Path, arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(workload)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("run {}", workload.display()))?;
+    if !output.status.success() {
+        bail!("workload {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).context("read a workload's answer")
+}

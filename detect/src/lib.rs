@@ -2,12 +2,24 @@
 //!
 //! - [`ast`]: what a rule file says, with a source span on every node
 //! - [`incident`]: findings that belong together
+//! - [`matcher`]: rules compiled, events evaluated
+//! - [`plan`]: what the kernel may drop
+//! - [`load`]: rule files to rules, with [`diagnostic`]s for what is wrong
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
 //! - [`text`]: how texts are compared
 
 pub mod ast;
+pub mod diagnostic;
 pub mod incident;
+pub mod limits;
+mod lint;
+pub mod load;
+pub mod matcher;
+mod parse;
+pub mod plan;
 pub mod schema;
 pub mod source;
 pub mod text;
+mod text_match;
+mod yaml;

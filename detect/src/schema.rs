@@ -11,6 +11,7 @@ mod view;
 
 pub use category::{Category, CategorySet};
 pub use field::{Field, FieldSpec, Kind};
+pub(crate) use names::{AUDIT_TYPES, known_absent};
 pub use routing::{Firing, Routing, Taxonomy, route};
 pub use value::{FieldValue, List, Scratch};
 pub use view::{Context, View};

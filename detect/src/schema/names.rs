@@ -316,3 +316,24 @@ pub(crate) fn audit_syscalls(activity: &Activity) -> &'static [&'static str] {
         Activity::IoUringSetup { .. } => &["io_uring_setup", "425"],
     }
 }
+
+/// Every type that [`audit_types`] gives: auditd's other types (logins, services, SELinux …) come from user space.
+pub(crate) const AUDIT_TYPES: &[&str] =
+    &["SYSCALL", "EXECVE", "CWD", "PATH", "PROCTITLE", "SOCKADDR", "KERN_MODULE", "BPF", "OBJ_PID"];
+
+/// Why no event has a field that other Sigma sources do have.
+pub(crate) fn known_absent(name: &str) -> Option<&'static str> {
+    const WINDOWS: &str = "it belongs to Windows";
+    const HASHES: &str = "files are not hashed when they are seen; evidence is";
+    Some(match name {
+        "OriginalFileName" | "Company" | "Product" | "Description" | "FileVersion" | "IntegrityLevel"
+        | "LogonId" | "LogonGuid" | "ProcessGuid" | "ParentProcessGuid" | "Signed" | "Signature"
+        | "SignatureStatus" | "EventID" | "Provider_Name" | "GrantedAccess" | "CallTrace"
+        | "TerminalSessionId" | "SubjectUserName" => WINDOWS,
+        "Hashes" | "Imphash" | "md5" | "sha1" | "sha256" => HASHES,
+        "DestinationHostname" | "SourceHostname" => "the kernel knows addresses, not names; see `QueryName`",
+        "QueryResults" | "QueryStatus" | "answers" | "answer" => "only questions are seen, not answers",
+        "key" => "it names an audit rule, and this is not auditd",
+        _ => return None,
+    })
+}

@@ -3,4 +3,8 @@
 //!
 //! It knows nothing of incidents and playbooks.
 
+pub mod contain;
+pub mod probe;
 pub mod record;
+pub mod tree;
+pub mod workload;

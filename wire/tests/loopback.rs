@@ -1,4 +1,5 @@
 //! Both ends of a link over real TLS on loopback.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{net::SocketAddr, time::Duration};
 

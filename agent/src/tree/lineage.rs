@@ -1,0 +1,81 @@
+//! Ancestors, and whether the network can reach a process through one of them.
+
+use std::sync::Arc;
+
+use model::{Event, Exposure, Process, ProcessKey, ProcessOrigin};
+
+use super::{Entry, Listens, Orphan, ProcessTree};
+
+/// What was derived for an entry, and when.
+pub(super) struct Lineage {
+    generation: u64,
+    ancestors: Arc<[Arc<Process>]>,
+    exposure: Exposure,
+}
+
+impl ProcessTree {
+    /// Ancestors from the parent upwards, and exposure. Derived once per image and kept until an ancestor changes.
+    pub(super) fn lineage(&mut self, key: ProcessKey) -> (Arc<[Arc<Process>]>, Exposure) {
+        if let Some(Entry { lineage: Some(lineage), .. }) = self.entries.get(&key)
+            && lineage.generation == self.generation
+        {
+            return (lineage.ancestors.clone(), lineage.exposure);
+        }
+        let (ancestors, exposure) = self.walk(key);
+        let ancestors: Arc<[Arc<Process>]> = ancestors.into();
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let generation = self.generation;
+            entry.lineage = Some(Lineage { generation, ancestors: ancestors.clone(), exposure });
+        }
+        (ancestors, exposure)
+    }
+
+    fn walk(&mut self, key: ProcessKey) -> (Vec<Arc<Process>>, Exposure) {
+        let Some(entry) = self.entries.get(&key) else { return (Vec::new(), Exposure::None) };
+        let workload = entry.image.workload.clone();
+        let mut exposure = if entry.listens == Listens::Yes { Exposure::Listens } else { Exposure::None };
+        let mut ancestors = Vec::new();
+        let mut at = key;
+        while ancestors.len() < Event::MAX_ANCESTORS {
+            let Some(parent) = self.parent_of(at) else { break };
+            self.own(parent);
+            let Some(entry) = self.entries.get(&parent) else { break };
+            if exposure == Exposure::None && entry.listens == Listens::Yes && entry.image.workload == workload
+            {
+                exposure = Exposure::BehindListener;
+            }
+            ancestors.push(entry.image.clone());
+            at = parent;
+        }
+        (ancestors, exposure)
+    }
+
+    /// The parent's key, with an entry behind it: one that was never met is looked for in /proc, once.
+    fn parent_of(&mut self, key: ProcessKey) -> Option<ProcessKey> {
+        let entry = self.entries.get(&key)?;
+        let parent = entry.parent?;
+        if self.entries.contains_key(&parent) {
+            return Some(parent);
+        }
+        if entry.orphan == Orphan::Yes {
+            return None;
+        }
+        // Known by another precision of its start time.
+        if let Some(known) = self.by_pid.get(&parent.pid).copied()
+            && known.start.0 / super::NS_PER_TICK == parent.start.0 / super::NS_PER_TICK
+        {
+            self.adopt(key, known);
+            return Some(known);
+        }
+        let Some(facts) = self.procfs.read(parent) else {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.orphan = Orphan::Yes;
+            }
+            return None;
+        };
+        let grandparent = facts.parent;
+        let image = self.image_from_proc(parent, facts, ProcessOrigin::Recovered);
+        self.insert(parent, grandparent, Arc::new(image), Listens::No);
+        Some(parent)
+    }
+}

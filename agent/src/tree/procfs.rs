@@ -1,0 +1,302 @@
+//! What /proc says of processes that already ran, or whose exec was lost.
+//!
+//! Start times there are in clock ticks (10 ms), the kernel's records have nanoseconds: a key from /proc has a start that is a
+//! multiple of a tick, and the tree gives it the exact one with the first record whose pid and tick agree.
+
+mod sockets;
+
+use std::{collections::HashMap, fs, io::Read, os::unix::fs::MetadataExt, path::PathBuf};
+
+use model::{Backing, BootNs, CgroupId, Credentials, ExeFile, Namespaces, Pid, ProcessKey, Truncated};
+
+use super::NS_PER_TICK;
+use crate::workload;
+
+/// Longest argv that is read, in bytes: the probes' limit.
+const MAX_ARGV: u64 = 8192;
+
+/// Where the tree finds what the records did not say.
+pub trait ProcSource: Send {
+    /// Every living process, parents before children where possible.
+    fn all(&mut self) -> Vec<ProcFacts>;
+    /// One process, if it is still the one with this start time.
+    fn read(&mut self, key: ProcessKey) -> Option<ProcFacts>;
+    /// Whether a process with this pid and start time exists and is no zombie.
+    fn is_alive(&mut self, key: ProcessKey) -> bool;
+}
+
+/// One process as /proc shows it.
+#[derive(Debug, Clone, Default)]
+pub struct ProcFacts {
+    /// Pid.
+    pub pid: Pid,
+    /// Start in clock ticks after boot.
+    pub start_ticks: u64,
+    /// Parent, with its start in ticks; `None` for pid 1 and kernel threads' root.
+    pub parent: Option<ProcessKey>,
+    /// Resolved path, or `[comm]` for a kernel thread.
+    pub exe: String,
+    /// Inode, device, backing.
+    pub exe_file: ExeFile,
+    /// argv.
+    pub args: Vec<String>,
+    /// argv was longer than what was read.
+    pub args_truncated: Truncated,
+    /// Working directory.
+    pub cwd: String,
+    /// Task name.
+    pub comm: String,
+    /// User, group, capabilities.
+    pub credentials: Credentials,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// Controlling terminal.
+    pub tty: Option<String>,
+    /// cgroup v2 id.
+    pub cgroup: Option<CgroupId>,
+    /// It listens on an address other than loopback.
+    pub listens: bool,
+}
+
+impl ProcFacts {
+    /// Its key, with the start rounded down to a tick.
+    #[must_use]
+    pub fn key(&self) -> ProcessKey {
+        ProcessKey { pid: self.pid, start: BootNs(self.start_ticks.saturating_mul(NS_PER_TICK)) }
+    }
+}
+
+/// The machine's /proc.
+#[derive(Debug, Default)]
+pub struct Procfs {
+    cgroup_mount: Option<PathBuf>,
+}
+
+impl Procfs {
+    /// Reads `/proc` of the initial pid namespace.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { cgroup_mount: workload::cgroup2_mount().ok() }
+    }
+
+    fn facts(&self, pid: Pid) -> Option<ProcFacts> {
+        let stat = Stat::read(pid)?;
+        let folder = format!("/proc/{pid}");
+        let comm = stat.comm.clone();
+        let exe_link = fs::read_link(format!("{folder}/exe")).ok();
+        let (exe, exe_file) = match &exe_link {
+            Some(link) => executable(&link.to_string_lossy(), &folder),
+            None => (format!("[{comm}]"), ExeFile::default()),
+        };
+        let (args, args_truncated) = arguments(&folder);
+        let status = fs::read_to_string(format!("{folder}/status")).ok()?;
+        let namespace = |name: &str| {
+            fs::metadata(format!("{folder}/ns/{name}")).map_or(0, |m| u32::try_from(m.ino()).unwrap_or(0))
+        };
+        let cgroup = workload::path_of_process(pid)
+            .and_then(|path| {
+                fs::metadata(self.cgroup_mount.as_ref()?.join(path.trim_start_matches('/'))).ok()
+            })
+            .map(|m| CgroupId(m.ino()));
+        let facts = ProcFacts {
+            pid,
+            start_ticks: stat.start_ticks,
+            parent: parent_key(stat.parent),
+            exe,
+            exe_file,
+            args,
+            args_truncated,
+            cwd: fs::read_link(format!("{folder}/cwd"))
+                .map_or_else(|_| String::new(), |p| p.to_string_lossy().into()),
+            comm,
+            credentials: credentials(&status, &folder),
+            namespaces: Namespaces {
+                mount: namespace("mnt"),
+                pid: namespace("pid"),
+                net: namespace("net"),
+                user: namespace("user"),
+                uts: namespace("uts"),
+                ipc: namespace("ipc"),
+                cgroup: namespace("cgroup"),
+            },
+            tty: tty(stat.tty),
+            cgroup,
+            listens: false,
+        };
+        // The pid may have been reused while its files were read.
+        (Stat::read(pid)?.start_ticks == facts.start_ticks).then_some(facts)
+    }
+}
+
+impl ProcSource for Procfs {
+    fn all(&mut self) -> Vec<ProcFacts> {
+        let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
+        let mut pids: Vec<u32> =
+            folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        pids.sort_unstable();
+        let mut found: Vec<ProcFacts> = pids.into_iter().filter_map(|pid| self.facts(Pid(pid))).collect();
+        let mut listeners: HashMap<u32, sockets::Listening> = HashMap::new();
+        for facts in &mut found {
+            if facts.exe.starts_with('[') {
+                continue;
+            }
+            let listening =
+                listeners.entry(facts.namespaces.net).or_insert_with(|| sockets::Listening::of(facts.pid));
+            facts.listens = listening.any_of(facts.pid);
+        }
+        found.sort_by_key(|facts| facts.start_ticks);
+        found
+    }
+
+    fn read(&mut self, key: ProcessKey) -> Option<ProcFacts> {
+        let facts = self.facts(key.pid)?;
+        (facts.start_ticks == key.start.0 / NS_PER_TICK).then_some(facts)
+    }
+
+    fn is_alive(&mut self, key: ProcessKey) -> bool {
+        Stat::read(key.pid).is_some_and(|stat| {
+            stat.start_ticks == key.start.0 / NS_PER_TICK && !matches!(stat.state, b'Z' | b'X' | b'x')
+        })
+    }
+}
+
+struct Stat {
+    comm: String,
+    state: u8,
+    parent: u32,
+    tty: i32,
+    start_ticks: u64,
+}
+
+impl Stat {
+    /// `proc_pid_stat(5)`. The task name may hold blanks and brackets: the last bracket ends it.
+    fn read(pid: Pid) -> Option<Self> {
+        let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let (open, close) = (text.find('(')?, text.rfind(')')?);
+        let fields: Vec<&str> = text.get(close + 2..)?.split_ascii_whitespace().collect();
+        Some(Self {
+            comm: text.get(open + 1..close)?.to_owned(),
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            tty: fields.get(4)?.parse().ok()?,
+            start_ticks: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+fn parent_key(parent: u32) -> Option<ProcessKey> {
+    if parent == 0 {
+        return None;
+    }
+    let stat = Stat::read(Pid(parent))?;
+    Some(ProcessKey { pid: Pid(parent), start: BootNs(stat.start_ticks.saturating_mul(NS_PER_TICK)) })
+}
+
+fn executable(link: &str, folder: &str) -> (String, ExeFile) {
+    let (path, backing) = match link.strip_suffix(" (deleted)") {
+        Some(path) if path.starts_with("/memfd:") => (link.to_owned(), Backing::Memfd),
+        Some(path) => (path.to_owned(), Backing::Deleted),
+        None => (link.to_owned(), Backing::File),
+    };
+    let file = fs::metadata(format!("{folder}/exe")).map_or_else(
+        |_| ExeFile { backing, ..ExeFile::default() },
+        |m| ExeFile { inode: m.ino(), device: kernel_device(m.dev()), backing },
+    );
+    (path, file)
+}
+
+/// `st_dev` as stat(2) gives it → `major << 20 | minor`, as the kernel holds it.
+fn kernel_device(dev: u64) -> u32 {
+    (rustix::fs::major(dev) << 20) | rustix::fs::minor(dev)
+}
+
+fn arguments(folder: &str) -> (Vec<String>, Truncated) {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(format!("{folder}/cmdline"))
+        .and_then(|f| f.take(MAX_ARGV + 1).read_to_end(&mut bytes));
+    if read.is_err() || bytes.is_empty() {
+        return (Vec::new(), Truncated::No);
+    }
+    let truncated = if bytes.len() as u64 > MAX_ARGV { Truncated::Yes } else { Truncated::No };
+    bytes.truncate(usize::try_from(MAX_ARGV).unwrap_or(usize::MAX));
+    if bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    (bytes.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect(), truncated)
+}
+
+fn credentials(status: &str, folder: &str) -> Credentials {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let id = |name: &str, at: usize| {
+        field(name).and_then(|rest| rest.split_ascii_whitespace().nth(at)?.parse().ok()).unwrap_or_default()
+    };
+    let caps = |name: &str| {
+        field(name).and_then(|rest| u64::from_str_radix(rest.trim(), 16).ok()).unwrap_or_default()
+    };
+    let auid = fs::read_to_string(format!("{folder}/loginuid"))
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    Credentials {
+        uid: id("Uid:", 0),
+        euid: id("Uid:", 1),
+        gid: id("Gid:", 0),
+        egid: id("Gid:", 1),
+        auid: auid.filter(|auid| *auid != u32::MAX),
+        cap_effective: caps("CapEff:"),
+        cap_permitted: caps("CapPrm:"),
+    }
+}
+
+/// `tty_nr` of `proc_pid_stat(5)`: minor in bits 31–20 and 7–0, major in 15–8. Names as the kernel's drivers give them
+/// (Documentation/admin-guide/devices.txt).
+fn tty(number: i32) -> Option<String> {
+    let number = u32::from_ne_bytes(number.to_ne_bytes());
+    let (major, minor) = ((number >> 8) & 0xff, (number & 0xff) | ((number >> 12) & 0xfff00));
+    match (major, minor) {
+        (0, _) => None,
+        (4, 0..64) => Some(format!("tty{minor}")),
+        (4, _) => Some(format!("ttyS{}", minor - 64)),
+        (136..=143, _) => Some(format!("pts{}", (major - 136) * 256 + minor)),
+        (5, 1) => Some("console".into()),
+        _ => Some(format!("tty{major}:{minor}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_read_whole() {
+        let pid = Pid(std::process::id());
+        let mut procfs = Procfs::new();
+        let facts = procfs.all().into_iter().find(|facts| facts.pid == pid).unwrap();
+        assert_eq!(facts.exe, std::env::current_exe().unwrap().to_string_lossy());
+        assert_eq!(facts.args, std::env::args().collect::<Vec<_>>());
+        assert_eq!(facts.cwd, std::env::current_dir().unwrap().to_string_lossy());
+        assert!(facts.parent.is_some() && facts.namespaces.mount != 0 && facts.exe_file.inode != 0);
+        assert!(procfs.is_alive(facts.key()));
+        assert!(procfs.read(facts.key()).is_some());
+        let reused = ProcessKey { pid, start: BootNs(facts.key().start.0 + NS_PER_TICK) };
+        assert!(procfs.read(reused).is_none() && !procfs.is_alive(reused));
+    }
+
+    #[test]
+    fn a_listener_is_found_and_loopback_is_not_counted() {
+        let pid = Pid(std::process::id());
+        let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!sockets::Listening::of(pid).any_of(pid));
+        let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        assert!(sockets::Listening::of(pid).any_of(pid));
+        drop((local, open));
+    }
+
+    #[test]
+    fn terminals_have_their_kernel_names() {
+        assert_eq!(tty(0), None);
+        assert_eq!(tty(136 << 8 | 3).as_deref(), Some("pts3"));
+        assert_eq!(tty(4 << 8 | 1).as_deref(), Some("tty1"));
+        assert_eq!(tty(4 << 8 | 64).as_deref(), Some("ttyS0"));
+    }
+}

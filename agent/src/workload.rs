@@ -1,0 +1,193 @@
+//! cgroup id → container, pod or unit.
+
+mod handle;
+mod parse;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use model::{CgroupId, Pid, Workload};
+
+pub use parse::parse;
+
+/// What the process tree asks for a cgroup.
+pub trait WorkloadSource: Send {
+    /// What `cgroup` belongs to. `pid` is a process that was in it when the kernel made the record.
+    fn resolve(&mut self, cgroup: CgroupId, pid: Pid) -> Arc<Workload>;
+}
+
+/// Resolves through the cgroup2 mount, and remembers.
+///
+/// A cgroup id is a 64-bit number that the kernel gives once, so what was found stays true; a container that has ended keeps its
+/// name for as long as the memory holds it. The id is opened as a kernfs file handle: one system call, whatever the size of the
+/// hierarchy. A cgroup that was removed before anybody asked is [`Workload::Unresolved`].
+#[derive(Debug)]
+pub struct Workloads {
+    mount: PathBuf,
+    root: Option<handle::Mount>,
+    known: HashMap<CgroupId, (Arc<Workload>, u64)>,
+    clock: u64,
+}
+
+impl Workloads {
+    /// Remembered cgroups (I11). Beyond this the quarter that was not asked for longest is forgotten; it is looked up again.
+    pub const MAX_KNOWN: usize = 8192;
+
+    /// For the machine's cgroup2 mount.
+    ///
+    /// # Errors
+    /// When no cgroup2 is mounted or it cannot be opened.
+    pub fn open() -> io::Result<Self> {
+        let mount = cgroup2_mount()?;
+        let root = handle::Mount::open(&mount)?;
+        Ok(Self { mount, root: Some(root), known: HashMap::new(), clock: 0 })
+    }
+
+    /// Where cgroup2 is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// How many are remembered.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.known.len()
+    }
+
+    fn look_up(&self, cgroup: CgroupId, pid: Pid) -> Workload {
+        let by_handle = self.root.as_ref().and_then(|root| root.path_of(cgroup).ok());
+        let path = by_handle
+            .as_deref()
+            .and_then(|path| below_mount(path, &self.mount))
+            // Without CAP_DAC_READ_SEARCH handles cannot be opened; a living process still names its cgroup. It may have moved
+            // since, so the folder's inode must agree.
+            .or_else(|| path_of_process(pid).filter(|path| self.inode(path) == Some(cgroup.0)));
+        path.map_or(Workload::Unresolved { cgroup }, |path| parse(&path))
+    }
+
+    fn inode(&self, path: &str) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(self.mount.join(path.trim_start_matches('/'))).ok().map(|m| m.ino())
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut uses: Vec<u64> = self.known.values().map(|(_, used)| *used).collect();
+        let quarter = uses.len() / 4;
+        let (_, threshold, _) = uses.select_nth_unstable(quarter);
+        let threshold = *threshold;
+        self.known.retain(|_, (_, used)| *used > threshold);
+    }
+}
+
+impl WorkloadSource for Workloads {
+    fn resolve(&mut self, cgroup: CgroupId, pid: Pid) -> Arc<Workload> {
+        self.clock += 1;
+        if let Some((workload, used)) = self.known.get_mut(&cgroup) {
+            *used = self.clock;
+            return workload.clone();
+        }
+        let workload = Arc::new(self.look_up(cgroup, pid));
+        if self.known.len() >= Self::MAX_KNOWN {
+            self.forget_oldest();
+        }
+        self.known.insert(cgroup, (workload.clone(), self.clock));
+        workload
+    }
+}
+
+/// The first cgroup2 mount of this mount namespace.
+///
+/// # Errors
+/// When there is none.
+pub fn cgroup2_mount() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(' ');
+            let (target, kind) = (fields.nth(1)?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(unescape(target)))
+        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 in /proc/self/mounts: mount one"))
+}
+
+/// `/proc/PID/cgroup`'s line of the unified hierarchy.
+#[must_use]
+pub fn path_of_process(pid: Pid) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    (!path.ends_with(" (deleted)")).then(|| path.to_owned())
+}
+
+fn below_mount(path: &Path, mount: &Path) -> Option<String> {
+    let below = path.strip_prefix(mount).ok()?.to_str()?;
+    // /proc/self/fd says so of a folder that was removed while we held it; its name is still right.
+    let below = below.strip_suffix(" (deleted)").unwrap_or(below);
+    Some(format!("/{below}"))
+}
+
+/// Mount points have blank, tab, newline and backslash as octal escapes (`getmntent(3)`).
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir(&self.0);
+        }
+    }
+
+    fn make(name: &str) -> Option<(Folder, CgroupId)> {
+        use std::os::unix::fs::MetadataExt;
+        let path = cgroup2_mount().ok()?.join(format!("{name}-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&path) {
+            println!("SKIPPED: cannot make the cgroup {}: {error}", path.display());
+            return None;
+        }
+        let id = CgroupId(fs::metadata(&path).unwrap().ino());
+        Some((Folder(path), id))
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_its_id_and_keeps_its_name_after_it_ended() {
+        let Some((folder, id)) = make("cri-containerd-hemostat-test") else { return };
+        let mut workloads = Workloads::open().unwrap();
+        let nobody = Pid(u32::MAX);
+        let seen = workloads.resolve(id, nobody);
+        assert_eq!(
+            seen.cgroup_path().unwrap(),
+            format!("/{}", folder.0.file_name().unwrap().to_str().unwrap())
+        );
+        drop(folder);
+        assert_eq!(workloads.resolve(id, nobody), seen);
+    }
+
+    #[test]
+    fn a_cgroup_that_ended_before_anybody_asked_is_unresolved_and_not_blank() {
+        let Some((folder, id)) = make("hemostat-test-gone") else { return };
+        drop(folder);
+        let mut workloads = Workloads::open().unwrap();
+        assert_eq!(*workloads.resolve(id, Pid(u32::MAX)), Workload::Unresolved { cgroup: id });
+    }
+
+    #[test]
+    fn i11_memory_of_cgroups_is_bounded() {
+        let mut workloads =
+            Workloads { mount: "/nowhere".into(), root: None, known: HashMap::new(), clock: 0 };
+        for id in 0..3 * Workloads::MAX_KNOWN as u64 {
+            workloads.resolve(CgroupId(id), Pid(u32::MAX));
+            assert!(workloads.known() <= Workloads::MAX_KNOWN);
+        }
+    }
+}

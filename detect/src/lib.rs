@@ -5,12 +5,14 @@
 //! - [`matcher`]: rules compiled, events evaluated
 //! - [`plan`]: what the kernel may drop
 //! - [`load`]: rule files to rules, with [`diagnostic`]s for what is wrong
+//! - [`reference`]: the meaning of a rule, written down plainly; [`explain`]: why a rule did or did not match
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
 //! - [`text`]: how texts are compared
 
 pub mod ast;
 pub mod diagnostic;
+pub mod explain;
 pub mod incident;
 pub mod limits;
 mod lint;
@@ -18,6 +20,7 @@ pub mod load;
 pub mod matcher;
 mod parse;
 pub mod plan;
+pub mod reference;
 pub mod schema;
 pub mod source;
 pub mod text;

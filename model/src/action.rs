@@ -279,6 +279,9 @@ pub struct FileState {
     pub xattrs: Vec<(String, String)>,
     /// Hard links; above 1 the other names keep the content reachable, and that is said.
     pub links: u64,
+    /// Inode flags as `lsattr` shows them (immutable, append-only), 0 where the filesystem has none.
+    #[serde(default)]
+    pub flags: u32,
 }
 
 /// Where an action is in its life.

@@ -80,7 +80,9 @@ impl Subject {
         Self {
             process: (process.key.pid.0 != 0 && process.key.start.0 != 0).then_some(process.key),
             cgroup: process.workload.cgroup_path().map(|path| (process.cgroup, path.to_owned())),
+            // a container's path means another file on the host
             executable: (process.exe_file.backing == Backing::File
+                && !matches!(*process.workload, Workload::Container { .. })
                 && process.exe.starts_with('/')
                 && process.exe_file.inode != 0)
                 .then(|| (process.exe.clone(), process.exe_file.inode, stat_device(process.exe_file.device))),

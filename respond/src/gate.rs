@@ -1,0 +1,310 @@
+//! Whether a run may act by itself. In its simplest honest form: the playbook's mode, the policies, budgets, losses in the
+//! window, and whether what the steps are meant for is certain and may be touched. Every signal is shown with what was found.
+
+use std::collections::BTreeMap;
+
+use crds::{Exclusion, Match, Mode, Protected, ResponsePolicySpec};
+use model::{
+    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, UndoClass, Workload,
+    short_hash,
+};
+
+use crate::{
+    expression::Variables,
+    facts::Facts,
+    plan::Plan,
+    run::{Grants, RunStart},
+    target::{self, Unfit, below, narrowest},
+    trigger::names_technique,
+};
+
+/// What the gate looks at.
+#[derive(Debug, Clone)]
+pub struct Situation<'a> {
+    /// The incident.
+    pub incident: &'a Incident,
+    /// The finding that the playbook answers ([`crate::trigger::choose`]).
+    pub finding: &'a Finding,
+    /// The node that the finding is from.
+    pub node: &'a NodeId,
+    /// Every policy, by name.
+    pub policies: &'a [(String, ResponsePolicySpec)],
+    /// What was done automatically within the last hour.
+    pub used: Usage,
+    /// What the node did by itself about this incident and what is still in force.
+    pub reactions: &'a [ActionRecord],
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What was done automatically within the last hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Runs that started by themselves.
+    pub runs: u32,
+    /// Actions that runs made by themselves.
+    pub actions: u32,
+}
+
+/// Decides, and gives everything that the run is decided from.
+#[must_use]
+pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
+    let matching: Vec<&(String, ResponsePolicySpec)> =
+        situation.policies.iter().filter(|(_, policy)| matches(&policy.matches, plan, situation)).collect();
+    let facts = Facts::of(situation.incident, situation.finding, situation.node);
+    let grants = grants(plan, situation, &matching);
+    let mut verdict = Verdict { outcome: GateOutcome::Automatic, reasons: Vec::new() };
+    mode(&mut verdict, plan, &matching);
+    exclusions(&mut verdict, plan, situation, &matching);
+    budgets(&mut verdict, plan, situation, &matching);
+    loss(&mut verdict, situation.incident);
+    targets(&mut verdict, plan, &facts, &grants);
+    undo(&mut verdict, plan, &grants);
+    RunStart {
+        run: run_id(plan, situation.incident),
+        incident: situation.incident.id.clone(),
+        node: situation.node.clone(),
+        playbook: plan.name.clone(),
+        spec: plan.spec.clone(),
+        decision: GateDecision { outcome: verdict.outcome, reasons: verdict.reasons },
+        grants,
+        facts,
+        reactions: situation.reactions.to_vec(),
+    }
+}
+
+/// A run of nothing but the node's own reactions, so that they can be rolled back where no playbook answers.
+#[must_use]
+pub fn adopt(situation: &Situation<'_>) -> RunStart {
+    let plan = Plan::reactions_only();
+    let reasons = vec!["no playbook answers this incident; the node acted by itself".into()];
+    RunStart {
+        run: run_id(&plan, situation.incident),
+        incident: situation.incident.id.clone(),
+        node: situation.node.clone(),
+        playbook: plan.name.clone(),
+        grants: grants(&plan, situation, &[]),
+        spec: plan.spec,
+        decision: GateDecision { outcome: GateOutcome::Automatic, reasons },
+        facts: Facts::of(situation.incident, situation.finding, situation.node),
+        reactions: situation.reactions.to_vec(),
+    }
+}
+
+/// One run of a playbook for an incident, however often it is decided (I3).
+fn run_id(plan: &Plan, incident: &Incident) -> RunId {
+    let hash = short_hash([incident.id.as_str(), plan.name.as_str()], 4);
+    RunId::new(format!("run-{hash}-{}", plan.name))
+}
+
+struct Verdict {
+    outcome: GateOutcome,
+    reasons: Vec<String>,
+}
+
+impl Verdict {
+    /// States what was found; the outcome becomes no freer than `at_most`.
+    fn note(&mut self, at_most: GateOutcome, reason: String) {
+        self.outcome = stricter(self.outcome, at_most);
+        self.reasons.push(reason);
+    }
+}
+
+fn stricter(one: GateOutcome, other: GateOutcome) -> GateOutcome {
+    let strictness = |outcome| match outcome {
+        GateOutcome::Automatic => 0,
+        GateOutcome::Approval => 1,
+        GateOutcome::Shadow => 2,
+    };
+    if strictness(other) > strictness(one) { other } else { one }
+}
+
+fn of_mode(mode: Mode) -> GateOutcome {
+    match mode {
+        Mode::Shadow => GateOutcome::Shadow,
+        Mode::Approve => GateOutcome::Approval,
+        Mode::Auto => GateOutcome::Automatic,
+    }
+}
+
+fn mode(verdict: &mut Verdict, plan: &Plan, matching: &[&(String, ResponsePolicySpec)]) {
+    verdict.note(of_mode(plan.spec.mode), format!("mode of the playbook: {:?}", plan.spec.mode));
+    for (name, policy) in matching {
+        match policy.mode {
+            None => {}
+            Some(mode) if mode > plan.spec.mode => verdict.note(
+                GateOutcome::Automatic,
+                format!("policy {name} would allow {mode:?}; a policy does not widen a playbook"),
+            ),
+            Some(mode) => verdict.note(of_mode(mode), format!("policy {name} allows at most {mode:?}")),
+        }
+    }
+}
+
+fn exclusions(
+    verdict: &mut Verdict,
+    plan: &Plan,
+    situation: &Situation<'_>,
+    matching: &[&(String, ResponsePolicySpec)],
+) {
+    for (name, policy) in matching {
+        for exclusion in policy.exclusions.iter().filter(|e| in_force(e, situation.now)) {
+            if !exclusion.matches.is_empty() && matches(&exclusion.matches, plan, situation) {
+                verdict.note(GateOutcome::Shadow, format!("policy {name} excludes it: {}", exclusion.reason));
+            }
+        }
+    }
+}
+
+fn in_force(exclusion: &Exclusion, now: Timestamp) -> bool {
+    exclusion.expires.is_none_or(|end| now < end.0)
+}
+
+fn budgets(
+    verdict: &mut Verdict,
+    plan: &Plan,
+    situation: &Situation<'_>,
+    matching: &[&(String, ResponsePolicySpec)],
+) {
+    let used = situation.used;
+    let planned = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX);
+    for (name, policy) in matching {
+        if let Some(most) = policy.budgets.runs_per_hour {
+            let at_most = if used.runs >= most { GateOutcome::Approval } else { GateOutcome::Automatic };
+            verdict.note(at_most, format!("policy {name}: {} of {most} automatic runs this hour", used.runs));
+        }
+        if let Some(most) = policy.budgets.actions_per_hour {
+            let beyond = used.actions.saturating_add(planned) > most;
+            let at_most = if beyond { GateOutcome::Approval } else { GateOutcome::Automatic };
+            let text =
+                format!("policy {name}: {} of {most} automatic actions this hour, {planned} more", used.actions);
+            verdict.note(at_most, text);
+        }
+    }
+}
+
+/// Events lost around the findings may be the ones that would have told another story (I2).
+fn loss(verdict: &mut Verdict, incident: &Incident) {
+    let mut lost: BTreeMap<String, u64> = BTreeMap::new();
+    for finding in &incident.findings {
+        for (class, count) in &finding.loss.lost {
+            *lost.entry(format!("{class:?}")).or_default() += count;
+        }
+    }
+    if lost.values().sum::<u64>() == 0 {
+        verdict.note(GateOutcome::Automatic, "no events lost in the window".into());
+    } else {
+        let parts: Vec<String> = lost.iter().map(|(class, count)| format!("{count} {class}")).collect();
+        verdict.note(GateOutcome::Approval, format!("events lost in the window: {}", parts.join(", ")));
+    }
+}
+
+/// Steps whose target does not depend on earlier steps are resolved now: what cannot be touched is known before anything begins.
+fn targets(verdict: &mut Verdict, plan: &Plan, facts: &Facts, grants: &Grants) {
+    let variables = Variables::of(facts);
+    let (mut looked_at, mut unfit) = (0_usize, 0_usize);
+    for step in &plan.steps {
+        let Some(way) = step.ways.first() else { continue };
+        let later = [&way.select, &way.allow_from, &way.destination_from, &way.port_from];
+        if later.into_iter().flatten().any(|expression| !expression.steps().is_empty()) {
+            continue;
+        }
+        looked_at += 1;
+        if let Err(error) = target::resolve(way, facts, &variables, &plan.spec.blast_radius, grants) {
+            unfit += 1;
+            let invariant = match error {
+                Unfit::Unresolved { .. } | Unfit::Evaluation(_) => "I9",
+                Unfit::Protected { .. } | Unfit::TooWide { .. } => "I6",
+            };
+            verdict.note(
+                GateOutcome::Approval,
+                format!("step {} will not be done ({invariant}): {error}", step.name),
+            );
+        }
+    }
+    if unfit == 0 {
+        verdict.note(GateOutcome::Automatic, "every target is certain and may be touched".into());
+    } else if unfit == looked_at && looked_at == plan.steps.len() {
+        verdict.note(GateOutcome::Shadow, "no step can be done".into());
+    }
+}
+
+fn undo(verdict: &mut Verdict, plan: &Plan, grants: &Grants) {
+    for step in &plan.steps {
+        let Some(way) = step.ways.first() else { continue };
+        let UndoClass::Irreversible { residual } = way.kind.undo() else { continue };
+        let text = match grants.standing.get(way.kind.name()) {
+            Some(by) => format!("step {} cannot be undone ({residual}); standing approval of {by}", step.name),
+            None => format!("step {} cannot be undone ({residual}); it waits for a person", step.name),
+        };
+        verdict.note(GateOutcome::Automatic, text);
+    }
+}
+
+fn grants(plan: &Plan, situation: &Situation<'_>, matching: &[&(String, ResponsePolicySpec)]) -> Grants {
+    let mut grants = Grants {
+        standing: BTreeMap::new(),
+        approvers: Vec::new(),
+        approval_timeout_ms: 0,
+        widest: narrowest(matching.iter().map(|(_, policy)| policy.widest)),
+        protected: Protected::default(),
+    };
+    let mut wait: Option<std::time::Duration> = None;
+    for (_, policy) in matching {
+        for standing in policy.standing_approvals.iter().filter(|s| situation.now < s.expires.0) {
+            if standing.playbooks.iter().any(|name| name == plan.name.as_str()) {
+                grants.standing.insert(standing.action.0.clone(), standing.approved_by.clone());
+            }
+        }
+        let named = &policy.approvals.approvers;
+        if grants.approvers.is_empty() {
+            grants.approvers.clone_from(named);
+        } else if !named.is_empty() {
+            grants.approvers.retain(|who| named.contains(who));
+            if grants.approvers.is_empty() {
+                // policies that agree on nobody let nobody approve
+                grants.approvers.push("nobody".into());
+            }
+        }
+        wait = Some(wait.map_or(policy.approvals.timeout.0, |known| known.min(policy.approvals.timeout.0)));
+    }
+    // protection does not ask which incidents a policy is for: what one owner protects, no playbook touches
+    for (_, policy) in situation.policies {
+        let (all, more) = (&mut grants.protected, &policy.protected);
+        all.cgroup_paths.extend(more.cgroup_paths.iter().cloned());
+        all.units.extend(more.units.iter().cloned());
+        all.paths.extend(more.paths.iter().cloned());
+        all.networks.extend(more.networks.iter().copied());
+    }
+    let wait = wait.unwrap_or(crds::Approvals::default().timeout.0);
+    grants.approval_timeout_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    grants
+}
+
+fn matches(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> bool {
+    let workload = situation.finding.event.process.workload.as_ref();
+    let any = |list: &[String], fits: &dyn Fn(&str) -> bool| {
+        list.is_empty() || list.iter().any(|entry| fits(entry))
+    };
+    let in_path = |entry: &str| workload.cgroup_path().is_some_and(|path| below(path, entry));
+    let in_unit = |entry: &str| match workload {
+        Workload::Unit { unit, .. } => unit == entry,
+        _ => false,
+    };
+    let in_container = |entry: &str| match workload {
+        Workload::Container { container_id, .. } => entry.len() >= 12 && container_id.starts_with(entry),
+        _ => false,
+    };
+    let in_pod = |entry: &str| match workload {
+        Workload::Container { pod_uid: Some(uid), .. } => uid == entry,
+        _ => false,
+    };
+    any(&wanted.cgroup_paths, &in_path)
+        && any(&wanted.units, &in_unit)
+        && any(&wanted.containers, &in_container)
+        && any(&wanted.pods, &in_pod)
+        && (wanted.levels.is_empty() || wanted.levels.contains(&situation.incident.severity))
+        && (wanted.techniques.is_empty()
+            || names_technique(&wanted.techniques, &situation.incident.techniques))
+        && any(&wanted.playbooks, &|entry| entry == plan.name.as_str())
+}

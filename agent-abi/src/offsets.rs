@@ -43,6 +43,7 @@ offsets! {
     task_thread_pid: "task_struct" "thread_pid",
     task_signal: "task_struct" "signal",
     task_exit_code: "task_struct" "exit_code",
+    task_comm: "task_struct" "comm",
     task_status: "task_struct" "thread_info.status",
     css_set_dfl_cgrp: "css_set" "dfl_cgrp",
     cgroup_kn: "cgroup" "kn",

@@ -15,6 +15,7 @@ mod path;
 mod process;
 mod read;
 mod scratch;
+mod snapshot;
 mod syscalls;
 mod task;
 mod text;

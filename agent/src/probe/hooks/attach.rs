@@ -1,0 +1,171 @@
+//! Attaches one hook in the first of its forms that this kernel takes.
+
+use std::{
+    any::Any,
+    fs::File,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit, Lsm,
+        Program, ProgramError, SockOps, TracePoint,
+    },
+};
+
+use super::{Direction, Form, Hook, Part};
+use crate::probe::{
+    error::{chain, program_failure},
+    sys,
+};
+
+/// The links of a hook: it is live as long as this is kept.
+pub(in crate::probe) struct Attached {
+    /// Index of the form.
+    pub(in crate::probe) form: usize,
+    /// Why the better forms are not to be had.
+    pub(in crate::probe) because: String,
+    /// Program id and link; dropping a link detaches it.
+    links: Vec<Box<dyn Any + Send>>,
+}
+
+impl Attached {
+    /// How many links are live.
+    pub(in crate::probe) fn links(&self) -> usize {
+        self.links.len()
+    }
+}
+
+/// What attaching needs; made when there is something to attach, since the kernel's types take much memory.
+pub(in crate::probe) struct Attacher {
+    btf: Btf,
+    /// Why LSM programs would be inert; `None`: they are called.
+    lsm_inert: Option<String>,
+    cgroup: Option<File>,
+}
+
+impl Attacher {
+    /// Reads the kernel's types and what it allows.
+    pub(in crate::probe) fn new() -> Result<Self, String> {
+        let btf = Btf::from_sys_fs().map_err(|err| chain(&err))?;
+        Ok(Self { btf, lsm_inert: lsm_inert(), cgroup: cgroup2_mount().and_then(|path| File::open(path).ok()) })
+    }
+
+    /// Attaches the hook, or says form by form why not.
+    pub(in crate::probe) fn attach(&self, ebpf: &mut Ebpf, hook: &Hook) -> Result<Attached, String> {
+        let mut because = Vec::new();
+        for (index, form) in hook.forms.iter().enumerate() {
+            match self.attach_form(ebpf, form) {
+                Ok(links) => return Ok(Attached { form: index, because: because.join("; "), links }),
+                Err(why) => because.push(format!("{}: {why}", form.label)),
+            }
+        }
+        Err(because.join("; "))
+    }
+
+    fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<Vec<Box<dyn Any + Send>>, String> {
+        // Load all before the first is attached: half a form must not see events.
+        for part in form.parts {
+            if let (Part::Lsm { .. }, Some(why)) = (part, &self.lsm_inert) {
+                return Err(why.clone());
+            }
+            self.load(program(ebpf, part.program())?, *part).map_err(|err| program_failure(part.program(), &err))?;
+        }
+        form.parts
+            .iter()
+            .map(|part| self.link(program(ebpf, part.program())?, *part).map_err(|err| format!("{}: {err}", part.program())))
+            .collect()
+    }
+
+    fn load(&self, program: &mut Program, part: Part) -> Result<(), ProgramError> {
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        match part {
+            Part::TpBtf { tracepoint, .. } => {
+                <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, &self.btf)
+            }
+            Part::Lsm { hook, .. } => <&mut Lsm>::try_from(program)?.load(hook, &self.btf),
+            Part::Fentry { function, .. } => <&mut FEntry>::try_from(program)?.load(function, &self.btf),
+            Part::Fexit { function, .. } => <&mut FExit>::try_from(program)?.load(function, &self.btf),
+            Part::Tracepoint { .. } => <&mut TracePoint>::try_from(program)?.load(),
+            Part::CgroupSkb { .. } => <&mut CgroupSkb>::try_from(program)?.load(),
+            Part::CgroupSockAddr { .. } => <&mut CgroupSockAddr>::try_from(program)?.load(),
+            Part::CgroupSock { .. } => <&mut CgroupSock>::try_from(program)?.load(),
+            Part::SockOps { .. } => <&mut SockOps>::try_from(program)?.load(),
+        }
+    }
+
+    fn link(&self, program: &mut Program, part: Part) -> Result<Box<dyn Any + Send>, String> {
+        /// Attaches a program of one type and takes its link out of aya's care.
+        macro_rules! linked {
+            ($ty:ty, $($argument:expr),*) => {{
+                let program = <&mut $ty>::try_from(program).map_err(|err| chain(&err))?;
+                let id = program.attach($($argument),*).map_err(|err| chain(&err))?;
+                Ok(Box::new(program.take_link(id).map_err(|err| chain(&err))?))
+            }};
+        }
+        let cgroup = || self.cgroup.as_ref().ok_or("no cgroup2 mount in /proc/mounts");
+        // Links stack by themselves; any other mode is refused on the link API.
+        let mode = CgroupAttachMode::Single;
+        match part {
+            Part::TpBtf { .. } => linked!(BtfTracePoint,),
+            Part::Lsm { .. } => linked!(Lsm,),
+            Part::Fentry { .. } => linked!(FEntry,),
+            Part::Fexit { .. } => linked!(FExit,),
+            Part::Tracepoint { category, name, .. } => {
+                let id = tracepoint_id(category, name)?;
+                let program = program.fd().map_err(|err| chain(&err))?;
+                let fd = sys::attach_tracepoint(id, program.as_fd()).map_err(|err| format!("perf event: {err}"))?;
+                Ok(Box::new(fd))
+            }
+            Part::CgroupSkb { direction, .. } => {
+                let kind = match direction {
+                    Direction::Ingress => CgroupSkbAttachType::Ingress,
+                    Direction::Egress => CgroupSkbAttachType::Egress,
+                };
+                linked!(CgroupSkb, cgroup()?, kind, mode)
+            }
+            Part::CgroupSockAddr { .. } => linked!(CgroupSockAddr, cgroup()?, mode),
+            Part::CgroupSock { .. } => linked!(CgroupSock, cgroup()?, mode),
+            Part::SockOps { .. } => linked!(SockOps, cgroup()?, mode),
+        }
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, String> {
+    ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))
+}
+
+/// LSM programs load and attach without an error and are never called unless `bpf` is an active LSM.
+fn lsm_inert() -> Option<String> {
+    let active = std::fs::read_to_string("/sys/kernel/security/lsm").or_else(|_| sys::read_detached("securityfs", "lsm"));
+    match active {
+        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => None,
+        Ok(list) => Some(format!("bpf is not among the active LSMs ({}): add it to lsm= at boot", list.trim())),
+        Err(err) => Some(format!("the list of active LSMs cannot be read: {err}")),
+    }
+}
+
+fn tracepoint_id(category: &str, name: &str) -> Result<u64, String> {
+    let path = format!("events/{category}/{name}/id");
+    let read = |root: &str| std::fs::read_to_string(Path::new(root).join(&path));
+    let text = read("/sys/kernel/tracing")
+        .or_else(|_: io::Error| read("/sys/kernel/debug/tracing"))
+        .or_else(|_| sys::read_detached("tracefs", &path))
+        .map_err(|err| format!("tracepoint {category}:{name} is not there: {err}"))?;
+    text.trim().parse().map_err(|_| format!("tracepoint {category}:{name} has a strange id {text:?}"))
+}
+
+/// Where cgroup v2 is mounted, from /proc/mounts: on hybrid machines it is not /sys/fs/cgroup.
+fn cgroup2_mount() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (_, path, kind) = (words.next()?, words.next()?, words.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}

@@ -1,0 +1,80 @@
+//! Which hooks there are: for each its classes and its forms, the best first. One table per family.
+
+mod attach;
+mod process;
+
+pub(super) use attach::{Attached, Attacher};
+
+use model::EventClass;
+
+/// A place in the kernel where events of some classes are seen.
+pub(super) struct Hook {
+    /// Its name in reports.
+    pub(super) name: &'static str,
+    /// What it feeds; it is attached if one of them is wanted.
+    pub(super) classes: &'static [EventClass],
+    /// Ways to hook in, the best first. The first that works is taken.
+    pub(super) forms: &'static [Form],
+}
+
+/// One way to hook in: all of its parts, or it does not count.
+pub(super) struct Form {
+    /// In reports, for example `tp_btf/sched_process_exec`.
+    pub(super) label: &'static str,
+    /// Programs and where they go.
+    pub(super) parts: &'static [Part],
+}
+
+/// A program of the object and where it is attached.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// BTF tracepoint.
+    TpBtf { program: &'static str, tracepoint: &'static str },
+    /// LSM hook. Only where `bpf` is among the active LSMs: elsewhere it attaches and is never called.
+    Lsm { program: &'static str, hook: &'static str },
+    /// Entry of a kernel function.
+    Fentry { program: &'static str, function: &'static str },
+    /// Return of a kernel function.
+    Fexit { program: &'static str, function: &'static str },
+    /// Classic tracepoint. One program may go to many.
+    Tracepoint { program: &'static str, category: &'static str, name: &'static str },
+    /// Packets that leave or enter any cgroup.
+    CgroupSkb { program: &'static str, direction: Direction },
+    /// connect, bind, sendmsg …: the program's section says which.
+    CgroupSockAddr { program: &'static str },
+    /// Sockets made and released: the program's section says which.
+    CgroupSock { program: &'static str },
+    /// Established, closed … as seen by TCP.
+    SockOps { program: &'static str },
+}
+
+/// Direction of packets.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Direction {
+    /// Into the cgroup.
+    Ingress,
+    /// Out of the cgroup.
+    Egress,
+}
+
+impl Part {
+    /// The program.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::TpBtf { program, .. }
+            | Self::Lsm { program, .. }
+            | Self::Fentry { program, .. }
+            | Self::Fexit { program, .. }
+            | Self::Tracepoint { program, .. }
+            | Self::CgroupSkb { program, .. }
+            | Self::CgroupSockAddr { program }
+            | Self::CgroupSock { program }
+            | Self::SockOps { program } => program,
+        }
+    }
+}
+
+/// All hooks of the object, family by family.
+pub(super) fn all() -> impl Iterator<Item = &'static Hook> {
+    [process::HOOKS].into_iter().flatten()
+}

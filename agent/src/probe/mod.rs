@@ -1,0 +1,24 @@
+//! The kernel side, seen from user space: loads the programs that the rules need in the best form that this kernel has,
+//! writes the filter plan into their maps, and gives out what the rings say as [`crate::record::Record`]s.
+
+mod btf;
+mod canary;
+mod counts;
+mod decode;
+mod error;
+mod held;
+mod hooks;
+mod load;
+mod plan;
+mod reader;
+mod ring;
+mod snapshot;
+mod sys;
+
+pub use canary::CanaryReport;
+pub use counts::CgroupBudget;
+pub use decode::DecodeError;
+pub use error::ProbeError;
+pub use held::HeldProcess;
+pub use load::{Budgets, OwnEvents, ProbeConfig, Probes};
+pub use reader::{Reader, StopFlag};

@@ -1,0 +1,303 @@
+//! `cargo xtask bench detect`: events a second on one core, beside rsigma-eval 0.23 in the same run on the same events.
+//!
+//! Arguments: `--quick` (under a minute), `--json` (one object a line). Ends with 1 if a target is missed.
+//! `--instructions` evaluates 2,000 events once, for valgrind to count.
+
+mod chance;
+mod events;
+mod peer;
+mod rules;
+
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hemostat_detect::{
+    ast::Rule,
+    matcher::{Options, RuleIndex, RuleSet},
+    schema::Category,
+    source::SourceFile,
+};
+use model::Event;
+
+use crate::{events::Strings, peer::Peer};
+
+const SEED: u64 = 20_261_122;
+const RULES: usize = 2800;
+/// Evaluated over and over: small enough that fetching the events themselves from memory is not what is measured.
+const EVENTS: usize = 20_000;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<ExitCode, Failure> {
+    let arguments: Vec<_> = std::env::args().collect();
+    let given = |name: &str| arguments.iter().any(|argument| argument == name);
+    if given("--instructions") {
+        return instructions();
+    }
+    if given("--profile") {
+        return profile();
+    }
+    let time = if given("--quick") { Duration::from_millis(700) } else { Duration::from_secs(4) };
+    let mut report = Report { json: given("--json"), lines: Vec::new() };
+    run(time, &mut report)?;
+    Ok(report.end())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts for a table")]
+fn run(time: Duration, report: &mut Report) -> Result<(), Failure> {
+    let yaml = rules::yaml(RULES, SEED);
+    let rules = load(RULES)?;
+    let repeating = events::generate(EVENTS, SEED, Strings::Repeating);
+    let unique = events::generate(EVENTS, SEED, Strings::Unique);
+    let sample = events::generate(2000, SEED + 1, Strings::Repeating);
+    let options = Options { sample: &sample, ..Options::default() };
+
+    let three_thousand = load(3000)?;
+    let start = Instant::now();
+    let (set, _) = RuleSet::compile(&three_thousand, options);
+    report.most("compile 3,000 rules", start.elapsed().as_secs_f64(), "s", 1.0);
+    report.most("tables of 3,000 rules", set.table_bytes() as f64 / 1048576.0, "MiB", 32.0);
+    drop(set);
+
+    let set = compile(&rules, options);
+    let peer = Peer::new(&yaml)?;
+    same_hits(&set, &peer, &repeating[..repeating.len().min(5000)], report)?;
+
+    // Turn by turn, so that whatever else the machine does falls on both.
+    let (mut ours, mut theirs, mut cold) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        ours.push(rate(&set, &repeating, time / 3));
+        theirs.push(peer_rate(&peer, &repeating, time / 3));
+        cold.push(rate(&set, &unique, time / 3));
+    }
+    let (ours, theirs, cold) = (median(ours), median(theirs), median(cold));
+    report.least("2,800 rules, one core", ours, "events/s", 1_000_000.0);
+    report.note("rsigma-eval 0.23, the same", theirs, "events/s");
+    report.least("ratio to rsigma-eval 0.23", ours / theirs, "x", 10.0);
+    report.least("2,800 rules, every string unique", cold, "events/s", 600_000.0);
+    for (category, name) in [
+        (Category::ProcessCreation, "exec"),
+        (Category::NetworkConnection, "connect"),
+        (Category::FileEvent, "file"),
+    ] {
+        let of_category: Vec<_> =
+            repeating.iter().filter(|event| Category::of(event) == category).cloned().collect();
+        report.note(&format!("one {name} event"), 1e9 / rate(&set, &of_category, time / 4), "ns");
+    }
+
+    let few = rate(&compile(&load(100)?, options), &repeating, time);
+    let many = rate(&compile(&load(10_000)?, options), &repeating, time);
+    report.note("100 rules", 1e9 / few, "ns/event");
+    report.note("10,000 rules", 1e9 / many, "ns/event");
+    report.most("growth from 100 to 10,000 rules", few / many, "x", 2.0);
+
+    let mut scaling = Vec::new();
+    for _ in 0..3 {
+        let one = threads(&set, &repeating, 1, time / 3);
+        scaling.push(threads(&set, &repeating, 2, time / 3) / one);
+    }
+    report.least("two cores against one", median(scaling), "x", 1.9);
+    Ok(())
+}
+
+/// Rules through our own front end.
+fn load(count: usize) -> Result<Vec<Rule>, Failure> {
+    let text = rules::yaml(count, SEED);
+    let documents: Vec<_> = text.split("---\n").collect();
+    let files: Vec<_> = documents
+        .chunks(500)
+        .enumerate()
+        .map(|(number, chunk)| SourceFile { name: format!("{number}.yml"), text: chunk.join("---\n") })
+        .collect();
+    let loaded = hemostat_detect::load::load(&files);
+    if loaded.rules.len() != count {
+        let why = hemostat_detect::diagnostic::render(&loaded.diagnostics[..1], &files, Default::default());
+        return Err(format!("{} of {count} generated rules load: {why}", loaded.rules.len()).into());
+    }
+    Ok(loaded.rules)
+}
+
+fn compile(rules: &[Rule], options: Options<'_>) -> Arc<RuleSet> {
+    Arc::new(RuleSet::compile(rules, options).0)
+}
+
+/// Events a second, over whole rounds of all events.
+#[expect(clippy::cast_precision_loss, reason = "counts for a table")]
+fn rate(set: &Arc<RuleSet>, events: &[Event], time: Duration) -> f64 {
+    let mut matcher = set.matcher();
+    let mut hits = Vec::with_capacity(64);
+    let mut round = || {
+        for event in events {
+            hits.clear();
+            matcher.evaluate(event, &mut hits);
+            black_box(&hits);
+        }
+    };
+    round();
+    let (start, mut rounds) = (Instant::now(), 0);
+    while start.elapsed() < time {
+        round();
+        rounds += 1;
+    }
+    (rounds * events.len()) as f64 / start.elapsed().as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts for a table")]
+fn peer_rate(peer: &Peer, events: &[Event], time: Duration) -> f64 {
+    let (start, mut done) = (Instant::now(), 0_usize);
+    while start.elapsed() < time {
+        for event in &events[done % events.len()..][..500] {
+            black_box(peer.count(event));
+        }
+        done += 500;
+    }
+    done as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Events a second of `count` threads together, each with a matcher of its own and the same rule set.
+fn threads(set: &Arc<RuleSet>, events: &[Event], count: usize, time: Duration) -> f64 {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..count).map(|_| scope.spawn(|| rate(set, events, time))).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).sum()
+    })
+}
+
+/// Rule by rule the same number of hits, or the comparison means nothing.
+#[expect(clippy::cast_precision_loss, reason = "counts for a table")]
+fn same_hits(set: &Arc<RuleSet>, peer: &Peer, events: &[Event], report: &mut Report) -> Result<(), Failure> {
+    let mut matcher = set.matcher();
+    let (mut ours, mut theirs) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
+    let (mut hits, mut hit_events) = (Vec::<RuleIndex>::new(), 0_usize);
+    for event in events {
+        hits.clear();
+        matcher.evaluate(event, &mut hits);
+        hit_events += usize::from(!hits.is_empty());
+        for rule in hits.iter().filter_map(|hit| set.rule(*hit)) {
+            *ours.entry(rule.id.clone()).or_default() += 1;
+        }
+        for id in peer.evaluate(event) {
+            *theirs.entry(id).or_default() += 1;
+        }
+    }
+    let different: Vec<_> =
+        ours.keys().chain(theirs.keys()).filter(|id| ours.get(*id) != theirs.get(*id)).take(5).collect();
+    if !different.is_empty() {
+        return Err(format!("hits differ from rsigma-eval's for rules {different:?}").into());
+    }
+    let looked_at: u64 = matcher.costs().values().map(|cost| cost.looked_at).sum();
+    report.note("events with a hit", 100.0 * hit_events as f64 / events.len() as f64, "%");
+    report.note("hits, the same as rsigma-eval's rule by rule", ours.values().sum::<usize>() as f64, "");
+    report.note("rules that hit", ours.len() as f64, "");
+    report.note("rules looked at for an event", looked_at as f64 / events.len() as f64, "");
+    Ok(())
+}
+
+/// Runs once over few events; under `valgrind --tool=callgrind --toggle-collect='*counted*'` only that is counted.
+fn instructions() -> Result<ExitCode, Failure> {
+    let sample = events::generate(2000, SEED + 1, Strings::Repeating);
+    let set = compile(&load(RULES)?, Options { sample: &sample, ..Options::default() });
+    let events = events::generate(2000, SEED, Strings::Repeating);
+    let mut matcher = set.matcher();
+    counted(&mut matcher, &events);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[inline(never)]
+fn counted(matcher: &mut hemostat_detect::matcher::Matcher, events: &[Event]) {
+    let mut hits = Vec::with_capacity(64);
+    for event in events {
+        hits.clear();
+        matcher.evaluate(event, &mut hits);
+        black_box(&hits);
+    }
+}
+
+/// Runs for ten seconds, for a profiler.
+fn profile() -> Result<ExitCode, Failure> {
+    let sample = events::generate(2000, SEED + 1, Strings::Repeating);
+    let set = compile(&load(RULES)?, Options { sample: &sample, ..Options::default() });
+    let events = events::generate(EVENTS, SEED, Strings::Repeating);
+    eprintln!("{:.0} events/s", rate(&set, &events, Duration::from_secs(10)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Figures with their targets.
+struct Report {
+    json: bool,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    metric: String,
+    value: f64,
+    unit: &'static str,
+    target: Option<String>,
+    ok: Option<bool>,
+}
+
+impl Report {
+    fn least(&mut self, metric: &str, value: f64, unit: &'static str, least: f64) {
+        self.add(metric, value, unit, Some(format!(">= {least}")), Some(value >= least));
+    }
+
+    fn most(&mut self, metric: &str, value: f64, unit: &'static str, most: f64) {
+        self.add(metric, value, unit, Some(format!("< {most}")), Some(value < most));
+    }
+
+    fn note(&mut self, metric: &str, value: f64, unit: &'static str) {
+        self.add(metric, value, unit, None, None);
+    }
+
+    #[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+    fn add(
+        &mut self,
+        metric: &str,
+        value: f64,
+        unit: &'static str,
+        target: Option<String>,
+        ok: Option<bool>,
+    ) {
+        let line = Line { metric: metric.to_owned(), value, unit, target, ok };
+        if self.json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "bench": "detect", "metric": line.metric, "value": line.value, "unit": line.unit,
+                    "target": line.target, "ok": line.ok,
+                    "peer": line.metric.contains("rsigma").then_some("rsigma-eval 0.23.0"),
+                })
+            );
+        } else {
+            let verdict = match line.ok {
+                Some(true) => "ok",
+                Some(false) => "MISSED",
+                None => "",
+            };
+            let target = line.target.as_deref().unwrap_or("");
+            println!("{:<46} {:>12} {:<9} {target:<12} {verdict}", line.metric, rounded(value), line.unit);
+        }
+        self.lines.push(line);
+    }
+
+    fn end(&self) -> ExitCode {
+        if self.lines.iter().any(|line| line.ok == Some(false)) {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn rounded(value: f64) -> String {
+    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}

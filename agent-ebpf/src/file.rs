@@ -43,7 +43,7 @@ const AT_FDCWD: u32 = -100_i32 as u32;
 /// FMODE_CREATED of include/linux/fs.h, the same bit from 4.19 to 6.18.
 const CREATED: u32 = 0x10_0000;
 /// Longest caller's text that is searched for `.` and `..`; a longer one passes the filter unseen.
-const SEARCHED: usize = 133;
+const SEARCHED: usize = 136;
 
 /// open, openat, openat2, creat, open_by_handle_at; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
@@ -151,9 +151,12 @@ fn opened(event: Event, fd: u64, flags: u32) {
         (flags, false)
     };
     let Some(claim) = scratch::claim() else { return event.lost(Fate::LostRead) };
+    // From here on all cases are one to the verifier.
+    let passed = opaque(u64::from(all || (writes(flags) && tests & TEST_WRITE != 0)));
+    let flags = opaque(u64::from(flags)) as u32;
+    let marks = opaque(if created { u64::from(FILE_CREATED) } else { 0 }) as u32;
     let path = path::resolve(claim, file + u64::from(off!(file_f_path)));
-    let wanted = all
-        || (writes(flags) && tests & TEST_WRITE != 0)
+    let wanted = passed != 0
         || filter::path_passes(claim, path, event.switch(), event.generation, event.class as u8);
     if path.end == WALK_FAULT {
         event.lost(Fate::LostRead);
@@ -162,7 +165,6 @@ fn opened(event: Event, fd: u64, flags: u32) {
     } else if event.within_budget() {
         let mut tail = TAIL;
         let text = path::append(claim, &mut tail, path);
-        let marks = if created { FILE_CREATED } else { 0 };
         write(event, claim, tail, FileBody { a: flags, b: 0, flags: marks, text: [text, NONE], pad: 0 });
     }
     claim.release();
@@ -201,8 +203,10 @@ fn changed(event: Event, claim: Claim, call: Call) {
         FCHOWNAT => (call.first() as u32, call.second(), call.third() as u32, call.fourth() as u32),
         _ => return event.lost(Fate::LostRead),
     };
-    body.a = a;
-    body.b = b;
+    // From here on all shapes are one to the verifier.
+    let (dir, name) = (opaque(u64::from(dir)) as u32, opaque(name));
+    body.a = opaque(u64::from(a)) as u32;
+    body.b = opaque(u64::from(b)) as u32;
     let name_only = !matches!(call.shape, FCHMOD | FCHOWN | FCHOWN16);
     let named = if name_only {
         name_below(claim, TAIL, dir, name)
@@ -236,6 +240,8 @@ fn paired(event: Event, claim: Claim, call: Call) {
         SYMLINKAT => (0, call.first(), call.second() as u32, call.third(), FILE_AS_WRITTEN | FILE_SYMBOLIC),
         _ => return event.lost(Fate::LostRead),
     };
+    let (from_dir, from) = (opaque(u64::from(from_dir)) as u32, opaque(from));
+    let (to_dir, to) = (opaque(u64::from(to_dir)) as u32, opaque(to));
     let mut body = FileBody { a: 0, b: 0, flags, text: [NONE; 2], pad: 0 };
     let mut tail = TAIL;
     // The target of a symbolic link is a text, not a path.
@@ -373,25 +379,26 @@ fn unclear(claim: Claim, path: Path) -> bool {
     if unsafe { *room.add(PATH_MAX - 1) } == b'/' && len > 1 {
         return true;
     }
-    // Steps of seven bytes, so that each pair of neighbours stands in one word.
-    let mut end = 0;
-    while end + 8 <= SEARCHED + 2 {
-        if end as u64 >= len {
-            return false;
-        }
-        // SAFETY: as above.
-        let word = unsafe { room.add(PATH_MAX - 8 - end).cast::<u64>().read_unaligned() };
+    // No branch in it: each would double what the verifier has to look at.
+    let mut found = 0;
+    // Whether the first byte behind the word is a dot or a slash.
+    let mut next = 0;
+    let mut behind = 8;
+    while behind <= SEARCHED {
+        // SAFETY: as above; the room is aligned.
+        let word = unsafe { *room.add(PATH_MAX - behind).cast::<u64>() };
         let slash = word ^ ONES * b'/' as u64;
         let slash = slash.wrapping_sub(ONES) & !slash & HIGH;
         // '.' is 0x2e, '/' is 0x2f.
         let either = word & ONES * 0xfe ^ ONES * b'.' as u64;
         let either = either.wrapping_sub(ONES) & !either & HIGH;
-        if slash << 8 & either != 0 {
-            return true;
-        }
-        end += 7;
+        // All ones while the word's end still belongs to the path.
+        let within = opaque((opaque((behind as u64 - 8).wrapping_sub(len)) as i64 >> 63) as u64);
+        found |= (slash << 8 & either | slash >> 56 & next) & within;
+        next = either & 0x80;
+        behind += 8;
     }
-    len > SEARCHED as u64
+    found != 0 || len > SEARCHED as u64
 }
 
 #[inline(always)]

@@ -1,34 +1,49 @@
 //! Tests that decide whether an event can matter to a rule. One-sided (I1): what cannot be decided here passes.
 
 use agent_abi::{
-    ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX,
+    CLASS_SLOTS, ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX,
     TestKey, suffix_step,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
-    maps::{NETS, PATHS, TESTS},
-    path::Path,
+    maps::{NETS, PATHS, SWITCHES, TESTS},
+    path::{Path, WALK_ROOT},
     read::{bounded, copy},
-    scratch::{Claim, Slot, TrieKey},
+    scratch::{self, Claim, Slot, TrieKey},
 };
 
 /// Whether a path test of the class holds for the path in the slot.
 #[inline(always)]
 pub fn path_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generation: u8, class: u8) -> bool {
     // SAFETY: a map value.
-    let tests = unsafe { (*switch).tests };
-    if tests & (TEST_PREFIX | TEST_SUFFIX) == 0 {
+    if unsafe { (*switch).tests } & (TEST_PREFIX | TEST_SUFFIX) == 0 {
         return false;
     }
     // Of a path that was cut at its front only the end is known, of one that was not read nothing.
     if !path.whole() {
         return true;
     }
+    path_wanted(claim.index, path.begin, u32::from(generation) * CLASS_SLOTS + u32::from(class)) != 0
+}
+
+/// Whether a path test of the class at `place` in the switches holds for the path that begins at `begin` in slot `index`.
+///
+/// A global function in BTF's sense (its name is exported, its arguments are numbers): the verifier looks at it once, and
+/// not once for each state in which a program may come here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn path_wanted(index: u32, begin: u32, place: u32) -> u32 {
+    let Some(claim) = scratch::claimed(index) else { return 1 };
+    let Some(switch) = SWITCHES.get_ptr(place) else { return 1 };
+    let path = Path { begin, end: WALK_ROOT };
+    let (generation, class) = ((place / CLASS_SLOTS) as u8, (place % CLASS_SLOTS) as u8);
+    // SAFETY: a map value.
+    let tests = unsafe { (*switch).tests };
     if tests & TEST_SUFFIX != 0 && suffix_passes(claim, path, switch, generation, class) {
-        return true;
+        return 1;
     }
-    tests & TEST_PREFIX != 0 && prefix_passes(claim, path, generation, class)
+    u32::from(tests & TEST_PREFIX != 0 && prefix_passes(claim, path, generation, class))
 }
 
 /// Whether the port is wanted.
@@ -56,7 +71,7 @@ pub fn net_passes(switch: *const ClassSwitch, generation: u8, class: u8, addr: [
 #[inline(always)]
 fn suffix_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generation: u8, class: u8) -> bool {
     // SAFETY: a map value.
-    let (longest, lengths) = unsafe { (u64::from((*switch).suffix_max), (*switch).suffix_lengths) };
+    let longest = unsafe { u64::from((*switch).suffix_max) };
     let len = path.len();
     let mut key = TestKey { generation, class, len: 0, pad: [0; 5], value: SUFFIX_SEED };
     let mut i = 0;
@@ -68,7 +83,9 @@ fn suffix_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generatio
         // SAFETY: i < 128 < 4096.
         let byte = unsafe { (*claim.slot).path[PATH_MAX - 1 - i] };
         key.value = suffix_step(key.value, lower(byte));
-        let word = if i < 64 { lengths[0] } else { lengths[1] };
+        // Read anew each time: the verifier would remember each bit that was tested, and never see two equal states.
+        // SAFETY: a map value.
+        let word = unsafe { core::ptr::read_volatile((&raw const (*switch).suffix_lengths).cast::<u64>().add(i / 64)) };
         if word >> (i & 63) & 1 == 1 {
             key.len = (i + 1) as u8;
             if TESTS.get_ptr(&key).is_some() {

@@ -58,15 +58,15 @@ impl Path {
     }
 }
 
+/// How far a walk has come. It lives in the slot and not on the stack: what comes out of a map is any number to the
+/// verifier, so that it looks at the loop's body once, and not once for each possible position.
 #[repr(C)]
-struct Walk {
+pub struct Walk {
     dentry: u64,
     vfsmount: u64,
     mount_root: u64,
-    room: *mut u8,
-    pos: u64,
-    end: u32,
-    pad: u32,
+    at: u64,
+    end: u64,
 }
 
 /// Resolves the `struct path` at the kernel address `at` into the slot's path room.
@@ -80,27 +80,28 @@ pub fn resolve(claim: Claim, at: u64) -> Path {
 pub fn resolve_before(claim: Claim, at: u64, behind: u64) -> Path {
     // struct path { struct vfsmount *mnt; struct dentry *dentry; }: the loader checks that they stand together.
     let Some(pair) = peek::<[u64; 2]>(at) else { return Path::UNREAD };
-    let mut walk = Walk {
-        dentry: pair[1],
-        vfsmount: pair[0],
-        mount_root: read_u64(pair[0] + u64::from(off!(vfsmount_mnt_root))),
-        // SAFETY: within the slot.
-        room: unsafe { (&raw mut (*claim.slot).path).cast::<u8>() },
-        pos: behind,
-        end: WALK_ON,
-        pad: 0,
-    };
-    // SAFETY: `step` has the signature that bpf_loop wants; `walk` outlives the call.
-    unsafe { bpf_loop(COMPONENTS_MAX, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    // The root itself has no component: "/" must still come out, but not "//" in front of a name.
-    if walk.pos == PATH_MAX as u64 && walk.end == WALK_ROOT {
-        walk.pos -= 1;
-        // SAFETY: within the room.
-        unsafe { *walk.room.add(PATH_MAX - 1) = b'/' };
+    let mut slot = claim.slot;
+    // SAFETY: within the slot; `step` has the signature that bpf_loop wants, and what it is handed outlives the call.
+    unsafe {
+        (*slot).walk = Walk {
+            dentry: pair[1],
+            vfsmount: pair[0],
+            mount_root: read_u64(pair[0] + u64::from(off!(vfsmount_mnt_root))),
+            at: behind,
+            end: u64::from(WALK_ON),
+        };
+        bpf_loop(COMPONENTS_MAX, step as *mut c_void, (&raw mut slot).cast(), 0);
+        let end = core::ptr::read_volatile(&raw const (*claim.slot).walk.end) as u32;
+        let mut begin = core::ptr::read_volatile(&raw const (*claim.slot).walk.at);
+        // The root itself has no component: "/" must still come out, but not "//" in front of a name.
+        if begin == PATH_MAX as u64 && end == WALK_ROOT {
+            begin -= 1;
+            (*claim.slot).path[PATH_MAX - 1] = b'/';
+        }
+        (*claim.slot).path[PATH_MAX] = 0;
+        // From here on all ends are one to the verifier.
+        Path { begin: opaque(begin) as u32, end: opaque(u64::from(end)) as u32 }
     }
-    // SAFETY: within the room.
-    unsafe { *walk.room.add(PATH_MAX) = 0 };
-    Path { begin: walk.pos as u32, end: walk.end }
 }
 
 /// Appends the path in the slot's path room to the record's tail.
@@ -129,53 +130,64 @@ pub fn append(claim: Claim, tail: &mut u64, path: Path) -> Text {
 
 /// One component, or one mount crossing. Returns 1 to end the loop.
 #[inline(never)]
-extern "C" fn step(_index: u64, walk: *mut Walk) -> i64 {
-    // SAFETY: bpf_loop hands in what `resolve` gave it.
-    let walk = unsafe { &mut *walk };
-    if walk.dentry == walk.mount_root {
-        return cross(walk);
-    }
-    // d_parent and, right behind it, d_name: hash and length, pointer. The loader checks that they stand together.
-    let Some(link) = peek::<[u64; 3]>(walk.dentry + u64::from(off!(dentry_d_parent))) else {
-        walk.end = WALK_FAULT;
-        return 1;
-    };
-    if link[0] == walk.dentry {
-        walk.end = WALK_DETACHED;
-    }
-    let length = (link[1] >> 32) & NAME_MASK;
-    if walk.pos > PATH_MAX as u64 || walk.pos <= length {
-        walk.end = WALK_CUT;
-        return 1;
-    }
-    let slash = walk.pos - length - 1;
-    // SAFETY: both positions are masked; the room has a component's slack behind the mask.
+extern "C" fn step(_index: u64, slot: *mut *mut Slot) -> i64 {
+    // SAFETY: bpf_loop hands in what `resolve_before` gave it. Both positions are masked; the slot has a component's slack
+    // behind the mask.
     unsafe {
+        let slot = *slot;
+        let walk = &raw mut (*slot).walk;
+        let dentry = (*walk).dentry;
+        if dentry == (*walk).mount_root {
+            return cross(walk);
+        }
+        // d_parent and, right behind it, d_name: hash and length, pointer. The loader checks that they stand together.
+        let Some(link) = peek::<[u64; 3]>(dentry + u64::from(off!(dentry_d_parent))) else {
+            (*walk).end = u64::from(WALK_FAULT);
+            return 1;
+        };
+        let length = (link[1] >> 32) & NAME_MASK;
+        let at = (*walk).at;
+        if at > PATH_MAX as u64 || at <= length {
+            (*walk).end = u64::from(WALK_CUT);
+            return 1;
+        }
+        let slash = at - length - 1;
+        let room = (&raw mut (*slot).path).cast::<u8>();
         bpf_probe_read_kernel(
-            walk.room.add(bounded(slash + 1, PATH_MASK) as usize).cast(),
+            room.add(bounded(slash + 1, PATH_MASK) as usize).cast(),
             bounded(length, NAME_MASK) as u32,
             link[2] as *const c_void,
         );
-        *walk.room.add(bounded(slash, PATH_MASK) as usize) = b'/';
+        *room.add(bounded(slash, PATH_MASK) as usize) = b'/';
+        (*walk).at = slash;
+        (*walk).dentry = link[0];
+        if link[0] == dentry {
+            (*walk).end = u64::from(WALK_DETACHED);
+            return 1;
+        }
     }
-    walk.pos = opaque(slash);
-    walk.dentry = link[0];
-    i64::from(walk.end != WALK_ON)
+    0
 }
 
 /// From the root of a mount to the place where it is mounted.
+///
+/// # Safety
+/// `walk` lies in a slot.
 #[inline(always)]
-fn cross(walk: &mut Walk) -> i64 {
-    let mount = walk.vfsmount - u64::from(off!(mount_mnt));
-    // mnt_parent and, right behind it, mnt_mountpoint; the loader checks that, too.
-    let up = peek::<[u64; 2]>(mount + u64::from(off!(mount_mnt_parent))).unwrap_or([0; 2]);
-    if up[0] == mount || up[0] == 0 {
-        walk.end = if up[0] == 0 { WALK_FAULT } else { WALK_ROOT };
-        return 1;
+unsafe fn cross(walk: *mut Walk) -> i64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let mount = (*walk).vfsmount - u64::from(off!(mount_mnt));
+        // mnt_parent and, right behind it, mnt_mountpoint; the loader checks that, too.
+        let up = peek::<[u64; 2]>(mount + u64::from(off!(mount_mnt_parent))).unwrap_or([0; 2]);
+        if up[0] == mount || up[0] == 0 {
+            (*walk).end = u64::from(if up[0] == 0 { WALK_FAULT } else { WALK_ROOT });
+            return 1;
+        }
+        (*walk).dentry = up[1];
+        (*walk).vfsmount = up[0] + u64::from(off!(mount_mnt));
+        (*walk).mount_root = read_u64((*walk).vfsmount + u64::from(off!(vfsmount_mnt_root)));
     }
-    walk.dentry = up[1];
-    walk.vfsmount = up[0] + u64::from(off!(mount_mnt));
-    walk.mount_root = read_u64(walk.vfsmount + u64::from(off!(vfsmount_mnt_root)));
     0
 }
 

@@ -8,24 +8,28 @@ use agent_abi::{PathKey, RECORD_MAX};
 
 use crate::{
     maps::{SCRATCH, SCRATCH_BUSY},
-    read::swap,
+    path::Walk,
+    read::{opaque, swap},
 };
 
 /// Slots per CPU.
 pub const SLOTS: u32 = 4;
-/// Room to build a path in: 4096 bytes from the end, and as much overrun, since the verifier takes start and length of what
-/// is copied there to be independent.
-pub const PATH_ROOM: usize = 2 * 4096 + 8;
+/// Room to build a path in: 4096 bytes from the end, and one component of overrun that the verifier wants to see.
+pub const PATH_ROOM: usize = 4096 + 264;
 
 /// One slot.
 #[repr(C)]
 pub struct Slot {
+    /// A path, built from its end: it always ends before byte 4096, which is NUL. It stands first, since the verifier takes
+    /// start and length of a text that is copied there to be independent: 4 KiB of overrun must lie within the slot. (A
+    /// value of a per-CPU map may have 32 KiB at most, so there is no room for that overrun alone.)
+    pub path: [u8; PATH_ROOM],
     /// The record.
     pub record: [u8; RECORD_MAX],
-    /// A path, built from its end: it always ends before byte 4096, which is NUL.
-    pub path: [u8; PATH_ROOM],
     /// Key for the path trie, with the trie's length word.
     pub key: TrieKey,
+    /// How far a path has come.
+    pub walk: Walk,
 }
 
 /// A trie's key with its length word.
@@ -42,7 +46,8 @@ pub struct TrieKey {
 pub struct Claim {
     /// The slot.
     pub slot: *mut Slot,
-    index: u32,
+    /// Which one.
+    pub index: u32,
 }
 
 /// Claims a slot.
@@ -51,11 +56,19 @@ pub fn claim() -> Option<Claim> {
     let mut index = 0;
     while index < SLOTS {
         if try_claim(index) {
+            // Which one it is must not be known to the verifier: it would look at the rest of the program once for each.
+            let index = opaque(u64::from(index)) as u32;
             return Some(Claim { slot: SCRATCH.get_ptr_mut(index)?, index });
         }
         index += 1;
     }
     None
+}
+
+/// A slot that the caller's caller has claimed.
+#[inline(always)]
+pub fn claimed(index: u32) -> Option<Claim> {
+    Some(Claim { slot: SCRATCH.get_ptr_mut(index)?, index })
 }
 
 #[inline(always)]

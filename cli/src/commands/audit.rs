@@ -4,7 +4,10 @@ use std::{fs::File, io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use controller::audit::{self, Anchor, AuditKey};
+use controller::{
+    ControllerConfig,
+    audit::{self, Anchor, AuditKey},
+};
 
 use super::{asking, client, refused};
 use crate::{
@@ -27,8 +30,8 @@ pub(crate) enum Task {
     /// Whether an entry was removed, changed or moved, or the end cut off. Works offline on the files.
     Verify {
         /// State folder of the controller.
-        #[arg(long, env = "HEMOSTAT_STATE")]
-        state: Option<PathBuf>,
+        #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
+        state: PathBuf,
         /// The log, where it is not in the state folder.
         #[arg(long)]
         log: Option<PathBuf>,
@@ -45,11 +48,7 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     match task {
         Task::Show { after, limit } => asking(show(shared, after, limit)),
         Task::Verify { state, log, key, anchor } => {
-            let state = state.unwrap_or_else(|| {
-                // The socket stands in the state folder unless it was put elsewhere.
-                shared.socket.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
-            });
-            let files = controller::StateFiles::below(&state);
+            let files = ControllerConfig::in_folders(&state, &state);
             verify(shared, log.unwrap_or(files.audit_log), key.unwrap_or(files.audit_key), anchor.unwrap_or(files.audit_anchor))
         }
     }

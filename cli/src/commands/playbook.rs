@@ -1,0 +1,173 @@
+//! `hemostat playbook`: check and graph.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Subcommand, ValueEnum};
+use crds::source::{self, Located, Problem, Resource, Severity};
+use respond::Plan;
+use serde::Serialize;
+
+use super::files_below;
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+    render,
+};
+
+/// Where playbooks are looked for when no path is given.
+const DEFAULT_FOLDER: &str = "playbooks";
+
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Say what is wrong with playbooks and policies, where, and what was expected. Exit code 1 if one cannot be used.
+    Check {
+        /// Files and folders.
+        #[arg(default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// Warnings count as errors.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Draw a playbook's steps.
+    Graph {
+        /// Its name or file.
+        playbook: String,
+        /// Files and folders.
+        #[arg(long = "playbooks", default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// As text for a terminal, or as a graph for Graphviz.
+        #[arg(long, value_enum, default_value_t)]
+        form: Form,
+    },
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Form {
+    #[default]
+    Text,
+    Dot,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    files: usize,
+    playbooks: Vec<String>,
+    policies: Vec<String>,
+    errors: usize,
+    warnings: usize,
+    problems: Vec<Told>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    severity: &'static str,
+    place: String,
+    message: String,
+    help: Option<String>,
+}
+
+pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
+    match task {
+        Task::Check { paths, strict } => check(shared, &paths, strict),
+        Task::Graph { playbook, paths, form } => graph(shared, &playbook, &paths, form),
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<(usize, Vec<Resource>, Vec<Problem>)> {
+    let files = files_below(paths, &[".yaml", ".yml"])?;
+    let (mut resources, mut problems) = (Vec::new(), Vec::new());
+    for path in &files {
+        let bytes = std::fs::read(path).with_context(|| format!("read the playbook file {}", path.display()))?;
+        let reading = source::read(&path.display().to_string(), &String::from_utf8_lossy(&bytes));
+        resources.extend(reading.resources);
+        problems.extend(reading.problems);
+    }
+    Ok((files.len(), resources, problems))
+}
+
+fn check(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
+    let (files, resources, mut problems) = read(paths)?;
+    let (mut playbooks, mut policies) = (Vec::new(), Vec::new());
+    for resource in &resources {
+        match resource {
+            Resource::Playbook(playbook) => {
+                let checked = Plan::check(playbook, &BTreeSet::new());
+                problems.extend(checked.problems);
+                if checked.plan.is_some() {
+                    playbooks.push(name(&playbook.value.metadata.name));
+                }
+            }
+            Resource::ResponsePolicy(policy) => policies.push(name(&policy.value.metadata.name)),
+        }
+    }
+    let count = |severity: Severity| problems.iter().filter(|problem| problem.severity == severity).count();
+    let checked = Checked {
+        files,
+        playbooks,
+        policies,
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+        problems: problems
+            .iter()
+            .map(|problem| Told {
+                severity: if problem.severity == Severity::Error { "error" } else { "warning" },
+                place: problem.place.to_string(),
+                message: problem.message.clone(),
+                help: problem.help.clone(),
+            })
+            .collect(),
+    };
+    render::print(shared.output, &checked, |_| page(&checked))?;
+    let bad = checked.errors > 0 || (strict && checked.warnings > 0);
+    Ok(if bad { Exit::Bad } else { Exit::Good })
+}
+
+fn page(checked: &Checked) -> String {
+    let mut out = String::new();
+    for problem in &checked.problems {
+        out.push_str(&format!("{}: {}: {}\n", problem.place, problem.severity, render::one_line(&problem.message, 1000)));
+        if let Some(help) = &problem.help {
+            out.push_str(&format!("    help: {}\n", render::one_line(help, 1000)));
+        }
+    }
+    out.push_str(&format!(
+        "{} files: {} playbooks ({}), {} policies; {} errors, {} warnings\n",
+        checked.files,
+        checked.playbooks.len(),
+        checked.playbooks.join(", "),
+        checked.policies.len(),
+        checked.errors,
+        checked.warnings
+    ));
+    out
+}
+
+fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result<Exit> {
+    let direct = PathBuf::from(wanted);
+    let (_, resources, problems) = if direct.is_file() { read(&[direct.clone()])? } else { read(paths)? };
+    let found: Option<&Located<crds::Playbook>> = resources.iter().find_map(|resource| match resource {
+        Resource::Playbook(playbook) if direct.is_file() || playbook.value.metadata.name.as_deref() == Some(wanted) => Some(&**playbook),
+        _ => None,
+    });
+    let Some(playbook) = found else {
+        let why: Vec<String> = problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
+        return Err(Ended::new(Exit::Unknown, format!("there is no playbook {wanted:?} to draw{}", why.concat())));
+    };
+    let checked = Plan::check(playbook, &BTreeSet::new());
+    let Some(plan) = checked.plan else {
+        let why: Vec<String> = checked.problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
+        return Err(Ended::new(Exit::Bad, format!("{wanted} cannot be drawn, since it is broken:{}", why.concat())));
+    };
+    let drawn = respond::graph::graph(&plan);
+    let text = match form {
+        Form::Text => drawn.text(),
+        Form::Dot => drawn.dot(),
+    };
+    render::print(shared.output, &text, |_| text.clone())?;
+    Ok(Exit::Good)
+}
+
+fn name(name: &Option<String>) -> String {
+    name.clone().unwrap_or_else(|| "unnamed".into())
+}

@@ -1,0 +1,150 @@
+//! `hemostat release`: lifts containments on this node from the node's own journal. It needs no controller, no agent and no network,
+//! so it works on the night on which everything else is down. While an agent runs, the journal is its own, and the request goes to the
+//! controller beside it.
+
+use std::path::{Path, PathBuf};
+
+use agent::contain::{Contain, ContainConfig, JournalError, OpenError, Which};
+use anyhow::{Result, bail};
+use model::{ActionId, ActionRecord, NodeId};
+use serde::Serialize;
+
+use super::{asking, client, now, refused};
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+    render::{self, Column, Fit, Table, Window, age},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Actions to lift (`act-…`); without one, what is in force is listed.
+    actions: Vec<String>,
+    /// Lift everything that is in force.
+    #[arg(long, conflicts_with = "actions")]
+    all: bool,
+    /// State folder of Hemostat on this node.
+    #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
+    state: PathBuf,
+}
+
+/// What became of one request.
+#[derive(Serialize)]
+struct Released {
+    action: String,
+    done: bool,
+    what: String,
+}
+
+pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
+    let folder = agent::contain_folder(&options.state);
+    if !folder.exists() {
+        return Err(Ended::new(
+            Exit::Unknown,
+            format!("{} does not exist: Hemostat has never contained anything from there (--state says where to look)", folder.display()),
+        ));
+    }
+    match Contain::open(ContainConfig::new(NodeId::new(agent::host_name()), folder.clone())) {
+        Ok(contain) => locally(shared, options, &contain),
+        Err(OpenError::Journal(JournalError::Busy { .. })) => asking(through_controller(shared, options)),
+        Err(error) => Err(with_advice(&error, &folder)),
+    }
+}
+
+fn with_advice(error: &OpenError, folder: &Path) -> anyhow::Error {
+    if rustix::process::geteuid().is_root() {
+        return Ended::new(Exit::Bad, error.to_string());
+    }
+    Ended::new(Exit::Forbidden, format!("{error}: lifting containments below {} needs root", folder.display()))
+}
+
+/// Nothing of Hemostat runs here.
+fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit> {
+    if options.actions.is_empty() && !options.all {
+        return list(shared, &contain.in_force());
+    }
+    let wanted: Vec<Which> = if options.all {
+        vec![Which::All]
+    } else {
+        options.actions.iter().map(|id| Which::One(ActionId::new(id.as_str()))).collect()
+    };
+    let mut released = Vec::new();
+    for which in &wanted {
+        let lifted = contain.release(which);
+        if let (Which::One(id), true) = (which, lifted.is_empty()) {
+            released.push(Released { action: id.to_string(), done: false, what: "is not in force on this node".into() });
+        }
+        released.extend(lifted.into_iter().map(|one| Released {
+            action: one.record.id.to_string(),
+            done: one.result.is_ok(),
+            what: match one.result {
+                Ok(_) => format!("{} on {} lifted", one.record.action.name(), one.record.target),
+                Err(failure) => failure.to_string(),
+            },
+        }));
+    }
+    tell(shared, &released)
+}
+
+/// The agent runs and holds the journal; the controller in the same standalone asks it.
+async fn through_controller(shared: &Shared, options: &Options) -> Result<Exit> {
+    let client = client(shared);
+    let in_force: Vec<ActionRecord> =
+        client.actions_in_force().await.map_err(refused)?.into_iter().map(|view| view.record).collect();
+    if options.actions.is_empty() && !options.all {
+        return list(shared, &in_force);
+    }
+    let wanted: Vec<String> =
+        if options.all { in_force.iter().rev().map(|record| record.id.to_string()).collect() } else { options.actions.clone() };
+    let mut released = Vec::new();
+    for id in wanted {
+        let answer = client.rollback_action(&id, "released on the node").await;
+        released.push(match answer {
+            Ok(done) => Released { action: id, done: true, what: done.what.join("; ") },
+            Err(error) => Released { action: id, done: false, what: error.to_string() },
+        });
+    }
+    tell(shared, &released)
+}
+
+fn list(shared: &Shared, records: &[ActionRecord]) -> Result<Exit> {
+    render::print(shared.output, &records, |window| page(records, window))?;
+    Ok(Exit::Good)
+}
+
+fn page(records: &[ActionRecord], window: Window) -> String {
+    if records.is_empty() {
+        return "Nothing is in force on this node.\n".into();
+    }
+    let mut table = Table::new(vec![
+        Column { heading: "ID", fit: Fit::Keep },
+        Column { heading: "ACTION", fit: Fit::Keep },
+        Column { heading: "TARGET", fit: Fit::Shrink(16) },
+        Column { heading: "STATE", fit: Fit::Drop(1) },
+        Column { heading: "SINCE", fit: Fit::Drop(2) },
+    ]);
+    for record in records {
+        table.row([
+            record.id.to_string(),
+            record.action.name().into(),
+            record.target.to_string(),
+            format!("{:?}", record.state),
+            record.applied.map_or_else(|| "–".into(), |at| age(at, now())),
+        ]);
+    }
+    table.render(window) + "lift one: hemostat release ID; all: hemostat release --all\n"
+}
+
+fn tell(shared: &Shared, released: &[Released]) -> Result<Exit> {
+    render::print(shared.output, &released, |_| {
+        if released.is_empty() {
+            return "Nothing was in force on this node.\n".into();
+        }
+        released.iter().map(|one| format!("{}: {}\n", one.action, one.what)).collect()
+    })?;
+    let failed = released.iter().filter(|one| !one.done).count();
+    if failed > 0 {
+        bail!("{failed} of {} not lifted", released.len());
+    }
+    Ok(Exit::Good)
+}

@@ -1,0 +1,84 @@
+//! `hemostat rules`: what a rule's author needs before a rule goes to a machine.
+
+mod check;
+mod coverage;
+mod explain;
+mod test;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use detect::source::SourceFile;
+
+use super::files_below;
+use crate::{Shared, exit::Exit};
+
+/// Where rules are looked for when no path is given.
+const DEFAULT_FOLDER: &str = "rules";
+
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Compile rules and say what is wrong, where, and what was expected. Exit code 1 if a rule cannot be loaded.
+    Check {
+        /// Files and folders.
+        #[arg(default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// Warnings count as errors.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Run the tests that stand beside the rules (`NAME.test.yml`).
+    Test {
+        /// Files and folders.
+        #[arg(default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+    },
+    /// What a rule needs from the kernel; with an event, why it did or did not match, predicate by predicate.
+    Explain {
+        /// The rule's id, title or file name.
+        rule: String,
+        /// Files and folders.
+        #[arg(long = "rules", default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// An event, finding or incident as JSON (`hemostat incidents show ID -o json`); `-` reads it from standard input.
+        #[arg(long, value_name = "FILE")]
+        event: Option<PathBuf>,
+    },
+    /// Which ATT&CK techniques the rules cover.
+    Coverage {
+        /// Files and folders.
+        #[arg(default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// A layer for the ATT&CK Navigator instead of the table.
+        #[arg(long)]
+        navigator: bool,
+    },
+}
+
+pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
+    match task {
+        Task::Check { paths, strict } => check::run(shared, &paths, strict),
+        Task::Test { paths } => test::run(shared, &paths),
+        Task::Explain { rule, paths, event } => explain::run(shared, &rule, &paths, event.as_deref()),
+        Task::Coverage { paths, navigator } => coverage::run(shared, &paths, navigator),
+    }
+}
+
+/// Reads rule files, tests left out.
+pub(crate) fn read_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+    let files = files_below(paths, &[".yml", ".yaml"])?;
+    files
+        .into_iter()
+        .filter(|path| !is_test(path))
+        .map(|path| {
+            // A file that is not UTF-8 is still looked at: the front end says where it is broken.
+            let bytes = std::fs::read(&path).with_context(|| format!("read the rule file {}", path.display()))?;
+            Ok(SourceFile { name: path.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned() })
+        })
+        .collect()
+}
+
+fn is_test(path: &std::path::Path) -> bool {
+    path.to_str().is_some_and(|text| text.ends_with(".test.yml") || text.ends_with(".test.yaml"))
+}

@@ -1,0 +1,112 @@
+//! `hemostat rules check`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use detect::{
+    diagnostic::{Diagnostic, Severity, render},
+    load::load,
+    matcher::{Options, RuleSet},
+    schema::Firing,
+    source::SourceFile,
+};
+use serde::Serialize;
+
+use super::read_rules;
+use crate::{
+    Shared,
+    exit::Exit,
+    render::{self, Colour, Window},
+};
+
+/// The answer for programs.
+#[derive(Serialize)]
+struct Checked {
+    files: usize,
+    rules: usize,
+    correlations: usize,
+    filters: usize,
+    errors: usize,
+    warnings: usize,
+    /// Loaded, but nothing on this product's sources can make them match.
+    cannot_fire: Vec<CannotFire>,
+    diagnostics: Vec<Told>,
+}
+
+#[derive(Serialize)]
+struct CannotFire {
+    rule: String,
+    why: String,
+}
+
+#[derive(Serialize)]
+struct Told {
+    severity: &'static str,
+    code: &'static str,
+    message: String,
+    file: String,
+    line: usize,
+    column: usize,
+    help: Vec<String>,
+}
+
+pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
+    let files = read_rules(paths)?;
+    let loaded = load(&files);
+    let (_set, compiled) = RuleSet::compile(&loaded.rules, Options::default());
+    let mut diagnostics = loaded.diagnostics.clone();
+    diagnostics.extend(compiled);
+    let count = |severity: Severity| diagnostics.iter().filter(|told| told.severity == severity).count();
+    let checked = Checked {
+        files: files.len(),
+        rules: loaded.rules.len(),
+        correlations: loaded.correlations.len(),
+        filters: loaded.filters.len(),
+        errors: count(Severity::Error),
+        warnings: count(Severity::Warning),
+        cannot_fire: loaded
+            .rules
+            .iter()
+            .filter_map(|rule| match &rule.firing {
+                Firing::Can => None,
+                Firing::Cannot { why } => Some(CannotFire { rule: rule.key().to_owned(), why: why.clone() }),
+            })
+            .collect(),
+        diagnostics: diagnostics.iter().map(|diagnostic| told(diagnostic, &files)).collect(),
+    };
+    render::print(shared.output, &checked, |window| page(&checked, &diagnostics, &files, window))?;
+    let bad = checked.errors > 0 || (strict && checked.warnings > 0);
+    Ok(if bad { Exit::Bad } else { Exit::Good })
+}
+
+fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], window: Window) -> String {
+    let colour = match window.colour {
+        Colour::Plain => detect::diagnostic::Colour::Plain,
+        Colour::Ansi => detect::diagnostic::Colour::Ansi,
+    };
+    let mut out = render(diagnostics, files, colour);
+    out.push_str(&format!(
+        "{} files: {} rules, {} correlations, {} filters loaded; {} errors, {} warnings\n",
+        checked.files, checked.rules, checked.correlations, checked.filters, checked.errors, checked.warnings
+    ));
+    if !checked.cannot_fire.is_empty() {
+        out.push_str(&format!("{} rules cannot fire on this product's sources (-o json says why for each)\n", checked.cannot_fire.len()));
+    }
+    out
+}
+
+fn told(diagnostic: &Diagnostic, files: &[SourceFile]) -> Told {
+    let (file, line, column) = diagnostic.place(files).unwrap_or(("", 0, 0));
+    Told {
+        severity: match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        code: diagnostic.code.name(),
+        message: diagnostic.message.clone(),
+        file: file.to_owned(),
+        line,
+        column,
+        help: diagnostic.help.clone(),
+    }
+}

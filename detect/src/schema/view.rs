@@ -1,9 +1,10 @@
 //! An event as rules see it: [`Field`] in, [`FieldValue`] out, without allocation.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use model::{
-    Activity, Backing, Created, Endpoint, Event, Flow, LinkKind, Process, Protocol, Runtime, Workload,
+    Activity, Backing, Created, Endpoint, Event, Exposure, FdKind, Flow, LinkKind, Process, Protocol,
+    Runtime, Workload,
 };
 
 use crate::schema::{
@@ -17,8 +18,6 @@ use crate::schema::{
 /// What is known beside the event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
-    /// Ancestors of the process, from the parent upwards.
-    pub ancestors: &'a [Arc<Process>],
     /// The other process of a ptrace or process_vm_writev.
     pub target: Option<&'a Process>,
 }
@@ -81,11 +80,17 @@ impl<'a> View<'a> {
     }
 
     fn kin_field(&self, field: Field) -> Option<FieldValue<'a>> {
-        let grandparent = self.context.ancestors.get(1);
+        let ancestors: &'a [std::sync::Arc<Process>] = &self.event.ancestors;
+        let grandparent = ancestors.get(1);
         Some(match field {
             Field::ParentProcessId => {
                 self.event.process.parent.map_or(FieldValue::Absent, |parent| number(parent.pid.0))
             }
+            Field::Exposure => FieldValue::Str(match self.event.exposure {
+                Exposure::None => "none",
+                Exposure::Listens => "listens",
+                Exposure::BehindListener => "behind_listener",
+            }),
             Field::ParentCurrentDirectory => self.parent(|parent| text(&parent.cwd)),
             Field::ParentUser => self.parent(|parent| user(parent.credentials.uid)),
             Field::ParentComm => self.parent(|parent| text(&parent.comm)),
@@ -93,8 +98,8 @@ impl<'a> View<'a> {
             Field::GrandparentCommandLine => {
                 grandparent.map_or(FieldValue::Absent, |process| text(&process.command_line))
             }
-            Field::AncestorImages if self.context.ancestors.is_empty() => FieldValue::Absent,
-            Field::AncestorImages => FieldValue::List(List::Images(self.context.ancestors)),
+            Field::AncestorImages if ancestors.is_empty() => FieldValue::Absent,
+            Field::AncestorImages => FieldValue::List(List::Images(ancestors)),
             _ => return None,
         })
     }
@@ -297,6 +302,9 @@ fn process_field(process: &Process, field: Field) -> Option<FieldValue<'_>> {
             Backing::Memfd => "memfd",
             Backing::Deleted => "deleted",
         }),
+        Field::Stdin => descriptor(process.stdio.stdin),
+        Field::Stdout => descriptor(process.stdio.stdout),
+        Field::Stderr => descriptor(process.stdio.stderr),
         Field::Workload
         | Field::InContainer
         | Field::ContainerId
@@ -329,6 +337,17 @@ fn workload_field(workload: &Workload, field: Field) -> FieldValue<'_> {
         (Field::CgroupPath, _) => workload.cgroup_path().map_or(FieldValue::Absent, text),
         _ => FieldValue::Absent,
     }
+}
+
+fn descriptor<'a>(kind: FdKind) -> FieldValue<'a> {
+    FieldValue::Str(match kind {
+        FdKind::Unknown => return FieldValue::Absent,
+        FdKind::Closed => "closed",
+        FdKind::File => "file",
+        FdKind::Pipe => "pipe",
+        FdKind::Socket => "socket",
+        FdKind::Device => "device",
+    })
 }
 
 fn file_operation(category: Category, activity: &Activity) -> Option<&'static str> {

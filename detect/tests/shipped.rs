@@ -1,0 +1,47 @@
+//! The rules that we ship load without a word from the checker, and their tests pass.
+
+use std::path::{Path, PathBuf};
+
+use hemostat_detect::{
+    diagnostic::{Colour, render},
+    load::load,
+    source::SourceFile,
+};
+
+#[test]
+fn shipped_rules_load_without_diagnostics() {
+    let files = files(".yml", Some(".test.yml"));
+    assert!(!files.is_empty());
+    let loaded = load(&files);
+    assert!(loaded.diagnostics.is_empty(), "\n{}", render(&loaded.diagnostics, &files, Colour::Plain));
+}
+
+fn files(suffix: &str, but: Option<&str>) -> Vec<SourceFile> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules");
+    let mut paths = vec![];
+    collect(&root, &mut paths);
+    paths.sort();
+    let wanted = |path: &&PathBuf| {
+        let name = path.to_string_lossy();
+        name.ends_with(suffix) && !but.is_some_and(|but| name.ends_with(but))
+    };
+    paths
+        .iter()
+        .filter(wanted)
+        .map(|path| SourceFile {
+            name: path.strip_prefix(&root).unwrap().to_string_lossy().into_owned(),
+            text: std::fs::read_to_string(path).unwrap(),
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, into);
+        } else {
+            into.push(path);
+        }
+    }
+}

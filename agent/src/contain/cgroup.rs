@@ -1,0 +1,283 @@
+//! The cgroup v2 hierarchy: paths below its mount, opened without ever following a link, and the freezer's files.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use model::{ActionFailure, CgroupId, Frozen};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, ResolveFlags},
+};
+
+use super::process;
+
+/// Longest file of cgroupfs that is read: a `cgroup.procs` of 65,536 pids.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The mount of cgroup v2.
+#[derive(Debug)]
+pub(super) struct Hierarchy {
+    root: OwnedFd,
+}
+
+/// One cgroup, held open: its name may go, the directory stays the one that was opened.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    /// Path below the mount, `/` for the root.
+    pub(super) path: String,
+    dir: OwnedFd,
+}
+
+impl Hierarchy {
+    /// Opens the hierarchy at `mount`, or at the first cgroup2 mount of /proc/self/mounts.
+    pub(super) fn open(mount: Option<&Path>) -> io::Result<Self> {
+        let mount = match mount {
+            Some(mount) => mount.to_owned(),
+            None => find_mount("cgroup2")?.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, "no cgroup2 mount in /proc/self/mounts")
+            })?,
+        };
+        let root =
+            rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { root })
+    }
+
+    /// Opens the cgroup at `path` below the mount.
+    pub(super) fn cgroup(&self, path: &str) -> io::Result<Cgroup> {
+        let below = path.trim_matches('/');
+        let dir = rustix::fs::openat2(
+            &self.root,
+            if below.is_empty() { "." } else { below },
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        Ok(Cgroup { path: format!("/{below}"), dir })
+    }
+
+    /// cgroup path of a process, from `/proc/PID/cgroup`; `None` when it has ended.
+    pub(super) fn path_of(&self, pid: u32) -> io::Result<Option<String>> {
+        let mut text = String::new();
+        let read = fs::File::open(format!("/proc/{pid}/cgroup"))
+            .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+        match read {
+            Ok(_) => {}
+            Err(error) if process::is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+        match path {
+            Some(path) if path.starts_with("/..") => Err(io::Error::other(
+                "the agent is in a cgroup namespace of its own and cannot name cgroups outside: run it in the host's",
+            )),
+            Some(path) => Ok(Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 membership")),
+        }
+    }
+}
+
+impl Cgroup {
+    pub(super) fn id(&self) -> io::Result<CgroupId> {
+        Ok(CgroupId(rustix::fs::fstat(&self.dir)?.st_ino))
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.path == "/"
+    }
+
+    pub(super) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Path of a child of this name.
+    pub(super) fn child_path(&self, name: &str) -> String {
+        if self.is_root() { format!("/{name}") } else { format!("{}/{name}", self.path) }
+    }
+
+    /// Makes the child and opens it; one that is there already is opened.
+    pub(super) fn make_child(&self, name: &str) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&self.dir, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.child(name)
+    }
+
+    pub(super) fn child(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        Ok(Self { path: self.child_path(name), dir })
+    }
+
+    /// Removes the child; `Ok` when it is gone already.
+    pub(super) fn remove_child(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::REMOVEDIR) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn children(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy();
+            if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Pids in this cgroup itself, its children's not included.
+    pub(super) fn members(&self) -> io::Result<Vec<u32>> {
+        Ok(self.read("cgroup.procs")?.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+
+    /// Pids in this cgroup and all below it.
+    pub(super) fn members_below(&self) -> io::Result<Vec<u32>> {
+        let mut pids = match self.members() {
+            // a threaded cgroup below its domain: its processes are listed at the domain
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
+                Vec::new()
+            }
+            other => other?,
+        };
+        for name in self.children()? {
+            match self.child(&name) {
+                Ok(child) => pids.extend(child.members_below()?),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Moves a process with all its threads in here; `Ok(false)` when it has ended.
+    pub(super) fn take(&self, pid: u32) -> io::Result<bool> {
+        match self.write("cgroup.procs", pid.to_string().as_bytes()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `domain`, `domain threaded`, `domain invalid` or `threaded`; the root is a domain.
+    pub(super) fn kind(&self) -> io::Result<String> {
+        if self.is_root() {
+            return Ok("domain".to_owned());
+        }
+        Ok(self.read("cgroup.type")?.trim().to_owned())
+    }
+
+    /// What `cgroup.freeze` asks for.
+    pub(super) fn freeze_wish(&self) -> io::Result<Frozen> {
+        Ok(if self.read("cgroup.freeze")?.trim() == "1" { Frozen::Yes } else { Frozen::No })
+    }
+
+    pub(super) fn set_freeze_wish(&self, wish: Frozen) -> io::Result<()> {
+        self.write("cgroup.freeze", if wish == Frozen::Yes { b"1" } else { b"0" })
+    }
+
+    /// Kills every member and everything below, atomically against forks (Linux 5.14).
+    pub(super) fn kill(&self) -> io::Result<()> {
+        self.write("cgroup.kill", b"1")
+    }
+
+    /// Waits until `cgroup.events` has `line`, at most `limit`. `Ok(false)` when it has not by then.
+    ///
+    /// The kernel notifies of changes of one file at most every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which would be most of the
+    /// time to frozen: so it looks by itself for the first 2 ms and only then relies on poll(2).
+    pub(super) fn await_event(&self, line: &str, limit: Duration) -> io::Result<bool> {
+        const LOOK: Duration = Duration::from_millis(2);
+        let events = self.open_file("cgroup.events", OFlags::RDONLY)?;
+        let begun = Instant::now();
+        let mut text = [0_u8; 256];
+        loop {
+            let length = rustix::io::pread(&events, &mut text, 0)?;
+            if std::str::from_utf8(&text[..length]).is_ok_and(|text| text.lines().any(|found| found == line))
+            {
+                return Ok(true);
+            }
+            let passed = begun.elapsed();
+            if passed >= limit {
+                return Ok(false);
+            }
+            if passed < LOOK {
+                std::thread::yield_now();
+                continue;
+            }
+            let wait = (limit - passed).min(Duration::from_millis(20));
+            let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+            poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&wait))?;
+        }
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.dir, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?)
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        let mut text = String::new();
+        fs::File::from(self.open_file(name, OFlags::RDONLY)?).take(MAX_FILE).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    fn write(&self, name: &str, value: &[u8]) -> io::Result<()> {
+        fs::File::from(self.open_file(name, OFlags::WRONLY)?).write_all(value)
+    }
+}
+
+/// Where the first filesystem of this type is mounted.
+pub(super) fn find_mount(kind: &str) -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (_, at, found) = (words.next()?, words.next()?, words.next()?);
+        (found == kind).then(|| PathBuf::from(unescape(at)))
+    }))
+}
+
+/// Failure of an operation on a cgroup; a cgroup that is gone is [`ActionFailure::TargetGone`].
+pub(super) fn failure(operation: &str, path: &str, source: &io::Error) -> ActionFailure {
+    if process::is_gone(source) || source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) {
+        return ActionFailure::TargetGone { target: format!("cgroup {path}") };
+    }
+    ActionFailure::io(operation, format!("cgroup {path}"), source)
+}
+
+/// Undoes the octal escapes of /proc/self/mounts.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        match rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if byte.is_ascii() => {
+                plain.push(char::from(byte));
+                rest = &rest[at + 4..];
+            }
+            _ => {
+                plain.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    plain + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_read() {
+        assert_eq!(unescape("/mnt/a\\040b\\134c"), "/mnt/a b\\c");
+        assert_eq!(unescape("/plain\\x"), "/plain\\x");
+    }
+}

@@ -1,0 +1,560 @@
+//! `node.quarantine-file`: a file is taken from its path into a folder that only root can enter, not executable, and comes back
+//! with everything it had.
+//!
+//! The path is walked without following any link, and every step works on what was opened and identified, not on a name that can be
+//! changed meanwhile. On one filesystem the very inode is moved; across filesystems it is copied, which only a file with a single
+//! name survives exactly.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use model::{ActionFailure, Effect, FileState, Outputs, RollbackState, Target};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags},
+    io::Errno,
+};
+use serde_json::json;
+
+use super::{
+    attributes,
+    scene::{Act, Force, Task, Undone, mismatch},
+};
+
+/// In the store: readable by root, executable by nobody.
+const STORED_MODE: Mode = Mode::RUSR;
+const STORED: &str = "content";
+const PART: &str = "content.part";
+
+pub(super) struct QuarantineFile;
+
+impl Act for QuarantineFile {
+    fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure> {
+        let Target::File { path, inode, device } = task.target else { return Err(no_file(task)) };
+        let place = Place::of(path)?;
+        let file = place.open()?.ok_or_else(|| gone(path))?;
+        let meta = file.metadata().map_err(failed("look at", path))?;
+        if (meta.ino(), meta.dev()) != (*inode, *device) {
+            return Err(changed(path, (*inode, *device), (meta.ino(), meta.dev())));
+        }
+        check(task, path, &meta)?;
+        let stored = folder(task).join(STORED).display().to_string();
+        // times first: reading may change the time of last access
+        let mut state = attributes::read(&file, path, stored, String::new()).map_err(failed("read", path))?;
+        state.sha256 = attributes::hash(&file).map_err(failed("hash", path))?;
+        Ok(RollbackState::File(Box::new(state)))
+    }
+
+    fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure> {
+        let state = state(task, rollback)?;
+        let done = take(task, state);
+        if let Err(failure) = &done
+            && !matches!(failure, ActionFailure::TargetGone { .. })
+        {
+            put_back(task, state)?;
+            // an empty folder is of no use to anybody
+            let _kept_if_not_empty = fs::remove_dir(folder(task));
+        }
+        let kept_names = done?;
+        Ok(Outputs::from([
+            ("sha256".to_owned(), json!(state.sha256)),
+            ("size".to_owned(), json!(state.size)),
+            ("stored".to_owned(), json!(state.stored)),
+            ("other_names".to_owned(), json!(kept_names)),
+        ]))
+    }
+
+    fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
+        let state = state(task, rollback)?;
+        let missing = |found: String| Ok(Effect::Missing { found });
+        let still = Place::of(&state.path).ok().map(|place| place.identity()).transpose()?.flatten();
+        if still == Some((state.inode, state.device)) {
+            return missing(format!("{} still stands there", state.path));
+        }
+        let stored = match File::open(&state.stored) {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return missing(format!("{} is not in the store", state.stored));
+            }
+            Err(error) => return Err(failed("open", &state.stored)(error)),
+        };
+        if attributes::hash(&stored).map_err(failed("hash", &state.stored))? != state.sha256 {
+            return missing(format!("{} has another content than was captured", state.stored));
+        }
+        Ok(Effect::InForce)
+    }
+
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+        put_back(task, state(task, rollback)?)
+    }
+}
+
+/// A directory entry whose directory is open: nothing that happens to the path above can change what it means.
+struct Place {
+    path: String,
+    dir: OwnedFd,
+    name: String,
+}
+
+impl Place {
+    fn of(path: &str) -> Result<Self, ActionFailure> {
+        let invalid = |because: &str| ActionFailure::Unsupported {
+            operation: format!("quarantining {path:?}"),
+            because: because.to_owned(),
+        };
+        let (above, name) = path.rsplit_once('/').ok_or_else(|| invalid("the path is not absolute"))?;
+        if !path.starts_with('/') || name.is_empty() || name == "." || name == ".." || path.contains('\0') {
+            return Err(invalid("it is no absolute path of a file"));
+        }
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| failed("open", "/")(e.into()))?;
+        let below = above.trim_start_matches('/');
+        let dir = rustix::fs::openat2(
+            &root,
+            if below.is_empty() { "." } else { below },
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        );
+        match dir {
+            Ok(dir) => Ok(Self { path: path.to_owned(), dir, name: name.to_owned() }),
+            Err(Errno::NOENT | Errno::NOTDIR) => Err(gone(path)),
+            Err(Errno::LOOP) => Err(invalid("a symbolic link is on the way: name the file by its real path")),
+            Err(error) => Err(failed("walk to", path)(error.into())),
+        }
+    }
+
+    /// Inode and device of what stands there, whatever it is; `None` for nothing.
+    fn identity(&self) -> Result<Option<(u64, u64)>, ActionFailure> {
+        match rustix::fs::openat(
+            &self.dir,
+            &self.name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(fd) => {
+                let meta = File::from(fd).metadata().map_err(failed("look at", &self.path))?;
+                Ok(Some((meta.ino(), meta.dev())))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("look at", &self.path)(error.into())),
+        }
+    }
+
+    /// Opens the regular file that stands there, without touching its times; `None` for nothing.
+    fn open(&self) -> Result<Option<File>, ActionFailure> {
+        open_regular(&self.dir, &self.name, &self.path)
+    }
+
+    fn sync(&self) -> Result<(), ActionFailure> {
+        rustix::fs::fsync(&self.dir)
+            .map_err(|error| failed("sync the directory of", &self.path)(error.into()))
+    }
+}
+
+/// First as a mere name, so that nothing is opened that acts on being opened (a FIFO, a device).
+fn open_regular(dir: &OwnedFd, name: &str, path: &str) -> Result<Option<File>, ActionFailure> {
+    let named =
+        match rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        {
+            Ok(named) => File::from(named),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(failed("open", path)(error.into())),
+        };
+    if !named.metadata().map_err(failed("look at", path))?.is_file() {
+        return Err(ActionFailure::Unsupported {
+            operation: format!("quarantining {path}"),
+            because: "it is not a regular file".into(),
+        });
+    }
+    let again = format!("/proc/self/fd/{}", named.as_raw_fd());
+    let open = |flags| rustix::fs::open(&again, flags | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let file = match open(OFlags::NOATIME) {
+        // not ours and no CAP_FOWNER
+        Err(Errno::PERM) => open(OFlags::empty()),
+        other => other,
+    };
+    file.map(|file| Some(File::from(file))).map_err(|error| failed("open", path)(error.into()))
+}
+
+/// Moves the file into the store. Returns how many other names it keeps.
+fn take(task: &Task<'_>, state: &FileState) -> Result<u64, ActionFailure> {
+    let store = Store::make(task)?;
+    let place = Place::of(&state.path)?;
+    let at_place = place.identity()? == Some((state.inode, state.device));
+    if !at_place && store.open(STORED)?.is_some() {
+        // a crash came after the move
+        finish_leftover(&place, state)?;
+        store.seal()?;
+        return Ok(state.links.saturating_sub(1));
+    }
+    let file = place.open()?.ok_or_else(|| gone(&state.path))?;
+    let meta = file.metadata().map_err(failed("look at", &state.path))?;
+    if (meta.ino(), meta.dev()) != (state.inode, state.device) {
+        return Err(changed(&state.path, (state.inode, state.device), (meta.ino(), meta.dev())));
+    }
+    if meta.len() != state.size || (meta.mtime(), meta.mtime_nsec()) != state.modified {
+        return Err(ActionFailure::TargetChanged {
+            target: format!("file {}", state.path),
+            expected: format!("{} bytes as captured", state.size),
+            found: format!("{} bytes, written to since", meta.len()),
+        });
+    }
+    check(task, &state.path, &meta)?;
+    task.step("unlock");
+    attributes::unlock(&file).map_err(failed("take the flags from", &state.path))?;
+    task.step("move");
+    match rustix::fs::renameat_with(&place.dir, &place.name, &store.dir, STORED, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::XDEV) => copy_away(task, state, &place, &file, &store)?,
+        Err(error) => return Err(failed("move", &state.path)(error.into())),
+    }
+    let moved = store.open(STORED)?.ok_or_else(|| gone(&state.stored))?;
+    let moved_meta = moved.metadata().map_err(failed("look at", &state.stored))?;
+    if moved_meta.dev() == state.device && moved_meta.ino() != state.inode {
+        // the name was given to another file between the look and the move: back with it
+        rustix::fs::renameat_with(&store.dir, STORED, &place.dir, &place.name, RenameFlags::NOREPLACE)
+            .map_err(|error| failed("put back", &state.path)(error.into()))?;
+        return Err(changed(&state.path, (state.inode, state.device), (moved_meta.ino(), moved_meta.dev())));
+    }
+    task.step("seal");
+    store.seal()?;
+    place.sync()?;
+    Ok(state.links.saturating_sub(1))
+}
+
+/// Across filesystems: copied, synced and compared before the original goes.
+fn copy_away(
+    task: &Task<'_>,
+    state: &FileState,
+    place: &Place,
+    file: &File,
+    store: &Store,
+) -> Result<(), ActionFailure> {
+    if state.links > 1 {
+        return Err(ActionFailure::Unsupported {
+            operation: format!("quarantining {}", state.path),
+            because: format!(
+                "it has {} names and the store is on another filesystem: a copy could not be undone exactly",
+                state.links
+            ),
+        });
+    }
+    store.remove(PART)?;
+    let part = store.create(PART)?;
+    task.step("copy");
+    let sum =
+        attributes::digest(file, |piece| (&part).write_all(piece)).map_err(failed("copy", &state.path))?;
+    if sum != state.sha256 {
+        store.remove(PART)?;
+        return Err(ActionFailure::TargetChanged {
+            target: format!("file {}", state.path),
+            expected: state.sha256.clone(),
+            found: sum,
+        });
+    }
+    part.sync_all().map_err(failed("sync", &state.stored))?;
+    store.rename(PART, STORED)?;
+    // Not by its own name: under a name of ours it can be identified before it is removed.
+    let leftover = leftover(task);
+    task.step("set aside");
+    rustix::fs::renameat_with(&place.dir, &place.name, &place.dir, &leftover, RenameFlags::NOREPLACE)
+        .map_err(|error| failed("set aside", &state.path)(error.into()))?;
+    let aside = open_regular(&place.dir, &leftover, &state.path)?.ok_or_else(|| gone(&state.path))?;
+    let meta = aside.metadata().map_err(failed("look at", &state.path))?;
+    if (meta.ino(), meta.dev()) != (state.inode, state.device) {
+        rustix::fs::renameat_with(&place.dir, &leftover, &place.dir, &place.name, RenameFlags::NOREPLACE)
+            .map_err(|error| failed("put back", &state.path)(error.into()))?;
+        return Err(changed(&state.path, (state.inode, state.device), (meta.ino(), meta.dev())));
+    }
+    task.step("unlink");
+    remove_at(&place.dir, &leftover, &state.path)
+}
+
+/// The file stands at its path again, as it was; or something else stands there.
+fn put_back(task: &Task<'_>, state: &FileState) -> Result<Undone, ActionFailure> {
+    let restored = |detail: &str| Ok(Undone::Restored { detail: format!("{} {detail}", state.path) });
+    let drifted = |difference: String| Ok(Undone::Drifted { difference });
+    let place = match Place::of(&state.path) {
+        Ok(place) => place,
+        Err(ActionFailure::TargetGone { .. }) => {
+            return drifted(format!(
+                "the directory of {} is gone; the file is at {}",
+                state.path, state.stored
+            ));
+        }
+        Err(other) => return Err(other),
+    };
+    let store = Store::make(task)?;
+    store.remove(PART)?;
+    let leftover = leftover(task);
+    // a crash while it was being copied away: the original is still in its directory
+    if let Some(aside) = open_regular(&place.dir, &leftover, &state.path)? {
+        let meta = aside.metadata().map_err(failed("look at", &state.path))?;
+        if (meta.ino(), meta.dev()) == (state.inode, state.device) && place.identity()?.is_none() {
+            rustix::fs::renameat_with(&place.dir, &leftover, &place.dir, &place.name, RenameFlags::NOREPLACE)
+                .map_err(|error| failed("put back", &state.path)(error.into()))?;
+        } else {
+            remove_at(&place.dir, &leftover, &state.path)?;
+        }
+    }
+    if let Some(found) = place.identity()? {
+        let is_original = found == (state.inode, state.device);
+        let standing = if is_original { place.open()? } else { place.open().ok().flatten() };
+        let is_ours = match &standing {
+            Some(file) if !is_original => is_restored(file, state)?,
+            _ => is_original,
+        };
+        let Some(file) = standing.filter(|_| is_ours) else {
+            let (inode, device) = found;
+            return drifted(format!(
+                "something else stands at {} (inode {inode} on device {device}); the file is at {}",
+                state.path, state.stored
+            ));
+        };
+        // it was not moved yet, or it is back already and only the end is missing
+        attributes::restore(&file, state).map_err(failed("restore", &state.path))?;
+        attributes::lock(&file, state).map_err(failed("give the flags back to", &state.path))?;
+        store.clear()?;
+        return restored("stands where it was");
+    }
+    let Some(stored) = store.open(STORED)? else {
+        return drifted(format!("{} is not in the store any more", state.stored));
+    };
+    let meta = stored.metadata().map_err(failed("look at", &state.stored))?;
+    let sum = attributes::hash(&stored).map_err(failed("hash", &state.stored))?;
+    if (meta.ino(), meta.dev()) == (state.inode, state.device) {
+        return move_back(task, state, &place, &store, &stored, &sum);
+    }
+    if sum != state.sha256 {
+        return drifted(format!("{} has SHA-256 {sum}, captured was {}", state.stored, state.sha256));
+    }
+    copy_back(task, state, &place, &store, &stored)
+}
+
+fn move_back(
+    task: &Task<'_>,
+    state: &FileState,
+    place: &Place,
+    store: &Store,
+    stored: &File,
+    sum: &str,
+) -> Result<Undone, ActionFailure> {
+    task.step("restore");
+    attributes::restore(stored, state).map_err(failed("restore", &state.stored))?;
+    task.step("move back");
+    match rustix::fs::renameat_with(&store.dir, STORED, &place.dir, &place.name, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            store.seal()?;
+            let difference = format!("something else has just come to stand at {}", state.path);
+            return Ok(Undone::Drifted { difference });
+        }
+        Err(error) => return Err(failed("move back", &state.path)(error.into())),
+    }
+    task.step("lock");
+    attributes::lock(stored, state).map_err(failed("give the flags back to", &state.path))?;
+    place.sync()?;
+    store.clear()?;
+    let note =
+        if sum == state.sha256 { "" } else { "; its content was changed by a program that had it open" };
+    Ok(Undone::Restored { detail: format!("{} is the same file at the same place{note}", state.path) })
+}
+
+fn copy_back(
+    task: &Task<'_>,
+    state: &FileState,
+    place: &Place,
+    store: &Store,
+    stored: &File,
+) -> Result<Undone, ActionFailure> {
+    let leftover = leftover(task);
+    task.step("copy back");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fresh = rustix::fs::openat(&place.dir, &leftover, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|error| failed("create beside", &state.path)(error.into()))?;
+    let fresh = File::from(fresh);
+    attributes::digest(stored, |piece| (&fresh).write_all(piece))
+        .map_err(failed("copy back", &state.path))?;
+    attributes::restore(&fresh, state).map_err(failed("restore", &state.path))?;
+    fresh.sync_all().map_err(failed("sync", &state.path))?;
+    task.step("move back");
+    match rustix::fs::renameat_with(&place.dir, &leftover, &place.dir, &place.name, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            remove_at(&place.dir, &leftover, &state.path)?;
+            let difference = format!("something else has just come to stand at {}", state.path);
+            return Ok(Undone::Drifted { difference });
+        }
+        Err(error) => return Err(failed("move back", &state.path)(error.into())),
+    }
+    task.step("lock");
+    attributes::lock(&fresh, state).map_err(failed("give the flags back to", &state.path))?;
+    place.sync()?;
+    store.clear()?;
+    Ok(Undone::Restored {
+        detail: format!("{} is as it was, as a new inode (the store is on another filesystem)", state.path),
+    })
+}
+
+/// After a crash between copying and unlinking.
+fn finish_leftover(place: &Place, state: &FileState) -> Result<(), ActionFailure> {
+    for name in leftover_names(&place.dir, state)? {
+        remove_at(&place.dir, &name, &state.path)?;
+    }
+    place.sync()
+}
+
+/// Our own names in the directory that stand for the captured inode.
+fn leftover_names(dir: &OwnedFd, state: &FileState) -> Result<Vec<String>, ActionFailure> {
+    let tag = Path::new(&state.stored).parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    let Some(name) = tag.map(|tag| format!("{LEFTOVER}{tag}")) else { return Ok(Vec::new()) };
+    let found = open_regular(dir, &name, &state.path)?;
+    let Some(file) = found else { return Ok(Vec::new()) };
+    let meta = file.metadata().map_err(failed("look at", &state.path))?;
+    Ok(if (meta.ino(), meta.dev()) == (state.inode, state.device) { vec![name] } else { Vec::new() })
+}
+
+const LEFTOVER: &str = ".hemostat-";
+
+fn leftover(task: &Task<'_>) -> String {
+    format!("{LEFTOVER}{}", task.tag())
+}
+
+/// Whether this is the file that an undo wrote before it was interrupted.
+fn is_restored(file: &File, state: &FileState) -> Result<bool, ActionFailure> {
+    let meta = file.metadata().map_err(failed("look at", &state.path))?;
+    let same = meta.len() == state.size
+        && meta.mode() == state.mode
+        && (meta.uid(), meta.gid()) == (state.uid, state.gid)
+        && (meta.mtime(), meta.mtime_nsec()) == state.modified;
+    Ok(same && attributes::hash(file).map_err(failed("hash", &state.path))? == state.sha256)
+}
+
+/// The action's own folder in the store.
+struct Store {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Store {
+    fn make(task: &Task<'_>) -> Result<Self, ActionFailure> {
+        let path = folder(task);
+        let name = path.display().to_string();
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("create", &name))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|error| failed("open", &name)(error.into()))?;
+        Ok(Self { path, dir })
+    }
+
+    fn open(&self, name: &str) -> Result<Option<File>, ActionFailure> {
+        open_regular(&self.dir, name, &self.path.join(name).display().to_string())
+    }
+
+    fn create(&self, name: &str) -> Result<File, ActionFailure> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, name, flags, STORED_MODE | Mode::WUSR)
+            .map(File::from)
+            .map_err(|error| failed("create", &self.path.join(name).display().to_string())(error.into()))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), ActionFailure> {
+        rustix::fs::renameat(&self.dir, from, &self.dir, to).map_err(|error| self.failed("rename in", error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ActionFailure> {
+        remove_at(&self.dir, name, &self.path.display().to_string())
+    }
+
+    /// Takes the right to execute from what is stored and makes the move durable.
+    fn seal(&self) -> Result<(), ActionFailure> {
+        if let Some(file) = self.open(STORED)? {
+            rustix::fs::fchmod(&file, STORED_MODE).map_err(|error| self.failed("seal", error))?;
+            rustix::fs::fsync(&file).map_err(|error| self.failed("sync", error))?;
+        }
+        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("sync", error))
+    }
+
+    /// Removes the folder with what is still in it.
+    fn clear(&self) -> Result<(), ActionFailure> {
+        self.remove(STORED)?;
+        self.remove(PART)?;
+        fs::remove_dir(&self.path).map_err(failed("remove", &self.path.display().to_string()))
+    }
+
+    fn failed(&self, operation: &str, error: Errno) -> ActionFailure {
+        ActionFailure::io(operation, self.path.display(), &error.into())
+    }
+}
+
+fn folder(task: &Task<'_>) -> PathBuf {
+    task.scene.state_dir.join("vault").join(task.tag())
+}
+
+fn remove_at(dir: &OwnedFd, name: &str, path: &str) -> Result<(), ActionFailure> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(failed("remove what is left of", path)(error.into())),
+    }
+}
+
+/// Neither the agent, nor what a node cannot do without, nor our own state, nor more than the store shall hold.
+fn check(task: &Task<'_>, path: &str, meta: &fs::Metadata) -> Result<(), ActionFailure> {
+    if let Some(because) = task.scene.protected.file_reason(meta) {
+        return Err(ActionFailure::Protected { target: task.target.to_string(), because });
+    }
+    if Path::new(path).starts_with(&task.scene.state_dir) {
+        let because = "it is the agent's own state".to_owned();
+        return Err(ActionFailure::Protected { target: task.target.to_string(), because });
+    }
+    if meta.len() > task.scene.max_file_bytes {
+        return Err(ActionFailure::Unsupported {
+            operation: format!("quarantining {path}"),
+            because: format!("it has {} bytes, the limit is {}", meta.len(), task.scene.max_file_bytes),
+        });
+    }
+    Ok(())
+}
+
+fn state<'a>(task: &Task<'_>, rollback: &'a RollbackState) -> Result<&'a FileState, ActionFailure> {
+    match (rollback, task.target) {
+        (RollbackState::File(state), Target::File { path, inode, device })
+            if state.path == *path && (state.inode, state.device) == (*inode, *device) =>
+        {
+            Ok(state)
+        }
+        _ => Err(mismatch(task)),
+    }
+}
+
+fn no_file(task: &Task<'_>) -> ActionFailure {
+    ActionFailure::Unsupported {
+        operation: format!("quarantining {}", task.target),
+        because: "only a file can be".into(),
+    }
+}
+
+fn gone(path: &str) -> ActionFailure {
+    ActionFailure::TargetGone { target: format!("file {path}") }
+}
+
+fn changed(path: &str, expected: (u64, u64), found: (u64, u64)) -> ActionFailure {
+    let word = |(inode, device): (u64, u64)| format!("inode {inode} on device {device}");
+    ActionFailure::TargetChanged {
+        target: format!("file {path}"),
+        expected: word(expected),
+        found: word(found),
+    }
+}
+
+fn failed(operation: &str, path: &str) -> impl FnOnce(io::Error) -> ActionFailure {
+    let (operation, path) = (operation.to_owned(), path.to_owned());
+    move |error| ActionFailure::io(&operation, path, &error)
+}

@@ -1,0 +1,341 @@
+//! `node.freeze`: processes stand still with all they have in memory, and go on where they were.
+
+use std::{io, time::Duration};
+
+use model::{
+    ActionFailure, Effect, FreezeScope, Frozen, MovedProcess, Outputs, ProcessKey, RollbackState,
+    StoppedProcess, Target,
+};
+use serde_json::json;
+
+use super::{
+    cgroup::{self, Cgroup},
+    jail::{self, NoJail},
+    journal::Line,
+    process::{self, Held},
+    scene::{Act, Force, Task, Undone, mismatch},
+    stop,
+};
+
+const FREEZE_LIMIT: Duration = Duration::from_millis(500);
+/// Rounds of SIGSTOP over a tree that keeps forking, in the fallback.
+const MAX_ROUNDS: usize = 64;
+
+pub(super) struct Freeze(pub(super) FreezeScope);
+
+/// The parts of [`RollbackState::Freeze`].
+struct State<'a> {
+    jail: Option<&'a str>,
+    members: &'a [MovedProcess],
+    was_frozen: Frozen,
+    in_place: Option<&'a str>,
+    stopped: &'a [StoppedProcess],
+}
+
+impl Act for Freeze {
+    fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure> {
+        match (self.0, task.target) {
+            (FreezeScope::Subtree, Target::Process { process }) => capture_subtree(task, *process),
+            (FreezeScope::Cgroup, target) => {
+                let cgroup = target_cgroup(task, target)?;
+                capture_in_place(&cgroup)
+            }
+            (FreezeScope::Subtree, other) => Err(ActionFailure::Unsupported {
+                operation: format!("freezing the process subtree of {other}"),
+                because: "only a process has one; use scope cgroup".into(),
+            }),
+        }
+    }
+
+    fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure> {
+        let state = parts(task, rollback)?;
+        let (frozen, by) = match (state.in_place, state.jail, task.target) {
+            (Some(path), _, _) => (freeze_in_place(task, path)?, "cgroup"),
+            (None, Some(path), Target::Process { process }) => {
+                jail::resume(task)?;
+                let held = Held::open(*process)?;
+                let from = cgroup_of(task, &held)?;
+                task.scene.protected.check_process(&held, &from)?;
+                match jail::imprison(task, &held, path) {
+                    Ok(frozen) => (frozen, "jail"),
+                    Err(NoJail::Failed(failure)) => return Err(failure),
+                    Err(NoJail::Impossible(error)) => {
+                        tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
+                        (stop_tree(task, &held)?, "signal")
+                    }
+                }
+            }
+            _ => return Err(mismatch(task)),
+        };
+        let members = jail::known_members(task).len();
+        Ok(Outputs::from([
+            ("frozen".to_owned(), json!(frozen == Frozen::Yes)),
+            ("by".to_owned(), json!(by)),
+            ("processes".to_owned(), json!(members)),
+        ]))
+    }
+
+    fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
+        let state = parts(task, rollback)?;
+        if !state.stopped.is_empty() {
+            return stop::verify_stopped(state.stopped);
+        }
+        let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
+        let missing = |found: String| Ok(Effect::Missing { found });
+        let cgroup = match task.scene.cgroups.cgroup(path) {
+            Ok(cgroup) => cgroup,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match state.members.iter().find(|member| Held::open(member.process).is_ok()) {
+                    Some(member) => {
+                        missing(format!("{} runs outside the jail", process::name(member.process)))
+                    }
+                    None => Err(ActionFailure::TargetGone { target: format!("cgroup {path}") }),
+                };
+            }
+            Err(error) => return Err(cgroup::failure("open", path, &error)),
+        };
+        let read = |error: io::Error| cgroup::failure("read", path, &error);
+        if cgroup.freeze_wish().map_err(read)? == Frozen::No {
+            return missing(format!("cgroup {path} is not asked to be frozen"));
+        }
+        for member in state.members {
+            let Ok(held) = Held::open(member.process) else { continue };
+            let at = cgroup_of(task, &held)?;
+            if state.jail.is_some() && at != path {
+                return missing(format!("{} is in cgroup {at}", process::name(member.process)));
+            }
+        }
+        if cgroup.await_event("frozen 1", FREEZE_LIMIT).map_err(read)? {
+            return Ok(Effect::InForce);
+        }
+        missing(format!("cgroup {path} has members that do not stand still (uninterruptible sleep)"))
+    }
+
+    fn revert(
+        &self,
+        task: &Task<'_>,
+        rollback: &RollbackState,
+        force: Force,
+    ) -> Result<Undone, ActionFailure> {
+        let state = parts(task, rollback)?;
+        jail::resume(task)?;
+        if let Some(path) = state.in_place {
+            return thaw_in_place(task, path, state.was_frozen);
+        }
+        let continued = stop::continue_all(task, state.stopped)?;
+        let Some(path) = state.jail else { return Err(mismatch(task)) };
+        Ok(match jail::free(task, path, state.members, force)? {
+            Err(difference) => Undone::Drifted { difference },
+            Ok(0) if continued.alive == 0 => Undone::Vacuous { detail: "every process has ended".into() },
+            Ok(freed) => {
+                Undone::Restored { detail: format!("{} processes run again", freed + continued.continued) }
+            }
+        })
+    }
+}
+
+/// The cgroup that a target names, both id and path checked (I9), or that its process is in.
+pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, ActionFailure> {
+    let path = match target {
+        Target::Cgroup { path, .. } => path.clone(),
+        Target::Process { process } => {
+            let held = Held::open(*process)?;
+            let path = cgroup_of(task, &held)?;
+            task.scene.protected.check_process(&held, &path)?;
+            // the jail that another action put it in is not its home
+            jail::outside(&path).to_owned()
+        }
+        Target::File { .. } => {
+            return Err(ActionFailure::Unsupported {
+                operation: format!("containing {target}"),
+                because: "a file is in no cgroup".into(),
+            });
+        }
+    };
+    let cgroup = task.scene.cgroups.cgroup(&path).map_err(|error| cgroup::failure("open", &path, &error))?;
+    if let Target::Cgroup { id, .. } = target {
+        let found = cgroup.id().map_err(|error| cgroup::failure("identify", &path, &error))?;
+        if found != *id {
+            return Err(ActionFailure::TargetChanged {
+                target: target.to_string(),
+                expected: format!("id {id}"),
+                found: format!("id {found}"),
+            });
+        }
+    }
+    task.scene.protected.check_cgroup(&cgroup)?;
+    Ok(cgroup)
+}
+
+/// cgroup path of a live process.
+pub(super) fn cgroup_of(task: &Task<'_>, held: &Held) -> Result<String, ActionFailure> {
+    task.scene
+        .cgroups
+        .path_of(held.pid())
+        .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?
+        .filter(|_| !held.has_ended())
+        .ok_or_else(|| ActionFailure::TargetGone { target: process::name(held.key) })
+}
+
+/// State of an action that freezes a subtree on the way to something else.
+pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<RollbackState, ActionFailure> {
+    let held = Held::open(process)?;
+    let from = cgroup_of(task, &held)?;
+    task.scene.protected.check_process(&held, &from)?;
+    if jail::is_jail(&from) && from != jail::jail_path(jail::outside(&from), task.id) {
+        // Another action froze it already. Its jail is kept frozen "in place" by this one too; when the other is lifted first, this
+        // one inherits the jail (see `Contain`).
+        let cgroup =
+            task.scene.cgroups.cgroup(&from).map_err(|error| cgroup::failure("open", &from, &error))?;
+        return capture_in_place(&cgroup);
+    }
+    let home = jail::outside(&from).to_owned();
+    Ok(RollbackState::Freeze {
+        jail: Some(jail::jail_path(&home, task.id)),
+        members: vec![MovedProcess { process, from: home }],
+        was_frozen: Frozen::No,
+        in_place: None,
+        stopped: Vec::new(),
+    })
+}
+
+fn capture_in_place(cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
+    let was_frozen = cgroup.freeze_wish().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ActionFailure::Unsupported {
+            operation: format!("freezing cgroup {}", cgroup.path),
+            because: "it has no cgroup.freeze (Linux 5.2)".into(),
+        },
+        _ => cgroup::failure("read cgroup.freeze of", &cgroup.path, &error),
+    })?;
+    Ok(RollbackState::Freeze {
+        jail: None,
+        members: Vec::new(),
+        was_frozen,
+        in_place: Some(cgroup.path.clone()),
+        stopped: Vec::new(),
+    })
+}
+
+fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure> {
+    let cgroup = match task.target {
+        target @ Target::Cgroup { path: named, .. } if jail::outside(path) == named || path == named => {
+            target_cgroup(task, target)?
+        }
+        Target::Cgroup { .. } => return Err(mismatch(task)),
+        _ => task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error))?,
+    };
+    if !jail::is_jail(path) {
+        task.scene.protected.check_cgroup(&cgroup)?;
+    }
+    let _one_at_a_time = task.scene.foreign.lock();
+    task.step("freeze");
+    cgroup.set_freeze_wish(Frozen::Yes).map_err(|error| cgroup::failure("freeze", path, &error))?;
+    let frozen = cgroup
+        .await_event("frozen 1", FREEZE_LIMIT)
+        .map_err(|error| cgroup::failure("await the freeze of", path, &error))?;
+    Ok(if frozen { Frozen::Yes } else { Frozen::No })
+}
+
+fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, ActionFailure> {
+    let _one_at_a_time = task.scene.foreign.lock();
+    let gone = || Undone::Vacuous { detail: format!("cgroup {path} is gone") };
+    let cgroup = match task.scene.cgroups.cgroup(path) {
+        Ok(cgroup) => cgroup,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(gone()),
+        Err(error) => return Err(cgroup::failure("open", path, &error)),
+    };
+    task.step("thaw");
+    cgroup.set_freeze_wish(was).map_err(|error| cgroup::failure("thaw", path, &error))?;
+    let word = if was == Frozen::Yes { "as frozen as before" } else { "thawed" };
+    Ok(Undone::Restored { detail: format!("cgroup {path} is {word}") })
+}
+
+/// The fallback: SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new.
+fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
+    let mut stopped: Vec<StoppedProcess> = Vec::new();
+    let mut all = Frozen::Yes;
+    let mut round = vec![Held::open(root.key)?];
+    for _ in 0..MAX_ROUNDS {
+        for held in &round {
+            let cgroup = cgroup_of(task, held);
+            let Ok(cgroup) = cgroup else { continue };
+            task.scene.protected.check_process(held, &cgroup).inspect_err(|_| {
+                // all or nothing
+                let _undone = stop::continue_all(task, &stopped);
+            })?;
+            let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
+            stopped.push(StoppedProcess { process: held.key, was_stopped });
+        }
+        let rollback = RollbackState::Freeze {
+            jail: captured_jail(task),
+            members: Vec::new(),
+            was_frozen: Frozen::No,
+            in_place: None,
+            stopped: stopped.clone(),
+        };
+        task.note(Line::Rollback { id: task.id.clone(), rollback })?;
+        for held in &round {
+            task.step("stop");
+            if !stop::stop(held)? && !held.has_ended() {
+                all = Frozen::No;
+            }
+        }
+        round = unstopped_children(task, root.key, &stopped)?;
+        if round.is_empty() {
+            return Ok(all);
+        }
+    }
+    Ok(Frozen::No)
+}
+
+fn unstopped_children(
+    task: &Task<'_>,
+    root: ProcessKey,
+    stopped: &[StoppedProcess],
+) -> Result<Vec<Held>, ActionFailure> {
+    let known = |key: ProcessKey| stopped.iter().any(|other| other.process.pid == key.pid);
+    let mut found: Vec<Held> = Vec::new();
+    for parent in stopped {
+        let pid = parent.process.pid.0;
+        let children = process::children(pid)
+            .map_err(|error| ActionFailure::io("list the children of", format!("pid {pid}"), &error))?;
+        for child in children {
+            let held = Held::open_pid(child)
+                .map_err(|error| ActionFailure::io("hold", format!("pid {child}"), &error))?;
+            found.extend(held.filter(|held| held.stat.parent == pid && !known(held.key)));
+        }
+    }
+    if let Some(lineage) = &task.scene.lineage {
+        found.extend(
+            lineage
+                .descendants(root)
+                .into_iter()
+                .filter(|key| !known(*key))
+                .filter_map(|key| Held::open(key).ok()),
+        );
+    }
+    found.sort_by_key(|held| held.pid());
+    found.dedup_by_key(|held| held.pid());
+    Ok(found)
+}
+
+fn captured_jail(task: &Task<'_>) -> Option<String> {
+    let journal = task.scene.journal();
+    match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
+        Some(RollbackState::Freeze { jail, .. }) => jail.clone(),
+        _ => None,
+    }
+}
+
+fn parts<'a>(task: &Task<'_>, rollback: &'a RollbackState) -> Result<State<'a>, ActionFailure> {
+    match rollback {
+        RollbackState::Freeze { jail, members, was_frozen, in_place, stopped } => Ok(State {
+            jail: jail.as_deref(),
+            members,
+            was_frozen: *was_frozen,
+            in_place: in_place.as_deref(),
+            stopped,
+        }),
+        _ => Err(mismatch(task)),
+    }
+}

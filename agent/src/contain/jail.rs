@@ -1,0 +1,395 @@
+//! A cgroup of its own for a process subtree: made below the cgroup that the process came from, frozen before anyone moves in.
+//!
+//! **No member gets away.** Whoever is moved in stands still and can fork no more (a fork and a move are serialised by the
+//! kernel, so a child is born either in the jail, frozen, or outside as a child of a member and is found in the next round). A
+//! process outside that forks and ends before it is moved would orphan its child unseen; so as soon as a member has children
+//! outside, their cgroup is held still as a whole for the few milliseconds that the rounds take. Where that is not possible
+//! (the root cgroup, one with a protected process in it), rounds go on until one finds nothing new, and the agent's process tree
+//! ([`super::Lineage`]) names the orphans.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::{Duration, Instant},
+};
+
+use model::{ActionFailure, ActionId, Frozen, MovedProcess, ProcessKey, RollbackState};
+
+use super::{
+    cgroup::{self, Cgroup},
+    journal::Line,
+    process::{self, Held},
+    scene::{Force, Task, tag},
+};
+
+/// Everything moved by one action; more is a fork bomb, for which the whole cgroup should be frozen.
+const MAX_MEMBERS: usize = 16_384;
+/// How long other processes of the cgroup may be held still while a tree is gathered.
+const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
+const FREEZE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Names of our cgroups begin like this.
+const PREFIX: &str = "hemostat-";
+
+/// Directory name of an action's jail.
+pub(super) fn jail_name(id: &ActionId) -> String {
+    format!("{PREFIX}{}", tag(id))
+}
+
+/// The jail's place below `from`. A process that stands in a jail already gets no jail within: see [`is_jail`].
+pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
+    format!("{}/{}", from.trim_end_matches('/'), jail_name(id))
+}
+
+/// Whether the path is that of a jail of ours.
+pub(super) fn is_jail(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with(PREFIX))
+}
+
+/// The cgroup around a jail; the path itself where it is none.
+pub(super) fn outside(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) if is_jail(path) => "/",
+        Some((parent, _)) if is_jail(path) => parent,
+        _ => path,
+    }
+}
+
+/// The subtree could not be put in a jail.
+#[derive(Debug)]
+pub(super) enum NoJail {
+    /// This kernel, hierarchy or our rights do not allow it: SIGSTOP is the way left.
+    Impossible(io::Error),
+    /// Anything else.
+    Failed(ActionFailure),
+}
+
+impl From<ActionFailure> for NoJail {
+    fn from(failure: ActionFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Makes the jail at `path`, moves `root` and its descendants in and waits until they stand still. `Ok` says whether they do.
+pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<Frozen, NoJail> {
+    let parent = outside(path);
+    let home = task.scene.cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
+    let kind = home.kind().map_err(|error| cgroup::failure("read the type of", parent, &error))?;
+    if kind != "domain" {
+        return Err(NoJail::Impossible(io::Error::other(format!("cgroup {parent} is a {kind} cgroup"))));
+    }
+    task.step("jail");
+    let jail = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
+    let gathered = jail
+        .set_freeze_wish(Frozen::Yes)
+        .map_err(sort(path))
+        .and_then(|()| {
+            task.step("move");
+            jail.take(root.pid()).map_err(sort(path))
+        })
+        .and_then(|_| gather(task, root, &jail));
+    if let Err(failure) = gathered {
+        // all or nothing: whoever was moved goes back
+        resume(task)?;
+        let _freed = free(task, path, &known_members(task), Force::Yes)?;
+        return Err(failure);
+    }
+    let limit = FREEZE_LIMIT;
+    let frozen = jail
+        .await_event("frozen 1", limit)
+        .map_err(|error| cgroup::failure("await the freeze of", path, &error))?;
+    Ok(if frozen { Frozen::Yes } else { Frozen::No })
+}
+
+/// Moves every member back to where it came from and removes the jail. Returns how many lived, or what drifted.
+pub(super) fn free(
+    task: &Task<'_>,
+    path: &str,
+    members: &[MovedProcess],
+    force: Force,
+) -> Result<Result<usize, String>, ActionFailure> {
+    let cgroups = &task.scene.cgroups;
+    let parent = outside(path);
+    let jail = match cgroups.cgroup(path) {
+        Ok(jail) => jail,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
+        Err(error) => return Err(cgroup::failure("open", path, &error)),
+    };
+    let origins: HashMap<u32, &MovedProcess> =
+        members.iter().map(|member| (member.process.pid.0, member)).collect();
+    let mut homes: HashMap<String, Cgroup> = HashMap::new();
+    let mut freed = HashSet::new();
+    loop {
+        let inside = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
+        if inside.is_empty() {
+            break;
+        }
+        let mut moves = Vec::new();
+        for pid in inside {
+            let Some(home) = home_of(pid, &origins, parent)? else { continue };
+            if !homes.contains_key(&home) {
+                match open_home(task, &home, force)? {
+                    Some(cgroup) => homes.insert(home.clone(), cgroup),
+                    None => {
+                        return Ok(Err(format!(
+                            "pid {pid} came from cgroup {home}, which does not exist any more"
+                        )));
+                    }
+                };
+            }
+            moves.push((pid, home));
+        }
+        if moves.is_empty() {
+            // only the dying are left: their leaving is an event
+            if !jail
+                .await_event("populated 0", FREEZE_LIMIT)
+                .map_err(|error| cgroup::failure("empty", path, &error))?
+            {
+                let stuck = io::Error::other("its members neither end nor can be moved");
+                return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
+            }
+        }
+        for (pid, home) in moves {
+            let Some(cgroup) = homes.get(&home) else { continue };
+            task.step("move back");
+            if cgroup.take(pid).map_err(|error| cgroup::failure("move a process back to", &home, &error))? {
+                freed.insert(pid);
+            }
+        }
+    }
+    drop(jail);
+    task.step("remove jail");
+    let home = cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
+    home.remove_child(&jail_name_of(path)).map_err(|error| cgroup::failure("remove", path, &error))?;
+    Ok(Ok(freed.len()))
+}
+
+/// Sets free what a crash left held still in the middle of gathering.
+pub(super) fn resume(task: &Task<'_>) -> Result<(), ActionFailure> {
+    let paused = task.scene.journal().slot(task.id).map(|slot| slot.paused.clone()).unwrap_or_default();
+    if paused.is_empty() {
+        return Ok(());
+    }
+    for path in &paused {
+        match task.scene.cgroups.cgroup(path).and_then(|cgroup| cgroup.set_freeze_wish(Frozen::No)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(cgroup::failure("thaw", path, &error)),
+        }
+    }
+    task.note(Line::Paused { id: task.id.clone(), cgroups: Vec::new() })
+}
+
+/// Members as the journal has them.
+pub(super) fn known_members(task: &Task<'_>) -> Vec<MovedProcess> {
+    let journal = task.scene.journal();
+    let slot = journal.slot(task.id);
+    let state = slot.and_then(|slot| slot.work.as_ref().or(slot.record.rollback.as_ref()));
+    match state {
+        Some(RollbackState::Freeze { members, .. }) => members.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// The rounds: children of members, and whoever the process tree names, are moved in until there is nobody left outside.
+fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup) -> Result<(), NoJail> {
+    let first = outside_members(task, root.key, jail)?;
+    if first.is_empty() {
+        return Ok(());
+    }
+    let _one_at_a_time = task.scene.foreign.lock();
+    let begun = Instant::now();
+    let mut paused = Vec::new();
+    let mut round = first;
+    let mut seen = 0_usize;
+    let result = loop {
+        seen += round.len();
+        if seen > MAX_MEMBERS {
+            break Err(NoJail::Failed(ActionFailure::Unsupported {
+                operation: format!("freezing the subtree of {}", process::name(root.key)),
+                because: format!("it has more than {MAX_MEMBERS} processes: freeze its cgroup"),
+            }));
+        }
+        if let Err(failure) = take_round(task, jail, &round, &mut paused) {
+            break Err(failure);
+        }
+        if begun.elapsed() > PAUSE_LIMIT && !paused.is_empty() {
+            tracing::warn!("gathering a process tree takes long: its cgroup runs on meanwhile");
+            resume(task)?;
+            paused.clear();
+        }
+        match outside_members(task, root.key, jail) {
+            Ok(next) if next.is_empty() => break Ok(()),
+            Ok(next) => round = next,
+            Err(failure) => break Err(failure.into()),
+        }
+    };
+    resume(task)?;
+    result
+}
+
+/// Moves these in: their cgroups are held still first, then each is recorded, checked and moved.
+fn take_round(
+    task: &Task<'_>,
+    jail: &Cgroup,
+    round: &[Held],
+    paused: &mut Vec<String>,
+) -> Result<(), NoJail> {
+    let cgroups = &task.scene.cgroups;
+    let mut members = Vec::with_capacity(round.len());
+    let mut hold = paused.clone();
+    for held in round {
+        let from = cgroups
+            .path_of(held.pid())
+            .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
+        let Some(from) = from else { continue };
+        task.scene.protected.check_process(held, &from)?;
+        if !hold.contains(&from) && task.scene.protected.may_pause(cgroups, &from) && !is_jail(&from) {
+            hold.push(from.clone());
+        }
+        members.push(MovedProcess { process: held.key, from });
+    }
+    pause(task, &hold, paused)?;
+    task.note(Line::Moved { id: task.id.clone(), members })?;
+    for held in round {
+        task.step("move child");
+        if !held.has_ended() {
+            jail.take(held.pid()).map_err(sort(&jail.path))?;
+        }
+    }
+    Ok(())
+}
+
+fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(), NoJail> {
+    let mut fresh = Vec::new();
+    for path in hold.iter().filter(|path| !paused.contains(path)) {
+        let Ok(cgroup) = task.scene.cgroups.cgroup(path) else { continue };
+        // one that somebody froze before us stands still already, and must stay so afterwards
+        if cgroup.freeze_wish().is_ok_and(|wish| wish == Frozen::No) {
+            fresh.push(cgroup);
+        }
+    }
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    paused.extend(fresh.iter().map(|cgroup| cgroup.path.clone()));
+    task.note(Line::Paused { id: task.id.clone(), cgroups: paused.clone() })?;
+    for cgroup in fresh {
+        task.step("pause");
+        cgroup
+            .set_freeze_wish(Frozen::Yes)
+            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
+        // one in uninterruptible sleep cannot fork either: no need to insist
+        let _still = cgroup
+            .await_event("frozen 1", Duration::from_millis(20))
+            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
+    }
+    Ok(())
+}
+
+/// Descendants that are not in the jail yet.
+fn outside_members(task: &Task<'_>, root: ProcessKey, jail: &Cgroup) -> Result<Vec<Held>, ActionFailure> {
+    let inside: HashSet<u32> = jail
+        .members()
+        .map_err(|error| cgroup::failure("list the members of", &jail.path, &error))?
+        .into_iter()
+        .collect();
+    let mut found: HashMap<u32, Held> = HashMap::new();
+    for member in &inside {
+        let children = process::children(*member)
+            .map_err(|error| ActionFailure::io("list the children of", format!("pid {member}"), &error))?;
+        for pid in children.into_iter().filter(|pid| !inside.contains(pid)) {
+            let held = Held::open_pid(pid)
+                .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
+            // the pid may have been reused since the listing: its parent tells
+            found.extend(held.filter(|held| held.stat.parent == *member).map(|held| (pid, held)));
+        }
+    }
+    if let Some(lineage) = &task.scene.lineage {
+        for key in lineage.descendants(root) {
+            if !inside.contains(&key.pid.0) && !found.contains_key(&key.pid.0) {
+                found.extend(Held::open(key).ok().map(|held| (key.pid.0, held)));
+            }
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Where a process in the jail belongs; `None` when it has ended. One born inside belongs where its nearest known ancestor does.
+fn home_of(
+    pid: u32,
+    origins: &HashMap<u32, &MovedProcess>,
+    parent: &str,
+) -> Result<Option<String>, ActionFailure> {
+    let mut at = pid;
+    for _ in 0..64 {
+        let stat =
+            process::stat(at).map_err(|error| ActionFailure::io("look at", format!("pid {at}"), &error))?;
+        let Some(stat) = stat else { break };
+        if let Some(member) = origins.get(&at).filter(|member| stat.started(member.process)) {
+            return Ok(Some(member.from.clone()));
+        }
+        at = stat.parent;
+    }
+    let alive =
+        process::stat(pid).map_err(|error| ActionFailure::io("look at", format!("pid {pid}"), &error))?;
+    Ok(alive.map(|_| parent.to_owned()))
+}
+
+fn open_home(task: &Task<'_>, path: &str, force: Force) -> Result<Option<Cgroup>, ActionFailure> {
+    let mut at = path;
+    loop {
+        match task.scene.cgroups.cgroup(at) {
+            Ok(cgroup) => return Ok(Some(cgroup)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && force == Force::No => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && at != "/" => {
+                at = at.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
+            }
+            Err(error) => return Err(cgroup::failure("open", at, &error)),
+        }
+    }
+}
+
+fn jail_name_of(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+/// Tells "not possible here" from other failures of making or filling a jail.
+fn sort(path: &str) -> impl Fn(io::Error) -> NoJail {
+    use rustix::io::Errno;
+    move |error| {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        match errno {
+            Some(
+                Errno::OPNOTSUPP
+                | Errno::ACCESS
+                | Errno::PERM
+                | Errno::ROFS
+                | Errno::BUSY
+                | Errno::AGAIN
+                | Errno::NOSPC,
+            ) => NoJail::Impossible(error),
+            // no cgroup.freeze: Linux before 5.2
+            Some(Errno::NOENT) => NoJail::Impossible(error),
+            _ => NoJail::Failed(cgroup::failure("jail processes in", path, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jail_knows_its_surroundings() {
+        let id = ActionId::new("act-1");
+        for from in ["/", "/a", "/a/b"] {
+            let path = jail_path(from, &id);
+            assert!(is_jail(&path), "{path}");
+            assert_eq!(outside(&path), from);
+        }
+        assert_eq!(outside("/a/b"), "/a/b");
+        assert!(!is_jail("/hemostat-x/b"));
+    }
+}

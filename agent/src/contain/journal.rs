@@ -1,0 +1,471 @@
+//! The node's own memory of its containments (I4, I7): one checksummed line for each transition, appended and read back before
+//! the effect that it announces.
+//!
+//! How durable a line must be follows from what it describes. Freezes, stops, eBPF links and kills end with the kernel that
+//! they live in, so their lines need only survive the agent: they are in the page cache when `write` returns. A file in
+//! quarantine outlives a power cut, so its lines are synced to the disk ([`Durability::Disk`]).
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use model::{
+    ActionFailure, ActionId, ActionRecord, ActionState, CommandOutcome, MovedProcess, Outputs, RollbackState,
+    Timestamp,
+};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use serde::{Deserialize, Serialize};
+
+/// A journal larger than this is rewritten at the next start, or when it grows past it while running.
+const COMPACT_ABOVE: u64 = 4 << 20;
+/// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded.
+const RESERVE: u64 = 1 << 20;
+/// Ended actions whose outcomes are remembered for repeated commands.
+const MAX_ENDED: usize = 1024;
+/// Outcomes remembered of one action.
+const MAX_OUTCOMES: usize = 64;
+/// A line longer than this is damage: 16,384 members of about 100 bytes each fit well.
+const MAX_LINE: u64 = 16 << 20;
+
+/// Everything known of one action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Slot {
+    pub(super) record: ActionRecord,
+    /// Position among all actions, so that several are lifted newest first.
+    pub(super) order: u64,
+    /// The boot it belongs to: freezes, links and processes of another boot are gone.
+    pub(super) boot: String,
+    /// cgroups held still for the moment of the move; set free if a crash came between.
+    pub(super) paused: Vec<String>,
+    /// Jail and members of an action that freezes on the way to something else (kill).
+    pub(super) work: Option<RollbackState>,
+    /// What applying it gave, for a command that is repeated after a crash.
+    pub(super) outputs: Outputs,
+    pub(super) outcomes: Vec<CommandOutcome>,
+}
+
+/// One transition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub(super) enum Line {
+    /// A new action, or all of a known one again.
+    Put(Box<Slot>),
+    State {
+        id: ActionId,
+        state: ActionState,
+        detail: String,
+    },
+    Applied {
+        id: ActionId,
+        at: Timestamp,
+        outputs: Outputs,
+    },
+    Rollback {
+        id: ActionId,
+        rollback: RollbackState,
+    },
+    Work {
+        id: ActionId,
+        work: Option<RollbackState>,
+    },
+    /// These are about to be moved into the action's jail.
+    Moved {
+        id: ActionId,
+        members: Vec<MovedProcess>,
+    },
+    Paused {
+        id: ActionId,
+        cgroups: Vec<String>,
+    },
+    Outcome {
+        id: ActionId,
+        outcome: CommandOutcome,
+    },
+}
+
+/// What a line must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The agent.
+    Agent,
+    /// The machine.
+    Disk,
+}
+
+/// Failure of the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has the state directory.
+    #[error("{path} is in use by another agent")]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {operation} {path}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    slots: BTreeMap<ActionId, Slot>,
+    next: u64,
+    /// Held for its flock.
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens `dir/journal`, taking the directory for this process alone. Damaged lines are left out and the damaged file is kept
+    /// beside as `journal.damaged`; a torn last line, as a crash leaves it, is dropped silently.
+    pub(super) fn open(dir: &Path) -> Result<Self, JournalError> {
+        let lock_path = dir.join("lock");
+        let lock = private().write(true).open(&lock_path).map_err(fault("open", &lock_path))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| JournalError::Busy { path: lock_path })?;
+        let path = dir.join("journal");
+        let (slots, damage) = read(&path)?;
+        let next = slots.values().map(|slot| slot.order + 1).max().unwrap_or(0);
+        if damage == Damage::Inside {
+            tracing::error!(path = %path.display(), "the containment journal has damaged lines; kept as journal.damaged");
+            let aside = dir.join("journal.damaged");
+            fs::copy(&path, &aside).map_err(fault("copy to", &aside))?;
+        }
+        let file = rewrite(&path, &slots)?;
+        let length = file.metadata().map_err(fault("measure", &path))?.len();
+        let journal = Self { path, file, length, slots, next, _lock: lock };
+        journal.reserve();
+        Ok(journal)
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values()
+    }
+
+    pub(super) fn slot(&self, id: &ActionId) -> Option<&Slot> {
+        self.slots.get(id)
+    }
+
+    /// The place of a new action among all.
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Writes a line, reads it back (I4) and only then holds it to be true.
+    pub(super) fn append(&mut self, line: Line, durability: Durability) -> Result<(), ActionFailure> {
+        let failed = |operation: &str, error: &io::Error| {
+            ActionFailure::io(operation, "the containment journal", error)
+        };
+        let bytes = encode(&line).map_err(|error| failed("encode", &error))?;
+        if let Err(error) = self.file.write_all_at(&bytes, self.length) {
+            // what was half written is overwritten by the next line, or dropped as a torn tail
+            return Err(failed("write", &error));
+        }
+        if durability == Durability::Disk {
+            self.file.sync_data().map_err(|error| failed("sync", &error))?;
+        }
+        let mut back = vec![0; bytes.len()];
+        self.file.read_exact_at(&mut back, self.length).map_err(|error| failed("read back", &error))?;
+        if back != bytes {
+            return Err(failed("read back", &io::Error::other("it is not what was written")));
+        }
+        self.length += bytes.len() as u64;
+        admit(&mut self.slots, line);
+        if self.length > COMPACT_ABOVE {
+            self.compact();
+        }
+        Ok(())
+    }
+
+    /// Leaves out what is over. Failure is no harm: the old file goes on.
+    fn compact(&mut self) {
+        let mut ended: Vec<(u64, ActionId)> = self
+            .slots
+            .values()
+            .filter(|slot| is_over(slot.record.state))
+            .map(|slot| (slot.order, slot.record.id.clone()))
+            .collect();
+        ended.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id) in ended.into_iter().skip(MAX_ENDED) {
+            self.slots.remove(&id);
+        }
+        match rewrite(&self.path, &self.slots) {
+            Ok(file) => {
+                self.length = file.metadata().map_or(0, |meta| meta.len());
+                self.file = file;
+                self.reserve();
+            }
+            Err(error) => tracing::warn!(%error, "the containment journal could not be compacted"),
+        }
+    }
+
+    fn reserve(&self) {
+        if let Err(error) = rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, RESERVE)
+        {
+            tracing::debug!(%error, "no room can be reserved for the containment journal");
+        }
+    }
+}
+
+/// Nothing of it is in force or half done.
+pub(super) fn is_over(state: ActionState) -> bool {
+    matches!(state, ActionState::Failed | ActionState::Reverted | ActionState::Vacuous)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    None,
+    Inside,
+}
+
+fn admit(slots: &mut BTreeMap<ActionId, Slot>, line: Line) {
+    match line {
+        Line::Put(slot) => {
+            slots.insert(slot.record.id.clone(), *slot);
+        }
+        Line::State { id, state, detail } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.record.state = state;
+                slot.record.detail = detail;
+            }
+        }
+        Line::Applied { id, at, outputs } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.record.state = ActionState::Applied;
+                slot.record.applied = Some(at);
+                slot.record.detail.clear();
+                slot.outputs = outputs;
+            }
+        }
+        Line::Rollback { id, rollback } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.record.rollback = Some(rollback);
+            }
+        }
+        Line::Work { id, work } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.work = work;
+            }
+        }
+        Line::Moved { id, members } => {
+            let Some(slot) = slots.get_mut(&id) else { return };
+            let state = slot.work.as_mut().or(slot.record.rollback.as_mut());
+            if let Some(RollbackState::Freeze { members: known, .. }) = state {
+                for member in members {
+                    if !known.iter().any(|other| other.process == member.process) {
+                        known.push(member);
+                    }
+                }
+            }
+        }
+        Line::Paused { id, cgroups } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.paused = cgroups;
+            }
+        }
+        Line::Outcome { id, outcome } => {
+            if let Some(slot) = slots.get_mut(&id) {
+                slot.outcomes.retain(|known| known.key != outcome.key || known.phase != outcome.phase);
+                if slot.outcomes.len() >= MAX_OUTCOMES {
+                    slot.outcomes.remove(0);
+                }
+                slot.outcomes.push(outcome);
+            }
+        }
+    }
+}
+
+/// `<crc32 of the rest, 8 hex digits> <json>\n`
+fn encode(line: &Line) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(line)?;
+    let mut bytes = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
+    bytes.extend_from_slice(&json);
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn decode(line: &[u8]) -> Option<Line> {
+    let (sum, json) = (line.get(..8)?, line.get(9..)?);
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    if crc32fast::hash(json) != sum {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+fn read(path: &Path) -> Result<(BTreeMap<ActionId, Slot>, Damage), JournalError> {
+    let mut slots = BTreeMap::new();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((slots, Damage::None)),
+        Err(source) => return Err(fault("open", path)(source)),
+    };
+    let mut reader = BufReader::new(file);
+    let (mut damage, mut suspect) = (Damage::None, false);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length =
+            (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(fault("read", path))?;
+        if length == 0 {
+            return Ok((slots, damage));
+        }
+        if suspect {
+            damage = Damage::Inside;
+        }
+        let whole = line.pop_if(|byte| *byte == b'\n').is_some();
+        match decode(&line).filter(|_| whole) {
+            Some(line) => admit(&mut slots, line),
+            None => suspect = true,
+        }
+    }
+}
+
+/// Writes all slots to a new file, synced, and puts it in the place of the old one.
+fn rewrite(path: &Path, slots: &BTreeMap<ActionId, Slot>) -> Result<File, JournalError> {
+    let fresh = path.with_extension("new");
+    let mut file =
+        private().read(true).write(true).truncate(true).open(&fresh).map_err(fault("create", &fresh))?;
+    let write = || -> io::Result<()> {
+        for slot in slots.values() {
+            file.write_all(&encode(&Line::Put(Box::new(slot.clone())))?)?;
+        }
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        File::open(dir)?.sync_all()
+    };
+    let mut write = write;
+    write().map_err(fault("write", &fresh))?;
+    Ok(file)
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
+}
+
+fn fault(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{NodeAction, Target};
+
+    use super::*;
+
+    fn slot(id: &str) -> Slot {
+        Slot {
+            record: ActionRecord {
+                id: ActionId::new(id),
+                incident: None,
+                run: None,
+                step: None,
+                action: NodeAction::DestroySockets,
+                target: Target::File { path: "/x".into(), inode: 1, device: 2 },
+                state: ActionState::Prepared,
+                rollback: Some(RollbackState::Nothing),
+                planned: Timestamp(1),
+                applied: None,
+                detail: String::new(),
+            },
+            order: 0,
+            boot: "b".into(),
+            paused: Vec::new(),
+            work: None,
+            outputs: Outputs::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    fn state(id: &str, state: ActionState) -> Line {
+        Line::State { id: ActionId::new(id), state, detail: "d".into() }
+    }
+
+    #[test]
+    fn i7_a_journal_cut_at_any_byte_opens_to_one_of_the_states_it_passed_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut states = vec![BTreeMap::new()];
+        {
+            let mut journal = Journal::open(dir.path()).unwrap();
+            for line in [
+                Line::Put(Box::new(slot("a"))),
+                state("a", ActionState::Applying),
+                Line::Put(Box::new(slot("b"))),
+                state("a", ActionState::Applied),
+                state("b", ActionState::Failed),
+            ] {
+                journal.append(line, Durability::Agent).unwrap();
+                states.push(journal.slots.clone());
+            }
+        }
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let journal = Journal::open(dir.path()).unwrap();
+            assert!(states.contains(&journal.slots), "cut at byte {cut}");
+            assert!(!dir.path().join("journal.damaged").exists());
+        }
+    }
+
+    #[test]
+    fn damage_inside_is_left_out_and_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        {
+            let mut journal = Journal::open(dir.path()).unwrap();
+            for id in ["a", "b", "c"] {
+                journal.append(Line::Put(Box::new(slot(id))), Durability::Disk).unwrap();
+            }
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+        bytes[second] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let ids: Vec<&str> = journal.slots().map(|slot| slot.record.id.as_str()).collect();
+        assert_eq!(ids, ["a", "c"]);
+        assert!(dir.path().join("journal.damaged").exists());
+    }
+
+    #[test]
+    fn i11_the_journal_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        for n in 0..20_000 {
+            let id = format!("act-{n}");
+            let mut slot = slot(&id);
+            slot.order = journal.next_order();
+            journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+            journal.append(state(&id, ActionState::Reverted), Durability::Agent).unwrap();
+        }
+        assert!(journal.length <= COMPACT_ABOVE + 4096);
+        assert!(journal.slot(&ActionId::new("act-19999")).is_some(), "the newest are kept");
+        assert!(fs::metadata(dir.path().join("journal")).unwrap().len() <= COMPACT_ABOVE + 4096);
+    }
+
+    #[test]
+    fn a_second_agent_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Journal::open(dir.path()).unwrap();
+        assert!(matches!(Journal::open(dir.path()), Err(JournalError::Busy { .. })));
+    }
+}

@@ -1,0 +1,214 @@
+//! `node.kill`: SIGKILL through a pidfd whose start time was checked. A subtree is frozen first, so that nobody escapes by forking.
+
+use std::time::Duration;
+
+use model::{ActionFailure, Effect, KillScope, Outputs, ProcessKey, RollbackState, Target};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{
+    cgroup,
+    freeze::{capture_subtree, cgroup_of, target_cgroup},
+    jail::{self, NoJail},
+    journal::Line,
+    process::{self, Held},
+    scene::{Act, Force, Task, Undone},
+};
+
+/// SIGKILL is taken at once except in uninterruptible sleep.
+const END_LIMIT_MS: u32 = 2_000;
+
+pub(super) struct Kill(pub(super) KillScope);
+
+impl Act for Kill {
+    fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure> {
+        match task.target {
+            Target::Process { process } => {
+                checked(task, *process)?;
+            }
+            cgroup @ Target::Cgroup { .. } => {
+                target_cgroup(task, cgroup)?;
+            }
+            Target::File { .. } => return Err(no_process(task)),
+        }
+        Ok(RollbackState::Nothing)
+    }
+
+    fn apply(&self, task: &Task<'_>, _: &RollbackState) -> Result<Outputs, ActionFailure> {
+        let killed = match (task.target, self.0) {
+            (Target::Process { process }, KillScope::Process) => {
+                let held = checked(task, *process)?;
+                task.step("kill");
+                usize::from(held.signal(Signal::KILL)? && ended(&held)?)
+            }
+            (Target::Process { process }, KillScope::Subtree) => kill_subtree(task, *process)?,
+            (cgroup @ Target::Cgroup { .. }, _) => kill_cgroup(task, cgroup)?,
+            (Target::File { .. }, _) => return Err(no_process(task)),
+        };
+        Ok(Outputs::from([("killed".to_owned(), json!(killed))]))
+    }
+
+    fn verify(&self, task: &Task<'_>, _: &RollbackState) -> Result<Effect, ActionFailure> {
+        let alive = match task.target {
+            Target::Process { process } => match Held::open(*process) {
+                Ok(held) => Some(process::name(held.key)),
+                Err(ActionFailure::TargetGone { .. } | ActionFailure::TargetChanged { .. }) => None,
+                Err(other) => return Err(other),
+            },
+            Target::Cgroup { path, .. } => match task.scene.cgroups.cgroup(path) {
+                Err(_) => None,
+                Ok(cgroup) => {
+                    let members =
+                        cgroup.members_below().map_err(|error| cgroup::failure("list", path, &error))?;
+                    members.first().map(|pid| format!("pid {pid}"))
+                }
+            },
+            Target::File { .. } => return Err(no_process(task)),
+        };
+        Ok(match alive {
+            None => Effect::InForce,
+            Some(who) => Effect::Missing { found: format!("{who} lives") },
+        })
+    }
+
+    fn revert(&self, task: &Task<'_>, _: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+        // a crash between freeze and kill may have left a jail: whoever is still in it goes free
+        jail::resume(task)?;
+        if let Some(RollbackState::Freeze { jail: Some(path), members, .. }) = work(task) {
+            jail::free(task, &path, &members, Force::Yes)?.map_err(|_| no_process(task))?;
+            task.note(Line::Work { id: task.id.clone(), work: None })?;
+        }
+        Ok(Undone::Vacuous { detail: "what was killed is gone".into() })
+    }
+}
+
+fn kill_subtree(task: &Task<'_>, process: ProcessKey) -> Result<usize, ActionFailure> {
+    jail::resume(task)?;
+    // after a crash the first process may be dead already while its descendants still stand in the jail
+    let held = match checked(task, process) {
+        Ok(held) => Some(held),
+        Err(ActionFailure::TargetGone { .. }) if work(task).is_some() => None,
+        Err(other) => return Err(other),
+    };
+    let (path, ours) = match (work(task), &held) {
+        (Some(RollbackState::Freeze { jail: Some(path), .. }), _) => (path, true),
+        (_, None) => return Err(ActionFailure::TargetGone { target: process::name(process) }),
+        (_, Some(held)) => match capture_subtree(task, process)? {
+            state @ RollbackState::Freeze { jail: Some(_), .. } => {
+                let RollbackState::Freeze { jail: Some(path), .. } = &state else {
+                    return Err(no_process(task));
+                };
+                let path = path.clone();
+                task.note(Line::Work { id: task.id.clone(), work: Some(state) })?;
+                (path, true)
+            }
+            // frozen by another action: its jail holds exactly this subtree or one around it
+            _ => (cgroup_of(task, held)?, false),
+        },
+    };
+    let mut killed = 0;
+    if ours {
+        if let Some(held) = &held {
+            match jail::imprison(task, held, &path) {
+                Ok(_) => {}
+                Err(NoJail::Failed(failure)) => return Err(failure),
+                Err(NoJail::Impossible(error)) => {
+                    tracing::warn!(%error, "no jail can be made: killing round by round");
+                    killed += kill_rounds(task, held)?;
+                }
+            }
+        }
+        killed += kill_members(task, &path)?;
+        jail::free(task, &path, &[], Force::Yes)?.map_err(|_| no_process(task))?;
+        task.note(Line::Work { id: task.id.clone(), work: None })?;
+    } else if let Some(held) = &held {
+        killed += kill_rounds(task, held)?;
+    }
+    Ok(killed)
+}
+
+/// Kills every member of the jail; nobody in it can fork.
+fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
+    let jail = match task.scene.cgroups.cgroup(path) {
+        Ok(jail) => jail,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(cgroup::failure("open", path, &error)),
+    };
+    let members = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
+    let mut dying = Vec::with_capacity(members.len());
+    for pid in members {
+        let held =
+            Held::open_pid(pid).map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
+        let Some(held) = held else { continue };
+        task.step("kill");
+        held.signal(Signal::KILL)?;
+        dying.push(held);
+    }
+    for held in &dying {
+        ended(held)?;
+    }
+    Ok(dying.len())
+}
+
+/// Without a jail: stop and kill from the top, until nobody is left.
+fn kill_rounds(task: &Task<'_>, root: &Held) -> Result<usize, ActionFailure> {
+    let mut round = vec![Held::open(root.key)?];
+    let mut killed = 0;
+    while let Some(held) = round.pop() {
+        let Ok(cgroup) = cgroup_of(task, &held) else { continue };
+        task.scene.protected.check_process(&held, &cgroup)?;
+        task.step("kill");
+        held.signal(Signal::STOP)?;
+        let children = process::children(held.pid())
+            .map_err(|error| ActionFailure::io("list the children of", process::name(held.key), &error))?;
+        for child in children {
+            let child = Held::open_pid(child)
+                .map_err(|error| ActionFailure::io("hold", format!("pid {child}"), &error))?;
+            round.extend(child.filter(|child| child.stat.parent == held.pid()));
+        }
+        held.signal(Signal::KILL)?;
+        killed += usize::from(ended(&held)?);
+    }
+    Ok(killed)
+}
+
+fn kill_cgroup(task: &Task<'_>, target: &Target) -> Result<usize, ActionFailure> {
+    let cgroup = target_cgroup(task, target)?;
+    let count = cgroup.members_below().map_err(|error| cgroup::failure("list", &cgroup.path, &error))?.len();
+    task.step("kill");
+    cgroup.kill().map_err(|error| cgroup::failure("kill", &cgroup.path, &error))?;
+    let limit = Duration::from_millis(u64::from(END_LIMIT_MS));
+    match cgroup.await_event("populated 0", limit) {
+        Ok(true) => Ok(count),
+        Ok(false) => Err(lives(&format!("cgroup {}", cgroup.path))),
+        // its owner removed it as soon as it was empty
+        Err(_) => Ok(count),
+    }
+}
+
+fn ended(held: &Held) -> Result<bool, ActionFailure> {
+    if held.wait_end(END_LIMIT_MS) { Ok(true) } else { Err(lives(&process::name(held.key))) }
+}
+
+fn lives(who: &str) -> ActionFailure {
+    let because = std::io::Error::other("it has not ended after SIGKILL (uninterruptible sleep)");
+    ActionFailure::io("kill", who, &because)
+}
+
+fn checked(task: &Task<'_>, key: ProcessKey) -> Result<Held, ActionFailure> {
+    let held = Held::open(key)?;
+    let cgroup = cgroup_of(task, &held)?;
+    task.scene.protected.check_process(&held, &cgroup)?;
+    Ok(held)
+}
+
+fn work(task: &Task<'_>) -> Option<RollbackState> {
+    task.scene.journal().slot(task.id).and_then(|slot| slot.work.clone())
+}
+
+fn no_process(task: &Task<'_>) -> ActionFailure {
+    ActionFailure::Unsupported {
+        operation: format!("killing {}", task.target),
+        because: "only a process or a cgroup can be killed".into(),
+    }
+}

@@ -1,0 +1,249 @@
+//! One certain process (I9): a pidfd whose start time was checked while the process was alive.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::fd::OwnedFd,
+};
+
+use model::{ActionFailure, BootNs, Pid, ProcessKey};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+/// `/proc/PID/stat` gives start times in clock ticks. USER_HZ is 100 on every architecture that Hemostat is built for
+/// (include/asm-generic/param.h), so two processes of one pid that started within the same 10 ms cannot be told apart here.
+const NS_PER_TICK: u64 = 10_000_000;
+
+/// `PF_KTHREAD` of include/linux/sched.h.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// What `/proc/PID/stat` says, as far as containment needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, …
+    pub(super) state: u8,
+    pub(super) parent: u32,
+    flags: u32,
+    start_ticks: u64,
+}
+
+impl Stat {
+    pub(super) fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// Stopped by a signal (not by a tracer).
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state == b'T'
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// Whether this is the start time that `key` names, as far as ticks can tell.
+    pub(super) fn started(&self, key: ProcessKey) -> bool {
+        key.start.0 / NS_PER_TICK == self.start_ticks
+    }
+
+    pub(super) fn key(&self, pid: u32) -> ProcessKey {
+        ProcessKey { pid: Pid(pid), start: BootNs(self.start_ticks.saturating_mul(NS_PER_TICK)) }
+    }
+}
+
+/// A live process, held by its pidfd: signals sent through it can never reach another one.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) key: ProcessKey,
+    pub(super) stat: Stat,
+    fd: OwnedFd,
+}
+
+impl Held {
+    /// Takes hold of the process that `key` names.
+    ///
+    /// Errors: [`ActionFailure::TargetGone`] when it has ended, [`ActionFailure::TargetChanged`] when the pid belongs to
+    /// another process by now.
+    pub(super) fn open(key: ProcessKey) -> Result<Self, ActionFailure> {
+        let held = Self::open_pid(key.pid.0)
+            .map_err(|source| ActionFailure::io("take hold of", name(key), &source))?
+            .ok_or_else(|| ActionFailure::TargetGone { target: name(key) })?;
+        if held.stat.started(key) {
+            return Ok(Self { key, ..held });
+        }
+        Err(ActionFailure::TargetChanged {
+            target: format!("pid {}", key.pid),
+            expected: format!("started {} ns after boot", key.start.0),
+            found: format!("started {} ns after boot", held.key.start.0),
+        })
+    }
+
+    /// Takes hold of whatever has this pid now; `None` when nothing alive has.
+    pub(super) fn open_pid(pid: u32) -> io::Result<Option<Self>> {
+        let Some(number) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+            return Ok(None);
+        };
+        let fd = match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            // EINVAL: the number is a thread's, not a process's
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(stat) = stat(pid)? else { return Ok(None) };
+        // The pid cannot be reused before its process is reaped, so if the pidfd's process lives after the read, the
+        // read was of that process.
+        if stat.is_dead() || has_ended(&fd) {
+            return Ok(None);
+        }
+        Ok(Some(Self { key: stat.key(pid), stat, fd }))
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.key.pid.0
+    }
+
+    /// It is a zombie or gone.
+    pub(super) fn has_ended(&self) -> bool {
+        has_ended(&self.fd)
+    }
+
+    /// Waits for its end, at most `millis`.
+    pub(super) fn wait_end(&self, millis: u32) -> bool {
+        let wait =
+            Timespec { tv_sec: i64::from(millis / 1000), tv_nsec: i64::from(millis % 1000) * 1_000_000 };
+        matches!(poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&wait)), Ok(n) if n > 0)
+    }
+
+    /// Sends a signal; `Ok(false)` when the process has ended.
+    pub(super) fn signal(&self, signal: Signal) -> Result<bool, ActionFailure> {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(ActionFailure::io("signal", name(self.key), &error.into())),
+        }
+    }
+
+    /// Its state now; `None` when it has ended.
+    pub(super) fn look(&self) -> io::Result<Option<Stat>> {
+        let now = stat(self.pid())?;
+        Ok(now.filter(|stat| !stat.is_dead() && !self.has_ended()))
+    }
+
+    /// The link `/proc/PID/NAME` for opening what is behind it.
+    pub(super) fn proc_path(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.pid())
+    }
+}
+
+/// Reads `/proc/PID/stat`; `None` when there is no such process.
+pub(super) fn stat(pid: u32) -> io::Result<Option<Stat>> {
+    let mut text = [0_u8; 1024];
+    let read = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
+    match read {
+        Ok(length) => parse_stat(&text[..length])
+            .map(Some)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat line")),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Children of all threads of `pid`, as the kernel lists them; empty when it has ended.
+///
+/// Exact only while the process stands still, which is how it is used.
+pub(super) fn children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads,
+        Err(error) if is_gone(&error) => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    for thread in threads {
+        let Ok(thread) = thread else { continue };
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && thread.path().exists() => {
+                return children_by_scan(pid);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Every pid of the machine.
+pub(super) fn all_pids() -> io::Result<Vec<u32>> {
+    Ok(fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .collect())
+}
+
+/// A process in a person's words.
+pub(super) fn name(key: ProcessKey) -> String {
+    model::Target::Process { process: key }.to_string()
+}
+
+/// The error says that the process is gone.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+/// For kernels without CONFIG_PROC_CHILDREN.
+fn children_by_scan(parent: u32) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for pid in all_pids()? {
+        if stat(pid)?.is_some_and(|stat| stat.parent == parent) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn has_ended(fd: &OwnedFd) -> bool {
+    matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+}
+
+/// Fields of proc_pid_stat(5), counted after the last `)`: the name in parentheses may itself hold anything.
+fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let after = line.iter().rposition(|byte| *byte == b')')? + 2;
+    let mut fields = std::str::from_utf8(line.get(after..)?).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let parent = fields.next()?.parse().ok()?;
+    let flags = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
+    Some(Stat { state, parent, flags, start_ticks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_task_name_does_not_shift_the_fields() {
+        let line = b"12 (a) R 1 (\n)) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1000 10";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.start_ticks), (b'S', 7, 4242));
+        assert!(!stat.is_kernel_thread());
+    }
+
+    #[test]
+    fn i9_a_pid_with_another_start_time_is_refused() {
+        let me = Held::open_pid(std::process::id()).unwrap().unwrap();
+        assert!(Held::open(me.key).is_ok());
+        let other = ProcessKey { start: BootNs(me.key.start.0 + NS_PER_TICK), ..me.key };
+        assert!(matches!(Held::open(other), Err(ActionFailure::TargetChanged { .. })));
+    }
+
+    #[test]
+    fn kernel_threads_are_recognised() {
+        let kthreadd = stat(2).unwrap();
+        match kthreadd {
+            Some(stat) => assert!(stat.is_kernel_thread()),
+            None => println!("SKIPPED: no pid 2 in this pid namespace"),
+        }
+    }
+}

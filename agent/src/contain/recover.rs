@@ -1,0 +1,146 @@
+//! After a start: what was half done is finished or undone (I7). And from time to time: what somebody undid is done again.
+
+use std::time::Instant;
+
+use model::{
+    ActionFailure, ActionId, ActionRecord, ActionState, Effect, NodeAction, RollbackState, Timestamp,
+};
+
+use super::{
+    engine::{Clock, Contain, is_held},
+    journal::{Line, Slot, is_over},
+    network,
+    scene::{Force, Task, act},
+};
+
+/// What became of an action at the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recovered {
+    /// The action as it stands now.
+    pub record: ActionRecord,
+    /// Why it is not as it should be, if it is not.
+    pub failure: Option<ActionFailure>,
+}
+
+/// A containment that somebody undid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drift {
+    /// Which, as it stands now.
+    pub record: ActionRecord,
+    /// What was found instead.
+    pub found: String,
+    /// Whether it is in force again.
+    pub again: Result<(), ActionFailure>,
+}
+
+impl Contain {
+    /// To be called once, right after [`Contain::open`]. What was being applied when the agent died is applied to its end (the
+    /// decision stands, and half a containment is none), or undone where that is not possible any more; what was being undone is undone.
+    /// Freezes, stops and quarantines of another boot ended with it. Pinned links of dead cgroups are removed.
+    pub fn recover(&self, now: Timestamp) -> Vec<Recovered> {
+        let clock = Clock { now, begun: Instant::now() };
+        let mut slots: Vec<Slot> =
+            self.scene.journal().slots().filter(|slot| !is_over(slot.record.state)).cloned().collect();
+        slots.sort_unstable_by_key(|slot| slot.order);
+        let mut recovered = Vec::new();
+        for slot in slots {
+            let id = slot.record.id.clone();
+            let _alone = self.enter(&id);
+            let failure = self.recover_one(slot, &clock).err();
+            if let Some(failure) = &failure {
+                tracing::error!(action = %id, %failure, "a containment could not be recovered");
+            }
+            recovered.extend(self.record(&id).map(|record| Recovered { record, failure }));
+        }
+        self.sweep();
+        recovered
+    }
+
+    /// Looks whether every containment still holds and does again what somebody undid. To be called every few seconds: what the
+    /// kernel would notify of (`cgroup.events`) it notifies of only for some kinds, and at most every 10 ms.
+    pub fn watch(&self, now: Timestamp) -> Vec<Drift> {
+        let clock = Clock { now, begun: Instant::now() };
+        let mut drifts = Vec::new();
+        for record in self.in_force() {
+            let settled = matches!(
+                record.state,
+                ActionState::Applied | ActionState::Verified | ActionState::Unverified
+            );
+            // a file that comes back at its path is another file: nothing of ours is undone by it
+            if !settled || record.action == NodeAction::QuarantineFile {
+                continue;
+            }
+            let _alone = self.enter(&record.id);
+            drifts.extend(self.watch_one(&record.id, &clock));
+        }
+        drifts
+    }
+
+    fn watch_one(&self, id: &ActionId, clock: &Clock) -> Option<Drift> {
+        let record = self.record(id).filter(|record| !is_over(record.state))?;
+        let task = Task { scene: &self.scene, id, target: &record.target };
+        let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
+        let found = match act(&record.action).verify(&task, &rollback) {
+            Ok(Effect::InForce) => return None,
+            Ok(Effect::Missing { found }) => found,
+            Err(ActionFailure::TargetGone { .. }) => {
+                // nothing is left to hold: what we made for it goes
+                if let Err(failure) = self.revert(id, None, Force::Yes) {
+                    tracing::warn!(action = %id, %failure, "the remains of a containment cannot be removed yet");
+                }
+                return None;
+            }
+            Err(failure) => failure.to_string(),
+        };
+        tracing::warn!(action = %id, %found, "a containment was undone by somebody: it is done again");
+        let again = act(&record.action)
+            .apply(&task, &rollback)
+            .and_then(|outputs| self.note(Line::Applied { id: id.clone(), at: clock.time(), outputs }));
+        Some(Drift { record: self.record(id).unwrap_or(record), found, again })
+    }
+
+    fn recover_one(&self, slot: Slot, clock: &Clock) -> Result<(), ActionFailure> {
+        let record = slot.record;
+        let id = record.id.clone();
+        let outlives_boot =
+            matches!(record.action, NodeAction::QuarantineFile | NodeAction::CaptureEvidence(_));
+        if slot.boot != self.scene.boot && !outlives_boot {
+            let detail = "it ended with the boot that it belonged to".to_owned();
+            return self.note(Line::State { id, state: ActionState::Vacuous, detail });
+        }
+        let task = Task { scene: &self.scene, id: &id, target: &record.target };
+        let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
+        match record.state {
+            ActionState::Applying => {
+                let Err(failure) = act(&record.action).apply(&task, &rollback).and_then(|outputs| {
+                    self.note(Line::Applied { id: id.clone(), at: clock.time(), outputs })
+                }) else {
+                    return Ok(());
+                };
+                tracing::warn!(action = %id, %failure, "what was half done cannot be finished: it is undone");
+                act(&record.action).revert(&task, &rollback, Force::Yes)?;
+                self.note(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })
+            }
+            ActionState::Reverting => self.revert(&id, None, Force::No).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn sweep(&self) {
+        let known: Vec<String> = self
+            .scene
+            .journal()
+            .slots()
+            .filter(|slot| is_held(slot))
+            .filter_map(|slot| match &slot.record.rollback {
+                Some(RollbackState::Network { pins, .. }) => Some(pins.clone()),
+                _ => None,
+            })
+            .collect();
+        match network::sweep_pins(&self.scene, &known) {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(swept, "pinned links of dead cgroups were removed"),
+            Err(failure) => tracing::warn!(%failure, "pinned links could not be looked through"),
+        }
+    }
+}

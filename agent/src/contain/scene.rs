@@ -1,0 +1,146 @@
+//! What all actions work with, and what each of them must be able to do.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use model::{
+    ActionFailure, ActionId, Effect, NodeAction, NodeId, Outputs, ProcessKey, RollbackState, Target,
+};
+
+use super::{
+    cgroup::Hierarchy,
+    evidence::EvidenceLimits,
+    journal::{Durability, Journal, Line},
+    mask::Mask,
+    network::Spare,
+    protect::Protected,
+};
+
+/// Who descends from whom, from a source that outlives parents: the agent's process tree. `/proc` forgets it when a parent ends.
+pub trait Lineage: Send + Sync {
+    /// Live processes that descend from this one, in any order, itself left out.
+    fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey>;
+}
+
+/// Called before each durable or visible step with its name: crash tests end the process here (I7).
+pub type StepHook = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+pub(super) struct Scene {
+    pub(super) node: NodeId,
+    pub(super) state_dir: PathBuf,
+    pub(super) bpffs: PathBuf,
+    pub(super) boot: String,
+    pub(super) cgroups: Hierarchy,
+    pub(super) protected: Protected,
+    pub(super) lineage: Option<Arc<dyn Lineage>>,
+    pub(super) mask: Arc<dyn Mask>,
+    pub(super) evidence: EvidenceLimits,
+    pub(super) max_file_bytes: u64,
+    pub(super) spare: Spare,
+    pub(super) journal: Mutex<Journal>,
+    /// Held while `cgroup.freeze` of a cgroup that is not ours is changed for a moment or for long, so that one action's thaw
+    /// does not undo another's freeze.
+    pub(super) foreign: Mutex<()>,
+    pub(super) on_step: Option<StepHook>,
+}
+
+impl Scene {
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        // the journal changes its memory only after the file: a panic elsewhere leaves it whole
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn step(&self, name: &'static str) {
+        if let Some(hook) = &self.on_step {
+            hook(name);
+        }
+    }
+}
+
+/// One action in the making.
+pub(super) struct Task<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) id: &'a ActionId,
+    pub(super) target: &'a Target,
+}
+
+impl Task<'_> {
+    /// Writes a line before the effect that it announces.
+    pub(super) fn note(&self, line: Line) -> Result<(), ActionFailure> {
+        self.scene.step("journal");
+        self.scene.journal().append(line, Durability::Agent)
+    }
+
+    pub(super) fn step(&self, name: &'static str) {
+        self.scene.step(name);
+    }
+
+    /// Short name unique to the action, fit for a file.
+    pub(super) fn tag(&self) -> String {
+        tag(self.id)
+    }
+}
+
+/// Short name unique to the action, fit for a file whatever the id holds.
+pub(super) fn tag(id: &ActionId) -> String {
+    model::short_hash([id.as_str()], 8)
+}
+
+/// How an undo ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// Exactly as before.
+    Restored { detail: String },
+    /// Nothing is left that could be restored.
+    Vacuous { detail: String },
+    /// Something else stands there: nothing was undone.
+    Drifted { difference: String },
+}
+
+/// What to do when exact restoration is not possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Force {
+    /// Leave it and say what drifted.
+    No,
+    /// A person asked for it locally: set free as near as possible to how it was.
+    Yes,
+}
+
+/// The four phases of an action. `capture` and `verify` change nothing; `apply` and `revert` may be repeated after a crash at any
+/// step and come to the same end; a failed `apply` has undone what it did.
+pub(super) trait Act {
+    fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure>;
+    fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure>;
+    fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure>;
+    fn revert(
+        &self,
+        task: &Task<'_>,
+        rollback: &RollbackState,
+        force: Force,
+    ) -> Result<Undone, ActionFailure>;
+}
+
+/// The code behind an action.
+pub(super) fn act(action: &NodeAction) -> Box<dyn Act + '_> {
+    match action {
+        NodeAction::Stop => Box::new(super::stop::Stop),
+        NodeAction::Freeze(scope) => Box::new(super::freeze::Freeze(*scope)),
+        NodeAction::Kill(scope) => Box::new(super::kill::Kill(*scope)),
+        NodeAction::NetQuarantine(with) => Box::new(super::network::Quarantine(with)),
+        NodeAction::BlockDestination(with) => Box::new(super::network::Block(with)),
+        NodeAction::DestroySockets => Box::new(super::sockets::Destroy),
+        NodeAction::QuarantineFile => Box::new(super::file::QuarantineFile),
+        NodeAction::CaptureEvidence(with) => Box::new(super::evidence::Capture(*with)),
+    }
+}
+
+/// A rollback state of another action: never carried out.
+pub(super) fn mismatch(task: &Task<'_>) -> ActionFailure {
+    ActionFailure::TargetChanged {
+        target: task.target.to_string(),
+        expected: "the rollback state of this action".into(),
+        found: "one of another action".into(),
+    }
+}

@@ -1,6 +1,7 @@
 //! Bytes of a ring record → [`Record`]. What stands in a record is hostile as far as programs chose it (names, paths,
 //! arguments): every length is checked against the record.
 
+mod file;
 mod process;
 
 use agent_abi::{Class, Creds, NsIds, RecordHeader, TEXT_TRUNCATED, TEXT_UNREAD, Text};
@@ -42,6 +43,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         Class::Exec => process::exec(&mut cursor)?,
         Class::Fork => process::fork(&mut cursor)?,
         Class::Exit => process::exit(&mut cursor, header.at)?,
+        Class::FileOpen
+        | Class::FileDelete
+        | Class::FileRename
+        | Class::FileLink
+        | Class::FileMode
+        | Class::FileOwner => act(file::file(&mut cursor, class)?),
         other => return Err(DecodeError::Class(other as u8)),
     };
     Ok(Record { at: BootNs(header.at), task: task(&header), body })
@@ -115,7 +122,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next text as a path.
-    #[expect(dead_code, reason = "for the file family")]
     fn path(&mut self, text: Text, what: &'static str) -> Result<FilePath, DecodeError> {
         Ok(FilePath { path: self.text(text, what)?, truncated: truncated(text) })
     }
@@ -166,7 +172,6 @@ fn target(pid: u32, start: u64) -> ProcessKey {
     ProcessKey { pid: Pid(pid), start: BootNs(start) }
 }
 
-#[expect(dead_code, reason = "for the other families")]
 fn act(activity: Activity) -> Body {
     Body::Act(activity)
 }

@@ -10,6 +10,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf,
+    maps::{Map, MapData, ProgramArray},
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit, Lsm,
         Program, ProgramError, SockOps, TracePoint,
@@ -76,7 +77,11 @@ impl Attacher {
         }
         form.parts
             .iter()
-            .map(|part| self.link(program(ebpf, part.program())?, *part).map_err(|err| format!("{}: {err}", part.program())))
+            .map(|part| match *part {
+                Part::SyscallExit { program, slot } => Place::take(ebpf, program, slot),
+                part => self.link(program(ebpf, part.program())?, part),
+            }
+            .map_err(|err| format!("{}: {err}", part.program())))
             .collect()
     }
 
@@ -88,6 +93,7 @@ impl Attacher {
             Part::TpBtf { tracepoint, .. } => {
                 <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, &self.btf)
             }
+            Part::SyscallExit { .. } => <&mut BtfTracePoint>::try_from(program)?.load("sys_exit", &self.btf),
             Part::Lsm { hook, .. } => <&mut Lsm>::try_from(program)?.load(hook, &self.btf),
             Part::Fentry { function, .. } => <&mut FEntry>::try_from(program)?.load(function, &self.btf),
             Part::Fexit { function, .. } => <&mut FExit>::try_from(program)?.load(function, &self.btf),
@@ -112,6 +118,7 @@ impl Attacher {
         // Links stack by themselves; any other mode is refused on the link API.
         let mode = CgroupAttachMode::Single;
         match part {
+            Part::SyscallExit { .. } => Err("is called from sys_exit and not attached".into()),
             Part::TpBtf { .. } => linked!(BtfTracePoint,),
             Part::Lsm { .. } => linked!(Lsm,),
             Part::Fentry { .. } => linked!(FEntry,),
@@ -132,6 +139,34 @@ impl Attacher {
             Part::CgroupSockAddr { .. } => linked!(CgroupSockAddr, cgroup()?, mode),
             Part::CgroupSock { .. } => linked!(CgroupSock, cgroup()?, mode),
             Part::SockOps { .. } => linked!(SockOps, cgroup()?, mode),
+        }
+    }
+}
+
+/// A place in the table of the program that runs at the end of every system call; given back on drop.
+struct Place {
+    table: ProgramArray<MapData>,
+    slot: u32,
+}
+
+impl Place {
+    fn take(ebpf: &mut Ebpf, name: &str, slot: u32) -> Result<Box<dyn Any + Send>, String> {
+        let Some(Map::ProgramArray(data)) = ebpf.map("SYSCALLS") else {
+            return Err("the object has no table of system calls".into());
+        };
+        // A handle of its own, so that the place can be given back when the object's maps are out of reach.
+        let own = data.info().and_then(|info| MapData::from_id(info.id())).map_err(|err| chain(&err))?;
+        let mut table = ProgramArray::try_from(Map::ProgramArray(own)).map_err(|err| chain(&err))?;
+        let program = program(ebpf, name)?.fd().map_err(|err| chain(&err))?;
+        table.set(slot, program, 0).map_err(|err| chain(&err))?;
+        Ok(Box::new(Self { table, slot }))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(err) = self.table.clear_index(&self.slot) {
+            tracing::warn!(slot = self.slot, error = %chain(&err), "a place in the table of system calls stays taken");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Which hooks there are: for each its classes and its forms, the best first. One table per family.
 
 mod attach;
+mod file;
+mod net;
 mod process;
 
 pub(super) use attach::{Attached, Attacher};
@@ -30,6 +32,8 @@ pub(super) struct Form {
 pub(super) enum Part {
     /// BTF tracepoint.
     TpBtf { program: &'static str, tracepoint: &'static str },
+    /// Called at the end of the system calls that `agent-ebpf/src/syscalls.rs` puts at this place.
+    SyscallExit { program: &'static str, slot: u32 },
     /// LSM hook. Only where `bpf` is among the active LSMs: elsewhere it attaches and is never called.
     Lsm { program: &'static str, hook: &'static str },
     /// Entry of a kernel function.
@@ -62,6 +66,7 @@ impl Part {
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::TpBtf { program, .. }
+            | Self::SyscallExit { program, .. }
             | Self::Lsm { program, .. }
             | Self::Fentry { program, .. }
             | Self::Fexit { program, .. }
@@ -76,5 +81,5 @@ impl Part {
 
 /// All hooks of the object, family by family.
 pub(super) fn all() -> impl Iterator<Item = &'static Hook> {
-    [process::HOOKS].into_iter().flatten()
+    [process::HOOKS, file::HOOKS, net::HOOKS].into_iter().flatten()
 }

@@ -1,0 +1,2 @@
+use crate::Check;
+pub(crate) const CHECKS: &[Check] = &[];

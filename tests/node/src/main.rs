@@ -1,0 +1,93 @@
+//! Probe tests on the running kernel: load, trigger, expect exactly this event. A binary of its own, since the same file is
+//! `/init` in the second kernel's guest. Without arguments it runs every check, else those whose name contains one of them.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test runner speaks to its user")]
+
+mod accounting;
+mod credentials;
+mod guest;
+mod helper;
+mod hold;
+mod kernel;
+mod process;
+mod scene;
+mod swap;
+
+use std::process::ExitCode;
+
+use scene::{Scene, Skip};
+
+/// One named check.
+pub(crate) struct Check {
+    /// Its name: what holds when it passes.
+    pub(crate) name: &'static str,
+    /// An error that is a [`Skip`] means that this machine cannot run it.
+    pub(crate) run: fn(&mut Scene) -> Result<(), Failure>,
+}
+
+/// Why a check failed.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|word| word == "helper") {
+        return helper::run(&arguments[1..]);
+    }
+    if !guest::is_init() {
+        return if run(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let passed = match guest::set_up() {
+        Ok(()) => {
+            let wanted: Vec<String> = guest::wanted_tests().unwrap_or_default().split(',').map(String::from).collect();
+            run(&wanted.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>())
+        }
+        Err(err) => {
+            println!("FAILED guest: {err}");
+            false
+        }
+    };
+    guest::power_off(passed)
+}
+
+/// Runs the wanted checks and prints a line for each. Whether none failed.
+fn run(arguments: &[String]) -> bool {
+    let quick = arguments.iter().any(|word| word == "--quick");
+    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with("--")).collect();
+    let checks: Vec<Check> = [
+        process::CHECKS,
+        credentials::CHECKS,
+        kernel::CHECKS,
+        accounting::CHECKS,
+        swap::CHECKS,
+        hold::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|check| Check { name: check.name, run: check.run })
+    .filter(|check| wanted.is_empty() || wanted.iter().any(|word| check.name.contains(word.as_str())))
+    .collect();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut scene = None;
+    for check in checks {
+        let outcome = Scene::fresh(&mut scene, quick).and_then(|scene| (check.run)(scene));
+        match outcome {
+            Ok(()) => {
+                passed += 1;
+                println!("ok {}", check.name);
+            }
+            Err(why) if why.is::<Skip>() => {
+                skipped += 1;
+                println!("SKIPPED {}: {why}", check.name);
+            }
+            Err(why) => {
+                failed += 1;
+                println!("FAILED {}: {why}", check.name);
+                // What is left of a failed check must not meet the next.
+                scene = None;
+            }
+        }
+    }
+    drop(scene);
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    failed == 0
+}

@@ -5,6 +5,7 @@
 
 pub mod contain;
 pub mod probe;
+pub mod mask;
 pub mod record;
 pub mod tree;
 pub mod workload;

@@ -24,6 +24,7 @@ use crate::{
     workload::WorkloadSource,
 };
 
+pub(crate) use self::image::floor_char_boundary;
 pub use self::procfs::{ProcSource, Procfs};
 
 /// `/proc/PID/stat` gives start times in these; USER_HZ is 100 on every architecture that Hemostat is built for

@@ -1,0 +1,64 @@
+//! Files: one system-wide hook at the end of system calls, and the programs that it calls.
+
+use model::EventClass;
+
+use super::{Form, Hook, Part};
+
+pub(super) const HOOKS: &[Hook] = &[
+    // LSM hooks would be told of every way to reach a file, but are not there on every kernel, and an LSM program on
+    // file_open is run for each open just as well; so all kernels take the same way, which is the same everywhere.
+    Hook {
+        name: "syscalls",
+        classes: &[
+            EventClass::FileOpen,
+            EventClass::FileDelete,
+            EventClass::FileRename,
+            EventClass::FileLink,
+            EventClass::FileMode,
+            EventClass::FileOwner,
+            EventClass::Accept,
+        ],
+        forms: &[Form {
+            label: "tp_btf/sys_exit",
+            parts: &[Part::TpBtf { program: "sys_exit", tracepoint: "sys_exit" }],
+        }],
+    },
+    Hook {
+        name: "file_open",
+        classes: &[EventClass::FileOpen],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: open, openat, openat2, creat, open_by_handle_at",
+            parts: &[Part::SyscallExit { program: "file_open", slot: 1 }],
+        }],
+    },
+    Hook {
+        name: "file_open_uring",
+        classes: &[EventClass::FileOpen],
+        forms: &[
+            Form {
+                label: "tp_btf/io_uring_complete: openat, openat2",
+                parts: &[Part::TpBtf { program: "file_uring", tracepoint: "io_uring_complete" }],
+            },
+            Form {
+                label: "tp_btf/io_uring_complete (before 6.17): openat, openat2",
+                parts: &[Part::TpBtf { program: "file_uring_old", tracepoint: "io_uring_complete" }],
+            },
+        ],
+    },
+    Hook {
+        name: "file_change",
+        classes: &[EventClass::FileDelete, EventClass::FileMode, EventClass::FileOwner],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: unlink, rmdir, chmod, chown and their kin; not by io_uring",
+            parts: &[Part::SyscallExit { program: "file_change", slot: 2 }],
+        }],
+    },
+    Hook {
+        name: "file_pair",
+        classes: &[EventClass::FileRename, EventClass::FileLink],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: rename, link, symlink and their kin; not by io_uring",
+            parts: &[Part::SyscallExit { program: "file_pair", slot: 3 }],
+        }],
+    },
+];

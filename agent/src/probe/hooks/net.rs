@@ -1,0 +1,5 @@
+//! Network.
+
+use super::Hook;
+
+pub(super) const HOOKS: &[Hook] = &[];

@@ -3,8 +3,8 @@
 use crds::{Memory, Parameters, Radius, Scope, TargetKind};
 use ipnet::IpNet;
 use model::{
-    BlockDestination, CaptureEvidence, FreezeScope, KillScope, MemoryCapture, NetQuarantine, NodeAction, Target,
-    UndoClass,
+    BlockDestination, CaptureEvidence, FreezeScope, KillScope, MemoryCapture, NetQuarantine, NodeAction,
+    Target, UndoClass,
 };
 
 /// An action that a playbook can name.
@@ -205,7 +205,9 @@ pub fn describe(action: &NodeAction, target: &Target) -> String {
             let allowed: Vec<String> = quarantine.allow.iter().map(ToString::to_string).collect();
             format!(" except {}", allowed.join(", "))
         }
-        NodeAction::CaptureEvidence(CaptureEvidence { memory: MemoryCapture::Private }) => " with memory".into(),
+        NodeAction::CaptureEvidence(CaptureEvidence { memory: MemoryCapture::Private }) => {
+            " with memory".into()
+        }
         _ => String::new(),
     };
     format!("{} {target}{extra}", action.name())

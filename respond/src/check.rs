@@ -111,7 +111,10 @@ impl Check<'_> {
                 self.error(&path, message);
             }
             if step.name == whole_run().as_str() {
-                self.error(&path, "no step may be called `run`: approvals use it for all steps together".into());
+                self.error(
+                    &path,
+                    "no step may be called `run`: approvals use it for all steps together".into(),
+                );
             }
             if let Some(first) = seen.get(step.name.as_str()) {
                 let place = self.places.of(&format!("spec.steps[{first}].name"));
@@ -131,8 +134,13 @@ impl Check<'_> {
             }
             let looks = step.verify.interval.0.saturating_mul(step.verify.attempts.saturating_sub(1));
             if looks >= timeout {
-                let message = format!("verify looks for longer than the step's timeout of {}", crds::Period(timeout));
-                self.warning(&format!("spec.steps[{index}].verify"), message, "raise timeout or lower attempts");
+                let message =
+                    format!("verify looks for longer than the step's timeout of {}", crds::Period(timeout));
+                self.warning(
+                    &format!("spec.steps[{index}].verify"),
+                    message,
+                    "raise timeout or lower attempts",
+                );
             }
             let asks = step.approval == Approval::Required || self.spec.mode == Mode::Approve;
             if asks && self.spec.maximum_duration.0 < std::time::Duration::from_secs(60) {
@@ -168,8 +176,7 @@ impl Check<'_> {
             }
             let at = format!("{}.action", way.path);
             if !contained {
-                let message =
-                    format!("{} cannot be undone and comes before any containment", kind.name());
+                let message = format!("{} cannot be undone and comes before any containment", kind.name());
                 let help = "let it need a step that contains, for example node.freeze";
                 self.error_with(&at, message, Some(help.into()));
             }
@@ -178,7 +185,8 @@ impl Check<'_> {
                 self.warning(&at, message, "let it need a step with node.capture-evidence");
             }
             if step.approval != Approval::Required && !self.standing.contains(kind.name()) {
-                let message = format!("{} cannot be undone: each run will wait here for a person", kind.name());
+                let message =
+                    format!("{} cannot be undone: each run will wait here for a person", kind.name());
                 let help = "say `approval: Required`, or give it a standing approval in a ResponsePolicy";
                 self.warning(&at, message, help);
             }
@@ -198,7 +206,10 @@ impl Check<'_> {
                 continue;
             };
             if !ancestors.contains(&index) {
-                let message = format!("step `{}` need not be done before this one, so it cannot be asked about", used.step);
+                let message = format!(
+                    "step `{}` need not be done before this one, so it cannot be asked about",
+                    used.step
+                );
                 let help = format!("add `{}` to needs", used.step);
                 self.problems.push(Problem::error(place, message).help(help));
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crds::{Exclusion, Match, Mode, Protected, ResponsePolicySpec};
 use model::{
-    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, UndoClass, Workload,
-    short_hash,
+    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, UndoClass,
+    Workload, short_hash,
 };
 
 use crate::{
@@ -69,11 +69,15 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
         decision: GateDecision { outcome: verdict.outcome, reasons: verdict.reasons },
         grants,
         facts,
-        reactions: situation.reactions.to_vec(),
+        // a shadow run never sends anything, so it cannot answer for what is in force: `adopt` makes a run that can
+        reactions: match verdict.outcome {
+            GateOutcome::Shadow => Vec::new(),
+            GateOutcome::Automatic | GateOutcome::Approval => situation.reactions.to_vec(),
+        },
     }
 }
 
-/// A run of nothing but the node's own reactions, so that they can be rolled back where no playbook answers.
+/// A run of nothing but the node's own reactions, so that they can be rolled back where no playbook answers, or one only in shadow.
 #[must_use]
 pub fn adopt(situation: &Situation<'_>) -> RunStart {
     let plan = Plan::reactions_only();
@@ -176,8 +180,10 @@ fn budgets(
         if let Some(most) = policy.budgets.actions_per_hour {
             let beyond = used.actions.saturating_add(planned) > most;
             let at_most = if beyond { GateOutcome::Approval } else { GateOutcome::Automatic };
-            let text =
-                format!("policy {name}: {} of {most} automatic actions this hour, {planned} more", used.actions);
+            let text = format!(
+                "policy {name}: {} of {most} automatic actions this hour, {planned} more",
+                used.actions
+            );
             verdict.note(at_most, text);
         }
     }
@@ -234,7 +240,9 @@ fn undo(verdict: &mut Verdict, plan: &Plan, grants: &Grants) {
         let Some(way) = step.ways.first() else { continue };
         let UndoClass::Irreversible { residual } = way.kind.undo() else { continue };
         let text = match grants.standing.get(way.kind.name()) {
-            Some(by) => format!("step {} cannot be undone ({residual}); standing approval of {by}", step.name),
+            Some(by) => {
+                format!("step {} cannot be undone ({residual}); standing approval of {by}", step.name)
+            }
             None => format!("step {} cannot be undone ({residual}); it waits for a person", step.name),
         };
         verdict.note(GateOutcome::Automatic, text);

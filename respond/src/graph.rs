@@ -75,7 +75,8 @@ impl Plan {
         let mut text = String::new();
         let mut level = None;
         for vertex in &vertices {
-            let mark = if level == Some(vertex.level) { "  ∥".into() } else { format!("{:>3}", vertex.level + 1) };
+            let mark =
+                if level == Some(vertex.level) { "  ∥".into() } else { format!("{:>3}", vertex.level + 1) };
             level = Some(vertex.level);
             let needs = match vertex.needs.as_slice() {
                 [] => String::new(),
@@ -95,9 +96,11 @@ impl Plan {
     /// Graphviz.
     #[must_use]
     pub fn to_dot(&self) -> String {
-        let mut text = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", quoted(self.name.as_str()));
+        let mut text =
+            format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", quoted(self.name.as_str()));
         for vertex in self.vertices() {
-            let label = [vec![vertex.name.clone(), vertex.action, vertex.undo], vertex.notes].concat().join("\n");
+            let label =
+                [vec![vertex.name.clone(), vertex.action, vertex.undo], vertex.notes].concat().join("\n");
             let _ = writeln!(text, "  {} [label={}];", quoted(&vertex.name), quoted(&label));
             for need in vertex.needs {
                 let _ = writeln!(text, "  {} -> {};", quoted(&need), quoted(&vertex.name));

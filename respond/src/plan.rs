@@ -3,16 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crds::{
-    Approval, BlastRadius, Mode, OnFailure, Parameters, Playbook, PlaybookSpec, Step, TargetKind,
-    Verify, source::{Located, Problem, Severity},
+    Approval, BlastRadius, Mode, OnFailure, Parameters, Playbook, PlaybookSpec, Step, TargetKind, Verify,
+    source::{Located, Problem, Severity},
 };
 use model::{PlaybookName, StepName, UndoClass, short_hash};
 
-use crate::{
-    action::ActionKind,
-    check,
-    expression::Expression,
-};
+use crate::{action::ActionKind, check, expression::Expression};
 
 /// A step that names no timeout gets this.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -83,6 +79,9 @@ impl Plan {
     /// # Errors
     /// The problems, where it cannot be run after all.
     pub fn of(name: &PlaybookName, spec: &PlaybookSpec) -> Result<Self, Vec<Problem>> {
+        if spec.steps.is_empty() {
+            return Ok(Self::reactions_only());
+        }
         let located = Located::nowhere(Playbook::new(name.as_str(), spec.clone()), name.as_str());
         let checked = Self::check(&located, &BTreeSet::new());
         checked.plan.ok_or(checked.problems)

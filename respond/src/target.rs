@@ -115,8 +115,7 @@ pub(crate) fn check_width(network: IpNet, limits: &BlastRadius) -> Result<(), Un
 }
 
 fn check_network(network: IpNet, protected: &Protected) -> Result<(), Unfit> {
-    let refuse =
-        |because: String| Err(Unfit::Protected { target: network.to_string(), because });
+    let refuse = |because: String| Err(Unfit::Protected { target: network.to_string(), because });
     if network.addr().is_unspecified() || network.addr().is_multicast() {
         return refuse("it is no address of one peer".into());
     }
@@ -146,16 +145,16 @@ fn target(way: &Way, facts: &Facts, variables: &Variables) -> Result<Target, Unf
             .executable
             .clone()
             .map(|(path, inode, device)| Target::File { path, inode, device })
-            .ok_or_else(|| {
-                unresolved("file", "the executable has no name in the host's own file system")
-            }),
-        (TargetKind::Process, Some((select, found))) => match (number(&found, "pid"), number(&found, "start")) {
-            (Some(pid), Some(start)) if pid > 0 && start > 0 => {
-                let pid = u32::try_from(pid).map_err(|_| unresolved("process", "the pid is no pid"))?;
-                Ok(Target::Process { process: ProcessKey { pid: Pid(pid), start: BootNs(start) } })
+            .ok_or_else(|| unresolved("file", "the executable has no name in the host's own file system")),
+        (TargetKind::Process, Some((select, found))) => {
+            match (number(&found, "pid"), number(&found, "start")) {
+                (Some(pid), Some(start)) if pid > 0 && start > 0 => {
+                    let pid = u32::try_from(pid).map_err(|_| unresolved("process", "the pid is no pid"))?;
+                    Ok(Target::Process { process: ProcessKey { pid: Pid(pid), start: BootNs(start) } })
+                }
+                _ => Err(select.kind("one process as {pid, start}", &found).into()),
             }
-            _ => Err(select.kind("one process as {pid, start}", &found).into()),
-        },
+        }
         (TargetKind::Cgroup, Some((select, found))) => match (number(&found, "id"), text(&found, "path")) {
             (Some(id), Some(path)) if id > 0 => Ok(Target::Cgroup { id: CgroupId(id), path: path.into() }),
             _ => Err(select.kind("one cgroup as {id, path}", &found).into()),
@@ -213,8 +212,7 @@ fn check_protected(
     facts: &Facts,
     protected: &Protected,
 ) -> Result<(), Unfit> {
-    let refuse =
-        |because: String| Err(Unfit::Protected { target: target.to_string(), because });
+    let refuse = |because: String| Err(Unfit::Protected { target: target.to_string(), because });
     match target {
         Target::Process { process } => {
             if process.pid == INIT_PID {

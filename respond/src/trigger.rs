@@ -48,9 +48,9 @@ pub fn choose<'a>(
             }
         };
         let rank = plan.rank();
-        let better = best.as_ref().is_none_or(|(known, choice)| {
-            (*known, choice.plan.name.as_str()) > (rank, plan.name.as_str())
-        });
+        let better = best
+            .as_ref()
+            .is_none_or(|(known, choice)| (*known, choice.plan.name.as_str()) > (rank, plan.name.as_str()));
         if better {
             best = Some((rank, Choice { plan, finding }));
         }
@@ -75,7 +75,8 @@ impl Plan {
             .filter(|finding| {
                 let rule = &finding.rule;
                 (trigger.rules.is_empty() || trigger.rules.contains(&rule.id))
-                    && (trigger.techniques.is_empty() || names_technique(&trigger.techniques, &rule.techniques))
+                    && (trigger.techniques.is_empty()
+                        || names_technique(&trigger.techniques, &rule.techniques))
                     && trigger.minimum_level.is_none_or(|least| rule.level >= least)
             })
             .filter(|finding| finding.event.id.node == *node)

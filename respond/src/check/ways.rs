@@ -62,7 +62,10 @@ fn parameters(check: &mut Check<'_>, kind: ActionKind, way: &Written<'_>) {
         }
     }
     for name in computed.iter().filter(|name| stated.contains(name)) {
-        check.error(&format!("{path}.withFrom.{name}"), format!("`{name}` is given in `with` too: give it once"));
+        check.error(
+            &format!("{path}.withFrom.{name}"),
+            format!("`{name}` is given in `with` too: give it once"),
+        );
     }
     if let Some(scope) = way.with.scope.filter(|scope| !kind.scopes().contains(scope))
         && !kind.scopes().is_empty()

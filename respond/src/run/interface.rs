@@ -1,6 +1,8 @@
 //! What goes into a run and what comes out of it.
 
-use model::{ActionId, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, StepName};
+use model::{
+    ActionId, ActionRecord, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, StepName,
+};
 
 use super::journal::{RollbackScope, Transition};
 
@@ -41,6 +43,8 @@ pub enum Input {
         /// Why.
         because: String,
     },
+    /// The node acted by itself about the run's incident, or what became of such an act.
+    Reaction(Box<ActionRecord>),
     /// The node lifted the action by itself (`hemostat release` on the node).
     Released {
         /// Which.

@@ -33,6 +33,11 @@ pub enum Change {
         /// What was known and allowed.
         start: Box<RunStart>,
     },
+    /// What the node did by itself about the incident belongs to the run from now on, so that it can be undone with it.
+    Adopted {
+        /// As the node reported it.
+        record: Box<ActionRecord>,
+    },
     /// Shadow: what would have been done (I8).
     Would {
         /// Which step.

@@ -1,0 +1,448 @@
+//! The run's state, and the only place where it changes: [`Run::apply`].
+
+use std::sync::Arc;
+
+use model::{
+    ActionId, ActionState, ApprovalRequest, NodeAction, Outputs, RollbackState, RunState, Target, Timestamp,
+    UndoClass,
+};
+
+use super::journal::{
+    Answer, Block, Change, Cleanup, Reactions, RollbackScope, RunStart, StepEnd, Transition, Work, whole_run,
+};
+use crate::{action::Purpose, plan::Plan};
+
+/// One run of one playbook.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub(super) plan: Arc<Plan>,
+    pub(super) start: Box<RunStart>,
+    pub(super) began: Timestamp,
+    /// Position of the last transition.
+    pub(super) seq: u64,
+    pub(super) phase: Phase,
+    /// For all steps together.
+    pub(super) whole: Consent,
+    pub(super) steps: Vec<StepRun>,
+    pub(super) actions: Vec<ActionRun>,
+    /// Effects begun so far; gives the order of the undo.
+    pub(super) begun: u32,
+    pub(super) contained: Option<Timestamp>,
+    /// Whether a rollback of the whole run covers the node's own reactions.
+    pub(super) reactions: Reactions,
+    pub(super) ended_because: String,
+    /// Since when the node is away. Known only while the controller lives.
+    pub(super) away: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Steps begin.
+    Forward,
+    /// Nothing new begins; what is in force stays.
+    Stopped,
+    /// What was done is undone.
+    RollingBack,
+    /// At its end.
+    Over(RunState),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Consent {
+    /// Nobody was asked.
+    None,
+    Asked(ApprovalRequest),
+    Given,
+    Refused,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StepRun {
+    pub(super) state: StepState,
+    /// 0 is the step's own action.
+    pub(super) alternative: u32,
+    pub(super) consent: Consent,
+    /// What a person was asked for; exactly this is done.
+    pub(super) agreed: Option<Work>,
+    pub(super) because: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StepState {
+    Waiting,
+    Asking,
+    /// Its action, by position.
+    Working(usize),
+    Ended(StepEnd),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ActionRun {
+    pub(super) id: ActionId,
+    /// `None`: the node did it by itself.
+    pub(super) step: Option<usize>,
+    pub(super) work: Work,
+    pub(super) state: ActionState,
+    pub(super) rollback: Option<RollbackState>,
+    pub(super) planned: Timestamp,
+    pub(super) applied: Option<Timestamp>,
+    /// When its effect was begun, in order.
+    pub(super) order: Option<u32>,
+    pub(super) outputs: Outputs,
+    pub(super) detail: String,
+    pub(super) pending: Pending,
+    /// Looks at the effect so far.
+    pub(super) looks: u32,
+    /// Undos begun so far.
+    pub(super) reverts: u32,
+    /// Times that the effect was begun; more than once only after a restart found it missing.
+    pub(super) applies: u32,
+    /// The apply failed and what is in force of it must go.
+    pub(super) cleanup: Option<String>,
+    /// To be undone.
+    pub(super) wanted_back: bool,
+    pub(super) block: Option<Block>,
+}
+
+/// What an action waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pending {
+    Nothing,
+    Capture {
+        deadline: Timestamp,
+    },
+    ReadBack {
+        seq: u64,
+        deadline: Timestamp,
+    },
+    Apply {
+        deadline: Timestamp,
+    },
+    Verify {
+        deadline: Timestamp,
+    },
+    Revert {
+        deadline: Timestamp,
+    },
+    /// Looked at or undone again then.
+    Later {
+        at: Timestamp,
+    },
+}
+
+impl Pending {
+    /// When it is time to do something about it.
+    pub(super) fn due(self) -> Option<Timestamp> {
+        match self {
+            Self::Nothing => None,
+            Self::Capture { deadline }
+            | Self::ReadBack { deadline, .. }
+            | Self::Apply { deadline }
+            | Self::Verify { deadline }
+            | Self::Revert { deadline } => Some(deadline),
+            Self::Later { at } => Some(at),
+        }
+    }
+}
+
+impl ActionRun {
+    pub(super) fn new(id: ActionId, step: Option<usize>, work: Work, planned: Timestamp) -> Self {
+        Self {
+            id,
+            step,
+            work,
+            state: ActionState::Planned,
+            rollback: None,
+            planned,
+            applied: None,
+            order: None,
+            outputs: Outputs::new(),
+            detail: String::new(),
+            pending: Pending::Nothing,
+            looks: 0,
+            reverts: 0,
+            applies: 0,
+            cleanup: None,
+            wanted_back: false,
+            block: None,
+        }
+    }
+
+    pub(super) fn action(&self) -> &NodeAction {
+        &self.work.action
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.work.target
+    }
+
+    /// Its effect is, or may be, in force.
+    pub(super) fn in_force(&self) -> bool {
+        matches!(
+            self.state,
+            ActionState::Applied
+                | ActionState::Verified
+                | ActionState::Unverified
+                | ActionState::RevertBlocked
+        )
+    }
+
+    /// It can be undone exactly (I5).
+    pub(super) fn exact(&self) -> bool {
+        self.work.action.undo() == UndoClass::Exact
+    }
+}
+
+impl Run {
+    /// A run with nothing done yet. The plan is that of `start`.
+    pub(super) fn new(plan: Arc<Plan>, start: Box<RunStart>, began: Timestamp) -> Self {
+        let waiting = StepRun {
+            state: StepState::Waiting,
+            alternative: 0,
+            consent: Consent::None,
+            agreed: None,
+            because: String::new(),
+        };
+        let steps = vec![waiting; plan.steps.len()];
+        Self {
+            plan,
+            start,
+            began,
+            seq: 1,
+            phase: Phase::Forward,
+            whole: Consent::None,
+            steps,
+            actions: Vec::new(),
+            begun: 0,
+            contained: None,
+            reactions: Reactions::Stay,
+            ended_because: String::new(),
+            away: None,
+        }
+    }
+
+    /// Folds one transition into the state. Deterministic: the same transitions give the same run (I7).
+    pub(super) fn apply(&mut self, transition: &Transition) {
+        self.seq = transition.seq;
+        let at = transition.at;
+        match &transition.change {
+            Change::Began { .. } | Change::Would { .. } => {}
+            Change::Adopted { record } => self.adopt(record),
+            Change::Asked { request, work, .. } => self.asked(request, work.as_ref()),
+            Change::Decided { step, answer, because, .. } => self.decided(step, *answer, because),
+            Change::Planned { action, step, work, .. } => {
+                let Some(index) = self.plan.position(step) else { return };
+                self.steps[index].state = StepState::Working(self.actions.len());
+                self.actions.push(ActionRun::new(action.clone(), Some(index), work.clone(), at));
+            }
+            Change::NextAlternative { step, alternative, because } => {
+                let Some(index) = self.plan.position(step) else { return };
+                let step = &mut self.steps[index];
+                (step.state, step.alternative) = (StepState::Waiting, *alternative);
+                (step.consent, step.agreed) = (Consent::None, None);
+                step.because.clone_from(because);
+            }
+            Change::StepEnded { step, end, because } => {
+                let Some(index) = self.plan.position(step) else { return };
+                self.steps[index].state = StepState::Ended(*end);
+                self.steps[index].because.clone_from(because);
+                self.note_containment(at);
+            }
+            Change::Stopped { because } => {
+                self.phase = Phase::Stopped;
+                self.ended_because.clone_from(because);
+            }
+            Change::RollbackBegan { scope, because, reactions, .. } => {
+                self.rollback_began(scope, because, *reactions);
+            }
+            Change::Ended { state, because } => {
+                self.phase = Phase::Over(*state);
+                if !because.is_empty() {
+                    self.ended_because.clone_from(because);
+                }
+            }
+            of_action => self.apply_to_action(of_action, transition.seq, at),
+        }
+    }
+
+    fn apply_to_action(&mut self, change: &Change, seq: u64, at: Timestamp) {
+        let Some(index) = of_action(change).and_then(|id| self.index(id)) else { return };
+        let begun = self.begun;
+        let action = &mut self.actions[index];
+        match change {
+            Change::Capturing { deadline, .. } => action.pending = Pending::Capture { deadline: *deadline },
+            Change::Captured { rollback, .. } => {
+                action.rollback = Some(rollback.clone());
+                let deadline = action.pending.due().unwrap_or(at);
+                action.pending = Pending::ReadBack { seq, deadline };
+            }
+            Change::Prepared { .. } => action.settle(ActionState::Prepared, ""),
+            Change::Applying { deadline, .. } => {
+                action.state = ActionState::Applying;
+                action.pending = Pending::Apply { deadline: *deadline };
+                action.applies += 1;
+                if action.order.is_none() {
+                    action.order = Some(begun);
+                    self.begun += 1;
+                }
+            }
+            Change::ApplyFailed { because, cleanup: Cleanup::Unneeded, .. } => {
+                action.settle(ActionState::Failed, because);
+            }
+            Change::ApplyFailed { because, cleanup: Cleanup::Needed, .. } => {
+                action.pending = Pending::Nothing;
+                action.cleanup = Some(because.clone());
+                action.detail.clone_from(because);
+            }
+            Change::Applied { at, outputs, .. } => {
+                action.settle(ActionState::Applied, "");
+                action.applied = Some(*at);
+                action.outputs.clone_from(outputs);
+                action.looks = 0;
+            }
+            Change::Verifying { attempt, deadline, .. } => {
+                action.looks = *attempt;
+                action.pending = Pending::Verify { deadline: *deadline };
+            }
+            Change::Missing { found, again, .. } => {
+                action.pending = Pending::Later { at: *again };
+                action.detail.clone_from(found);
+            }
+            Change::Verified { .. } => {
+                action.settle(ActionState::Verified, "");
+                action.applied = action.applied.or(Some(at));
+            }
+            Change::Unverified { found, .. } => action.settle(ActionState::Unverified, found),
+            Change::Failed { because, .. } => action.settle(ActionState::Failed, because),
+            Change::Vacuous { because, .. } => action.settle(ActionState::Vacuous, because),
+            Change::Reverting { attempt, deadline, .. } => {
+                action.state = ActionState::Reverting;
+                action.reverts = *attempt;
+                action.pending = Pending::Revert { deadline: *deadline };
+            }
+            Change::RevertDelayed { because, again, .. } => {
+                action.pending = Pending::Later { at: *again };
+                action.detail.clone_from(because);
+            }
+            Change::Reverted { detail, .. } => match action.cleanup.take() {
+                Some(because) => action.settle(ActionState::Failed, &format!("{because}; {detail}")),
+                None => action.settle(ActionState::Reverted, detail),
+            },
+            Change::RevertBlocked { difference, block, .. } => {
+                action.settle(ActionState::RevertBlocked, difference);
+                action.block = Some(*block);
+                action.cleanup = None;
+                action.wanted_back = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn adopt(&mut self, record: &model::ActionRecord) {
+        let work = Work { action: record.action.clone(), target: record.target.clone() };
+        let mut action = ActionRun::new(record.id.clone(), None, work, record.planned);
+        action.state = record.state;
+        action.rollback.clone_from(&record.rollback);
+        action.applied = record.applied;
+        action.detail.clone_from(&record.detail);
+        action.order = Some(self.begun);
+        self.begun += 1;
+        self.actions.push(action);
+    }
+
+    fn asked(&mut self, request: &ApprovalRequest, work: Option<&Work>) {
+        let consent = Consent::Asked(request.clone());
+        if request.step == whole_run() {
+            self.whole = consent;
+        } else if let Some(index) = self.plan.position(&request.step) {
+            let step = &mut self.steps[index];
+            (step.state, step.consent, step.agreed) = (StepState::Asking, consent, work.cloned());
+        }
+    }
+
+    fn decided(&mut self, step: &model::StepName, answer: Answer, because: &str) {
+        let consent = if answer == Answer::Approved { Consent::Given } else { Consent::Refused };
+        if *step == whole_run() {
+            self.whole = consent;
+            self.ended_because = because.into();
+        } else if let Some(index) = self.plan.position(step) {
+            self.steps[index].consent = consent;
+            self.steps[index].state = StepState::Waiting;
+            self.steps[index].because = because.into();
+        }
+    }
+
+    fn rollback_began(&mut self, scope: &RollbackScope, because: &str, reactions: Reactions) {
+        match scope {
+            RollbackScope::Action(id) => {
+                if let Some(index) = self.index(id) {
+                    self.actions[index].want_back();
+                }
+            }
+            RollbackScope::Run => {
+                self.phase = Phase::RollingBack;
+                self.reactions = reactions;
+                self.ended_because = because.into();
+                let covered = |action: &ActionRun| action.step.is_some() || reactions == Reactions::Undone;
+                for action in self.actions.iter_mut().filter(|action| covered(action)) {
+                    action.want_back();
+                }
+            }
+        }
+    }
+
+    /// The moment when every step that contains was in force.
+    fn note_containment(&mut self, at: Timestamp) {
+        let contains = |index: usize| {
+            self.plan.steps[index].ways.first().is_some_and(|way| way.kind.purpose() == Purpose::Contain)
+        };
+        let mut ends =
+            (0..self.steps.len()).filter(|&index| contains(index)).map(|index| self.steps[index].state);
+        let fine = |state| matches!(state, StepState::Ended(StepEnd::Done | StepEnd::Skipped));
+        let some = ends.clone().any(|state| state == StepState::Ended(StepEnd::Done));
+        if self.contained.is_none() && some && ends.all(fine) {
+            self.contained = Some(at);
+        }
+    }
+
+    pub(super) fn index(&self, id: &ActionId) -> Option<usize> {
+        self.actions.iter().position(|action| action.id == *id)
+    }
+}
+
+impl ActionRun {
+    fn settle(&mut self, state: ActionState, detail: &str) {
+        self.state = state;
+        self.pending = Pending::Nothing;
+        if !detail.is_empty() {
+            detail.clone_into(&mut self.detail);
+        }
+    }
+
+    fn want_back(&mut self) {
+        self.wanted_back = self.exact();
+        self.block = None;
+    }
+}
+
+fn of_action(change: &Change) -> Option<&ActionId> {
+    match change {
+        Change::Capturing { action, .. }
+        | Change::Captured { action, .. }
+        | Change::Prepared { action }
+        | Change::Applying { action, .. }
+        | Change::ApplyFailed { action, .. }
+        | Change::Applied { action, .. }
+        | Change::Verifying { action, .. }
+        | Change::Missing { action, .. }
+        | Change::Verified { action }
+        | Change::Unverified { action, .. }
+        | Change::Failed { action, .. }
+        | Change::Vacuous { action, .. }
+        | Change::Reverting { action, .. }
+        | Change::RevertDelayed { action, .. }
+        | Change::Reverted { action, .. }
+        | Change::RevertBlocked { action, .. } => Some(action),
+        _ => None,
+    }
+}

@@ -1,0 +1,158 @@
+//! What others see of a run.
+
+use model::{
+    ActionRecord, ActionState, ApprovalRequest, IncidentId, NodeId, RunId, RunState, RunSummary, Timestamp,
+};
+
+use super::{
+    AWAY_LIMIT, Run, RunStart,
+    state::{Consent, Phase, StepState},
+};
+use crate::plan::Plan;
+
+impl Run {
+    /// Which run.
+    #[must_use]
+    pub fn id(&self) -> &RunId {
+        &self.start.run
+    }
+
+    /// For which incident.
+    #[must_use]
+    pub fn incident(&self) -> &IncidentId {
+        &self.start.incident
+    }
+
+    /// On which node.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.start.node
+    }
+
+    /// The plan that it follows.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What it was decided from.
+    #[must_use]
+    pub fn start(&self) -> &RunStart {
+        &self.start
+    }
+
+    /// Position of its last journal entry.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        let reverting = self.actions.iter().any(|a| a.state == ActionState::Reverting && a.cleanup.is_none());
+        match self.phase {
+            Phase::RollingBack => RunState::RollingBack,
+            Phase::Over(RunState::Shadow) => RunState::Shadow,
+            Phase::Over(_) if reverting => RunState::RollingBack,
+            Phase::Over(RunState::Succeeded | RunState::Failed) if self.all_undone() => RunState::RolledBack,
+            Phase::Over(state) => state,
+            Phase::Forward | Phase::Stopped => {
+                let working = self.steps.iter().any(|step| matches!(step.state, StepState::Working(_)));
+                let asking = self.steps.iter().any(|step| step.state == StepState::Asking)
+                    || matches!(self.whole, Consent::Asked(_));
+                if asking && !working { RunState::Waiting } else { RunState::Running }
+            }
+        }
+    }
+
+    /// Something was undone, and nothing that can be undone is left in force.
+    fn all_undone(&self) -> bool {
+        let undone = self.actions.iter().any(|a| a.state == ActionState::Reverted);
+        undone && !self.actions.iter().any(|a| a.in_force() && a.exact())
+    }
+
+    /// Whether it has come to its end and waits for no answer. It can still be rolled back.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over(_)) && self.next_deadline().is_none()
+    }
+
+    /// Why it ended, stopped or is rolled back.
+    #[must_use]
+    pub fn because(&self) -> &str {
+        &self.ended_because
+    }
+
+    /// When every step that contains was in force.
+    #[must_use]
+    pub fn contained(&self) -> Option<Timestamp> {
+        self.contained
+    }
+
+    /// When [`super::Input::Tick`] must come at the latest; `None` when nothing waits for time to pass. A tick too early does no
+    /// harm.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let mut all: Vec<Timestamp> = Vec::new();
+        for (index, action) in self.actions.iter().enumerate() {
+            let Some(due) = action.pending.due() else { continue };
+            match self.away {
+                Some(since) if self.held(index, since) => all.push(since.plus(AWAY_LIMIT).max(due)),
+                _ => all.push(due),
+            }
+        }
+        if self.phase == Phase::Forward {
+            let open = |state| matches!(state, StepState::Waiting | StepState::Asking);
+            if self.steps.iter().any(|step| open(step.state)) {
+                all.push(self.last_begin());
+            }
+            all.extend(self.waiting().into_iter().map(|request| request.expires));
+        }
+        all.into_iter().min()
+    }
+
+    /// What a person is asked now.
+    pub(super) fn waiting(&self) -> Vec<ApprovalRequest> {
+        let steps = self.steps.iter().filter(|step| step.state == StepState::Asking);
+        let consents = [&self.whole].into_iter().chain(steps.map(|step| &step.consent));
+        let asked = consents.filter_map(|consent| match consent {
+            Consent::Asked(request) if self.phase == Phase::Forward => Some(request.clone()),
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    /// As the incident shows it.
+    #[must_use]
+    pub fn summary(&self) -> RunSummary {
+        RunSummary {
+            id: self.start.run.clone(),
+            playbook: self.start.playbook.clone(),
+            decision: self.start.decision.clone(),
+            state: self.state(),
+            waiting: self.waiting(),
+        }
+    }
+
+    /// Every action, in the order in which they were planned.
+    #[must_use]
+    pub fn records(&self) -> Vec<ActionRecord> {
+        self.actions
+            .iter()
+            .map(|action| ActionRecord {
+                id: action.id.clone(),
+                incident: Some(self.start.incident.clone()),
+                run: Some(self.start.run.clone()),
+                step: action.step.map(|step| self.plan.steps[step].name.clone()),
+                action: action.work.action.clone(),
+                target: action.work.target.clone(),
+                state: action.state,
+                rollback: action.rollback.clone(),
+                planned: action.planned,
+                applied: action.applied,
+                detail: action.detail.clone(),
+            })
+            .collect()
+    }
+}

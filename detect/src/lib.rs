@@ -1,16 +1,19 @@
 //! Detection, pure: Sigma rules in, findings out. No clock, no socket, no file: texts and events come in as values.
 //!
 //! - [`ast`]: what a rule file says, with a source span on every node
+//! - [`coverage`]: ATT&CK techniques and the rules for them
 //! - [`incident`]: findings that belong together
 //! - [`matcher`]: rules compiled, events evaluated
 //! - [`plan`]: what the kernel may drop
 //! - [`load`]: rule files to rules, with [`diagnostic`]s for what is wrong
 //! - [`reference`]: the meaning of a rule, written down plainly; [`explain`]: why a rule did or did not match
+//! - [`rule_test`]: rule tests as data
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
 //! - [`text`]: how texts are compared
 
 pub mod ast;
+pub mod coverage;
 pub mod diagnostic;
 pub mod explain;
 pub mod incident;
@@ -21,6 +24,7 @@ pub mod matcher;
 mod parse;
 pub mod plan;
 pub mod reference;
+pub mod rule_test;
 pub mod schema;
 pub mod source;
 pub mod text;

@@ -3,14 +3,18 @@
 //! One table ([`Field::spec`]) holds every field; [`View::get`] is its accessor; docs/fields.md is made from it.
 
 mod category;
+mod draft;
 mod field;
+mod markdown;
 mod names;
 mod routing;
 mod value;
 mod view;
 
 pub use category::{Category, CategorySet};
+pub use draft::{DraftError, DraftValue, Drafted};
 pub use field::{Field, FieldSpec, Kind};
+pub use markdown::fields_markdown;
 pub(crate) use names::{AUDIT_TYPES, known_absent};
 pub use routing::{Firing, Routing, Taxonomy, route};
 pub use value::{FieldValue, List, Scratch};

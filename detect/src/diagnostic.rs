@@ -200,7 +200,7 @@ pub fn render(diagnostics: &[Diagnostic], files: &[SourceFile], colour: Colour) 
         Colour::Plain => Renderer::plain(),
         Colour::Ansi => Renderer::styled(),
     };
-    diagnostics.iter().map(|diagnostic| render_one(diagnostic, files, &renderer) + "\n").collect()
+    diagnostics.iter().map(|diagnostic| render_one(diagnostic, files, &renderer) + "\n\n").collect()
 }
 
 fn render_one(diagnostic: &Diagnostic, files: &[SourceFile], renderer: &Renderer) -> String {

@@ -7,5 +7,6 @@ pub mod contain;
 pub mod probe;
 pub mod mask;
 pub mod record;
+pub mod spool;
 pub mod tree;
 pub mod workload;

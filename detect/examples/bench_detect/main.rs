@@ -1,7 +1,7 @@
 //! `cargo xtask bench detect`: events a second on one core, beside rsigma-eval 0.23 in the same run on the same events.
 //!
 //! Arguments: `--quick` (under a minute), `--json` (one object a line). Ends with 1 if a target is missed.
-//! `--instructions` evaluates 2,000 events once, for valgrind to count.
+//! Where valgrind is installed it also counts instructions, for a figure without noise (`--instructions` is its part).
 
 mod chance;
 mod events;
@@ -18,7 +18,7 @@ use std::{
 
 use hemostat_detect::{
     ast::Rule,
-    matcher::{Options, RuleIndex, RuleSet},
+    matcher::{Matcher, Options, RuleIndex, RuleSet},
     schema::Category,
     source::SourceFile,
 };
@@ -88,6 +88,12 @@ fn run(time: Duration, report: &mut Report) -> Result<(), Failure> {
         let of_category: Vec<_> =
             repeating.iter().filter(|event| Category::of(event) == category).cloned().collect();
         report.note(&format!("one {name} event"), 1e9 / rate(&set, &of_category, time / 4), "ns");
+    }
+
+    if let Some(count) = instructions_per_event() {
+        report.most("instructions for one event", count, "", 6000.0);
+    } else {
+        report.skip("instructions for one event", "valgrind is not installed");
     }
 
     let few = rate(&compile(&load(100)?, options), &repeating, time);
@@ -197,22 +203,42 @@ fn same_hits(set: &Arc<RuleSet>, peer: &Peer, events: &[Event], report: &mut Rep
     Ok(())
 }
 
-/// Runs once over few events; under `valgrind --tool=callgrind --toggle-collect='*counted*'` only that is counted.
+/// Events whose evaluation valgrind counts.
+const COUNTED: usize = 2000;
+
+/// Instructions for one event, counted by valgrind over the second round; `None` without valgrind.
+#[expect(clippy::cast_precision_loss, reason = "counts for a table")]
+fn instructions_per_event() -> Option<f64> {
+    let output = std::process::Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*measured_round*"])
+        .arg(std::env::current_exe().ok()?)
+        .arg("--instructions")
+        .output()
+        .ok()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected =
+        said.lines().find_map(|line| line.split_once("Collected :"))?.1.trim().parse::<u64>().ok()?;
+    Some(collected as f64 / COUNTED as f64)
+}
+
 fn instructions() -> Result<ExitCode, Failure> {
     let sample = events::generate(2000, SEED + 1, Strings::Repeating);
     let set = compile(&load(RULES)?, Options { sample: &sample, ..Options::default() });
-    let events = events::generate(2000, SEED, Strings::Repeating);
     let mut matcher = set.matcher();
-    counted(&mut matcher, &events);
+    let mut hits = Vec::with_capacity(64);
+    for event in &events::generate(EVENTS, SEED, Strings::Repeating) {
+        matcher.evaluate(event, &mut hits);
+        hits.clear();
+    }
+    measured_round(&mut matcher, &events::generate(COUNTED, SEED + 2, Strings::Repeating), &mut hits);
     Ok(ExitCode::SUCCESS)
 }
 
 #[inline(never)]
-fn counted(matcher: &mut hemostat_detect::matcher::Matcher, events: &[Event]) {
-    let mut hits = Vec::with_capacity(64);
+fn measured_round(matcher: &mut Matcher, events: &[Event], hits: &mut Vec<RuleIndex>) {
     for event in events {
         hits.clear();
-        matcher.evaluate(event, &mut hits);
+        matcher.evaluate(event, hits);
         black_box(&hits);
     }
 }
@@ -256,6 +282,11 @@ impl Report {
 
     fn note(&mut self, metric: &str, value: f64, unit: &'static str) {
         self.add(metric, value, unit, None, None);
+    }
+
+    #[expect(clippy::print_stderr, reason = "skipped aloud")]
+    fn skip(&self, metric: &str, why: &str) {
+        eprintln!("SKIPPED: {metric}: {why}");
     }
 
     #[expect(clippy::print_stdout, reason = "a bench prints its figures")]

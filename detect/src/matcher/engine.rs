@@ -87,7 +87,7 @@ impl Engine {
         let shares: Vec<Option<f32>> = predicates
             .iter()
             .map(|predicate| {
-                indexable(&predicate.check).then(|| share(&predicate.check, background(predicate.field)))
+                indexable(predicate).then(|| share(&predicate.check, background(predicate.field)))
             })
             .collect();
 

@@ -10,9 +10,12 @@ use super::{
     background::Background,
     frozen::Frozen,
     grams::{Grams, Literal},
-    predicate::{Anchor, Check, NumberKey},
+    predicate::{Anchor, Check, NumberKey, Predicate},
 };
-use crate::{schema::Field, text::fold};
+use crate::{
+    schema::{Field, Kind},
+    text::fold,
+};
 
 /// Finds the predicates of one field that hold, for those that can be found by value.
 #[derive(Debug)]
@@ -36,11 +39,13 @@ struct Exact {
     id: u32,
 }
 
-/// Whether an index can find values for which the check holds.
-pub(crate) fn indexable(check: &Check) -> bool {
-    match check {
+/// Whether an index can find the events for which the predicate holds. A number or an address that a rule looks for in a
+/// text field is not found: its text may have many forms.
+pub(crate) fn indexable(predicate: &Predicate) -> bool {
+    match &predicate.check {
         Check::Literal(anchor, text, _) => !text.is_empty() || *anchor == Anchor::Whole,
-        Check::Number(NumberKey::Int(_)) | Check::Net(_) => true,
+        Check::Number(NumberKey::Int(_)) => predicate.field.spec().kind == Kind::Number,
+        Check::Net(_) => predicate.field.spec().kind == Kind::Address,
         _ => false,
     }
 }

@@ -1,9 +1,6 @@
 //! A compiled set of rules, shared by all threads, and the matcher that each thread has of its own.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use model::{Event, FilterPlan, Reaction, RuleRef, Truncated};
 
@@ -42,7 +39,8 @@ pub struct Evaluation {
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<RuleRef>,
-    engines: HashMap<Category, Engine>,
+    /// By category; `None` where no rule is for it.
+    engines: Vec<Option<Engine>>,
     text_bytes: usize,
     plan: Planned,
 }
@@ -54,7 +52,7 @@ impl RuleSet {
     pub fn compile(rules: &[Rule], options: Options<'_>) -> (Self, Vec<Diagnostic>) {
         let (plan, mut diagnostics) = plan::plan(rules);
         let ordinary = Background::ordinary();
-        let mut engines = HashMap::new();
+        let mut engines = Vec::with_capacity(Category::ALL.len());
         for category in Category::ALL {
             let routed: Vec<_> = rules
                 .iter()
@@ -63,13 +61,14 @@ impl RuleSet {
                 .map(|(position, rule)| (RuleIndex(position as u32), rule))
                 .collect();
             if routed.is_empty() {
+                engines.push(None);
                 continue;
             }
             let (engine, noticed) = Engine::new(*category, &routed, &options, &ordinary);
             for index in noticed.always {
                 diagnostics.push(looked_at_always(&rules[index.0 as usize], *category));
             }
-            engines.insert(*category, engine);
+            engines.push(Some(engine));
         }
         let rules = rules
             .iter()
@@ -112,13 +111,18 @@ impl RuleSet {
     /// Memory of all tables, in bytes.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
-        self.engines.values().map(Engine::bytes).sum()
+        self.engines.iter().flatten().map(Engine::bytes).sum()
+    }
+
+    #[inline]
+    fn engine(&self, category: Category) -> Option<&Engine> {
+        self.engines.get(category as usize)?.as_ref()
     }
 
     /// A matcher for one thread.
     #[must_use]
     pub fn matcher(self: &Arc<Self>) -> Matcher {
-        Matcher { set: Arc::clone(self), scratches: HashMap::new() }
+        Matcher { set: Arc::clone(self), scratches: self.engines.iter().map(|_| None).collect() }
     }
 
     /// The fields that speak for the match of a rule on an event, with their values (cut to 1 KiB).
@@ -131,7 +135,7 @@ impl RuleSet {
     #[must_use]
     pub fn matched_with(&self, index: RuleIndex, view: &View<'_>) -> BTreeMap<String, String> {
         let mut fields = BTreeMap::new();
-        if let Some(engine) = self.engines.get(&view.category()) {
+        if let Some(engine) = self.engine(view.category()) {
             let mut scratch = Scratch::new(engine.numbers(), self.text_bytes);
             engine.explain(index, view, &mut scratch, |field| {
                 fields.entry(field.name().to_owned()).or_insert_with(|| shown(view.get(field)));
@@ -146,7 +150,7 @@ impl RuleSet {
 pub struct Matcher {
     set: Arc<RuleSet>,
     /// Made when the first event of a category comes.
-    scratches: HashMap<Category, Scratch>,
+    scratches: Vec<Option<Scratch>>,
 }
 
 impl Matcher {
@@ -169,13 +173,13 @@ impl Matcher {
         hits: &mut Vec<RuleIndex>,
     ) -> Evaluation {
         let view = View::with_context(event, context);
-        let Some(engine) = self.set.engines.get(&view.category()) else {
+        let Some(engine) = self.set.engine(view.category()) else {
             return Evaluation { truncated: Truncated::No };
         };
-        let scratch = self
-            .scratches
-            .entry(view.category())
-            .or_insert_with(|| Scratch::new(engine.numbers(), self.set.text_bytes));
+        let Some(scratch) = self.scratches.get_mut(view.category() as usize) else {
+            return Evaluation { truncated: Truncated::No };
+        };
+        let scratch = scratch.get_or_insert_with(|| Scratch::new(engine.numbers(), self.set.text_bytes));
         let before = hits.len();
         engine.evaluate(&view, scratch, hits);
         if let Some(fresh) = hits.get_mut(before..) {
@@ -188,8 +192,8 @@ impl Matcher {
     #[must_use]
     pub fn costs(&self) -> BTreeMap<RuleIndex, RuleCost> {
         let mut all = BTreeMap::<RuleIndex, RuleCost>::new();
-        for (category, scratch) in &self.scratches {
-            let Some(engine) = self.set.engines.get(category) else { continue };
+        for (engine, scratch) in self.set.engines.iter().zip(&self.scratches) {
+            let (Some(engine), Some(scratch)) = (engine, scratch) else { continue };
             for (rule, cost) in
                 engine.rules().iter().zip(&scratch.costs).filter(|(_, cost)| cost.looked_at > 0)
             {

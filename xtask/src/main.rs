@@ -36,8 +36,18 @@ enum Task {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> std::process::ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
         Task::Bench(options) => bench::run(&options),

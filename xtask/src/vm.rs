@@ -161,7 +161,7 @@ fn build_init() -> Result<PathBuf> {
                 "hemostat-node-tests",
             ]),
     )?;
-    Ok(target.join("x86_64-unknown-linux-gnu/release/hemostat-node-tests"))
+    Ok(target.join("x86_64-unknown-linux-gnu/checks/hemostat-node-tests"))
 }
 
 /// An initramfs in the `newc` format (Linux Documentation/driver-api/early-userspace/buffer-format.rst) with one file, `/init`.

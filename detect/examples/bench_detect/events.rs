@@ -13,7 +13,7 @@ use crate::chance::Chance;
 
 /// Whether strings repeat as on a real host, or each is new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strings {
+pub(crate) enum Strings {
     Repeating,
     /// Every path and command line of every event has a part of its own: no cache can help.
     Unique,
@@ -146,7 +146,7 @@ const FILES: [&str; 16] = [
 const PORTS: [u16; 12] = [443, 443, 443, 80, 53, 5432, 6379, 8080, 3306, 9092, 22, 2379];
 
 /// `count` events.
-pub fn generate(count: usize, seed: u64, strings: Strings) -> Vec<Event> {
+pub(crate) fn generate(count: usize, seed: u64, strings: Strings) -> Vec<Event> {
     let mut made = Maker { chance: Chance::new(seed), strings, number: 0 };
     let pool: Vec<_> = (0..400).map(|_| made.process()).collect();
     (0..count)

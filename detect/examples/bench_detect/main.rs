@@ -244,6 +244,7 @@ fn measured_round(matcher: &mut Matcher, events: &[Event], hits: &mut Vec<RuleIn
 }
 
 /// Runs for ten seconds, for a profiler.
+#[expect(clippy::print_stderr, reason = "a word for the one who profiles")]
 fn profile() -> Result<ExitCode, Failure> {
     let sample = events::generate(2000, SEED + 1, Strings::Repeating);
     let set = compile(&load(RULES)?, Options { sample: &sample, ..Options::default() });

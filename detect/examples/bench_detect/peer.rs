@@ -7,14 +7,14 @@ use rsigma_eval::{Engine, Event as PeerEvent, EventValue};
 use rsigma_parser::LogSource;
 
 /// The peer's engine with our rules.
-pub struct Peer {
+pub(crate) struct Peer {
     engine: Engine,
     logsources: HashMap<Category, LogSource>,
     names: HashMap<&'static str, Field>,
 }
 
 impl Peer {
-    pub fn new(yaml: &str) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn new(yaml: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let collection = rsigma_parser::parse_sigma_yaml(yaml)?;
         let mut engine = Engine::new();
         engine.add_collection(&collection)?;
@@ -34,12 +34,12 @@ impl Peer {
     }
 
     /// Ids of the rules that match.
-    pub fn evaluate(&self, event: &model::Event) -> Vec<String> {
+    pub(crate) fn evaluate(&self, event: &model::Event) -> Vec<String> {
         self.raw(event).into_iter().filter_map(|hit| hit.header.rule_id).collect()
     }
 
     /// How many rules match.
-    pub fn count(&self, event: &model::Event) -> usize {
+    pub(crate) fn count(&self, event: &model::Event) -> usize {
         self.raw(event).len()
     }
 

@@ -231,7 +231,7 @@ const WORDS: [&str; 40] = [
 ];
 
 /// Rules as a multi-document YAML text, which every engine parses by itself.
-pub fn yaml(count: usize, seed: u64) -> String {
+pub(crate) fn yaml(count: usize, seed: u64) -> String {
     let mut chance = Chance::new(seed);
     let rules: Vec<_> = (0..count)
         .map(|number| {

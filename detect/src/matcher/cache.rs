@@ -4,8 +4,6 @@
 //! Bounded: two ways per set, keys and answers of limited size. A colliding or hostile value can only push another out; it
 //! can never be given another's answer, since the whole key is compared.
 
-/// Sets of two ways.
-const SETS: usize = 256;
 /// Longest answer that is kept; a value that meets more literals is looked at again each time.
 const MAX_IDS: usize = 14;
 
@@ -18,6 +16,25 @@ pub(crate) struct Cache {
     /// that are seen once push nothing out.
     seen_once: Box<[u64]>,
     key_limit: usize,
+}
+
+/// How many values a cache may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// 64, for categories of rare events.
+    Small,
+    /// 512.
+    Large,
+}
+
+impl Size {
+    /// Sets of two ways; a power of two.
+    fn sets(self) -> usize {
+        match self {
+            Self::Small => 32,
+            Self::Large => 256,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,11 +59,12 @@ pub(crate) enum Lookup<'a> {
 
 impl Cache {
     /// An empty cache for values of up to `key_limit` bytes.
-    pub(crate) fn new(key_limit: usize) -> Self {
+    pub(crate) fn new(size: Size, key_limit: usize) -> Self {
+        let sets = size.sets();
         Self {
-            slots: vec![Slot::default(); 2 * SETS].into(),
-            keys: vec![0; 2 * SETS * key_limit].into(),
-            seen_once: vec![0; SETS].into(),
+            slots: vec![Slot::default(); 2 * sets].into(),
+            keys: vec![0; 2 * sets * key_limit].into(),
+            seen_once: vec![0; sets].into(),
             key_limit,
         }
     }
@@ -57,7 +75,7 @@ impl Cache {
         if value.len() > self.key_limit {
             return Lookup::Miss;
         }
-        let set = hash as usize % SETS;
+        let set = hash as usize & (self.seen_once.len() - 1);
         for way in [2 * set, 2 * set + 1] {
             let slot = &self.slots[way];
             if slot.hash == hash && slot.count != 0 && self.key(way, slot.len) == value {
@@ -103,7 +121,7 @@ mod tests {
         /// Hashes of three values make collisions certain.
         #[test]
         fn an_answer_is_always_that_of_the_value(values in prop::collection::vec(("[ab]{0,5}", 0_u64..3), 0..200)) {
-            let mut cache = Cache::new(4);
+            let mut cache = Cache::new(Size::Small, 4);
             for (value, hash) in values {
                 let value = value.as_bytes();
                 let answer = [value.len() as u32, u32::from(value.first().copied().unwrap_or(0))];
@@ -124,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_value_is_kept_when_it_is_seen_twice() {
-        let mut cache = Cache::new(16);
+        let mut cache = Cache::new(Size::Small, 16);
         assert_eq!(cache.look_up(b"/bin/sh", 7), Lookup::Miss);
         let Lookup::Keep(way) = cache.look_up(b"/bin/sh", 7) else { panic!("not kept") };
         cache.keep(way, b"/bin/sh", 7, &[1, 2]);

@@ -7,7 +7,7 @@ use regex_automata::{meta, util::syntax};
 
 use super::{
     background::Background,
-    cache::{Cache, Lookup},
+    cache::{Lookup, Size},
     check::{self, Prepared},
     index::{self, FieldIndex, indexable},
     lower::Interner,
@@ -29,12 +29,11 @@ use crate::{
 /// A predicate that is looked up costs about ten nanoseconds where it holds, one that is not about thirty where a rule
 /// asks for it: what is looked up is chosen by this ratio.
 const ASK_TO_FIND: f32 = 3.0;
-/// Longest values that a cache keeps.
-const CACHED_BYTES: usize = 128;
 
 /// The compiled rules of one category.
 #[derive(Debug)]
 pub(crate) struct Engine {
+    category: Category,
     checks: Box<[(Field, Prepared)]>,
     /// Whether the indexes answer for the predicate, so that it need not be evaluated.
     found: Box<[bool]>,
@@ -153,6 +152,7 @@ impl Engine {
             .map(|predicate| matches!(predicate.check, Check::Literal(_, _, Case::Sensitive)))
             .collect();
         let engine = Self {
+            category,
             checks,
             found: found.into(),
             fields,
@@ -174,6 +174,13 @@ impl Engine {
             rules: self.rules.len(),
             fields: self.fields.len(),
             regexes: &self.regexes,
+            cache: match self.category {
+                Category::ProcessCreation
+                | Category::FileEvent
+                | Category::FileAccess
+                | Category::NetworkConnection => Size::Large,
+                _ => Size::Small,
+            },
         }
     }
 
@@ -476,11 +483,4 @@ fn never() -> meta::Regex {
     meta::Builder::new()
         .build_many::<&str>(&[])
         .unwrap_or_else(|_| unreachable!("no expression at all compiles"))
-}
-
-impl Scratch {
-    /// Makes room for an engine's caches; done once per thread and category.
-    pub(crate) fn caches_for(fields: usize) -> Vec<Cache> {
-        (0..fields).map(|_| Cache::new(CACHED_BYTES)).collect()
-    }
 }

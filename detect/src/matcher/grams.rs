@@ -12,8 +12,8 @@ use super::{background::Background, frozen::Frozen};
 
 /// Bits of table per literal: a text without any literal then goes to verification at about one position in 64.
 const BITS_PER_LITERAL: usize = 64;
-/// Smallest table: 8 KiB.
-const MIN_BITS: u32 = 16;
+/// Smallest table: 128 bytes.
+const MIN_BITS: u32 = 10;
 /// Largest table: 128 KiB.
 const MAX_BITS: u32 = 20;
 /// Odd multiplier whose high bits mix all four bytes (the 32-bit golden ratio).

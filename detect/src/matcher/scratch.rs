@@ -2,7 +2,14 @@
 
 use regex_automata::meta;
 
-use super::{cache::Cache, ruleset::RuleCost, texts::Texts};
+use super::{
+    cache::{Cache, Size},
+    ruleset::RuleCost,
+    texts::Texts,
+};
+
+/// Longest values that a cache keeps.
+const CACHED_BYTES: usize = 128;
 
 /// Sizes of an engine.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +18,7 @@ pub(crate) struct Numbers<'a> {
     pub(crate) rules: usize,
     pub(crate) fields: usize,
     pub(crate) regexes: &'a [meta::Regex],
+    pub(crate) cache: Size,
 }
 
 /// Working memory for one engine.
@@ -41,7 +49,7 @@ impl Scratch {
             epoch: 0,
             holding: Vec::with_capacity(numbers.predicates),
             candidates: Vec::with_capacity(numbers.rules),
-            caches: Self::caches_for(numbers.fields),
+            caches: (0..numbers.fields).map(|_| Cache::new(numbers.cache, CACHED_BYTES)).collect(),
             regexes: numbers.regexes.iter().map(meta::Regex::create_cache).collect(),
             texts: Texts::new(text_bytes),
             costs: vec![RuleCost::default(); numbers.rules].into(),

@@ -28,7 +28,7 @@ struct Place {
 }
 
 /// Reserved at first, so that ordinary events never make it grow.
-const ARENA: usize = 64 * 1024;
+const ARENA: usize = 16 * 1024;
 
 impl Texts {
     /// Texts longer than `limit` bytes are cut to it.

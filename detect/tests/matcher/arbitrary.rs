@@ -36,7 +36,7 @@ const PIECES: [&str; 22] = [
 ];
 
 /// A text of the vocabulary.
-pub fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(&PIECES[..]), 0..5).prop_map(|pieces| pieces.concat())
 }
 
@@ -150,7 +150,7 @@ fn search() -> impl Strategy<Value = String> {
 }
 
 /// A rule's text, without an id.
-pub fn rule_text() -> impl Strategy<Value = String> {
+pub(crate) fn rule_text() -> impl Strategy<Value = String> {
     let logsource = prop::sample::select(
         &[
             "category: process_creation",
@@ -192,7 +192,7 @@ pub fn rule_text() -> impl Strategy<Value = String> {
 }
 
 /// Those of the texts that load, as rules.
-pub fn rules(texts: &[String]) -> Vec<Rule> {
+pub(crate) fn rules(texts: &[String]) -> Vec<Rule> {
     let files: Vec<_> = texts
         .iter()
         .enumerate()
@@ -265,7 +265,7 @@ fn activity() -> impl Strategy<Value = Activity> {
 }
 
 /// A random event.
-pub fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     (process(), prop::option::of(process()), activity(), 0_i64..86_400).prop_map(
         |(process, parent, activity, second)| {
             let parent = parent.map(Arc::new);

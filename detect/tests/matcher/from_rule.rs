@@ -32,7 +32,7 @@ impl Wanted {
 }
 
 /// Positive first, then for each text of it the same with one character changed.
-pub fn events(rule: &Rule, seed: u64) -> Vec<Event> {
+pub(crate) fn events(rule: &Rule, seed: u64) -> Vec<Event> {
     let mut wanted = std::collections::BTreeMap::<Field, Wanted>::new();
     let detection = &rule.detection;
     if let Some(condition) = detection.conditions.first() {

@@ -2,7 +2,6 @@
 
 mod arbitrary;
 #[path = "../../examples/bench_detect/chance.rs"]
-#[expect(dead_code, reason = "the bench uses all of it")]
 mod chance;
 #[path = "../../examples/bench_detect/events.rs"]
 mod events;

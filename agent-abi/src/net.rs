@@ -48,3 +48,13 @@ shared! {
         pub pad: u32,
     }
 }
+
+shared! {
+    /// A whole record of the network family but DNS; the kernel side also keeps it with the socket, as its owner.
+    pub struct NetRecord [176] {
+        /// Who.
+        pub header: crate::RecordHeader,
+        /// What.
+        pub body: NetBody,
+    }
+}

@@ -76,6 +76,14 @@ offsets! {
     pid_level: "pid" "level",
     pid_numbers: "pid" "numbers",
     upid_ns: "upid" "ns",
+    pid_tasks: "pid" "tasks",
+    task_pid_links: "task_struct" "pid_links",
+    pid_ns_idr: "pid_namespace" "idr",
+    idr_rt: "idr" "idr_rt",
+    idr_base: "idr" "idr_base",
+    xarray_head: "xarray" "xa_head",
+    xa_node_shift: "xa_node" "shift",
+    xa_node_slots: "xa_node" "slots",
     // images
     bprm_file: "linux_binprm" "file",
     bprm_filename: "linux_binprm" "filename",
@@ -126,6 +134,7 @@ offsets! {
     io_open_file_slot: "io_open" "file_slot",
     // sockets
     socket_sk: "socket" "sk",
+    socket_file: "socket" "file",
     sk_family: "sock" "__sk_common.skc_family",
     sk_state: "sock" "__sk_common.skc_state",
     sk_num: "sock" "__sk_common.skc_num",

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use agent_abi::{
     Budget, BudgetKey, CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, CONTROL_OWN_PID, CONTROL_OWN_START, Class,
-    ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX,
+    ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX, RecordHeader,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
@@ -48,6 +48,34 @@ pub fn begin(class: Class) -> Option<Event> {
     }
     count(class, Fate::Seen);
     Some(Event { class, generation: generation as u8, switch })
+}
+
+/// The same where the event is another task's than the current one's: a packet, a connection that ends. `who` is the header
+/// of its maker.
+#[inline(always)]
+pub fn begin_for(class: Class, who: &RecordHeader) -> Option<Event> {
+    let generation = control(CONTROL_GENERATION) & 1;
+    let switch = SWITCHES.get_ptr(generation as u32 * CLASS_SLOTS + class as u32)?;
+    // SAFETY: a map value.
+    if unsafe { (*switch).mode } == MODE_OFF {
+        return None;
+    }
+    if u64::from(who.pid) == control(CONTROL_OWN_PID) && who.start == control(CONTROL_OWN_START) {
+        return None;
+    }
+    count(class, Fate::Seen);
+    Some(Event { class, generation: generation as u8, switch })
+}
+
+/// Whether a class is switched on at all.
+#[inline(always)]
+pub fn is_on(class: Class) -> bool {
+    let generation = control(CONTROL_GENERATION) & 1;
+    match SWITCHES.get_ptr(generation as u32 * CLASS_SLOTS + class as u32) {
+        // SAFETY: a map value.
+        Some(switch) => unsafe { (*switch).mode != MODE_OFF },
+        None => false,
+    }
 }
 
 impl Event {

@@ -7,14 +7,19 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod credentials;
+mod dns;
 mod event;
 mod file;
 mod filter;
+mod kernel;
 mod maps;
+mod net;
 mod path;
 mod process;
 mod read;
 mod scratch;
+mod shadow;
 mod snapshot;
 mod syscalls;
 mod task;

@@ -2,6 +2,7 @@
 //! arguments): every length is checked against the record.
 
 mod file;
+mod net;
 mod process;
 
 use agent_abi::{Class, Creds, NsIds, RecordHeader, TEXT_TRUNCATED, TEXT_UNREAD, Text};
@@ -49,6 +50,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         | Class::FileLink
         | Class::FileMode
         | Class::FileOwner => act(file::file(&mut cursor, class)?),
+        Class::Connect | Class::Accept | Class::Bind | Class::Listen | Class::SocketClose => {
+            act(net::net(&mut cursor, class)?)
+        }
+        Class::Dns => act(net::dns(&mut cursor)?),
         other => return Err(DecodeError::Class(other as u8)),
     };
     Ok(Record { at: BootNs(header.at), task: task(&header), body })

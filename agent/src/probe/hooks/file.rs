@@ -17,6 +17,7 @@ pub(super) const HOOKS: &[Hook] = &[
             EventClass::FileMode,
             EventClass::FileOwner,
             EventClass::Accept,
+            EventClass::SocketClose,
         ],
         forms: &[Form {
             label: "tp_btf/sys_exit",

@@ -1,6 +1,7 @@
 //! The cgroup v2 hierarchy: paths below its mount, opened without ever following a link, and the freezer's files.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read, Write},
     os::fd::OwnedFd,
@@ -60,24 +61,35 @@ impl Hierarchy {
         Ok(Cgroup { path: format!("/{below}"), dir })
     }
 
-    /// cgroup path of a process, from `/proc/PID/cgroup`; `None` when it has ended.
+    /// cgroup path of a process; `None` when it has ended.
     pub(super) fn path_of(&self, pid: u32) -> io::Result<Option<String>> {
-        let mut text = String::new();
-        let read = fs::File::open(format!("/proc/{pid}/cgroup"))
-            .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-        match read {
-            Ok(_) => {}
-            Err(error) if process::is_gone(&error) => return Ok(None),
-            Err(error) => return Err(error),
+        // a first thread that has ended stays behind where it was: the living ones count
+        match process::stat(pid)? {
+            Some(stat) if stat.state == b'Z' => {
+                path_in(&format!("/proc/{pid}/task/{}/cgroup", process::living_thread(pid)))
+            }
+            Some(_) => path_in(&format!("/proc/{pid}/cgroup")),
+            None => Ok(None),
         }
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-        match path {
-            Some(path) if path.starts_with("/..") => Err(io::Error::other(
-                "the agent is in a cgroup namespace of its own and cannot name cgroups outside: run it in the host's",
-            )),
-            Some(path) => Ok(Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 membership")),
-        }
+    }
+}
+
+/// The cgroup v2 line of a file like `/proc/PID/cgroup`.
+fn path_in(file: &str) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    let read = fs::File::open(file).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+    match read {
+        Ok(_) => {}
+        Err(error) if process::is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    match path {
+        Some(path) if path.starts_with("/..") => Err(io::Error::other(
+            "the agent is in a cgroup namespace of its own and cannot name cgroups outside: run it in the host's",
+        )),
+        Some(path) => Ok(Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())),
+        None => Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 membership")),
     }
 }
 
@@ -136,7 +148,20 @@ impl Cgroup {
 
     /// Pids in this cgroup itself, its children's not included.
     pub(super) fn members(&self) -> io::Result<Vec<u32>> {
-        Ok(self.read("cgroup.procs")?.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+        let mut pids = self.numbers("cgroup.procs")?;
+        // The kernel lists a process whose first thread has ended where that thread was, while the others may be here.
+        let threads = self.numbers("cgroup.threads")?;
+        if threads.len() != pids.len() {
+            let mut known: HashSet<u32> = pids.iter().copied().collect();
+            for thread in threads.into_iter().filter(|thread| !pids.contains(thread)).collect::<Vec<_>>() {
+                pids.extend(process::of_thread(thread)?.filter(|pid| known.insert(*pid)));
+            }
+        }
+        Ok(pids)
+    }
+
+    fn numbers(&self, name: &str) -> io::Result<Vec<u32>> {
+        Ok(self.read(name)?.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect())
     }
 
     /// Pids in this cgroup and all below it.

@@ -95,6 +95,13 @@ impl Act for Freeze {
             Err(error) => return Err(cgroup::failure("open", path, &error)),
         };
         let read = |error: io::Error| cgroup::failure("read", path, &error);
+        let alive = |member: &MovedProcess| Held::open(member.process).is_ok();
+        if state.jail.is_some()
+            && cgroup.members().map_err(read)?.is_empty()
+            && !state.members.iter().any(alive)
+        {
+            return Err(ActionFailure::TargetGone { target: format!("everyone in cgroup {path}") });
+        }
         if cgroup.freeze_wish().map_err(read)? == Frozen::No {
             return missing(format!("cgroup {path} is not asked to be frozen"));
         }

@@ -30,7 +30,7 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Names of our cgroups begin like this.
-const PREFIX: &str = "hemostat-";
+const PREFIX: &str = "hemostat-jail-";
 
 /// Directory name of an action's jail.
 pub(super) fn jail_name(id: &ActionId) -> String {
@@ -44,7 +44,8 @@ pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
 
 /// Whether the path is that of a jail of ours.
 pub(super) fn is_jail(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.starts_with(PREFIX))
+    let tag = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
+    tag.is_some_and(|tag| tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The cgroup around a jail; the path itself where it is none.
@@ -322,19 +323,23 @@ fn home_of(
     origins: &HashMap<u32, &MovedProcess>,
     parent: &str,
 ) -> Result<Option<String>, ActionFailure> {
-    let mut at = pid;
+    let held =
+        Held::open_pid(pid).map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
+    let Some(held) = held else { return Ok(None) };
+    let (mut at, mut stat) = (pid, held.stat);
     for _ in 0..64 {
-        let stat =
-            process::stat(at).map_err(|error| ActionFailure::io("look at", format!("pid {at}"), &error))?;
-        let Some(stat) = stat else { break };
         if let Some(member) = origins.get(&at).filter(|member| stat.started(member.process)) {
             return Ok(Some(member.from.clone()));
         }
         at = stat.parent;
+        let above =
+            process::stat(at).map_err(|error| ActionFailure::io("look at", format!("pid {at}"), &error))?;
+        match above {
+            Some(above) => stat = above,
+            None => break,
+        }
     }
-    let alive =
-        process::stat(pid).map_err(|error| ActionFailure::io("look at", format!("pid {pid}"), &error))?;
-    Ok(alive.map(|_| parent.to_owned()))
+    Ok(Some(parent.to_owned()))
 }
 
 fn open_home(task: &Task<'_>, path: &str, force: Force) -> Result<Option<Cgroup>, ActionFailure> {
@@ -390,6 +395,7 @@ mod tests {
             assert_eq!(outside(&path), from);
         }
         assert_eq!(outside("/a/b"), "/a/b");
-        assert!(!is_jail("/hemostat-x/b"));
+        assert!(!is_jail("/hemostat-jail-0123456789abcdef/b"));
+        assert!(!is_jail("/hemostat-jail-mine"));
     }
 }

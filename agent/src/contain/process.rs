@@ -39,10 +39,6 @@ impl Stat {
         self.state == b'T'
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
-    }
-
     /// Whether this is the start time that `key` names, as far as ticks can tell.
     pub(super) fn started(&self, key: ProcessKey) -> bool {
         key.start.0 / NS_PER_TICK == self.start_ticks
@@ -93,11 +89,13 @@ impl Held {
         };
         let Some(stat) = stat(pid)? else { return Ok(None) };
         // The pid cannot be reused before its process is reaped, so if the pidfd's process lives after the read, the
-        // read was of that process.
-        if stat.is_dead() || has_ended(&fd) {
+        // read was of that process. The state in the line says nothing of that: a program whose first thread has ended shows as
+        // a zombie and runs on in the others.
+        if has_ended(&fd) {
             return Ok(None);
         }
-        Ok(Some(Self { key: stat.key(pid), stat, fd }))
+        let held = Self { key: stat.key(pid), stat, fd };
+        Ok(Some(Self { stat: held.of_a_living_thread(stat)?, ..held }))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -127,8 +125,17 @@ impl Held {
 
     /// Its state now; `None` when it has ended.
     pub(super) fn look(&self) -> io::Result<Option<Stat>> {
-        let now = stat(self.pid())?;
-        Ok(now.filter(|stat| !stat.is_dead() && !self.has_ended()))
+        let Some(now) = stat(self.pid())?.filter(|_| !self.has_ended()) else { return Ok(None) };
+        self.of_a_living_thread(now).map(Some)
+    }
+
+    /// The line itself, with the state of another thread where the first has ended.
+    fn of_a_living_thread(&self, line: Stat) -> io::Result<Stat> {
+        if line.state != b'Z' {
+            return Ok(line);
+        }
+        let living = read_stat(&format!("/proc/{}/task/{}/stat", self.pid(), living_thread(self.pid())))?;
+        Ok(living.map_or(line, |living| Stat { state: living.state, ..line }))
     }
 
     /// The link `/proc/PID/NAME` for opening what is behind it.
@@ -139,12 +146,40 @@ impl Held {
 
 /// Reads `/proc/PID/stat`; `None` when there is no such process.
 pub(super) fn stat(pid: u32) -> io::Result<Option<Stat>> {
+    read_stat(&format!("/proc/{pid}/stat"))
+}
+
+fn read_stat(path: &str) -> io::Result<Option<Stat>> {
     let mut text = [0_u8; 1024];
-    let read = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text));
+    let read = fs::File::open(path).and_then(|mut file| file.read(&mut text));
     match read {
         Ok(length) => parse_stat(&text[..length])
             .map(Some)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat line")),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A thread of the process that has not ended; the process's own number when none is found.
+pub(super) fn living_thread(pid: u32) -> u32 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| thread.file_name().to_str()?.parse().ok())
+        .find(|thread| {
+            let stat = read_stat(&format!("/proc/{pid}/task/{thread}/stat"));
+            stat.is_ok_and(|stat| stat.is_some_and(|stat| !matches!(stat.state, b'Z' | b'X')))
+        })
+        .unwrap_or(pid)
+}
+
+/// The process that a thread belongs to; `None` when it has ended.
+pub(super) fn of_thread(thread: u32) -> io::Result<Option<u32>> {
+    match fs::read_to_string(format!("/proc/{thread}/status")) {
+        Ok(status) => {
+            let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+            Ok(line.and_then(|pid| pid.trim().parse().ok()))
+        }
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }

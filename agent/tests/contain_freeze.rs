@@ -1,0 +1,548 @@
+//! Freeze, stop and kill on the real kernel.
+
+mod ground;
+
+use std::{fs, process::Command};
+
+use ground::{Ground, cgroup_of, key, lives, now, process, state_of, wait_for};
+use hemostat_agent::contain::Which;
+use model::{
+    ActionFailure, ActionId, ActionState, CommandKey, Effect, FreezeScope, Frozen, IncidentId, KillScope,
+    NodeAction, NodeCommand, NodeId, Phase, PhaseDone, RollbackState, Target, Timestamp,
+};
+use proptest::prelude::*;
+
+const SUBTREE: NodeAction = NodeAction::Freeze(FreezeScope::Subtree);
+const CGROUP: NodeAction = NodeAction::Freeze(FreezeScope::Cgroup);
+
+/// `sh TREE W1 W2 …` is a process with W1 children, each of which has W2 children, …
+const TREE: &str = r#"w=$1; [ $# -gt 0 ] && shift; i=0
+while [ $i -lt ${w:-0} ]; do sh "$0" "$@" & i=$((i+1)); done
+if [ ${w:-0} = 0 ]; then exec sleep 1000; fi
+wait"#;
+
+fn tree(ground: &Ground, widths: &[u32]) -> u32 {
+    let script = ground.dir.path().join("tree.sh");
+    fs::write(&script, TREE).unwrap();
+    let root = ground.start(Command::new("sh").arg(&script).args(widths.iter().map(u32::to_string)));
+    let mut level = 1;
+    let mut count = 1;
+    for width in widths {
+        level *= width;
+        count += level;
+    }
+    ground.await_members(usize::try_from(count).unwrap());
+    wait_for("the leaves", || {
+        let names = ground
+            .members()
+            .into_iter()
+            .map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default());
+        names.filter(|name| name.trim() == "sleep").count() == usize::try_from(level).unwrap()
+    });
+    root
+}
+
+fn command(action: &NodeAction, target: &Target, phase: Phase, key: &str) -> NodeCommand {
+    NodeCommand {
+        key: CommandKey::new(key),
+        action_id: ActionId::new(format!("act-{key}")),
+        incident: IncidentId::new("inc-1"),
+        node: NodeId::new("test-node"),
+        deadline: Timestamp(i64::MAX),
+        action: action.clone(),
+        target: target.clone(),
+        phase,
+    }
+}
+
+#[test]
+fn i5_a_spinning_process_is_frozen_and_goes_on_where_it_was() {
+    let Some(ground) = Ground::new("freeze") else { return };
+    let pid = ground.shell("while :; do :; done");
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    let record = contain.react_freeze(key(pid), now()).unwrap();
+    assert_eq!(record.state, ActionState::Applied);
+    let jail = cgroup_of(pid).unwrap();
+    assert!(jail.starts_with(&format!("{}/hemostat-jail-", ground.path)), "{jail}");
+    let events =
+        fs::read_to_string(ground.cgroup.join(jail.rsplit('/').next().unwrap()).join("cgroup.events"))
+            .unwrap();
+    assert!(events.contains("frozen 1"), "{events}");
+    assert_eq!(contain.in_force().len(), 1);
+    // the same again is the same containment
+    assert_eq!(contain.react_freeze(key(pid), now()).unwrap().id, record.id);
+    assert_eq!(contain.in_force().len(), 1);
+
+    let lifted = contain.release(&Which::All);
+    assert!(
+        matches!(&lifted[..], [one] if matches!(one.result, Ok(PhaseDone::Reverted { .. }))),
+        "{lifted:?}"
+    );
+    assert_eq!(ground.snapshot(), before);
+    assert!(contain.in_force().is_empty());
+    let ticks = || ground::stat_field(pid, 11).unwrap().parse::<u64>().unwrap();
+    let then = ticks();
+    wait_for("the process to burn CPU again", || ticks() > then);
+}
+
+#[test]
+fn nobody_escapes_from_a_fork_storm() {
+    let Some(ground) = Ground::new("storm") else { return };
+    let contain = ground.contain();
+    for _ in 0..5 {
+        let root = ground.shell("while :; do (sleep 0.01; (sleep 0.01; sleep 0.01) & wait) & done");
+        wait_for("the storm", || ground.members().len() > 20);
+        let record = contain.react_freeze(key(root), now()).unwrap();
+        let outside: Vec<u32> = ground
+            .members()
+            .into_iter()
+            .filter(|pid| lives(*pid) && cgroup_of(*pid).is_some_and(|path| path == ground.path))
+            .collect();
+        assert_eq!(outside, Vec::<u32>::new(), "these run on");
+        assert_eq!(
+            fs::read_to_string(ground.cgroup.join("cgroup.freeze")).unwrap().trim(),
+            "0",
+            "only the jail is frozen"
+        );
+        let frozen = ground.members();
+        assert!(contain.watch(now()).is_empty());
+        assert_eq!(ground.members(), frozen, "nobody forks in the jail");
+        assert_eq!(contain.release(&Which::One(record.id)).len(), 1);
+        assert_eq!(ground.snapshot().cgroups.len(), 1, "the jail is gone");
+        wait_for("the storm to go on", || ground.members().iter().any(|pid| !frozen.contains(pid)));
+        contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+        wait_for("the storm to end", || ground.members().is_empty());
+    }
+}
+
+#[test]
+fn all_threads_stand_still() {
+    let Some(ground) = Ground::new("threads") else { return };
+    let helper = std::env::current_exe().unwrap();
+    let pid = ground.start(
+        Command::new(helper)
+            .args(["--exact", "helper_threads", "--nocapture"])
+            .env("HEMOSTAT_HELPER", "threads"),
+    );
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    wait_for("the threads", || threads() >= 9);
+    let contain = ground.contain();
+    contain.react_freeze(key(pid), now()).unwrap();
+    let burnt = || -> Vec<String> {
+        let mut all: Vec<String> = fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .map(|task| fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap())
+            .collect();
+        all.sort();
+        all
+    };
+    let then = burnt();
+    for _ in 0..1000 {
+        std::thread::yield_now();
+    }
+    assert_eq!(burnt(), then, "no thread was given the CPU");
+    contain.release(&Which::All);
+    wait_for("the threads to go on", || burnt() != then);
+}
+
+/// Not a test: what `all_threads_stand_still` starts.
+#[test]
+fn helper_threads() {
+    if std::env::var_os("HEMOSTAT_HELPER").is_none() {
+        return;
+    }
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop()
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 8, ..ProptestConfig::default() })]
+
+    /// Any tree, some members stopped by somebody else, some in cgroups of their own, one of those frozen: after the revert every
+    /// process is in its cgroup and in its state, and no cgroup was added or changed.
+    #[test]
+    fn i5_freeze_revert_restores_exactly(
+        widths in proptest::collection::vec(1_u32..4, 0..4),
+        stopped in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+        moved in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..3), 0..5),
+        scope in prop_oneof![Just(SUBTREE), Just(CGROUP)],
+        frozen_before in any::<bool>(),
+    ) {
+        let Some(ground) = Ground::new("freeze property") else { return Ok(()) };
+        let root = tree(&ground, &widths);
+        let subs = [ground.sub("a"), ground.sub("b"), ground.sub("c")];
+        let members = ground.members();
+        for (which, sub) in &moved {
+            fs::write(subs[*sub].0.join("cgroup.procs"), which.get(&members).to_string()).unwrap();
+        }
+        for which in &stopped {
+            let pid = *which.get(&members);
+            rustix::process::kill_process(rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), rustix::process::Signal::STOP).unwrap();
+            wait_for("the stop", || state_of(pid) == Some('T'));
+        }
+        if frozen_before {
+            fs::write(subs[0].0.join("cgroup.freeze"), "1").unwrap();
+        }
+        let before = ground.snapshot();
+        let contain = ground.contain();
+        let target = if scope == SUBTREE { process(root) } else { ground.target() };
+        let record = contain.react(scope, target, now()).unwrap();
+        prop_assert_ne!(&ground.snapshot(), &before);
+        prop_assert!(contain.watch(now()).is_empty());
+        let lifted = contain.release(&Which::One(record.id));
+        prop_assert!(matches!(lifted[0].result, Ok(PhaseDone::Reverted { .. })), "{:?}", lifted);
+        prop_assert_eq!(ground.snapshot(), before);
+        if frozen_before {
+            fs::write(subs[0].0.join("cgroup.freeze"), "0").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_command_is_done_once_in_each_phase() {
+    let Some(ground) = Ground::new("command") else { return };
+    let pid = ground.shell("while :; do :; done");
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    let target = process(pid);
+    let captured = contain.handle(&command(&SUBTREE, &target, Phase::Capture, "k"), now());
+    let Ok(PhaseDone::Captured { rollback }) = captured.result.clone() else { panic!("{captured:?}") };
+    assert_eq!(ground.snapshot(), before, "a capture changes nothing");
+    assert_eq!(contain.handle(&command(&SUBTREE, &target, Phase::Capture, "k"), now()), captured);
+    let apply = command(&SUBTREE, &target, Phase::Apply { rollback: rollback.clone() }, "k");
+    let applied = contain.handle(&apply, now());
+    assert!(matches!(applied.result, Ok(PhaseDone::Applied { .. })), "{applied:?}");
+    assert_eq!(contain.handle(&apply, now()), applied, "the same outcome");
+    let verify = command(&SUBTREE, &target, Phase::Verify { rollback: rollback.clone() }, "k");
+    assert_eq!(contain.handle(&verify, now()).result, Ok(PhaseDone::Verified { effect: Effect::InForce }));
+    // after a restart, too
+    drop(contain);
+    let contain = ground.contain();
+    assert!(contain.recover(now()).iter().all(|one| one.failure.is_none()));
+    assert_eq!(contain.handle(&apply, now()), applied);
+    let revert = command(&SUBTREE, &target, Phase::Revert { rollback }, "k");
+    let reverted = contain.handle(&revert, now());
+    assert!(matches!(reverted.result, Ok(PhaseDone::Reverted { .. })), "{reverted:?}");
+    assert_eq!(ground.snapshot(), before);
+    assert_eq!(contain.handle(&revert, now()), reverted);
+    assert_eq!(contain.handle(&apply, now()), applied, "a late copy is answered, not done");
+    assert_eq!(ground.snapshot(), before);
+    let late = NodeCommand { key: CommandKey::new("other"), ..apply };
+    assert!(matches!(contain.handle(&late, now()).result, Err(ActionFailure::Unsupported { .. })));
+}
+
+#[test]
+fn i9_commands_that_are_late_foreign_or_ambiguous_are_refused() {
+    let Some(ground) = Ground::new("refused") else { return };
+    let pid = ground.shell("sleep 1000");
+    let contain = ground.contain();
+    let good = command(&SUBTREE, &process(pid), Phase::Capture, "k");
+    let foreign = NodeCommand { node: NodeId::new("another"), ..good.clone() };
+    assert!(matches!(contain.handle(&foreign, now()).result, Err(ActionFailure::Unsupported { .. })));
+    let late = NodeCommand { deadline: Timestamp(1), ..good.clone() };
+    assert_eq!(contain.handle(&late, now()).result, Err(ActionFailure::Expired));
+    assert!(contain.handle(&good, now()).result.is_ok());
+    let other_target = NodeCommand { target: process(std::process::id()), ..good.clone() };
+    assert!(matches!(contain.handle(&other_target, now()).result, Err(ActionFailure::TargetChanged { .. })));
+    let other_action = NodeCommand { action_id: ActionId::new("act-2"), ..good };
+    assert!(matches!(contain.handle(&other_action, now()).result, Err(ActionFailure::TargetChanged { .. })));
+    assert!(contain.in_force().is_empty());
+}
+
+#[test]
+fn i6_what_is_protected_is_never_touched() {
+    let Some(ground) = Ground::new("protected") else { return };
+    let contain = ground.contain();
+    let parent = ground::stat_field(std::process::id(), 1).unwrap().parse().unwrap();
+    for pid in [1, std::process::id(), parent] {
+        for action in [SUBTREE, NodeAction::Kill(KillScope::Process), NodeAction::Stop] {
+            let refused = contain.react(action.clone(), process(pid), now());
+            assert!(
+                matches!(refused, Err(ActionFailure::Protected { .. })),
+                "pid {pid} {action:?}: {refused:?}"
+            );
+        }
+    }
+    let root = ground::cgroup_target(ground.cgroup.parent().unwrap(), "/");
+    for action in [
+        CGROUP,
+        NodeAction::Kill(KillScope::Subtree),
+        NodeAction::NetQuarantine(model::NetQuarantine::default()),
+    ] {
+        let refused = contain.react(action.clone(), root.clone(), now());
+        assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{action:?}: {refused:?}");
+    }
+    assert!(contain.in_force().is_empty());
+}
+
+#[test]
+fn a_protected_descendant_protects_the_tree_and_everyone_goes_free() {
+    let Some(ground) = Ground::new("protected child") else { return };
+    let root = tree(&ground, &[2, 2]);
+    let before = ground.snapshot();
+    let mut config = ground.config();
+    config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", ground.members()[4])).unwrap()];
+    let exe = fs::read_link(format!("/proc/{root}/exe")).unwrap();
+    assert_ne!(config.protected.executables[0], exe, "only the leaves are protected");
+    let contain = hemostat_agent::contain::Contain::open(config).unwrap();
+    let refused = contain.react_freeze(key(root), now());
+    assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{refused:?}");
+    assert_eq!(ground.snapshot(), before);
+    assert!(contain.in_force().is_empty());
+}
+
+#[test]
+fn a_stopped_process_is_adopted_and_only_ours_is_continued() {
+    let Some(ground) = Ground::new("stop") else { return };
+    let (ours, theirs) = (ground.shell("while :; do :; done"), ground.shell("while :; do :; done"));
+    let signal = |pid: u32, signal| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    for pid in [ours, theirs] {
+        signal(pid, rustix::process::Signal::STOP);
+        wait_for("the stop", || state_of(pid) == Some('T'));
+    }
+    let contain = ground.contain();
+    // the agent takes over what its hook stopped
+    contain.react(NodeAction::Stop, process(ours), now()).unwrap();
+    // the controller asks for a stop of what somebody else stopped before
+    let target = process(theirs);
+    let captured =
+        contain.handle(&command(&NodeAction::Stop, &target, Phase::Capture, "s"), now()).result.unwrap();
+    let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
+    assert!(
+        matches!(&rollback, RollbackState::Stop { processes } if processes[0].was_stopped == Frozen::Yes)
+    );
+    let apply = command(&NodeAction::Stop, &target, Phase::Apply { rollback }, "s");
+    assert!(contain.handle(&apply, now()).result.is_ok());
+    assert_eq!(contain.in_force().len(), 2);
+    // somebody continues ours: it is stopped again
+    signal(ours, rustix::process::Signal::CONT);
+    let drifts = contain.watch(now());
+    assert!(matches!(&drifts[..], [drift] if drift.again.is_ok()), "{drifts:?}");
+    assert_eq!(state_of(ours), Some('T'));
+    // stop, then freeze, then both undone in the order of their making
+    let freeze = contain.react_freeze(key(ours), now()).unwrap();
+    let stop = contain.in_force()[0].id.clone();
+    contain.release(&Which::One(stop));
+    assert!(cgroup_of(ours).unwrap().contains("hemostat-jail-"), "still held by the freeze");
+    contain.release(&Which::One(freeze.id));
+    contain.release(&Which::All);
+    wait_for("ours to run", || state_of(ours) == Some('R'));
+    assert_eq!(state_of(theirs), Some('T'), "theirs was stopped before us");
+}
+
+#[test]
+fn a_thaw_by_somebody_else_is_undone() {
+    let Some(ground) = Ground::new("drift") else { return };
+    let root = tree(&ground, &[2]);
+    let contain = ground.contain();
+    contain.react_freeze(key(root), now()).unwrap();
+    let jail = ground.cgroup.join(cgroup_of(root).unwrap().rsplit('/').next().unwrap());
+    fs::write(jail.join("cgroup.freeze"), "0").unwrap();
+    assert_eq!(contain.watch(now()).len(), 1);
+    assert_eq!(fs::read_to_string(jail.join("cgroup.freeze")).unwrap().trim(), "1");
+    // a member is moved out
+    fs::write(ground.cgroup.join("cgroup.procs"), root.to_string()).unwrap();
+    assert_eq!(contain.watch(now()).len(), 1);
+    assert_eq!(ground.cgroup.join(cgroup_of(root).unwrap().rsplit('/').next().unwrap()), jail);
+    assert!(contain.watch(now()).is_empty());
+    contain.release(&Which::All);
+    assert!(!jail.exists());
+}
+
+#[test]
+fn i5_two_freezes_of_one_thing_hold_until_both_are_undone_in_any_order() {
+    for (first, second, undo_first) in
+        [(SUBTREE, SUBTREE, 0), (SUBTREE, SUBTREE, 1), (CGROUP, CGROUP, 0), (CGROUP, CGROUP, 1)]
+    {
+        let Some(ground) = Ground::new("two freezes") else { return };
+        let pid = ground.shell("while :; do :; done");
+        let before = ground.snapshot();
+        let contain = ground.contain();
+        let target = if first == SUBTREE { process(pid) } else { ground.target() };
+        for (name, action) in [("one", &first), ("two", &second)] {
+            let captured =
+                contain.handle(&command(action, &target, Phase::Capture, name), now()).result.unwrap();
+            let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
+            contain.handle(&command(action, &target, Phase::Apply { rollback }, name), now()).result.unwrap();
+        }
+        let mut ids = vec![ActionId::new("act-one"), ActionId::new("act-two")];
+        let undone = ids.remove(undo_first);
+        contain.release(&Which::One(undone));
+        assert!(contain.watch(now()).is_empty(), "{first:?} still holds");
+        assert_ne!(ground.snapshot(), before);
+        contain.release(&Which::One(ids.remove(0)));
+        assert_eq!(ground.snapshot(), before, "{first:?}, {undo_first} first");
+    }
+}
+
+#[test]
+fn a_revert_after_every_member_has_ended_leaves_nothing() {
+    let Some(ground) = Ground::new("vacuous") else { return };
+    let root = tree(&ground, &[2]);
+    let contain = ground.contain();
+    let record = contain.react_freeze(key(root), now()).unwrap();
+    fs::write(ground.cgroup.join("cgroup.kill"), "1").unwrap();
+    wait_for("their end", || ground.members().is_empty());
+    contain.release(&Which::One(record.id.clone()));
+    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::Vacuous);
+    assert_eq!(ground.snapshot().cgroups.len(), 1);
+}
+
+#[test]
+fn a_home_that_is_gone_blocks_an_exact_revert_and_a_person_may_force_it() {
+    let Some(ground) = Ground::new("home gone") else { return };
+    let (sub, path) = ground.sub("home");
+    let pid = ground.start_in(&sub, Command::new("sleep").arg("1000"));
+    let contain = ground.contain();
+    let target = process(pid);
+    let captured = contain.handle(&command(&SUBTREE, &target, Phase::Capture, "k"), now()).result.unwrap();
+    let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
+    contain
+        .handle(&command(&SUBTREE, &target, Phase::Apply { rollback: rollback.clone() }, "k"), now())
+        .result
+        .unwrap();
+    // the jail is below its home, so the home can only go with it; a child that came from elsewhere can lose its own
+    assert!(cgroup_of(pid).unwrap().starts_with(&path));
+    let reverted = contain.handle(&command(&SUBTREE, &target, Phase::Revert { rollback }, "k"), now()).result;
+    assert!(matches!(reverted, Ok(PhaseDone::Reverted { .. })));
+
+    let (other, _) = ground.sub("other");
+    let script = format!("sleep 1000 & echo $! > {}/cgroup.procs; wait", other.display());
+    let root = ground.shell(&script);
+    wait_for("the child to move", || !fs::read_to_string(other.join("cgroup.procs")).unwrap().is_empty());
+    let child: u32 = fs::read_to_string(other.join("cgroup.procs")).unwrap().trim().parse().unwrap();
+    let record = contain.react_freeze(key(root), now()).unwrap();
+    fs::remove_dir(&other).unwrap();
+    let Some(rollback) = record.rollback.clone() else { panic!() };
+    let revert = NodeCommand {
+        action_id: record.id.clone(),
+        ..command(&SUBTREE, &process(root), Phase::Revert { rollback }, "r")
+    };
+    let drifted = contain.handle(&revert, now()).result;
+    assert!(
+        matches!(&drifted, Ok(PhaseDone::Drifted { difference }) if difference.contains("/other")),
+        "{drifted:?}"
+    );
+    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::RevertBlocked);
+    contain.release(&Which::One(record.id));
+    assert_eq!(cgroup_of(child).unwrap(), ground.path, "as near as possible");
+}
+
+#[test]
+fn kill_reaches_the_whole_tree_and_nobody_else() {
+    let Some(ground) = Ground::new("kill") else { return };
+    let bystander = ground.shell("exec sleep 1000");
+    wait_for("the bystander", || ground.members() == [bystander]);
+    let script = ground.dir.path().join("t.sh");
+    fs::write(&script, TREE).unwrap();
+    let root = ground.start(Command::new("sh").arg(&script).args(["3", "3"]));
+    ground.await_members(14);
+    let contain = ground.contain();
+    let record = contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+    assert_eq!(record.state, ActionState::Applied);
+    wait_for("the others to leave the cgroup", || ground.members() == [bystander]);
+    assert_eq!(ground.snapshot().cgroups.len(), 1, "no jail is left");
+    assert!(contain.in_force().is_empty(), "a kill holds nothing");
+    let again = contain.react(NodeAction::Kill(KillScope::Process), process(bystander), now()).unwrap();
+    assert!(!lives(bystander), "{again:?}");
+    let gone = contain.react(NodeAction::Kill(KillScope::Process), again.target, now());
+    assert!(matches!(gone, Err(ActionFailure::TargetGone { .. })), "{gone:?}");
+}
+
+/// A program whose first thread has ended shows as a zombie in /proc and runs on.
+#[test]
+fn a_program_without_its_first_thread_does_not_escape() {
+    let Some(ground) = Ground::new("dead leader") else { return };
+    let script = "import threading,ctypes\n\ndef spin():\n while True: pass\nthreading.Thread(target=spin).start()\nctypes.CDLL(None).pthread_exit(0)";
+    if !Command::new("python3").arg("-c").arg("").status().is_ok_and(|status| status.success()) {
+        println!("SKIPPED: dead leader: no python3");
+        return;
+    }
+    let pid = ground.start(Command::new("python3").args(["-c", script]));
+    wait_for("the first thread to end", || state_of(pid) == Some('Z'));
+    let contain = ground.contain();
+    let before = ground.snapshot();
+    let freeze = contain.react_freeze(key(pid), now()).unwrap();
+    assert!(cgroup_of(pid).unwrap().contains("hemostat-jail-"));
+    assert!(contain.watch(now()).is_empty());
+    contain.release(&Which::One(freeze.id));
+    assert_eq!(ground.snapshot(), before);
+    let stop = contain.react(NodeAction::Stop, process(pid), now()).unwrap();
+    assert!(contain.watch(now()).is_empty(), "it is seen to be stopped");
+    contain.release(&Which::One(stop.id));
+    contain.react(NodeAction::Kill(KillScope::Subtree), process(pid), now()).unwrap();
+    wait_for("its end", || ground.members().is_empty());
+}
+
+#[test]
+fn kill_works_on_a_frozen_tree() {
+    let Some(ground) = Ground::new("kill frozen") else { return };
+    let root = tree(&ground, &[2, 2]);
+    let contain = ground.contain();
+    contain.react_freeze(key(root), now()).unwrap();
+    contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+    wait_for("their end", || ground.members().iter().all(|pid| !lives(*pid)));
+    contain.watch(now());
+    assert_eq!(ground.snapshot().cgroups.len(), 1, "the jail went with them");
+    assert!(contain.in_force().is_empty());
+}
+
+/// The pid of a dead process is given to a new one, which must live (I9).
+#[test]
+fn i9_a_reused_pid_is_not_killed() {
+    let Some(ground) = Ground::new("pid reuse") else { return };
+    let last = "/proc/sys/kernel/ns_last_pid";
+    if fs::OpenOptions::new().write(true).open(last).is_err() {
+        println!("SKIPPED: pid reuse: no {last} (CONFIG_CHECKPOINT_RESTORE)");
+        return;
+    }
+    let mut victim = Command::new("sleep").arg("1000").spawn().unwrap();
+    let (pid, old) = (victim.id(), key(victim.id()));
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    // another start time needs another clock tick
+    let tick = || fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().to_owned();
+    let then = tick();
+    wait_for("the next tick", || tick() != then);
+    let mut successor = None;
+    for _ in 0..1000 {
+        fs::write(last, (pid - 1).to_string()).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        if child.id() == pid {
+            successor = Some(child);
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let Some(mut successor) = successor else {
+        println!("SKIPPED: pid reuse: the pid was always taken by somebody else");
+        return;
+    };
+    let contain = ground.contain();
+    let target = Target::Process { process: old };
+    for action in [
+        NodeAction::Kill(KillScope::Process),
+        NodeAction::Kill(KillScope::Subtree),
+        SUBTREE,
+        NodeAction::Stop,
+    ] {
+        let refused = contain.react(action.clone(), target.clone(), now());
+        assert!(matches!(refused, Err(ActionFailure::TargetChanged { .. })), "{action:?}: {refused:?}");
+    }
+    assert!(lives(pid));
+    successor.kill().unwrap();
+    successor.wait().unwrap();
+}

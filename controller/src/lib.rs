@@ -1,3 +1,23 @@
-//! Hemostat's controller: ingest, incidents, gate, runs, journal, audit and the control socket.
+//! Hemostat's controller: findings of nodes become incidents, incidents are answered by playbooks, and every step of that is
+//! journalled before its effect, audited, and can be rolled back.
+//!
+//! [`Controller::start`] loads what is stored and goes on with every run that was not over; [`ControllerHandle::attach`] takes a
+//! node's link; [`client::Client`] speaks to it over its control socket. docs/controller.md tells what is on disk, what happens
+//! after a crash, and every limit.
 
+pub mod api;
 pub mod audit;
+pub mod client;
+pub mod config;
+pub mod crash;
+
+mod core;
+mod health;
+mod metrics;
+mod playbooks;
+mod start;
+mod store;
+
+pub use config::{Clock, ControllerConfig, Limits, wall_clock};
+pub use start::{Controller, ControllerHandle, StartError};
+pub use store::StoreError;

@@ -17,4 +17,5 @@ pub use anchor::{Anchor, AnchorError, Genuine};
 pub use chain::{ChainHead, Draft};
 pub use key::{AuditKey, KeyError};
 pub use log::{AuditLog, LogError, Recovered};
+pub(crate) use verify::FIRST_WORDS;
 pub use verify::{Problem, ProblemKind, VerifyReport, verify};

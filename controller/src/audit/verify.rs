@@ -122,7 +122,7 @@ pub enum ProblemKind {
 }
 
 /// How the first entry of a chain begins; the key's fingerprint follows.
-pub(super) const FIRST_WORDS: &str = "audit chain begins, key ";
+pub(crate) const FIRST_WORDS: &str = "audit chain begins, key ";
 
 /// Reads the whole log, a line at a time. Each removal, change, move or cut is one problem at its place: after a problem
 /// the check goes on from what it found, so that one change is not reported for all entries after it.

@@ -1,0 +1,285 @@
+//! What is said on the control socket: HTTP/1.1 with JSON over a unix socket, used by `hemostat` and by scripts.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/health` | [`Health`] (status 503 when degraded) |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/incidents?limit=&all=` | [`IncidentList`], newest first |
+//! | `GET /v1/incidents/watch?since=&wait_ms=` | [`IncidentList`] of what changed after `since`; waits until something does |
+//! | `GET /v1/incidents/ID` | [`IncidentView`]; ID may be an unambiguous beginning |
+//! | `POST /v1/incidents/ID/approve` [`Decide`] | [`Done`] |
+//! | `POST /v1/incidents/ID/deny` [`Decide`] | [`Done`] |
+//! | `POST /v1/incidents/ID/rollback` [`Because`] | [`Done`] |
+//! | `POST /v1/incidents/ID/verdict` [`Judge`] | [`Done`] |
+//! | `POST /v1/incidents/ID/close` [`Because`] | [`Done`] |
+//! | `GET /v1/actions?all=` | [`Vec<ActionView>`]: those in force, or all that are known |
+//! | `POST /v1/actions/ID/rollback` [`Because`] | [`Done`] |
+//! | `GET /v1/playbooks` | [`Playbooks`] |
+//! | `POST /v1/playbooks/reload` | [`Playbooks`] |
+//! | `GET /v1/audit?after=&limit=` | [`AuditPage`], with the anchor to keep elsewhere |
+//! | `GET /metrics` | OpenMetrics text |
+//!
+//! Every error is an [`ApiError`] with a status: 400 malformed, 403 not allowed, 404 unknown, 409 not possible now,
+//! 503 the journal cannot be written.
+
+mod peer;
+mod server;
+
+use model::{
+    ActionRecord, AuditEntry, Incident, IncidentId, IncidentState, Level, NodeId, NodeStatus, StepName,
+    Timestamp, Verdict,
+};
+use serde::{Deserialize, Serialize};
+
+pub use peer::{PeerError, actor_of_uid};
+pub(crate) use server::{Served, serve};
+
+use crate::audit::Anchor;
+
+/// Whether all is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// In a word.
+    pub condition: Condition,
+    /// What is wrong, with the next step; empty when nothing is.
+    pub problems: Vec<Problem>,
+}
+
+/// Health in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// All works.
+    Good,
+    /// Something does not.
+    Degraded,
+}
+
+/// Something that does not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which part: storage, journal, audit, anchor, playbooks, ingest, grouping.
+    pub part: String,
+    /// What, and what to do.
+    pub what: String,
+}
+
+/// The controller at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the software.
+    pub version: String,
+    /// When it was started.
+    pub started: Timestamp,
+    /// Whether all is well.
+    pub health: Health,
+    /// Each node that was ever heard of.
+    pub nodes: Vec<NodeView>,
+    /// Incidents that are not closed, remediated or rolled back.
+    pub open_incidents: u64,
+    /// Steps that wait for a person.
+    pub approvals_waiting: u64,
+    /// Actions in force.
+    pub actions_in_force: u64,
+    /// Playbooks loaded.
+    pub playbooks: u64,
+}
+
+/// A node as the controller sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Which.
+    pub node: NodeId,
+    /// Whether its link is up.
+    pub link: LinkView,
+    /// What it last said of itself.
+    pub status: Option<Box<NodeStatus>>,
+    /// Commands that it has not answered.
+    pub commands_waiting: u64,
+}
+
+/// Whether a node's link is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkView {
+    /// It is.
+    Up,
+    /// It is not: commands wait.
+    Down,
+}
+
+/// Incidents, with a mark from which to go on watching.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncidentList {
+    /// Pass it as `since` to see what changes later.
+    pub revision: u64,
+    /// The incidents.
+    pub incidents: Vec<IncidentSummary>,
+}
+
+/// One line of the list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncidentSummary {
+    /// Which.
+    pub id: IncidentId,
+    /// What it is called.
+    pub title: String,
+    /// How bad.
+    pub severity: Level,
+    /// Where it is in its life.
+    pub state: IncidentState,
+    /// What it is about, the most telling first.
+    pub target: String,
+    /// Findings, those that were only counted included.
+    pub findings: u64,
+    /// Playbooks that answer it.
+    pub playbooks: Vec<String>,
+    /// Actions in force.
+    pub actions_in_force: u64,
+    /// Actions in all.
+    pub actions: u64,
+    /// Steps that wait for a person.
+    pub waiting: u64,
+    /// Time of the first event.
+    pub first_event: Timestamp,
+    /// When it was made.
+    pub opened: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// When every containment was in force.
+    pub contained: Option<Timestamp>,
+    /// What an analyst said.
+    pub verdict: Option<Verdict>,
+    /// Its story goes on there.
+    pub merged_into: Option<IncidentId>,
+    /// Grows with each change.
+    pub revision: u64,
+}
+
+/// Everything about one incident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncidentView {
+    /// The incident.
+    pub incident: Incident,
+    /// Its story goes on there.
+    pub merged_into: Option<IncidentId>,
+    /// Incidents whose story goes on here.
+    pub absorbed: Vec<IncidentId>,
+}
+
+/// One action, with its node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionView {
+    /// Where.
+    pub node: NodeId,
+    /// The action.
+    pub record: ActionRecord,
+}
+
+/// A person's yes or no.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Decide {
+    /// To this step; to everything that waits when absent.
+    pub step: Option<StepName>,
+    /// Why.
+    pub because: String,
+}
+
+/// Why a person does it; goes into the timeline and the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Because {
+    /// In a person's words.
+    pub because: String,
+}
+
+/// A person's judgement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// What it was. A false positive rolls everything back.
+    pub verdict: Verdict,
+    /// Why.
+    #[serde(default)]
+    pub because: String,
+}
+
+/// It is done, or has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The incident that it is about.
+    pub incident: IncidentId,
+    /// What was done, in a person's words.
+    pub what: Vec<String>,
+}
+
+/// Playbooks as loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Playbooks {
+    /// Those in use.
+    pub loaded: Vec<PlaybookView>,
+    /// What could not be loaded, with its place; the others are in use.
+    pub broken: Vec<String>,
+    /// Policies in use.
+    pub policies: Vec<String>,
+}
+
+/// One playbook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaybookView {
+    /// Its name.
+    pub name: String,
+    /// What it may do by itself.
+    pub mode: String,
+    /// What it is for.
+    pub description: String,
+    /// Number of steps.
+    pub steps: u64,
+    /// The file that it came from.
+    pub file: String,
+}
+
+/// Part of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// Entries, oldest first.
+    pub entries: Vec<AuditEntry>,
+    /// How long the log is and how it ends: keep it elsewhere, and `verify` finds a cut end.
+    pub anchor: Anchor,
+    /// Where the log lies.
+    pub log: String,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// In a class that programs tell apart.
+    pub kind: ApiErrorKind,
+    /// In a person's words, with the next step.
+    pub message: String,
+}
+
+/// Classes of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiErrorKind {
+    /// The request makes no sense.
+    Malformed,
+    /// This person may not.
+    Forbidden,
+    /// There is no such thing, or the short id fits several.
+    Unknown,
+    /// Not in this state.
+    Conflict,
+    /// The controller cannot write its journal, or is stopping.
+    Unavailable,
+}
+
+impl ApiError {
+    /// Of one kind.
+    pub fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}

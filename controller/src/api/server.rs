@@ -1,0 +1,281 @@
+//! The control socket's server.
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path, Query, State,
+        connect_info::Connected,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use model::Actor;
+use serde::Deserialize;
+use tokio::{net::UnixListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{ApiError, ApiErrorKind, Because, Condition, Decide, Judge, peer::actor_of};
+use crate::{
+    core::{Ask, Asker, Change},
+    health::HealthBoard,
+    metrics::Metrics,
+};
+
+/// Largest body of a request, in bytes: a reason in a person's words.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Longest wait of a watch.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// What the handlers need.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) asker: Asker,
+    pub(crate) health: HealthBoard,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) revision: watch::Receiver<u64>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Binds the socket (mode 0600) and serves until `stop`.
+pub(crate) async fn serve(path: PathBuf, served: Served) -> io::Result<impl Future<Output = ()> + Send> {
+    let listener = bind(&path).await?;
+    let stop = served.stop.clone();
+    let app = router(served).into_make_service_with_connect_info::<Peer>();
+    Ok(async move {
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
+            tracing::error!(%error, "the control socket failed");
+        }
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(%error, "the control socket was gone already");
+        }
+    })
+}
+
+/// A socket file that nobody answers is a dead controller's and is replaced; one that somebody answers is not touched.
+async fn bind(path: &FilePath) -> io::Result<UnixListener> {
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another controller answers on this socket"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Bound under a name of its own and renamed once its mode is set, so that it never stands open to others.
+    let fresh = path.with_extension("new");
+    drop(std::fs::remove_file(&fresh));
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn router(served: Served) -> Router {
+    Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/status", get(async |s, p| ask(s, p, Ask::Status).await))
+        .route("/v1/incidents", get(list))
+        .route("/v1/incidents/watch", get(watch_incidents))
+        .route("/v1/incidents/{id}", get(async |s, p, Path(id)| ask(s, p, Ask::Incident(id)).await))
+        .route("/v1/incidents/{id}/approve", post(approve))
+        .route("/v1/incidents/{id}/deny", post(deny))
+        .route("/v1/incidents/{id}/rollback", post(rollback_incident))
+        .route("/v1/incidents/{id}/verdict", post(verdict))
+        .route("/v1/incidents/{id}/close", post(close))
+        .route("/v1/actions", get(actions))
+        .route("/v1/actions/{id}/rollback", post(rollback_action))
+        .route("/v1/playbooks", get(async |s, p| ask(s, p, Ask::Playbooks).await))
+        .route("/v1/playbooks/reload", post(async |s, p| change(s, p, Change::Reload).await))
+        .route("/v1/audit", get(audit))
+        .route("/metrics", get(metrics))
+        .fallback(async || {
+            ApiError::new(ApiErrorKind::Unknown, "there is no such path; see docs/controller.md")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(served)
+}
+
+/// Who is at the other end; refused in each handler, so that the refusal is an answer and not a cut connection.
+#[derive(Debug, Clone)]
+struct Peer(Result<Actor, String>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(actor_of(stream.io()).map_err(|e| e.to_string()))
+    }
+}
+
+type Answer = Result<Response, ApiError>;
+type Body<T> = Result<Json<T>, JsonRejection>;
+type Params<T> = Result<Query<T>, QueryRejection>;
+
+async fn ask(State(served): State<Served>, ConnectInfo(peer): ConnectInfo<Peer>, what: Ask) -> Answer {
+    actor(peer)?;
+    Ok(json(served.asker.ask(what).await?))
+}
+
+async fn change(State(served): State<Served>, ConnectInfo(peer): ConnectInfo<Peer>, what: Change) -> Answer {
+    let actor = actor(peer)?;
+    Ok(json(served.asker.change(what, actor).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ListParams {
+    limit: usize,
+    all: bool,
+}
+
+impl Default for ListParams {
+    fn default() -> Self {
+        Self { limit: 100, all: false }
+    }
+}
+
+async fn list(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListParams>) -> Answer {
+    let ListParams { limit, .. } = query(params)?;
+    ask(s, p, Ask::Incidents { since: 0, limit: limit.min(1000) }).await
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WatchParams {
+    since: u64,
+    wait_ms: u64,
+}
+
+async fn watch_incidents(s: State<Served>, p: ConnectInfo<Peer>, params: Params<WatchParams>) -> Answer {
+    let WatchParams { since, wait_ms } = query(params)?;
+    let mut revision = s.0.revision.clone();
+    let wait = Duration::from_millis(wait_ms).min(MAX_WAIT);
+    tokio::select! {
+        changed = revision.wait_for(|now| *now > since) => drop(changed),
+        () = tokio::time::sleep(wait) => {}
+        () = s.0.stop.cancelled() => {}
+    }
+    ask(s, p, Ask::Incidents { since, limit: 1000 }).await
+}
+
+async fn approve(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
+    let Decide { step, because } = body_or_default(b)?;
+    change(s, p, Change::Approve { id, step, because }).await
+}
+
+async fn deny(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
+    let Decide { step, because } = body_or_default(b)?;
+    change(s, p, Change::Deny { id, step, because }).await
+}
+
+async fn rollback_incident(
+    s: State<Served>,
+    p: ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    b: Body<Because>,
+) -> Answer {
+    change(s, p, Change::RollbackIncident { id, because: body_or_default(b)?.because }).await
+}
+
+async fn rollback_action(
+    s: State<Served>,
+    p: ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    b: Body<Because>,
+) -> Answer {
+    change(s, p, Change::RollbackAction { id, because: body_or_default(b)?.because }).await
+}
+
+async fn verdict(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Judge>) -> Answer {
+    let Judge { verdict, because } = body(b)?;
+    change(s, p, Change::Judge { id, verdict, because }).await
+}
+
+async fn close(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Because>) -> Answer {
+    change(s, p, Change::Close { id, because: body_or_default(b)?.because }).await
+}
+
+async fn actions(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListParams>) -> Answer {
+    ask(s, p, Ask::Actions { all: query(params)?.all }).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AuditParams {
+    after: u64,
+    limit: usize,
+}
+
+impl Default for AuditParams {
+    fn default() -> Self {
+        Self { after: 0, limit: 1000 }
+    }
+}
+
+async fn audit(s: State<Served>, p: ConnectInfo<Peer>, params: Params<AuditParams>) -> Answer {
+    let AuditParams { after, limit } = query(params)?;
+    ask(s, p, Ask::Audit { after, limit: limit.min(10_000) }).await
+}
+
+async fn health(State(served): State<Served>) -> Response {
+    let health = served.health.show();
+    let status = match health.condition {
+        Condition::Good => StatusCode::OK,
+        Condition::Degraded => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(health)).into_response()
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], served.metrics.text()).into_response()
+}
+
+fn actor(peer: Peer) -> Result<Actor, ApiError> {
+    peer.0.map_err(|because| ApiError::new(ApiErrorKind::Forbidden, because))
+}
+
+/// No body at all means the defaults.
+fn body_or_default<T: Default>(given: Body<T>) -> Result<T, ApiError> {
+    match given {
+        Err(JsonRejection::MissingJsonContentType(_)) => Ok(T::default()),
+        given => body(given),
+    }
+}
+
+fn body<T>(given: Body<T>) -> Result<T, ApiError> {
+    given.map(|Json(body)| body).map_err(|e| ApiError::new(ApiErrorKind::Malformed, e.body_text()))
+}
+
+fn query<T>(params: Params<T>) -> Result<T, ApiError> {
+    params.map(|Query(params)| params).map_err(|e| ApiError::new(ApiErrorKind::Malformed, e.body_text()))
+}
+
+fn json(bytes: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            ApiErrorKind::Malformed => StatusCode::BAD_REQUEST,
+            ApiErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ApiErrorKind::Unknown => StatusCode::NOT_FOUND,
+            ApiErrorKind::Conflict => StatusCode::CONFLICT,
+            ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(self)).into_response()
+    }
+}

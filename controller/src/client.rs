@@ -1,0 +1,303 @@
+//! Speaks to a running controller over its control socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Method, Request, body::Bytes, header};
+use hyper_util::rt::TokioIo;
+use model::{StepName, Verdict};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use crate::api::{
+    ActionView, ApiError, AuditPage, Because, Decide, Done, Health, IncidentList, IncidentView, Judge,
+    Playbooks, Status,
+};
+
+/// Largest answer that is read, in bytes: an incident with all its findings is a few MB.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// A control socket. Each request has a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there, or we may not.
+    #[error("cannot reach the controller on {}: {source}{}", socket.display(), advice(source))]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the controller broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// The answer is too large or was cut.
+    #[error("the controller's answer could not be read: {0}")]
+    Unreadable(String),
+    /// The answer makes no sense: another version speaks there.
+    #[error("the controller's answer to {path} cannot be understood ({source}): do the versions match?")]
+    Foreign {
+        /// What was asked.
+        path: String,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// It said no.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ": is it running?",
+        io::ErrorKind::PermissionDenied => ": run as root or as the controller's user",
+        _ => "",
+    }
+}
+
+impl Client {
+    /// Of the controller that listens on `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether all is well.
+    ///
+    /// # Errors
+    /// When there is no answer; a bad state is an answer.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        let (_, bytes) = self.send(Method::GET, "/v1/health", None).await?;
+        parse("/v1/health", &bytes)
+    }
+
+    /// The controller at a glance.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// The newest incidents.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn incidents(&self, limit: usize) -> Result<IncidentList, ClientError> {
+        self.get(&format!("/v1/incidents?limit={limit}")).await
+    }
+
+    /// Incidents that changed after `since`; waits up to `wait` for one.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn watch(&self, since: u64, wait: Duration) -> Result<IncidentList, ClientError> {
+        self.get(&format!("/v1/incidents/watch?since={since}&wait_ms={}", wait.as_millis())).await
+    }
+
+    /// Everything about one incident. `id` may be an unambiguous beginning.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn incident(&self, id: &str) -> Result<IncidentView, ClientError> {
+        self.get(&format!("/v1/incidents/{}", escape(id))).await
+    }
+
+    /// Says yes to a step, or to everything that waits.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn approve(
+        &self,
+        id: &str,
+        step: Option<StepName>,
+        because: &str,
+    ) -> Result<Done, ClientError> {
+        let body = Decide { step, because: because.into() };
+        self.post(&format!("/v1/incidents/{}/approve", escape(id)), &body).await
+    }
+
+    /// Says no to a step, or to everything that waits.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn deny(&self, id: &str, step: Option<StepName>, because: &str) -> Result<Done, ClientError> {
+        let body = Decide { step, because: because.into() };
+        self.post(&format!("/v1/incidents/{}/deny", escape(id)), &body).await
+    }
+
+    /// Begins to undo everything done about an incident.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn rollback_incident(&self, id: &str, because: &str) -> Result<Done, ClientError> {
+        self.post(&format!("/v1/incidents/{}/rollback", escape(id)), &Because { because: because.into() })
+            .await
+    }
+
+    /// Begins to undo one action.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn rollback_action(&self, id: &str, because: &str) -> Result<Done, ClientError> {
+        self.post(&format!("/v1/actions/{}/rollback", escape(id)), &Because { because: because.into() }).await
+    }
+
+    /// Judges an incident; a false positive is rolled back.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn judge(&self, id: &str, verdict: Verdict, because: &str) -> Result<Done, ClientError> {
+        let body = Judge { verdict, because: because.into() };
+        self.post(&format!("/v1/incidents/{}/verdict", escape(id)), &body).await
+    }
+
+    /// Closes an incident: what is in force stays, later findings open a new one.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn close(&self, id: &str, because: &str) -> Result<Done, ClientError> {
+        self.post(&format!("/v1/incidents/{}/close", escape(id)), &Because { because: because.into() }).await
+    }
+
+    /// Actions in force.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn actions_in_force(&self) -> Result<Vec<ActionView>, ClientError> {
+        self.get("/v1/actions").await
+    }
+
+    /// All actions that are known.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn actions(&self) -> Result<Vec<ActionView>, ClientError> {
+        self.get("/v1/actions?all=true").await
+    }
+
+    /// Playbooks as loaded.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn playbooks(&self) -> Result<Playbooks, ClientError> {
+        self.get("/v1/playbooks").await
+    }
+
+    /// Reads the playbook folders again.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn reload_playbooks(&self) -> Result<Playbooks, ClientError> {
+        self.post("/v1/playbooks/reload", &Because::default()).await
+    }
+
+    /// Audit entries after `after`, and the anchor.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn audit(&self, after: u64, limit: usize) -> Result<AuditPage, ClientError> {
+        self.get(&format!("/v1/audit?after={after}&limit={limit}")).await
+    }
+
+    /// Metrics in OpenMetrics text.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let (_, bytes) = self.send(Method::GET, "/metrics", None).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let (ok, bytes) = self.send(Method::GET, path, None).await?;
+        answer(path, ok, &bytes)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body)
+            .map_err(|source| ClientError::Foreign { path: path.to_owned(), source })?;
+        let (ok, bytes) = self.send(Method::POST, path, Some(body)).await?;
+        answer(path, ok, &bytes)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(Accepted, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "hemostat")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|e| ClientError::Unreadable(e.to_string()))?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let accepted = if response.status().is_success() { Accepted::Yes } else { Accepted::No };
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let bytes = body.map_err(|e| ClientError::Unreadable(e.to_string()))?.to_bytes();
+            Ok::<_, ClientError>((accepted, bytes))
+        };
+        // The connection does its work in the same task, so nothing is left behind when this future is dropped.
+        tokio::pin!(connection);
+        tokio::pin!(exchange);
+        let mut connected = true;
+        loop {
+            tokio::select! {
+                answer = &mut exchange => return answer,
+                ended = &mut connection, if connected => { ended?; connected = false; }
+            }
+        }
+    }
+}
+
+/// Whether the controller did as it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    Yes,
+    No,
+}
+
+fn answer<T: DeserializeOwned>(path: &str, accepted: Accepted, bytes: &[u8]) -> Result<T, ClientError> {
+    match accepted {
+        Accepted::Yes => parse(path, bytes),
+        Accepted::No => Err(ClientError::Refused(parse(path, bytes)?)),
+    }
+}
+
+fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|source| ClientError::Foreign { path: path.to_owned(), source })
+}
+
+/// Percent-encodes what is not an unreserved character (RFC 3986 §2.3): an id comes from a command line.
+fn escape(id: &str) -> String {
+    id.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! What a controller is started with.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use detect::incident::GroupingConfig;
+use model::{Level, Timestamp};
+
+use crate::crash::{CrashPoints, NeverCrash};
+
+/// Where the present comes from. The only clock that the controller reads; tests pass their own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The wall clock.
+#[must_use]
+pub fn wall_clock() -> Clock {
+    Arc::new(|| {
+        // Before 1970 is a clock that was never set: the epoch is as good as any answer.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    })
+}
+
+/// What a controller is started with.
+#[derive(Clone)]
+pub struct ControllerConfig {
+    /// The journal database (redb): incidents, runs, what is needed for every rollback.
+    pub journal: PathBuf,
+    /// The audit log.
+    pub audit_log: PathBuf,
+    /// The key of its chain, made (mode 0600) where there is none. Keep it apart from the log.
+    pub audit_key: PathBuf,
+    /// Copy of the log's length and last hash. Keep it apart from the log.
+    pub audit_anchor: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Folders and files with playbooks and policies (`*.yaml`, `*.yml`), read in this order.
+    pub playbooks: Vec<PathBuf>,
+    /// How findings become incidents.
+    pub grouping: GroupingConfig,
+    /// A group of findings is shown and responded to once one of them has this level.
+    pub open_at: Level,
+    /// The limits.
+    pub limits: Limits,
+    /// Where the present comes from.
+    pub clock: Clock,
+    /// Where a test makes it die.
+    pub crash: Arc<dyn CrashPoints>,
+}
+
+impl ControllerConfig {
+    /// Everything in `state` (kept over restarts) and the socket in `run`, with the defaults for the rest.
+    #[must_use]
+    pub fn in_folders(state: &Path, run: &Path) -> Self {
+        Self {
+            journal: state.join("journal.redb"),
+            audit_log: state.join("audit/audit.jsonl"),
+            audit_key: state.join("keys/audit.key"),
+            audit_anchor: state.join("audit.anchor"),
+            socket: run.join("controller.sock"),
+            playbooks: Vec::new(),
+            grouping: GroupingConfig::default(),
+            open_at: Level::Medium,
+            limits: Limits::default(),
+            clock: wall_clock(),
+            crash: Arc::new(NeverCrash),
+        }
+    }
+}
+
+impl std::fmt::Debug for ControllerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControllerConfig")
+            .field("journal", &self.journal)
+            .field("audit_log", &self.audit_log)
+            .field("socket", &self.socket)
+            .field("playbooks", &self.playbooks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Limits (I11). What happens at each is said beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Messages and requests that wait for the core. At the limit agents and clients wait.
+    pub inbox: usize,
+    /// Messages that become durable together.
+    pub batch: usize,
+    /// Incidents kept. At the limit the oldest that is over and has nothing in force is forgotten; if there is none, the limit
+    /// is passed and that is reported.
+    pub incidents: usize,
+    /// Finding ids remembered to recognise a repeated delivery; the oldest are forgotten first.
+    pub seen: u64,
+    /// Findings held in memory with their incidents, over all incidents; the least recently used incidents are read again when
+    /// they are needed.
+    pub cached_findings: usize,
+    /// Runs of one playbook for one incident. At the limit no more are begun, and a person is told.
+    pub runs_per_playbook: usize,
+    /// Commands and answers that wait for one node. At the limit the oldest are dropped: the run repeats them.
+    pub node_queue: usize,
+    /// Reactions of nodes that are remembered without an incident; the oldest are forgotten first.
+    pub orphans: usize,
+    /// How long a request on the control socket waits for the core.
+    pub request: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inbox: 1024,
+            batch: 64,
+            incidents: 10_000,
+            seen: 262_144,
+            cached_findings: 4096,
+            runs_per_playbook: 8,
+            node_queue: 1024,
+            orphans: 1024,
+            request: Duration::from_secs(10),
+        }
+    }
+}

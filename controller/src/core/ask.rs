@@ -1,0 +1,124 @@
+//! Questions, answered from what is stored.
+
+use super::{
+    Ask, Core,
+    incidents::{is_in_force, is_over},
+    to_json,
+};
+use crate::{
+    api::{
+        ActionView, ApiError, ApiErrorKind, AuditPage, IncidentList, IncidentView, LinkView, NodeView, Status,
+    },
+    audit::{Anchor, AuditLog},
+};
+
+impl Core {
+    pub(super) fn answer(&mut self, what: Ask) -> Result<Vec<u8>, ApiError> {
+        match what {
+            Ask::Status => to_json(&self.status()),
+            Ask::Incidents { since, limit } => to_json(&self.list(since, limit)),
+            Ask::Incident(id) => to_json(&self.view(&id)?),
+            Ask::Actions { all } => to_json(&self.actions(all)?),
+            Ask::Playbooks => to_json(&self.state.book.show()),
+            Ask::Audit { after, limit } => to_json(&self.audit_page(after, limit)?),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let incidents = &self.state.incidents;
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: self.started,
+            health: self.health.show(),
+            nodes: self
+                .state
+                .links
+                .iter()
+                .map(|(id, node)| NodeView {
+                    node: id.clone(),
+                    link: if node.is_up() { LinkView::Up } else { LinkView::Down },
+                    status: node.status.clone(),
+                    commands_waiting: node.waiting() as u64,
+                })
+                .collect(),
+            open_incidents: incidents.visible().filter(|i| !is_over(i)).count() as u64,
+            approvals_waiting: incidents.visible().map(|i| i.waiting).sum(),
+            actions_in_force: incidents.visible().map(|i| i.actions_in_force).sum(),
+            playbooks: self.state.book.len() as u64,
+        }
+    }
+
+    fn list(&self, since: u64, limit: usize) -> IncidentList {
+        let mut incidents: Vec<_> =
+            self.state.incidents.visible().filter(|i| i.revision > since).cloned().collect();
+        incidents.sort_by(|a, b| (b.opened, &b.id).cmp(&(a.opened, &a.id)));
+        incidents.truncate(limit);
+        IncidentList { revision: self.state.incidents.revision(), incidents }
+    }
+
+    fn view(&mut self, id: &str) -> Result<IncidentView, ApiError> {
+        let id = self.find(id)?;
+        let whole = self.state.incidents.get(&self.state.store, &id);
+        match whole {
+            Ok(Some(whole)) => Ok(IncidentView {
+                incident: whole.row.incident.clone(),
+                merged_into: whole.row.merged_into.clone(),
+                absorbed: whole.row.absorbed.clone(),
+            }),
+            Ok(None) => Err(ApiError::new(ApiErrorKind::Unknown, format!("there is no incident {id}"))),
+            Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    fn actions(&mut self, all: bool) -> Result<Vec<ActionView>, ApiError> {
+        let ids: Vec<_> = self
+            .state
+            .incidents
+            .visible()
+            .filter(|i| i.actions > 0 && (all || i.actions_in_force > 0))
+            .map(|i| i.id.clone())
+            .collect();
+        let mut views = Vec::new();
+        for id in ids {
+            let found = self.state.incidents.get(&self.state.store, &id);
+            let records = match found {
+                Ok(whole) => whole.map(|w| w.row.incident.actions.clone()).unwrap_or_default(),
+                Err(error) => return Err(self.store_failed(&error)),
+            };
+            for record in records.into_iter().filter(|r| all || is_in_force(r)) {
+                views.push(ActionView { node: self.node_of(&record), record });
+            }
+        }
+        let orphans = self.state.adopted.values().filter(|a| a.incident.is_none());
+        let orphans = orphans.filter(|a| all || is_in_force(&a.record));
+        views.extend(orphans.map(|a| ActionView { node: a.node.clone(), record: a.record.clone() }));
+        views.sort_by(|a, b| (a.record.planned, &a.record.id).cmp(&(b.record.planned, &b.record.id)));
+        Ok(views)
+    }
+
+    fn audit_page(&self, after: u64, limit: usize) -> Result<AuditPage, ApiError> {
+        let entries = AuditLog::read(self.state.audit.log.path(), after, limit)
+            .map_err(|e| ApiError::new(ApiErrorKind::Unavailable, e.to_string()))?;
+        Ok(AuditPage {
+            entries,
+            anchor: Anchor::new(&self.state.audit.key, &self.state.audit.head),
+            log: self.state.audit.log.path().display().to_string(),
+        })
+    }
+
+    /// The incident that a person means.
+    pub(super) fn find(&self, id: &str) -> Result<model::IncidentId, ApiError> {
+        let mut found = self.state.incidents.matching(id);
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(ApiError::new(
+                ApiErrorKind::Unknown,
+                format!("there is no incident {id:?}; `hemostat incidents` lists them"),
+            )),
+            n => Err(ApiError::new(
+                ApiErrorKind::Unknown,
+                format!("{id:?} is the beginning of {n} incidents: write more of it"),
+            )),
+        }
+    }
+}

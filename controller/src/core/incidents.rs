@@ -1,0 +1,313 @@
+//! Incidents in memory: a line of each, and the whole of those in use.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use model::{
+    ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, TimelineEntry,
+    Timestamp, UndoClass,
+};
+
+use crate::{
+    api::IncidentSummary,
+    store::{Batch, IncidentRow, ReadBack, Store, StoreError, Table, Visibility, numbered_key},
+};
+
+/// Entities shown of one incident; more are left out (I11).
+const MAX_ENTITIES: usize = 128;
+
+/// All incidents: the summaries of all, and a cache of whole ones.
+#[derive(Debug, Default)]
+pub(super) struct Incidents {
+    whole: HashMap<IncidentId, Whole>,
+    lines: BTreeMap<IncidentId, Line>,
+    revision: u64,
+    uses: u64,
+}
+
+/// One incident with its findings.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// As stored, but with its findings.
+    pub(super) row: IncidentRow,
+    used: u64,
+    dirty: Dirty,
+    dirty_findings: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+struct Line {
+    summary: IncidentSummary,
+    visibility: Visibility,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dirty {
+    No,
+    Yes,
+}
+
+impl Incidents {
+    /// Reads the lines of all. `floor` is larger than any revision that an earlier life gave out.
+    pub(super) fn load(store: &Store, floor: u64) -> Result<Self, StoreError> {
+        let mut this = Self { revision: floor, ..Self::default() };
+        for (_, row) in store.scan::<IncidentRow>(Table::Incidents, b"")? {
+            let line = Line { summary: summary(&row), visibility: row.visibility };
+            this.lines.insert(row.incident.id.clone(), line);
+        }
+        Ok(this)
+    }
+
+    /// A new one.
+    pub(super) fn open(&mut self, incident: Incident, visibility: Visibility) -> &mut Whole {
+        let id = incident.id.clone();
+        let row = IncidentRow {
+            incident,
+            visibility,
+            stored: 0,
+            merged_into: None,
+            absorbed: Vec::new(),
+            revision: 0,
+        };
+        let line = Line { summary: summary(&row), visibility };
+        self.lines.insert(id.clone(), line);
+        self.uses += 1;
+        let whole = Whole { row, used: self.uses, dirty: Dirty::Yes, dirty_findings: BTreeSet::new() };
+        self.whole.entry(id).insert_entry(whole).into_mut()
+    }
+
+    /// The whole of one, read from the store where it is not in memory.
+    pub(super) fn get(&mut self, store: &Store, id: &IncidentId) -> Result<Option<&mut Whole>, StoreError> {
+        self.uses += 1;
+        if !self.whole.contains_key(id) {
+            let Some(row) = load_row(store, id)? else { return Ok(None) };
+            let whole = Whole { row, used: self.uses, dirty: Dirty::No, dirty_findings: BTreeSet::new() };
+            self.whole.insert(id.clone(), whole);
+        }
+        Ok(self.whole.get_mut(id).map(|whole| {
+            whole.used = self.uses;
+            whole
+        }))
+    }
+
+    /// Puts what changed into the batch.
+    pub(super) fn flush(&mut self, batch: &mut Batch) {
+        for (id, whole) in self.whole.iter_mut().filter(|(_, w)| w.dirty == Dirty::Yes) {
+            self.revision += 1;
+            whole.row.revision = self.revision;
+            for index in std::mem::take(&mut whole.dirty_findings) {
+                if let Some(finding) = whole.row.incident.findings.get(index as usize) {
+                    batch.put(Table::Findings, numbered_key(id.as_str(), index), finding, ReadBack::Yes);
+                }
+            }
+            whole.row.stored = u32::try_from(whole.row.incident.findings.len()).unwrap_or(u32::MAX);
+            let line = Line { summary: summary(&whole.row), visibility: whole.row.visibility };
+            self.lines.insert(id.clone(), line);
+            let findings = std::mem::take(&mut whole.row.incident.findings);
+            batch.put(Table::Incidents, id.as_str().as_bytes().to_vec(), &whole.row, ReadBack::Yes);
+            whole.row.incident.findings = findings;
+            whole.dirty = Dirty::No;
+        }
+    }
+
+    /// Lets go of what was used longest ago until at most `findings` are held. Only between turns, when all is stored.
+    pub(super) fn evict(&mut self, findings: usize) {
+        let weight = |w: &Whole| w.row.incident.findings.len() + 1;
+        let mut total: usize = self.whole.values().map(weight).sum();
+        while total > findings {
+            let Some(oldest) = self.whole.iter().min_by_key(|(_, w)| w.used).map(|(id, _)| id.clone()) else {
+                return;
+            };
+            total -= self.whole.remove(&oldest).map_or(0, |w| weight(&w));
+        }
+    }
+
+    /// Forgets the oldest that are over and have nothing in force, until `limit` are left; how many are too many still.
+    pub(super) fn retire(&mut self, limit: usize, batch: &mut Batch) -> (Vec<IncidentId>, usize) {
+        let excess = self.lines.len().saturating_sub(limit);
+        if excess == 0 {
+            return (Vec::new(), 0);
+        }
+        let mut over: Vec<(Timestamp, IncidentId)> = self
+            .lines
+            .values()
+            .filter(|line| line.visibility == Visibility::Dormant || is_over(&line.summary))
+            .map(|line| (line.summary.updated, line.summary.id.clone()))
+            .collect();
+        over.sort();
+        over.truncate(excess);
+        let ids: Vec<IncidentId> = over.into_iter().map(|(_, id)| id).collect();
+        for id in &ids {
+            self.lines.remove(id);
+            self.whole.remove(id);
+            batch.remove(Table::Incidents, id.as_str().as_bytes().to_vec());
+            batch.remove(Table::Groups, id.as_str().as_bytes().to_vec());
+            for index in 0..Incident::MAX_FINDINGS {
+                batch.remove(Table::Findings, numbered_key(id.as_str(), u32::try_from(index).unwrap_or(0)));
+            }
+        }
+        let left = excess - ids.len();
+        (ids, left)
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn contains(&self, id: &IncidentId) -> bool {
+        self.lines.contains_key(id)
+    }
+
+    /// Lines that people see.
+    pub(super) fn visible(&self) -> impl Iterator<Item = &IncidentSummary> {
+        self.lines.values().filter(|l| l.visibility == Visibility::Open).map(|l| &l.summary)
+    }
+
+    /// The incidents whose id begins with `beginning`.
+    pub(super) fn matching(&self, beginning: &str) -> Vec<IncidentId> {
+        let exact = IncidentId::new(beginning);
+        if self.lines.contains_key(&exact) {
+            return vec![exact];
+        }
+        let short = |id: &IncidentId| {
+            id.as_str().starts_with(beginning)
+                || id.as_str().strip_prefix("inc-").is_some_and(|rest| rest.starts_with(beginning))
+        };
+        self.lines.keys().filter(|id| short(id)).cloned().collect()
+    }
+}
+
+impl Whole {
+    /// It changes at `now`.
+    pub(super) fn touch(&mut self, now: Timestamp) {
+        self.row.incident.updated = now;
+        self.dirty = Dirty::Yes;
+    }
+
+    /// A line in its history; beyond the limit the middle is dropped first.
+    pub(super) fn tell(&mut self, at: Timestamp, actor: &Actor, what: impl Into<String>) {
+        let timeline = &mut self.row.incident.timeline;
+        if timeline.len() >= Incident::MAX_TIMELINE {
+            timeline.remove(Incident::MAX_TIMELINE / 2);
+        }
+        timeline.push(TimelineEntry { at, actor: actor.clone(), what: what.into() });
+        self.touch(at);
+    }
+
+    /// Adds a finding, or counts it when there are too many. Its index, where it was kept.
+    pub(super) fn add(&mut self, finding: Finding, entities: Vec<Entity>, now: Timestamp) -> Option<u32> {
+        self.touch(now);
+        let incident = &mut self.row.incident;
+        if finding.rule.level > incident.severity || incident.title.is_empty() {
+            incident.severity = finding.rule.level;
+            incident.title.clone_from(&finding.rule.title);
+        }
+        for technique in &finding.rule.techniques {
+            if let Err(at) = incident.techniques.binary_search(technique) {
+                incident.techniques.insert(at, technique.clone());
+            }
+        }
+        incident.techniques.truncate(MAX_ENTITIES);
+        for entity in entities {
+            if incident.entities.len() < MAX_ENTITIES && !incident.entities.contains(&entity) {
+                incident.entities.push(entity);
+            }
+        }
+        incident.first_event = incident.first_event.min(finding.first);
+        if incident.findings.len() >= Incident::MAX_FINDINGS {
+            incident.findings_dropped += 1;
+            return None;
+        }
+        let index = u32::try_from(incident.findings.len()).ok()?;
+        incident.findings.push(finding);
+        self.dirty_findings.insert(index);
+        Some(index)
+    }
+
+    /// The same cause again.
+    pub(super) fn repeat(&mut self, index: u32, count: u64, last: Timestamp, now: Timestamp) {
+        if let Some(finding) = self.row.incident.findings.get_mut(index as usize)
+            && count > finding.count
+        {
+            finding.count = count;
+            finding.last = finding.last.max(last);
+            self.dirty_findings.insert(index);
+            self.touch(now);
+        }
+    }
+
+    /// Puts an action's record in its place.
+    pub(super) fn record(&mut self, record: &ActionRecord, now: Timestamp) {
+        let actions = &mut self.row.incident.actions;
+        match actions.iter_mut().find(|known| known.id == record.id) {
+            Some(known) if known == record => return,
+            Some(known) => known.clone_from(record),
+            None => actions.push(record.clone()),
+        }
+        self.touch(now);
+    }
+}
+
+/// Whether an action's effect is in force, or may be.
+pub(super) fn is_in_force(record: &ActionRecord) -> bool {
+    record.action.undo() != UndoClass::Nothing
+        && matches!(
+            record.state,
+            ActionState::Applying
+                | ActionState::Applied
+                | ActionState::Verified
+                | ActionState::Unverified
+                | ActionState::Reverting
+                | ActionState::RevertBlocked
+        )
+        && (record.action.undo() == UndoClass::Exact || record.state == ActionState::Applying)
+}
+
+/// Whether nothing more happens to an incident by itself.
+pub(super) fn is_over(summary: &IncidentSummary) -> bool {
+    summary.actions_in_force == 0
+        && summary.waiting == 0
+        && matches!(
+            summary.state,
+            IncidentState::Closed
+                | IncidentState::Remediated
+                | IncidentState::RolledBack
+                | IncidentState::Failed
+        )
+}
+
+fn load_row(store: &Store, id: &IncidentId) -> Result<Option<IncidentRow>, StoreError> {
+    let Some(mut row) = store.get::<IncidentRow>(Table::Incidents, id.as_str().as_bytes())? else {
+        return Ok(None);
+    };
+    for index in 0..row.stored {
+        if let Some(finding) = store.get(Table::Findings, &numbered_key(id.as_str(), index))? {
+            row.incident.findings.push(finding);
+        }
+    }
+    Ok(Some(row))
+}
+
+fn summary(row: &IncidentRow) -> IncidentSummary {
+    let incident = &row.incident;
+    let kept =
+        if incident.findings.is_empty() { u64::from(row.stored) } else { incident.findings.len() as u64 };
+    IncidentSummary {
+        id: incident.id.clone(),
+        title: incident.title.clone(),
+        severity: incident.severity,
+        state: incident.state,
+        target: incident.entities.first().map(ToString::to_string).unwrap_or_default(),
+        findings: kept + incident.findings_dropped,
+        playbooks: incident.runs.iter().map(|r| r.playbook.to_string()).collect(),
+        actions_in_force: incident.actions.iter().filter(|a| is_in_force(a)).count() as u64,
+        actions: incident.actions.len() as u64,
+        waiting: incident.runs.iter().map(|r| r.waiting.len() as u64).sum(),
+        first_event: incident.first_event,
+        opened: incident.opened,
+        updated: incident.updated,
+        contained: incident.contained,
+        verdict: incident.verdict,
+        merged_into: row.merged_into.clone(),
+        revision: row.revision,
+    }
+}

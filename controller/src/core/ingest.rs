@@ -1,0 +1,367 @@
+//! What nodes say: findings become incidents, exactly once (I3); reactions are adopted; answers go to their runs.
+
+use detect::incident::{Opening, entities_of};
+use model::{
+    ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, Incident, IncidentId, IncidentState,
+    NodeId, Report, Seq, Up,
+};
+use tokio::sync::mpsc;
+
+use super::{Core, LinkNumber, turn::Turn};
+use crate::{
+    health::Part,
+    metrics::{kind, level, phase_result},
+    store::{Adopted, ReadBack, StoreError, Table, Visibility, seen_key},
+};
+
+/// Who speaks for the controller itself.
+pub(crate) fn controller() -> Actor {
+    Actor::new("system:controller")
+}
+
+/// Who speaks for a node.
+pub(super) fn agent(node: &NodeId) -> Actor {
+    Actor::new(format!("system:agent/{node}"))
+}
+
+/// Where a finding lies.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Place {
+    incident: IncidentId,
+    index: u32,
+}
+
+impl Core {
+    pub(super) fn attached(&mut self, node: NodeId, link: LinkNumber, down: mpsc::Sender<Down>) {
+        tracing::info!(%node, link, "a link came up");
+        self.state.links.attach(node, link, down);
+    }
+
+    pub(super) fn detached(&mut self, node: &NodeId, link: LinkNumber, turn: &mut Turn) {
+        if self.state.links.is_current(node, link) {
+            tracing::info!(%node, link, "a link ended");
+            self.state.links.detach(node);
+            self.node_lost(node, turn);
+        }
+    }
+
+    pub(super) fn heard(&mut self, node: NodeId, link: LinkNumber, up: Up, turn: &mut Turn) {
+        if !self.state.links.is_current(&node, link) {
+            // A newer connection took over: what is not acknowledged comes again over that one.
+            return;
+        }
+        match up {
+            Up::Hello { node: said, epoch } if said == node => {
+                tracing::info!(%node, %epoch, "a node said hello");
+                self.state.links.greet(&node);
+                self.node_back(&node, turn);
+            }
+            Up::Hello { node: said, .. } => {
+                self.refuse(&node, &format!("it calls itself {said}"));
+                self.state.links.detach(&node);
+            }
+            Up::Status(status) if status.node == node => {
+                if let Some(known) = self.state.links.get_mut(&node) {
+                    known.status = Some(status);
+                }
+            }
+            Up::Status(status) => self.refuse(&node, &format!("its status speaks for {}", status.node)),
+            Up::Report { seq, report } => match self.report(&node, seq, *report, turn) {
+                Ok(()) => turn.ack(&node, seq),
+                Err(error) => {
+                    // Not acknowledged, and nothing of this connection is taken any more: it all comes again.
+                    self.health.degraded(Part::Journal, error.to_string());
+                    self.state.links.detach(&node);
+                }
+            },
+            Up::Outcome(outcome) => self.outcome(&node, *outcome, turn),
+        }
+    }
+
+    fn report(&mut self, node: &NodeId, seq: Seq, report: Report, turn: &mut Turn) -> Result<(), StoreError> {
+        let mut row = self.state.nodes.get(node).cloned().unwrap_or_default();
+        match report {
+            Report::Finding(finding) => {
+                let epoch = finding.event.id.epoch;
+                let stored = seq <= row.seq && epoch <= row.epoch;
+                if finding.event.id.node != *node {
+                    self.refuse(node, &format!("a finding speaks for {}", finding.event.id.node));
+                } else if stored || self.is_seen(&finding.id, turn)? {
+                    self.metrics.duplicates.inc();
+                } else {
+                    self.remember(&finding.id, turn)?;
+                    self.finding(finding, turn)?;
+                }
+                // A spool that begins anew in a newer epoch begins to be counted anew.
+                row.seq = if epoch > row.epoch { seq } else { row.seq.max(seq) };
+                row.epoch = row.epoch.max(epoch);
+            }
+            Report::Repeat { finding, count, last } => {
+                if let Some(place) = self.place_of(&finding, turn)?
+                    && let Some(whole) = self.state.incidents.get(&self.state.store, &place.incident)?
+                {
+                    whole.repeat(place.index, count, last, turn.now);
+                }
+                row.seq = row.seq.max(seq);
+            }
+            Report::Reaction(record) => {
+                self.reaction(node, record, None, turn)?;
+                row.seq = row.seq.max(seq);
+            }
+        }
+        turn.batch.put(Table::Nodes, node.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
+        self.state.nodes.insert(node.clone(), row);
+        Ok(())
+    }
+
+    fn finding(&mut self, finding: Finding, turn: &mut Turn) -> Result<(), StoreError> {
+        let now = turn.now;
+        let node = finding.event.id.node.clone();
+        let span = tracing::info_span!("finding", id = %finding.id, rule = finding.rule.id, %node);
+        let _entered = span.enter();
+        self.metrics.findings.get_or_create(&kind(level(finding.rule.level))).inc();
+        self.metrics.lag.set(now.since(finding.event.time).as_secs_f64());
+        let early = self.state.correlator.forgotten_early();
+        let placed = self.state.correlator.place(&finding, now);
+        self.metrics.groups_forgotten.inc_by(self.state.correlator.forgotten_early() - early);
+        for gone in placed.absorbed.iter().chain(&placed.forgotten) {
+            turn.batch.remove(Table::Groups, gone.as_str().as_bytes().to_vec());
+        }
+        let id = placed.incident;
+        if let Some(group) = self.state.correlator.group(&id) {
+            turn.batch.put(Table::Groups, id.as_str().as_bytes().to_vec(), group, ReadBack::No);
+        }
+        if placed.opening == Opening::New || !self.state.incidents.contains(&id) {
+            self.state.incidents.open(empty(&id, &finding, now), Visibility::Dormant);
+        }
+        for absorbed in &placed.absorbed {
+            self.absorb(&id, absorbed, turn)?;
+        }
+        let reactions = finding.reactions.clone();
+        let line =
+            format!("{}: {} ({})", finding.rule.title, finding.event.process.command_line, finding.event.id);
+        let entities = entities_of(&finding);
+        let strong = finding.rule.level >= self.config.open_at;
+        let finding_id = finding.id.clone();
+        let answered = finding.clone();
+        let Some(whole) = self.state.incidents.get(&self.state.store, &id)? else { return Ok(()) };
+        whole.tell(now, &agent(&node), line);
+        if let Some(index) = whole.add(finding, entities, now) {
+            put_place(turn, &finding_id, &id, index);
+        }
+        if strong && whole.row.visibility == Visibility::Dormant {
+            whole.row.visibility = Visibility::Open;
+            whole.row.incident.opened = now;
+            self.metrics.incidents.get_or_create(&kind(level(whole.row.incident.severity))).inc();
+            tracing::info!(incident = %id, title = whole.row.incident.title, "an incident was opened");
+        }
+        let open = whole.row.visibility == Visibility::Open;
+        for record in reactions {
+            self.reaction(&node, record, Some(&id), turn)?;
+        }
+        if open {
+            self.respond(&id, &answered, turn)?;
+        }
+        self.settle(&id, turn)
+    }
+
+    /// The story of `absorbed` goes on in `into`: findings, runs and actions move there.
+    fn absorb(
+        &mut self,
+        into: &IncidentId,
+        absorbed: &IncidentId,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        let now = turn.now;
+        let Some(other) = self.state.incidents.get(&self.state.store, absorbed)? else { return Ok(()) };
+        let incident = &mut other.row.incident;
+        let findings = incident.findings.clone();
+        let dropped = incident.findings_dropped;
+        let (runs, actions) = (std::mem::take(&mut incident.runs), std::mem::take(&mut incident.actions));
+        incident.state = IncidentState::Closed;
+        other.row.merged_into = Some(into.clone());
+        other.tell(now, &controller(), format!("the same story as {into}: it goes on there"));
+        let (visibility, further) = (other.row.visibility, std::mem::take(&mut other.row.absorbed));
+        let Some(whole) = self.state.incidents.get(&self.state.store, into)? else { return Ok(()) };
+        for finding in findings {
+            let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
+            if let Some(index) = whole.add(finding, entities, now) {
+                put_place(turn, &finding_id, into, index);
+            }
+        }
+        whole.row.incident.findings_dropped += dropped;
+        whole.row.incident.runs.extend(runs);
+        for record in &actions {
+            whole.record(record, now);
+        }
+        if visibility == Visibility::Open {
+            whole.row.visibility = Visibility::Open;
+        }
+        whole.row.absorbed.extend(further);
+        whole.row.absorbed.push(absorbed.clone());
+        whole.tell(
+            now,
+            &controller(),
+            format!("{absorbed} is the same story: its findings and actions are here now"),
+        );
+        for record in actions.iter().filter(|record| record.run.is_none()) {
+            if let Some(adopted) = self.state.adopted.get_mut(&record.id) {
+                adopted.incident = Some(into.clone());
+                turn.batch.put(
+                    Table::Adopted,
+                    record.id.as_str().as_bytes().to_vec(),
+                    adopted,
+                    ReadBack::Yes,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A node acted on its own authority, or lifted something locally.
+    fn reaction(
+        &mut self,
+        node: &NodeId,
+        record: ActionRecord,
+        incident: Option<&IncidentId>,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        if let Some(run) = record.run.clone() {
+            self.reported(&run, node, record, turn);
+            return Ok(());
+        }
+        let known = self.state.adopted.get(&record.id);
+        if known.is_some_and(|k| k.node != *node) {
+            self.refuse(node, "it reports another node's action");
+            return Ok(());
+        }
+        let incident = incident
+            .cloned()
+            .or_else(|| known.and_then(|k| k.incident.clone()))
+            .or_else(|| record.incident.clone().filter(|id| self.state.incidents.contains(id)));
+        let undone_by = self.state.undone_by.get(&record.id).cloned();
+        let settled = |state| {
+            use model::ActionState::{Failed, Reverted, Vacuous};
+            matches!(state, Reverted | Vacuous | Failed)
+        };
+        if let Some(run) = undone_by {
+            self.reported(&run, node, record, turn);
+            return Ok(());
+        }
+        let record = match known {
+            Some(known) if settled(known.record.state) => known.record.clone(),
+            _ => record,
+        };
+        let is_news = known.is_none_or(|k| k.record != record || k.incident != incident);
+        if !is_news {
+            return Ok(());
+        }
+        let mut record = record;
+        record.incident.clone_from(&incident);
+        let adopted = Adopted { node: node.clone(), record: record.clone(), incident: incident.clone() };
+        turn.batch.put(Table::Adopted, record.id.as_str().as_bytes().to_vec(), &adopted, ReadBack::Yes);
+        self.state.adopted.insert(record.id.clone(), adopted);
+        self.audit_reaction(node, &record, turn);
+        self.limit_orphans(turn);
+        if let Some(id) = incident
+            && let Some(whole) = self.state.incidents.get(&self.state.store, &id)?
+        {
+            let what = format!(
+                "{} on {}: {:?}. {}",
+                record.action.name(),
+                record.target,
+                record.state,
+                record.detail
+            );
+            whole.tell(record.applied.unwrap_or(turn.now), &agent(node), what);
+            whole.record(&record, turn.now);
+            self.give(&record, node, &id, turn);
+            self.settle(&id, turn)?;
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, node: &NodeId, outcome: CommandOutcome, turn: &mut Turn) {
+        let result = if outcome.result.is_ok() { "done" } else { "failed" };
+        self.metrics.outcomes.get_or_create(&phase_result(&outcome.phase, result)).inc();
+        self.run_outcome(node, outcome, turn);
+    }
+
+    /// Reactions that belong to no incident are kept, but not without end.
+    fn limit_orphans(&mut self, turn: &mut Turn) {
+        let mut orphans: Vec<_> = self
+            .state
+            .adopted
+            .values()
+            .filter(|a| a.incident.is_none())
+            .map(|a| (a.record.planned, a.record.id.clone()))
+            .collect();
+        let excess = orphans.len().saturating_sub(self.config.limits.orphans);
+        orphans.sort();
+        for (_, id) in orphans.into_iter().take(excess) {
+            self.state.adopted.remove(&id);
+            turn.batch.remove(Table::Adopted, id.as_str().as_bytes().to_vec());
+        }
+    }
+
+    fn is_seen(&self, id: &FindingId, turn: &Turn) -> Result<bool, StoreError> {
+        Ok(turn.places.contains_key(id) || self.state.store.get::<u64>(Table::Seen, &seen_key(id))?.is_some())
+    }
+
+    fn remember(&mut self, id: &FindingId, turn: &mut Turn) -> Result<(), StoreError> {
+        let seen = &mut self.state.seen;
+        turn.batch.put(Table::Seen, seen_key(id), &seen.next, ReadBack::No);
+        turn.batch.put(Table::SeenOrder, seen.next.to_be_bytes().to_vec(), id, ReadBack::No);
+        seen.next += 1;
+        while seen.next - seen.oldest > self.config.limits.seen {
+            let key = seen.oldest.to_be_bytes();
+            if let Some(old) = self.state.store.get::<FindingId>(Table::SeenOrder, &key)? {
+                turn.batch.remove(Table::Seen, seen_key(&old));
+                turn.batch.remove(Table::FindingPlaces, seen_key(&old));
+            }
+            turn.batch.remove(Table::SeenOrder, key.to_vec());
+            seen.oldest += 1;
+        }
+        turn.batch.put(Table::Meta, b"seen".to_vec(), seen, ReadBack::No);
+        Ok(())
+    }
+
+    fn place_of(&self, id: &FindingId, turn: &Turn) -> Result<Option<Place>, StoreError> {
+        if let Some((incident, index)) = turn.places.get(id) {
+            return Ok(Some(Place { incident: incident.clone(), index: *index }));
+        }
+        self.state.store.get(Table::FindingPlaces, &seen_key(id))
+    }
+
+    fn refuse(&self, node: &NodeId, because: &str) {
+        self.metrics.refused.inc();
+        self.health.degraded(Part::Ingest, format!("node {node} was refused: {because}"));
+    }
+}
+
+fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index: u32) {
+    let place = Place { incident: incident.clone(), index };
+    turn.batch.put(Table::FindingPlaces, seen_key(finding), &place, ReadBack::No);
+    turn.places.insert(finding.clone(), (place.incident, index));
+}
+
+fn empty(id: &IncidentId, finding: &Finding, now: model::Timestamp) -> Incident {
+    Incident {
+        id: id.clone(),
+        title: finding.rule.title.clone(),
+        severity: finding.rule.level,
+        state: IncidentState::Open,
+        entities: Vec::new(),
+        findings: Vec::new(),
+        findings_dropped: 0,
+        techniques: Vec::new(),
+        first_event: finding.first,
+        opened: now,
+        updated: now,
+        contained: None,
+        verdict: None,
+        actions: Vec::new(),
+        runs: Vec::new(),
+        timeline: Vec::new(),
+    }
+}

@@ -1,0 +1,174 @@
+//! The nodes whose links are up, and what waits for them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use model::{Down, NodeCommand, NodeId, NodeStatus, Seq};
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use super::LinkNumber;
+
+/// Nodes that are remembered; certificates bound them in practice, this bounds them in any case (I11).
+const MAX_NODES: usize = 10_000;
+
+/// All nodes that were heard of.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+/// One node.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    link: Option<Link>,
+    /// What it last said of itself.
+    pub(super) status: Option<Box<NodeStatus>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    number: LinkNumber,
+    down: mpsc::Sender<Down>,
+    /// It said hello, so commands may go.
+    greeted: Greeted,
+    /// Commands that found the queue full.
+    waiting: VecDeque<NodeCommand>,
+    /// The newest position to acknowledge; older ones need not be said.
+    ack: Option<Seq>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeted {
+    No,
+    Yes,
+}
+
+/// Whether a node can be spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Its link is up and it said hello.
+    Here,
+    /// It is not.
+    Gone,
+}
+
+impl Links {
+    /// A new connection takes the place of an older one.
+    pub(super) fn attach(&mut self, node: NodeId, number: LinkNumber, down: mpsc::Sender<Down>) {
+        if self.nodes.len() >= MAX_NODES && !self.nodes.contains_key(&node) {
+            tracing::warn!(%node, "too many nodes: this one is not taken");
+            return;
+        }
+        let link = Link { number, down, greeted: Greeted::No, waiting: VecDeque::new(), ack: None };
+        self.nodes.entry(node).or_default().link = Some(link);
+    }
+
+    /// Whether `number` is the node's present connection.
+    pub(super) fn is_current(&self, node: &NodeId, number: LinkNumber) -> bool {
+        self.link(node).is_some_and(|link| link.number == number)
+    }
+
+    /// Commands may go from now on.
+    pub(super) fn greet(&mut self, node: &NodeId) {
+        if let Some(link) = self.link_mut(node) {
+            link.greeted = Greeted::Yes;
+        }
+    }
+
+    /// The connection ended, or is given up.
+    pub(super) fn detach(&mut self, node: &NodeId) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.link = None;
+        }
+    }
+
+    pub(super) fn presence(&self, node: &NodeId) -> Presence {
+        match self.link(node) {
+            Some(Link { greeted: Greeted::Yes, .. }) => Presence::Here,
+            _ => Presence::Gone,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, node: &NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(node)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.nodes.iter()
+    }
+
+    pub(super) fn up(&self) -> usize {
+        self.nodes.values().filter(|n| n.link.is_some()).count()
+    }
+
+    /// Acknowledges, now or as soon as there is room.
+    pub(super) fn ack(&mut self, node: &NodeId, upto: Seq) {
+        if let Some(link) = self.link_mut(node) {
+            link.ack = link.ack.max(Some(upto));
+            link.flush();
+        }
+    }
+
+    /// Sends, now or as soon as there is room; dropped when the node is gone, since its run repeats it.
+    pub(super) fn send(&mut self, command: NodeCommand, limit: usize) {
+        let Some(link) = self.link_mut(&command.node) else { return };
+        if link.greeted == Greeted::No {
+            return;
+        }
+        if link.waiting.len() >= limit {
+            link.waiting.pop_front();
+        }
+        link.waiting.push_back(command);
+        link.flush();
+    }
+
+    /// Tries again what found a full queue.
+    pub(super) fn flush(&mut self) {
+        for link in self.nodes.values_mut().filter_map(|n| n.link.as_mut()) {
+            link.flush();
+        }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        self.nodes.values().filter_map(|n| n.link.as_ref()).any(|l| l.ack.is_some() || !l.waiting.is_empty())
+    }
+
+    fn link(&self, node: &NodeId) -> Option<&Link> {
+        self.nodes.get(node)?.link.as_ref()
+    }
+
+    fn link_mut(&mut self, node: &NodeId) -> Option<&mut Link> {
+        self.nodes.get_mut(node)?.link.as_mut()
+    }
+}
+
+impl Node {
+    pub(super) fn is_up(&self) -> bool {
+        self.link.is_some()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.link.as_ref().map_or(0, |l| l.waiting.len())
+    }
+}
+
+impl Link {
+    fn flush(&mut self) {
+        while let Some(command) = self.waiting.pop_front() {
+            match self.down.try_send(Down::Command(Box::new(command))) {
+                Ok(()) => {}
+                Err(TrySendError::Full(Down::Command(command))) => {
+                    self.waiting.push_front(*command);
+                    return;
+                }
+                // Its end is told by the reader of the link; what was to go is repeated by the run.
+                Err(_) => return,
+            }
+        }
+        if let Some(upto) = self.ack {
+            match self.down.try_send(Down::Ack { upto }) {
+                Err(TrySendError::Full(_)) => {}
+                _ => self.ack = None,
+            }
+        }
+    }
+}

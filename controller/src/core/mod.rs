@@ -1,0 +1,240 @@
+//! The core: one thread that owns all state. What happens to it comes in through one bounded queue; what it decides becomes
+//! durable in batches, and only then leaves ([`turn`]).
+
+mod ask;
+mod incidents;
+mod ingest;
+mod links;
+mod people;
+mod runs;
+mod settle;
+mod state;
+mod turn;
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use model::{Actor, Down, NodeId, StepName, Timestamp, Up, Verdict};
+use serde::Serialize;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::ingest::controller;
+use self::{state::State, turn::Turn};
+use crate::{
+    api::{ApiError, ApiErrorKind},
+    config::{ControllerConfig, Limits},
+    health::{HealthBoard, Part},
+    metrics::Metrics,
+    start::StartError,
+};
+
+/// Number of a connection, so that the end of an old one does not close its successor.
+pub(crate) type LinkNumber = u64;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A link came up.
+    Attached { node: NodeId, link: LinkNumber, down: mpsc::Sender<Down> },
+    /// A node spoke.
+    Up { node: NodeId, link: LinkNumber, up: Up },
+    /// A link ended.
+    Detached { node: NodeId, link: LinkNumber },
+    /// Somebody wants to know.
+    Ask(Ask, Answer),
+    /// A person wants something done.
+    Change(Change, Actor, Answer),
+}
+
+/// Where an answer goes: JSON of the types of [`crate::api`].
+pub(crate) type Answer = oneshot::Sender<Result<Vec<u8>, ApiError>>;
+
+/// Questions.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Status,
+    Incidents { since: u64, limit: usize },
+    Incident(String),
+    Actions { all: bool },
+    Playbooks,
+    Audit { after: u64, limit: usize },
+}
+
+/// Wishes.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Approve { id: String, step: Option<StepName>, because: String },
+    Deny { id: String, step: Option<StepName>, because: String },
+    RollbackIncident { id: String, because: String },
+    RollbackAction { id: String, because: String },
+    Judge { id: String, verdict: Verdict, because: String },
+    Close { id: String, because: String },
+    Reload,
+}
+
+/// Puts questions and wishes to the core.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    inbox: mpsc::Sender<Input>,
+    health: HealthBoard,
+    patience: Duration,
+}
+
+impl Asker {
+    pub(crate) fn new(inbox: mpsc::Sender<Input>, health: HealthBoard, limits: &Limits) -> Self {
+        Self { inbox, health, patience: limits.request }
+    }
+
+    pub(crate) async fn ask(&self, what: Ask) -> Result<Vec<u8>, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Ask(what, answer), answered).await
+    }
+
+    pub(crate) async fn change(&self, what: Change, actor: Actor) -> Result<Vec<u8>, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Change(what, actor, answer), answered).await
+    }
+
+    async fn send(
+        &self,
+        input: Input,
+        answered: oneshot::Receiver<Result<Vec<u8>, ApiError>>,
+    ) -> Result<Vec<u8>, ApiError> {
+        if let Some(because) = self.health.stalled() {
+            return Err(ApiError::new(ApiErrorKind::Unavailable, because));
+        }
+        let stopping = || ApiError::new(ApiErrorKind::Unavailable, "the controller is stopping");
+        let exchange = async {
+            self.inbox.send(input).await.map_err(|_| stopping())?;
+            answered.await.map_err(|_| stopping())?
+        };
+        timeout(self.patience, exchange).await.unwrap_or_else(|_| {
+            let because = self.health.stalled().unwrap_or_else(|| "the controller is busy: try again".into());
+            Err(ApiError::new(ApiErrorKind::Unavailable, because))
+        })
+    }
+}
+
+/// The core's thread, with what it needs.
+pub(crate) struct Core {
+    config: Arc<ControllerConfig>,
+    state: State,
+    health: HealthBoard,
+    metrics: Arc<Metrics>,
+    revision: watch::Sender<u64>,
+    stop: CancellationToken,
+    started: Timestamp,
+}
+
+/// What the thread shares with the rest.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<ControllerConfig>,
+    pub(crate) health: HealthBoard,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) revision: watch::Sender<u64>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How long the core sleeps at most: the coarsest step of its deadlines.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How soon a full queue to a node is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Loads what is stored and starts the thread.
+pub(crate) fn spawn(
+    shared: Shared,
+    inbox: mpsc::Receiver<Input>,
+    runtime: Handle,
+) -> Result<JoinHandle<()>, StartError> {
+    let started = (shared.config.clock)();
+    let state = State::load(&shared.config, &shared.health)?;
+    let Shared { config, health, metrics, revision, stop } = shared;
+    let core = Core { config, state, health, metrics, revision, stop, started };
+    thread::Builder::new()
+        .name("hemostat-core".into())
+        .spawn(move || core.live(inbox, &runtime))
+        .map_err(|source| StartError::Thread { source })
+}
+
+impl Core {
+    /// Until the queue is closed: everybody who could put something in has ended, and all of it has been dealt with.
+    fn live(mut self, mut inbox: mpsc::Receiver<Input>, runtime: &Handle) {
+        let mut begin = self.turn();
+        self.recover(&mut begin);
+        self.conclude(begin);
+        loop {
+            let wait = self.patience();
+            match runtime.block_on(async { timeout(wait, inbox.recv()).await }) {
+                Ok(None) => break,
+                Ok(Some(first)) => {
+                    let mut turn = self.turn();
+                    self.take(first, &mut turn);
+                    for _ in 1..self.config.limits.batch {
+                        match inbox.try_recv() {
+                            Ok(next) => self.take(next, &mut turn),
+                            Err(_) => break,
+                        }
+                    }
+                    self.tick(&mut turn);
+                    self.conclude(turn);
+                }
+                Err(_) => {
+                    let mut turn = self.turn();
+                    self.tick(&mut turn);
+                    self.conclude(turn);
+                }
+            }
+        }
+        let mut end = self.turn();
+        self.audit_system(&mut end, "the controller stops");
+        self.conclude(end);
+        tracing::info!("the core has stopped");
+    }
+
+    fn take(&mut self, input: Input, turn: &mut Turn) {
+        match input {
+            Input::Attached { node, link, down } => self.attached(node, link, down),
+            Input::Up { node, link, up } => self.heard(node, link, up, turn),
+            Input::Detached { node, link } => self.detached(&node, link, turn),
+            Input::Ask(what, answer) => {
+                let reply = self.answer(what);
+                turn.reply(answer, reply);
+            }
+            Input::Change(what, actor, answer) => {
+                let reply = self.change(what, &actor, turn).and_then(|done| to_json(&done));
+                turn.reply(answer, reply);
+            }
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        Turn::new((self.config.clock)())
+    }
+
+    /// How long nothing needs to be done.
+    fn patience(&self) -> Duration {
+        if self.state.links.has_backlog() {
+            return RETRY;
+        }
+        let now = (self.config.clock)();
+        self.next_deadline().map_or(HEARTBEAT, |at| at.since(now)).min(HEARTBEAT)
+    }
+
+    pub(super) fn store_failed(&self, error: &crate::store::StoreError) -> ApiError {
+        self.health.degraded(Part::Journal, error.to_string());
+        ApiError::new(ApiErrorKind::Unavailable, error.to_string())
+    }
+}
+
+pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    serde_json::to_vec(value).map_err(|e| ApiError::new(ApiErrorKind::Unavailable, e.to_string()))
+}

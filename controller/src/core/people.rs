@@ -1,0 +1,288 @@
+//! What people want. Every wish is audited with who had it, whether it could be met or not is the answer.
+
+use model::{ActionId, Actor, AuditKind, IncidentId, IncidentState, RunId, StepName, Verdict};
+use respond::run::{Input as RunInput, RollbackScope};
+
+use super::{Change, Core, turn::Turn};
+use crate::{
+    api::{ApiError, ApiErrorKind, Done},
+    audit::Draft,
+    playbooks::Book,
+};
+
+/// A reason is shortened to so many characters (I11).
+const MAX_REASON: usize = 1000;
+
+/// What a person said to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Yes,
+    No,
+}
+
+/// What a change answers with.
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+pub(super) enum Changed {
+    Done(Done),
+    Playbooks(crate::api::Playbooks),
+}
+
+impl Core {
+    pub(super) fn change(&mut self, what: Change, by: &Actor, turn: &mut Turn) -> Result<Changed, ApiError> {
+        let span = tracing::info_span!("wish", %by);
+        let _entered = span.enter();
+        let done = match what {
+            Change::Approve { id, step, because } => {
+                self.decide(&id, step.as_ref(), Word::Yes, by, &reason(because), turn)
+            }
+            Change::Deny { id, step, because } => {
+                self.decide(&id, step.as_ref(), Word::No, by, &reason(because), turn)
+            }
+            Change::RollbackIncident { id, because } => {
+                let id = self.find(&id)?;
+                self.roll_back(&id, by, &reason(because), turn)
+            }
+            Change::RollbackAction { id, because } => {
+                self.roll_back_action(&ActionId::new(id), by, &reason(because), turn)
+            }
+            Change::Judge { id, verdict, because } => self.judge(&id, verdict, by, &reason(because), turn),
+            Change::Close { id, because } => self.close(&id, by, &reason(because), turn),
+            Change::Reload => return Ok(Changed::Playbooks(self.reload(by, turn))),
+        };
+        done.map(Changed::Done)
+    }
+
+    fn decide(
+        &mut self,
+        id: &str,
+        step: Option<&StepName>,
+        word: Word,
+        by: &Actor,
+        because: &str,
+        turn: &mut Turn,
+    ) -> Result<Done, ApiError> {
+        let id = self.find(id)?;
+        let waiting: Vec<(RunId, StepName)> = self
+            .runs_of(&id)?
+            .into_iter()
+            .flat_map(|run| run.waiting.into_iter().map(move |request| (run.id.clone(), request.step)))
+            .filter(|(_, waits)| step.is_none_or(|wanted| wanted == waits))
+            .collect();
+        if waiting.is_empty() {
+            let what = step.map_or("nothing".to_owned(), |step| format!("no step {step}"));
+            return Err(conflict(format!("{what} of {id} waits for an approval")));
+        }
+        // All or none: who may not decide one of them is told so before anything happens.
+        for (run, step) in &waiting {
+            self.run(run)?.may_decide(step, by).map_err(|refusal| forbidden(&refusal))?;
+        }
+        let mut what = Vec::new();
+        for (run, step) in waiting {
+            let (input, said) = match word {
+                Word::Yes => (RunInput::Approve { step: step.clone(), by: by.clone() }, "approved"),
+                Word::No => {
+                    let because = because.to_owned();
+                    (RunInput::Deny { step: step.clone(), by: by.clone(), because }, "denied")
+                }
+            };
+            self.human(&id, Some(&run), None, by, format!("{said} {step} of {run}{}", tail(because)), turn);
+            self.drive(&run, input, turn);
+            what.push(format!("{step} of {run} is {said}"));
+        }
+        Ok(Done { incident: id, what })
+    }
+
+    fn roll_back(
+        &mut self,
+        id: &IncidentId,
+        by: &Actor,
+        because: &str,
+        turn: &mut Turn,
+    ) -> Result<Done, ApiError> {
+        self.own_reactions(id, turn)?;
+        // Newest first: what came later may stand on what came before.
+        let mut runs = self.runs_of(id)?;
+        runs.reverse();
+        let mut what = Vec::new();
+        let mut refusals = Vec::new();
+        for run in runs {
+            match self.run(&run.id)?.may_roll_back(&RollbackScope::Run) {
+                Ok(()) => {
+                    let scope = RollbackScope::Run;
+                    let input = RunInput::Rollback { scope, by: by.clone(), because: because.into() };
+                    self.human(
+                        id,
+                        Some(&run.id),
+                        None,
+                        by,
+                        format!("rolls back {}{}", run.id, tail(because)),
+                        turn,
+                    );
+                    self.drive(&run.id, input, turn);
+                    what.push(format!("{} is being rolled back", run.id));
+                }
+                Err(refusal) => refusals.push(format!("{}: {refusal}", run.id)),
+            }
+        }
+        if what.is_empty() {
+            let why = if refusals.is_empty() { "nothing was done".to_owned() } else { refusals.join("; ") };
+            return Err(conflict(format!("there is nothing to roll back in {id}: {why}")));
+        }
+        Ok(Done { incident: id.clone(), what })
+    }
+
+    fn roll_back_action(
+        &mut self,
+        action: &ActionId,
+        by: &Actor,
+        because: &str,
+        turn: &mut Turn,
+    ) -> Result<Done, ApiError> {
+        let Some((incident, run)) = self.owner_of(action, turn)? else {
+            let known = self.state.adopted.contains_key(action);
+            let message = if known {
+                format!("{action} belongs to no incident; `hemostat release` on its node lifts it")
+            } else {
+                format!("there is no action {action}; `hemostat status` lists those in force")
+            };
+            return Err(ApiError::new(ApiErrorKind::Unknown, message));
+        };
+        let scope = RollbackScope::Action(action.clone());
+        self.run(&run)?.may_roll_back(&scope).map_err(|refusal| conflict(refusal.to_string()))?;
+        self.human(
+            &incident,
+            Some(&run),
+            Some(action),
+            by,
+            format!("rolls back {action}{}", tail(because)),
+            turn,
+        );
+        self.drive(&run, RunInput::Rollback { scope, by: by.clone(), because: because.into() }, turn);
+        Ok(Done { incident, what: vec![format!("{action} is being rolled back")] })
+    }
+
+    fn judge(
+        &mut self,
+        id: &str,
+        verdict: Verdict,
+        by: &Actor,
+        because: &str,
+        turn: &mut Turn,
+    ) -> Result<Done, ApiError> {
+        let id = self.find(id)?;
+        let word = match verdict {
+            Verdict::TruePositive => "a true positive",
+            Verdict::FalsePositive => "a false positive",
+        };
+        self.human(&id, None, None, by, format!("judges it {word}{}", tail(because)), turn);
+        self.edit(
+            &id,
+            |whole, now| {
+                whole.row.incident.verdict = Some(verdict);
+                whole.touch(now);
+            },
+            turn,
+        )?;
+        let mut what = vec![format!("{id} is {word}")];
+        if verdict == Verdict::FalsePositive {
+            match self.roll_back(&id, by, "false positive", turn) {
+                Ok(done) => what.extend(done.what),
+                Err(error) if error.kind == ApiErrorKind::Conflict => what.push(error.message),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Done { incident: id, what })
+    }
+
+    fn close(&mut self, id: &str, by: &Actor, because: &str, turn: &mut Turn) -> Result<Done, ApiError> {
+        let id = self.find(id)?;
+        let live = self.runs_of(&id)?.into_iter().find(|run| self.state.runs.contains_key(&run.id));
+        if let Some(run) = live.filter(|run| self.is_live(&run.id)) {
+            return Err(conflict(format!("{} still runs: approve, deny or roll it back first", run.id)));
+        }
+        self.human(&id, None, None, by, format!("closes it{}", tail(because)), turn);
+        self.edit(
+            &id,
+            |whole, now| {
+                whole.row.incident.state = IncidentState::Closed;
+                whole.touch(now);
+            },
+            turn,
+        )?;
+        self.state.correlator.close(&id);
+        turn.batch.remove(crate::store::Table::Groups, id.as_str().as_bytes().to_vec());
+        Ok(Done {
+            incident: id.clone(),
+            what: vec![format!("{id} is closed; what is in force stays in force")],
+        })
+    }
+
+    fn reload(&mut self, by: &Actor, turn: &mut Turn) -> crate::api::Playbooks {
+        let book = Book::load(&self.config.playbooks);
+        book.report(&self.health);
+        self.state.book = book;
+        let shown = self.state.book.show();
+        turn.audit(Draft {
+            at: turn.now,
+            actor: by.clone(),
+            kind: AuditKind::System,
+            incident: None,
+            run: None,
+            action: None,
+            what: format!(
+                "playbooks read again: {} in use, {} broken",
+                shown.loaded.len(),
+                shown.broken.len()
+            ),
+        });
+        shown
+    }
+
+    /// A person's deed: into the audit log and the incident's history.
+    fn human(
+        &mut self,
+        incident: &IncidentId,
+        run: Option<&RunId>,
+        action: Option<&ActionId>,
+        by: &Actor,
+        what: String,
+        turn: &mut Turn,
+    ) {
+        turn.audit(Draft {
+            at: turn.now,
+            actor: by.clone(),
+            kind: AuditKind::Human,
+            incident: Some(incident.clone()),
+            run: run.cloned(),
+            action: action.cloned(),
+            what: what.clone(),
+        });
+        // An incident that cannot be read is told where its runs are driven.
+        drop(self.edit(incident, |whole, now| whole.tell(now, by, what), turn));
+    }
+}
+
+fn reason(mut because: String) -> String {
+    if let Some((at, _)) = because.char_indices().nth(MAX_REASON) {
+        because.truncate(at);
+    }
+    because.retain(|c| !c.is_control());
+    because
+}
+
+fn tail(because: &str) -> String {
+    if because.is_empty() { String::new() } else { format!(": {because}") }
+}
+
+fn conflict(message: String) -> ApiError {
+    ApiError::new(ApiErrorKind::Conflict, message)
+}
+
+fn forbidden(refusal: &respond::run::Refusal) -> ApiError {
+    let kind = match refusal {
+        respond::run::Refusal::NotAllowed { .. } => ApiErrorKind::Forbidden,
+        _ => ApiErrorKind::Conflict,
+    };
+    ApiError::new(kind, refusal.to_string())
+}

@@ -1,0 +1,684 @@
+//! Drives the runs of playbooks: inputs in, effects out, each journalled before what follows from it.
+
+use std::collections::BTreeSet;
+
+use model::{
+    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, Finding, GateOutcome, IncidentId, NodeId,
+    RunId, RunSummary, Timestamp,
+};
+use respond::{
+    gate::{self, Situation, Usage},
+    run::{Effect, Input as RunInput, Run, RunStart, Transition},
+    trigger,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Core,
+    incidents::{Whole, is_in_force},
+    ingest::{agent, controller},
+    turn::Turn,
+};
+use crate::{
+    api::{ApiError, ApiErrorKind},
+    audit::Draft,
+    metrics::kind,
+    start::StartError,
+    store::{ReadBack, Store, StoreError, Table, journal_key},
+};
+
+/// Runs kept in memory before those that are over are let go.
+const MAX_LOADED: usize = 256;
+
+/// What budgets count.
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// A run in the table of runs; the journal has its story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RunRow {
+    pub(super) run: RunId,
+    pub(super) incident: IncidentId,
+    pub(super) node: NodeId,
+    pub(super) life: Life,
+    /// The node's own reactions that this run undoes.
+    pub(super) undoes: Vec<ActionId>,
+    pub(super) began: Timestamp,
+    /// What the gate said, and how many actions came of it: for budgets.
+    pub(super) outcome: GateOutcome,
+    pub(super) actions: u32,
+}
+
+/// Whether a run is loaded at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Life {
+    /// Something may still happen by itself.
+    Live,
+    /// Only a person can make something happen.
+    Over,
+}
+
+impl RunRow {
+    pub(super) fn is_live(&self) -> bool {
+        self.life == Life::Live
+    }
+}
+
+/// The run as its journal tells it.
+pub(super) fn replay(store: &Store, run: &RunId) -> Result<Run, StartError> {
+    let transitions: Vec<Transition> =
+        store.scan(Table::Journal, &prefix(run))?.into_iter().map(|(_, transition)| transition).collect();
+    Run::replay(&transitions).map_err(|e| StartError::Run { run: run.to_string(), because: e.to_string() })
+}
+
+impl Core {
+    /// Goes on with what an earlier life left: the nodes are asked as soon as they say hello (I7).
+    pub(super) fn recover(&mut self, turn: &mut Turn) {
+        if self.state.audit.head.count == 0 {
+            let first = format!("{}{}", crate::audit::FIRST_WORDS, self.state.audit.key.fingerprint());
+            self.audit_system(turn, first);
+        }
+        let (version, playbooks) = (env!("CARGO_PKG_VERSION"), self.state.book.len());
+        let runs: Vec<RunId> = self.state.runs.keys().cloned().collect();
+        self.audit_system(
+            turn,
+            format!(
+                "the controller starts: version {version}, {playbooks} playbooks, {} runs go on",
+                runs.len()
+            ),
+        );
+        for run in runs {
+            tracing::info!(%run, "a run goes on");
+            self.drive_with(&run, turn, |run, now| run.recover(now));
+        }
+    }
+
+    pub(super) fn node_back(&mut self, node: &NodeId, turn: &mut Turn) {
+        for run in self.runs_on(node) {
+            self.drive(&run, RunInput::NodeBack, turn);
+        }
+    }
+
+    pub(super) fn node_lost(&mut self, node: &NodeId, turn: &mut Turn) {
+        for run in self.runs_on(node) {
+            self.drive(&run, RunInput::NodeLost, turn);
+        }
+    }
+
+    pub(super) fn read_back(&mut self, run: &RunId, seq: u64, turn: &mut Turn) {
+        let found: Option<Transition> = match self.state.store.get(Table::Journal, &journal_key(run, seq)) {
+            Ok(found) => found,
+            Err(error) => {
+                self.store_failed(&error);
+                None
+            }
+        };
+        self.drive(run, RunInput::ReadBack { seq, found: found.map(Box::new) }, turn);
+    }
+
+    pub(super) fn tick(&mut self, turn: &mut Turn) {
+        let due: Vec<RunId> = self
+            .state
+            .runs
+            .iter()
+            .filter(|(_, run)| run.next_deadline().is_some_and(|at| at <= turn.now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for run in due {
+            self.drive(&run, RunInput::Tick, turn);
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.state.runs.values().filter_map(Run::next_deadline).min()
+    }
+
+    /// A node's answer goes to the run of its action; the node answers only for itself.
+    pub(super) fn run_outcome(&mut self, node: &NodeId, outcome: CommandOutcome, turn: &mut Turn) {
+        let owner = self
+            .state
+            .runs
+            .iter()
+            .find(|(_, run)| {
+                run.node() == node && run.records().iter().any(|record| record.id == outcome.action_id)
+            })
+            .map(|(id, _)| id.clone());
+        match owner {
+            Some(run) => self.drive(&run, RunInput::Outcome(Box::new(outcome)), turn),
+            None => tracing::debug!(%node, key = %outcome.key, "an answer that no run waits for"),
+        }
+    }
+
+    /// A node speaks of an action that belongs to a run: one that was lifted there, or its own reaction.
+    pub(super) fn reported(&mut self, run: &RunId, node: &NodeId, record: ActionRecord, turn: &mut Turn) {
+        let lifted = matches!(record.state, ActionState::Reverted | ActionState::Vacuous);
+        match self.run(run) {
+            Ok(known) if known.node() == node && lifted => {
+                let input = RunInput::Released { action: record.id.clone(), by: agent(node) };
+                self.drive(run, input, turn);
+            }
+            Ok(known) if known.node() == node => {}
+            Ok(_) => tracing::warn!(%node, %run, "a node speaks of another node's run"),
+            Err(error) => tracing::warn!(%node, %run, %error, "a node speaks of an unknown run"),
+        }
+    }
+
+    /// Answers a new finding of an incident, if a playbook does and nothing was done about its process yet.
+    pub(super) fn respond(
+        &mut self,
+        id: &IncidentId,
+        new: &Finding,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        if whole.row.incident.verdict.is_some() {
+            // Judged: what a person decided is not taken back by the next finding.
+            return Ok(());
+        }
+        let incident = whole.row.incident.clone();
+        let node = new.event.id.node.clone();
+        // The finding at hand first; then the incident as a whole, for playbooks that look at several findings.
+        let alone = model::Incident {
+            findings: vec![new.clone()],
+            findings_dropped: incident.findings_dropped + incident.findings.len().saturating_sub(1) as u64,
+            ..incident.clone()
+        };
+        let mut chosen = None;
+        let mut faults = BTreeSet::new();
+        for seen in [&alone, &incident] {
+            let search = trigger::choose(self.state.book.plans(), seen, &node);
+            faults.extend(search.faults.iter().map(|(plan, error)| format!("{}: {error}", plan.name())));
+            if let Some(choice) = search.choice {
+                chosen = Some((choice.plan.clone(), choice.finding.clone()));
+                break;
+            }
+        }
+        for fault in faults {
+            self.tell(id, &format!("the trigger of playbook {fault}"), turn);
+        }
+        let Some((plan, answered)) = chosen else { return Ok(()) };
+        let before: Vec<RunId> =
+            incident.runs.iter().filter(|r| r.playbook == *plan.name()).map(|r| r.id.clone()).collect();
+        for run in &before {
+            if self.run(run).is_ok_and(|run| covers(run, &answered)) {
+                return Ok(());
+            }
+        }
+        if before.len() >= self.config.limits.runs_per_playbook {
+            let n = before.len();
+            self.tell(
+                id,
+                &format!("{} has run {n} times for this incident: no more by itself", plan.name()),
+                turn,
+            );
+            return Ok(());
+        }
+        let reactions = self.free_reactions(&incident);
+        let situation = Situation {
+            incident: &incident,
+            finding: &answered,
+            node: &node,
+            policies: self.state.book.policies(),
+            used: self.usage(turn.now),
+            reactions: &reactions,
+            now: turn.now,
+        };
+        let mut start = gate::decide(&plan, &situation);
+        start.run = self.fresh(&start.run);
+        self.begin(start, turn);
+        Ok(())
+    }
+
+    /// Gives the node's own reactions that no run undoes to a run that does nothing else.
+    pub(super) fn own_reactions(&mut self, id: &IncidentId, turn: &mut Turn) -> Result<(), ApiError> {
+        let found = self.state.incidents.get(&self.state.store, id);
+        let incident = match found {
+            Ok(Some(whole)) => whole.row.incident.clone(),
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(self.store_failed(&error)),
+        };
+        let free = self.free_reactions(&incident);
+        let nodes: BTreeSet<NodeId> = free.iter().map(|record| self.node_of(record)).collect();
+        for node in nodes {
+            let reactions: Vec<ActionRecord> =
+                free.iter().filter(|record| self.node_of(record) == node).cloned().collect();
+            let Some(finding) = incident.findings.iter().find(|f| f.event.id.node == node) else { continue };
+            let situation = Situation {
+                incident: &incident,
+                finding,
+                node: &node,
+                policies: self.state.book.policies(),
+                used: Usage::default(),
+                reactions: &reactions,
+                now: turn.now,
+            };
+            let mut start = gate::adopt(&situation);
+            start.run = self.fresh(&start.run);
+            self.begin(start, turn);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, start: RunStart, turn: &mut Turn) {
+        let (id, incident) = (start.run.clone(), start.incident.clone());
+        let outcome = match start.decision.outcome {
+            GateOutcome::Automatic => "automatic",
+            GateOutcome::Approval => "approval",
+            GateOutcome::Shadow => "shadow",
+        };
+        self.metrics.decisions.get_or_create(&kind(outcome)).inc();
+        tracing::info!(run = %id, %incident, playbook = %start.playbook, outcome, "a run begins");
+        // A run in shadow touches nothing (I8), so it undoes nothing either.
+        let undoes: Vec<ActionId> = match start.decision.outcome {
+            GateOutcome::Shadow => Vec::new(),
+            _ => start.reactions.iter().map(|record| record.id.clone()).collect(),
+        };
+        let row = RunRow {
+            run: id.clone(),
+            incident,
+            node: start.node.clone(),
+            life: Life::Live,
+            undoes,
+            began: turn.now,
+            outcome: start.decision.outcome,
+            actions: 0,
+        };
+        let node = start.node.clone();
+        let (run, effects) = match Run::begin(start, turn.now) {
+            Ok(begun) => begun,
+            Err(error) => {
+                let what = format!("the playbook {} cannot be run: {error}", row.run);
+                self.tell(&row.incident, &what, turn);
+                return;
+            }
+        };
+        turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
+        self.state.undone_by.extend(row.undoes.iter().map(|action| (action.clone(), id.clone())));
+        self.state.rows.insert(id.clone(), row);
+        self.state.runs.insert(id.clone(), run);
+        self.carry_out(&id, effects, turn);
+        if self.state.links.presence(&node) == super::links::Presence::Gone {
+            self.drive(&id, RunInput::NodeLost, turn);
+        }
+    }
+
+    /// One input to one run, and everything that follows.
+    pub(super) fn drive(&mut self, id: &RunId, input: RunInput, turn: &mut Turn) {
+        self.drive_with(id, turn, |run, now| run.step(now, input));
+    }
+
+    fn drive_with(
+        &mut self,
+        id: &RunId,
+        turn: &mut Turn,
+        step: impl FnOnce(&mut Run, Timestamp) -> Vec<Effect>,
+    ) {
+        let span = tracing::info_span!("run", %id);
+        let _entered = span.enter();
+        if let Err(error) = self.load_run(id) {
+            tracing::error!(%error, "a run cannot be gone on with");
+            return;
+        }
+        let Some(run) = self.state.runs.get_mut(id) else { return };
+        let effects = step(run, turn.now);
+        self.carry_out(id, effects, turn);
+    }
+
+    fn carry_out(&mut self, id: &RunId, effects: Vec<Effect>, turn: &mut Turn) {
+        let Some(incident) = self.state.runs.get(id).map(|run| run.incident().clone()) else { return };
+        let incident = self.root(&incident);
+        let mut lines = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Journal(transition) => {
+                    turn.transition(format!("{id}/{}/{}", transition.seq, name_of(&transition)));
+                    turn.batch.put(
+                        Table::Journal,
+                        journal_key(id, transition.seq),
+                        &transition,
+                        ReadBack::Yes,
+                    );
+                }
+                Effect::ReadBack { seq } => turn.read_backs.push((id.clone(), seq)),
+                Effect::Send(command) => turn.send(command),
+                Effect::AskApproval(request) => {
+                    lines.push((
+                        controller(),
+                        format!("{} waits for a person: {}", request.step, request.because),
+                    ));
+                }
+                // What a person wanted is in the log already, with the reason given ([`super::people`]).
+                Effect::Audit(fact) if fact.kind == AuditKind::Human && is_person(&fact.actor) => {}
+                Effect::Audit(fact) => {
+                    turn.audit(Draft {
+                        at: turn.now,
+                        actor: fact.actor.clone(),
+                        kind: fact.kind,
+                        incident: Some(incident.clone()),
+                        run: Some(id.clone()),
+                        action: fact.action,
+                        what: fact.what.clone(),
+                    });
+                    lines.push((fact.actor, fact.what));
+                }
+                Effect::Notify(what) => {
+                    tracing::warn!(%incident, what, "a person should know");
+                    lines.push((controller(), what));
+                }
+            }
+        }
+        self.mirror(id, &incident, lines, turn);
+    }
+
+    /// Brings the incident to what the run says now.
+    fn mirror(
+        &mut self,
+        id: &RunId,
+        incident: &IncidentId,
+        lines: Vec<(model::Actor, String)>,
+        turn: &mut Turn,
+    ) {
+        let Some(run) = self.state.runs.get(id) else { return };
+        let (summary, actions): (RunSummary, Vec<ActionRecord>) = (run.summary(), run.records());
+        let life = if run.is_over() { Life::Over } else { Life::Live };
+        let done = u32::try_from(actions.iter().filter(|a| a.step.is_some()).count()).unwrap_or(u32::MAX);
+        if let Some(row) = self.state.rows.get_mut(id)
+            && (row.life, row.actions) != (life, done)
+        {
+            (row.life, row.actions) = (life, done);
+            turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), row, ReadBack::Yes);
+        }
+        for record in &actions {
+            if let Some(adopted) = self.state.adopted.get_mut(&record.id)
+                && adopted.record.state != record.state
+            {
+                adopted.record.clone_from(record);
+                turn.batch.put(Table::Adopted, record.id.as_str().as_bytes().to_vec(), adopted, ReadBack::No);
+            }
+        }
+        let edited = self.edit(
+            incident,
+            |whole, now| {
+                for (actor, what) in lines {
+                    whole.tell(now, &actor, what);
+                }
+                for record in &actions {
+                    whole.record(record, now);
+                }
+                put_summary(whole, summary, now);
+            },
+            turn,
+        );
+        if let Err(error) = edited {
+            tracing::error!(%incident, %error, "an incident cannot be brought up to date");
+        }
+    }
+
+    /// Changes an incident, and what follows for its state.
+    pub(super) fn edit(
+        &mut self,
+        id: &IncidentId,
+        change: impl FnOnce(&mut Whole, Timestamp),
+        turn: &mut Turn,
+    ) -> Result<(), ApiError> {
+        let found = self.state.incidents.get(&self.state.store, id);
+        match found {
+            Ok(Some(whole)) => change(whole, turn.now),
+            Ok(None) => {
+                return Err(ApiError::new(ApiErrorKind::Unknown, format!("there is no incident {id}")));
+            }
+            Err(error) => return Err(self.store_failed(&error)),
+        }
+        self.settle(id, turn).map_err(|error| self.store_failed(&error))
+    }
+
+    /// The run, loaded from its journal where it is over.
+    pub(super) fn run(&mut self, id: &RunId) -> Result<&Run, ApiError> {
+        self.load_run(id)?;
+        self.state
+            .runs
+            .get(id)
+            .ok_or_else(|| ApiError::new(ApiErrorKind::Unknown, format!("there is no run {id}")))
+    }
+
+    /// Runs of an incident, oldest first.
+    pub(super) fn runs_of(&mut self, id: &IncidentId) -> Result<Vec<RunSummary>, ApiError> {
+        let found = self.state.incidents.get(&self.state.store, id);
+        match found {
+            Ok(whole) => Ok(whole.map(|w| w.row.incident.runs.clone()).unwrap_or_default()),
+            Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    pub(super) fn is_live(&self, id: &RunId) -> bool {
+        self.state.rows.get(id).is_some_and(RunRow::is_live)
+    }
+
+    /// The incident and the run that an action belongs to; a node's own reaction gets a run to be undone by.
+    pub(super) fn owner_of(
+        &mut self,
+        action: &ActionId,
+        turn: &mut Turn,
+    ) -> Result<Option<(IncidentId, RunId)>, ApiError> {
+        let adopted = self.state.adopted.get(action).and_then(|a| a.incident.clone());
+        if let Some(incident) = adopted {
+            if !self.state.undone_by.contains_key(action) {
+                self.own_reactions(&incident, turn)?;
+            }
+            return Ok(self.state.undone_by.get(action).map(|run| (incident, run.clone())));
+        }
+        let ids: Vec<IncidentId> =
+            self.state.incidents.visible().filter(|i| i.actions > 0).map(|i| i.id.clone()).collect();
+        for id in ids {
+            let found = self.state.incidents.get(&self.state.store, &id);
+            let whole = match found {
+                Ok(whole) => whole,
+                Err(error) => return Err(self.store_failed(&error)),
+            };
+            let record = whole.and_then(|w| w.row.incident.actions.iter().find(|a| a.id == *action));
+            if let Some(run) = record.and_then(|record| record.run.clone()) {
+                return Ok(Some((id, run)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// On which node an action is.
+    pub(super) fn node_of(&self, record: &ActionRecord) -> NodeId {
+        let by_run = record.run.as_ref().and_then(|run| self.state.rows.get(run)).map(|row| row.node.clone());
+        by_run
+            .or_else(|| self.state.adopted.get(&record.id).map(|a| a.node.clone()))
+            .unwrap_or_else(|| NodeId::new("unknown"))
+    }
+
+    pub(super) fn audit_reaction(&self, node: &NodeId, record: &ActionRecord, turn: &mut Turn) {
+        turn.audit(Draft {
+            at: turn.now,
+            actor: agent(node),
+            kind: AuditKind::Outcome,
+            incident: record.incident.clone(),
+            run: None,
+            action: Some(record.id.clone()),
+            what: format!(
+                "{} on {}, by the node itself: {:?}",
+                record.action.name(),
+                record.target,
+                record.state
+            ),
+        });
+    }
+
+    /// Gives a reaction of the node to a run of its incident that is not over, so that both are undone together.
+    pub(super) fn give(
+        &mut self,
+        record: &ActionRecord,
+        node: &NodeId,
+        incident: &IncidentId,
+        turn: &mut Turn,
+    ) {
+        if !is_in_force(record) || record.rollback.is_none() {
+            return;
+        }
+        let taker = self
+            .state
+            .rows
+            .values()
+            .filter(|row| row.is_live() && row.node == *node && row.outcome != GateOutcome::Shadow)
+            .map(|row| (row.run.clone(), row.incident.clone()))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .find(|(_, of)| self.root(of) == *incident);
+        let Some((run, _)) = taker else { return };
+        self.state.undone_by.insert(record.id.clone(), run.clone());
+        if let Some(row) = self.state.rows.get_mut(&run) {
+            row.undoes.push(record.id.clone());
+            turn.batch.put(Table::Runs, run.as_str().as_bytes().to_vec(), row, ReadBack::Yes);
+        }
+        self.drive(&run, RunInput::Reaction(Box::new(record.clone())), turn);
+    }
+
+    fn tell(&mut self, id: &IncidentId, what: &str, turn: &mut Turn) {
+        if let Ok(Some(whole)) = self.state.incidents.get(&self.state.store, id) {
+            let said = |entry: &model::TimelineEntry| entry.what == what;
+            if !whole.row.incident.timeline.iter().any(said) {
+                tracing::warn!(incident = %id, what, "a person should know");
+                whole.tell(turn.now, &controller(), what);
+            }
+        }
+    }
+
+    /// The node's own reactions that are in force and that no run undoes yet.
+    fn free_reactions(&self, incident: &model::Incident) -> Vec<ActionRecord> {
+        let free = |record: &&ActionRecord| {
+            record.run.is_none()
+                && record.rollback.is_some()
+                && is_in_force(record)
+                && !self.state.undone_by.contains_key(&record.id)
+        };
+        incident.actions.iter().filter(free).cloned().collect()
+    }
+
+    fn usage(&self, now: Timestamp) -> Usage {
+        let automatic = |row: &&RunRow| row.outcome == GateOutcome::Automatic && now.since(row.began) < HOUR;
+        self.state.rows.values().filter(automatic).fold(Usage::default(), |sum, row| Usage {
+            runs: sum.runs.saturating_add(1),
+            actions: sum.actions.saturating_add(row.actions),
+        })
+    }
+
+    /// `wanted`, or the first free one after it.
+    fn fresh(&self, wanted: &RunId) -> RunId {
+        let mut id = wanted.clone();
+        let mut n = 1;
+        while self.state.rows.contains_key(&id) {
+            n += 1;
+            id = RunId::new(format!("{wanted}-{n}"));
+        }
+        id
+    }
+
+    fn runs_on(&self, node: &NodeId) -> Vec<RunId> {
+        self.state.runs.iter().filter(|(_, run)| run.node() == node).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Where an incident's story goes on.
+    pub(super) fn root(&mut self, id: &IncidentId) -> IncidentId {
+        let mut id = id.clone();
+        // Merges always go to an older incident, so this ends; the bound is for a journal that somebody edited.
+        for _ in 0..64 {
+            match self.state.incidents.get(&self.state.store, &id) {
+                Ok(Some(whole)) => match &whole.row.merged_into {
+                    Some(into) => id = into.clone(),
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        id
+    }
+
+    /// Forgets the runs of an incident that is forgotten.
+    pub(super) fn forget_runs(&mut self, incident: &IncidentId, turn: &mut Turn) -> Result<(), StoreError> {
+        let runs: Vec<RunId> = self
+            .state
+            .rows
+            .values()
+            .filter(|row| row.incident == *incident)
+            .map(|row| row.run.clone())
+            .collect();
+        for run in runs {
+            for (key, _) in self.state.store.scan::<serde::de::IgnoredAny>(Table::Journal, &prefix(&run))? {
+                turn.batch.remove(Table::Journal, key);
+            }
+            turn.batch.remove(Table::Runs, run.as_str().as_bytes().to_vec());
+            self.state.runs.remove(&run);
+            self.state.rows.remove(&run);
+        }
+        let actions: Vec<ActionId> = self
+            .state
+            .adopted
+            .values()
+            .filter(|a| a.incident.as_ref() == Some(incident))
+            .map(|a| a.record.id.clone())
+            .collect();
+        for action in actions {
+            self.state.adopted.remove(&action);
+            self.state.undone_by.remove(&action);
+            turn.batch.remove(Table::Adopted, action.as_str().as_bytes().to_vec());
+        }
+        Ok(())
+    }
+
+    /// Lets go of runs that are over when there are many in memory; their journal has them.
+    pub(super) fn unload_runs(&mut self) {
+        if self.state.runs.len() > MAX_LOADED {
+            let rows = &self.state.rows;
+            self.state.runs.retain(|id, _| rows.get(id).is_some_and(RunRow::is_live));
+        }
+    }
+
+    fn load_run(&mut self, id: &RunId) -> Result<(), ApiError> {
+        if !self.state.runs.contains_key(id) {
+            if !self.state.rows.contains_key(id) {
+                return Err(ApiError::new(ApiErrorKind::Unknown, format!("there is no run {id}")));
+            }
+            let run = replay(&self.state.store, id)
+                .map_err(|error| ApiError::new(ApiErrorKind::Unavailable, error.to_string()))?;
+            self.state.runs.insert(id.clone(), run);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a run already deals with the process of a finding: it is the run's own, or descends from it.
+fn covers(run: &Run, finding: &Finding) -> bool {
+    let Some(subject) = run.start().facts.subject.process else { return false };
+    run.node() == &finding.event.id.node
+        && (finding.event.process.key == subject || finding.ancestors.iter().any(|a| a.key == subject))
+}
+
+fn put_summary(whole: &mut Whole, summary: RunSummary, now: Timestamp) {
+    let runs = &mut whole.row.incident.runs;
+    match runs.iter_mut().find(|known| known.id == summary.id) {
+        Some(known) if *known == summary => return,
+        Some(known) => *known = summary,
+        None => runs.push(summary),
+    }
+    whole.touch(now);
+}
+
+fn is_person(actor: &model::Actor) -> bool {
+    actor.as_str().starts_with("user:")
+}
+
+/// The transition's name as the journal writes it.
+fn name_of(transition: &Transition) -> String {
+    let change = serde_json::to_value(&transition.change).unwrap_or_default();
+    change.get("change").and_then(|name| name.as_str()).unwrap_or("unknown").to_owned()
+}
+
+fn prefix(run: &RunId) -> Vec<u8> {
+    let mut key = run.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}

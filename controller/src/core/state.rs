@@ -1,0 +1,117 @@
+//! All state, as it is loaded at the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use detect::incident::{Correlator, Group};
+use model::{ActionId, AuditEntry, NodeId, RunId};
+use respond::run::Run;
+
+use super::{incidents::Incidents, links::Links, runs::RunRow};
+use crate::{
+    audit::{AuditKey, AuditLog, ChainHead, Recovered},
+    config::ControllerConfig,
+    health::{HealthBoard, Part},
+    playbooks::Book,
+    start::StartError,
+    store::{Adopted, NodeRow, Store, Table},
+};
+
+/// All state.
+pub(super) struct State {
+    pub(super) store: Store,
+    pub(super) audit: Audit,
+    pub(super) correlator: Correlator,
+    pub(super) incidents: Incidents,
+    /// Runs that are not over, or were needed lately.
+    pub(super) runs: BTreeMap<RunId, Run>,
+    /// A line of every run.
+    pub(super) rows: BTreeMap<RunId, RunRow>,
+    pub(super) nodes: BTreeMap<NodeId, NodeRow>,
+    pub(super) adopted: BTreeMap<ActionId, Adopted>,
+    /// Of adopted reactions: the run that undoes it.
+    pub(super) undone_by: BTreeMap<ActionId, RunId>,
+    pub(super) seen: Seen,
+    pub(super) links: Links,
+    pub(super) book: Book,
+}
+
+/// The audit chain.
+pub(super) struct Audit {
+    pub(super) key: AuditKey,
+    pub(super) head: ChainHead,
+    pub(super) log: AuditLog,
+    /// Entries that are in the log and still in the journal.
+    pub(super) appended: BTreeSet<u64>,
+}
+
+/// Numbers of the findings remembered: `oldest..next`.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Seen {
+    pub(super) oldest: u64,
+    pub(super) next: u64,
+}
+
+impl State {
+    pub(super) fn load(config: &ControllerConfig, health: &HealthBoard) -> Result<Self, StartError> {
+        let store = Store::open(&config.journal)?;
+        let audit = Audit::load(&store, config, health)?;
+        let groups = store.scan::<Group>(Table::Groups, b"")?.into_iter().map(|(_, group)| group);
+        let correlator = Correlator::restore(config.grouping.clone(), groups);
+        // Later than any revision of an earlier life, which grew by one for each change.
+        let floor = u64::try_from((config.clock)().0 / 1000).unwrap_or(0);
+        let incidents = Incidents::load(&store, floor)?;
+        let mut runs = BTreeMap::new();
+        let (mut rows, mut undone_by) = (BTreeMap::new(), BTreeMap::new());
+        for (_, row) in store.scan::<RunRow>(Table::Runs, b"")? {
+            undone_by.extend(row.undoes.iter().map(|action| (action.clone(), row.run.clone())));
+            if row.is_live() {
+                runs.insert(row.run.clone(), super::runs::replay(&store, &row.run)?);
+            }
+            rows.insert(row.run.clone(), row);
+        }
+        let nodes = by_text(store.scan::<NodeRow>(Table::Nodes, b"")?, NodeId::new);
+        let adopted = by_text(store.scan::<Adopted>(Table::Adopted, b"")?, ActionId::new);
+        let seen = store.get(Table::Meta, b"seen")?.unwrap_or_default();
+        let book = Book::load(&config.playbooks);
+        book.report(health);
+        Ok(Self {
+            store,
+            audit,
+            correlator,
+            incidents,
+            runs,
+            rows,
+            nodes,
+            adopted,
+            undone_by,
+            seen,
+            links: Links::default(),
+            book,
+        })
+    }
+}
+
+impl Audit {
+    fn load(store: &Store, config: &ControllerConfig, health: &HealthBoard) -> Result<Self, StartError> {
+        let key = AuditKey::load_or_create(&config.audit_key)?;
+        let head: ChainHead = store.get(Table::Meta, b"audit_head")?.unwrap_or_default();
+        let pending: Vec<AuditEntry> =
+            store.scan(Table::AuditPending, b"")?.into_iter().map(|(_, entry)| entry).collect();
+        let (log, recovered) = AuditLog::open(&config.audit_log, &head, &pending)?;
+        match recovered {
+            Recovered::Whole => {}
+            Recovered::Completed { entries } => {
+                tracing::info!(entries, "a crash came between journal and audit log: completed");
+            }
+            Recovered::Tampered { found } => {
+                health.degraded(Part::Audit, format!("{found}; run `hemostat audit verify`"));
+            }
+        }
+        let appended = pending.iter().map(|e| e.seq).collect();
+        Ok(Self { key, head, log, appended })
+    }
+}
+
+fn by_text<K: Ord, V>(rows: Vec<(Vec<u8>, V)>, id: impl Fn(String) -> K) -> BTreeMap<K, V> {
+    rows.into_iter().map(|(key, value)| (id(String::from_utf8_lossy(&key).into_owned()), value)).collect()
+}

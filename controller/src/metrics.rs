@@ -1,0 +1,131 @@
+//! What is counted. Labels have a fixed set of values (I11): never an id, a name of an object or a text from an event.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// One label, from a fixed set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Kind {
+    kind: &'static str,
+}
+
+/// Phase and result of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PhaseResult {
+    phase: &'static str,
+    result: &'static str,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) findings: Family<Kind, Counter>,
+    pub(crate) duplicates: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) incidents: Family<Kind, Counter>,
+    pub(crate) decisions: Family<Kind, Counter>,
+    pub(crate) transitions: Counter,
+    pub(crate) commands: Family<Kind, Counter>,
+    pub(crate) outcomes: Family<PhaseResult, Counter>,
+    pub(crate) runs_live: Gauge,
+    pub(crate) nodes_linked: Gauge,
+    pub(crate) groups: Gauge,
+    pub(crate) groups_forgotten: Counter,
+    pub(crate) commit: Histogram,
+    pub(crate) degraded: Gauge,
+    pub(crate) lag: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut m = Self {
+            registry: Registry::with_prefix("hemostat_controller"),
+            findings: Family::default(),
+            duplicates: Counter::default(),
+            refused: Counter::default(),
+            incidents: Family::default(),
+            decisions: Family::default(),
+            transitions: Counter::default(),
+            commands: Family::default(),
+            outcomes: Family::default(),
+            runs_live: Gauge::default(),
+            nodes_linked: Gauge::default(),
+            groups: Gauge::default(),
+            groups_forgotten: Counter::default(),
+            // 50 µs to 1.6 s
+            commit: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+                50e-6, 2.0, 16,
+            )),
+            degraded: Gauge::default(),
+            lag: Gauge::default(),
+        };
+        let r = &mut m.registry;
+        r.register("findings", "Findings stored, by level", m.findings.clone());
+        r.register("reports_repeated", "Reports that had been stored before", m.duplicates.clone());
+        r.register("reports_refused", "Reports that spoke for another node", m.refused.clone());
+        r.register("incidents", "Incidents opened, by level", m.incidents.clone());
+        r.register("decisions", "Decisions of the gate, by outcome", m.decisions.clone());
+        r.register("transitions", "Transitions of runs journalled", m.transitions.clone());
+        r.register("commands", "Commands sent to nodes, by phase", m.commands.clone());
+        r.register("outcomes", "Answers of nodes, by phase and result", m.outcomes.clone());
+        r.register("runs_live", "Runs that are not over", m.runs_live.clone());
+        r.register("nodes_linked", "Nodes whose link is up", m.nodes_linked.clone());
+        r.register("groups", "Incidents that can still grow", m.groups.clone());
+        r.register("groups_forgotten", "Groups forgotten because of the limit", m.groups_forgotten.clone());
+        r.register_with_unit(
+            "journal_commit",
+            "Time to make a batch durable",
+            Unit::Seconds,
+            m.commit.clone(),
+        );
+        r.register("parts_degraded", "Parts that are degraded; /v1/health names them", m.degraded.clone());
+        r.register_with_unit(
+            "finding_lag",
+            "From the event to its stored finding, last one",
+            Unit::Seconds,
+            m.lag.clone(),
+        );
+        m
+    }
+}
+
+impl Metrics {
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(error) => format!("# metrics cannot be written: {error}\n"),
+        }
+    }
+}
+
+pub(crate) fn kind(kind: &'static str) -> Kind {
+    Kind { kind }
+}
+
+pub(crate) fn phase_result(phase: &str, result: &'static str) -> PhaseResult {
+    let phase = match phase {
+        "capture" => "capture",
+        "apply" => "apply",
+        "verify" => "verify",
+        "revert" => "revert",
+        _ => "other",
+    };
+    PhaseResult { phase, result }
+}
+
+pub(crate) fn level(level: model::Level) -> &'static str {
+    match level {
+        model::Level::Informational => "informational",
+        model::Level::Low => "low",
+        model::Level::Medium => "medium",
+        model::Level::High => "high",
+        model::Level::Critical => "critical",
+    }
+}

@@ -1,0 +1,200 @@
+//! Starts a controller, and stops it so that nothing is lost.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use model::Up;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wire::link::ControllerLink;
+
+use crate::{
+    api::{ApiError, Health, Playbooks, Served, serve},
+    audit::{KeyError, LogError},
+    config::ControllerConfig,
+    core::{self, Asker, Change, Input, Shared},
+    health::HealthBoard,
+    metrics::Metrics,
+    store::StoreError,
+};
+
+/// Why a controller does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The audit log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A run in the journal cannot be understood.
+    #[error("the run {run} in the journal cannot be replayed: {because}")]
+    Run {
+        /// Which.
+        run: String,
+        /// Why.
+        because: String,
+    },
+    /// The control socket cannot be made.
+    #[error("cannot listen on the control socket {}: {source}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// There is no thread to be had.
+    #[error("cannot start the core's thread: {source}")]
+    Thread {
+        /// The system's word.
+        source: io::Error,
+    },
+}
+
+/// The controller.
+#[derive(Debug)]
+pub struct Controller;
+
+/// A running controller. Call [`ControllerHandle::shutdown`]; a handle that is dropped stops it as well, without waiting.
+#[derive(Debug)]
+pub struct ControllerHandle {
+    inbox: mpsc::Sender<Input>,
+    asker: Asker,
+    health: HealthBoard,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    core: Option<JoinHandle<()>>,
+    links: AtomicU64,
+}
+
+impl Controller {
+    /// Loads what is stored, goes on with every run that was not over (I7), and listens on the control socket. Must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the journal, the audit key or log, or the socket cannot be used. A broken playbook is no reason: it is named in
+    /// the health, and the others are used.
+    pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, StartError> {
+        let (inbox, taken) = mpsc::channel(config.limits.inbox);
+        let health = HealthBoard::default();
+        let metrics = Arc::new(Metrics::default());
+        let (revision, watched) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let asker = Asker::new(inbox.clone(), health.clone(), &config.limits);
+        let served = Served {
+            asker: asker.clone(),
+            health: health.clone(),
+            metrics: Arc::clone(&metrics),
+            revision: watched,
+            stop: stop.clone(),
+        };
+        let path = config.socket.clone();
+        let shared = Shared {
+            config: Arc::new(config),
+            health: health.clone(),
+            metrics,
+            revision,
+            stop: stop.clone(),
+        };
+        // The journal's lock keeps a second controller away before the socket is touched.
+        let thread = core::spawn(shared, taken, Handle::current())?;
+        let server = serve(path.clone(), served).await.map_err(|source| StartError::Socket { path, source });
+        let tasks = TaskTracker::new();
+        let handle = ControllerHandle {
+            inbox,
+            asker,
+            health,
+            stop,
+            tasks,
+            core: Some(thread),
+            links: AtomicU64::new(0),
+        };
+        handle.tasks.spawn(server?);
+        Ok(handle)
+    }
+}
+
+impl ControllerHandle {
+    /// Takes a node's link. Its messages are read until it ends; a later link of the same node takes its place.
+    pub fn attach(&self, link: ControllerLink) {
+        let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tasks.spawn(read_link(link, number, self.inbox.clone(), self.stop.clone()));
+    }
+
+    /// Reads the playbook folders again.
+    ///
+    /// # Errors
+    /// When the core does not answer.
+    pub async fn reload(&self) -> Result<Playbooks, ApiError> {
+        let bytes = self.asker.change(Change::Reload, core::controller()).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| ApiError::new(crate::api::ApiErrorKind::Unavailable, e.to_string()))
+    }
+
+    /// Whether all is well.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.show()
+    }
+
+    /// Stops: no new messages are taken, those that were taken are dealt with and stored, tasks and thread are joined. Runs
+    /// that are not over go on at the next start; what they have in force stays in force.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let thread = self.core.take();
+        // The last sender: the core ends once its queue is empty.
+        drop(self);
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the core's thread ended in a panic");
+            }
+        }
+    }
+}
+
+impl Drop for ControllerHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn read_link(
+    mut link: ControllerLink,
+    number: u64,
+    inbox: mpsc::Sender<Input>,
+    stop: CancellationToken,
+) {
+    let node = link.node.clone();
+    let attached = Input::Attached { node: node.clone(), link: number, down: link.down };
+    if inbox.send(attached).await.is_err() {
+        return;
+    }
+    loop {
+        let up: Option<Up> = tokio::select! {
+            up = link.up.recv() => up,
+            () = stop.cancelled() => None,
+        };
+        let Some(up) = up else { break };
+        if inbox.send(Input::Up { node: node.clone(), link: number, up }).await.is_err() {
+            return;
+        }
+    }
+    // Only fails when the core is gone, and then nobody needs to know.
+    drop(inbox.send(Input::Detached { node, link: number }).await);
+}

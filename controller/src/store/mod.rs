@@ -1,0 +1,278 @@
+//! What is on disk: incidents, runs and their journal, as JSON in one redb database.
+//!
+//! Changes are collected in a [`Batch`] and become durable together, or not at all: redb commits with an fsync
+//! (`Durability::Immediate`). What permits an effect is read back afterwards and compared (I4).
+
+mod batch;
+mod rows;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use redb::{Database, ReadableDatabase as _, TableDefinition};
+use serde::de::DeserializeOwned;
+
+pub(crate) use batch::{Batch, ReadBack};
+pub(crate) use rows::{Adopted, IncidentRow, NodeRow, Visibility, journal_key, numbered_key, seen_key};
+
+/// Format of the database; another is refused.
+const SCHEMA: u64 = 1;
+
+/// The tables. All have bytes as keys (texts, a zero byte, big-endian numbers) and JSON as values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// Single values: schema, audit head, counters.
+    Meta,
+    /// node → how far its reports are stored.
+    Nodes,
+    /// finding id → its number in `SeenOrder`.
+    Seen,
+    /// number → finding id; the oldest go when there are too many.
+    SeenOrder,
+    /// incident id → everything but its findings.
+    Incidents,
+    /// incident id, index → finding.
+    Findings,
+    /// finding id → where it lies in `Findings`.
+    FindingPlaces,
+    /// run id → the run's state.
+    Runs,
+    /// run id, number → transition.
+    Journal,
+    /// incident id → what links findings to it.
+    Groups,
+    /// number → audit entry that may not be in the log yet.
+    AuditPending,
+    /// action id → the node's own reaction and its incident.
+    Adopted,
+}
+
+impl Table {
+    const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Nodes,
+        Self::Seen,
+        Self::SeenOrder,
+        Self::Incidents,
+        Self::Findings,
+        Self::FindingPlaces,
+        Self::Runs,
+        Self::Journal,
+        Self::Groups,
+        Self::AuditPending,
+        Self::Adopted,
+    ];
+
+    fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(self.name())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Nodes => "nodes",
+            Self::Seen => "seen",
+            Self::SeenOrder => "seen_order",
+            Self::Incidents => "incidents",
+            Self::Findings => "findings",
+            Self::FindingPlaces => "finding_places",
+            Self::Runs => "runs",
+            Self::Journal => "journal",
+            Self::Groups => "groups",
+            Self::AuditPending => "audit_pending",
+            Self::Adopted => "adopted",
+        }
+    }
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database or the disk below it failed; on a full disk, make room: nothing that was accepted is lost.
+    #[error("cannot {operation} the journal {}: {source}", path.display())]
+    Database {
+        /// What was tried.
+        operation: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The database's word.
+        source: Box<redb::Error>,
+    },
+    /// The folder could not be made.
+    #[error("cannot make the folder of the journal {}: {source}", path.display())]
+    Folder {
+        /// Which file.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// A value could not be understood.
+    #[error("the journal {} holds a {table} entry that cannot be understood: {source}", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Which table.
+        table: &'static str,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// What was written is not what is there (I4).
+    #[error("the journal {} does not give back what was written to {table}: the disk cannot be trusted", path.display())]
+    ReadBack {
+        /// Which file.
+        path: PathBuf,
+        /// Which table.
+        table: &'static str,
+    },
+    /// Another version wrote it.
+    #[error("the journal {} has format {found}, this version reads format {SCHEMA}", path.display())]
+    Schema {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+}
+
+/// The database.
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    /// `None` only after a reopening that failed.
+    db: Option<Database>,
+}
+
+impl Store {
+    /// Opens it, or makes it where there is none.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| StoreError::Folder { path: path.into(), source })?;
+        }
+        let mut store = Self { path: path.into(), db: None };
+        store.reopen()?;
+        store.prepare()?;
+        Ok(store)
+    }
+
+    /// Closes and opens it again: after an I/O error redb refuses everything until then.
+    pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
+        self.db = None;
+        let db = Database::create(&self.path).map_err(|e| self.error("open", e.into()))?;
+        self.db = Some(db);
+        Ok(())
+    }
+
+    /// Makes a batch durable and reads back what asks for it.
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.write(batch).map_err(|e| self.error("write", e))?;
+        self.read_back(batch)
+    }
+
+    /// One value.
+    pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = self.db()?.begin_read()?.open_table(table.definition())?;
+            Ok(table.get(key)?.map(|v| v.value().to_vec()))
+        };
+        let bytes = read().map_err(|e| self.error("read", e))?;
+        bytes.map(|bytes| self.parse(table, &bytes)).transpose()
+    }
+
+    /// All values whose key begins with `prefix`, in order.
+    pub(crate) fn scan<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+        let read = || -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+            let table = self.db()?.begin_read()?.open_table(table.definition())?;
+            let mut found = Vec::new();
+            for row in table.range(prefix..)? {
+                let (key, value) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                found.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(found)
+        };
+        let rows = read().map_err(|e| self.error("read", e))?;
+        rows.into_iter().map(|(key, bytes)| Ok((key, self.parse(table, &bytes)?))).collect()
+    }
+
+    fn prepare(&self) -> Result<(), StoreError> {
+        let make = || -> Result<(), redb::Error> {
+            let txn = self.db()?.begin_write()?;
+            for table in Table::ALL {
+                txn.open_table(table.definition())?;
+            }
+            txn.commit()?;
+            Ok(())
+        };
+        make().map_err(|e| self.error("prepare", e))?;
+        match self.get::<u64>(Table::Meta, b"schema")? {
+            Some(SCHEMA) => Ok(()),
+            Some(found) => Err(StoreError::Schema { path: self.path.clone(), found }),
+            None => {
+                let mut batch = Batch::default();
+                batch.put(Table::Meta, b"schema".to_vec(), &SCHEMA, ReadBack::No);
+                self.commit(&batch)
+            }
+        }
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), redb::Error> {
+        let txn = self.db()?.begin_write()?;
+        for (table, rows) in batch.by_table() {
+            let mut table = txn.open_table(table.definition())?;
+            for (key, row) in rows {
+                match &row.value {
+                    Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+                    None => drop(table.remove(key.as_slice())?),
+                }
+            }
+        }
+        txn.commit()?;
+        Ok(())
+    }
+
+    fn read_back(&self, batch: &Batch) -> Result<(), StoreError> {
+        let same = |table: Table| -> Result<bool, redb::Error> {
+            let rows = batch.by_table().find(|(t, _)| *t == table).map(|(_, rows)| rows);
+            let stored = self.db()?.begin_read()?.open_table(table.definition())?;
+            for (key, row) in rows.into_iter().flatten().filter(|(_, row)| row.read_back == ReadBack::Yes) {
+                if stored.get(key.as_slice())?.as_ref().map(|v| v.value()) != row.value.as_deref() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        for (table, rows) in batch.by_table() {
+            if rows.values().any(|row| row.read_back == ReadBack::Yes)
+                && !same(table).map_err(|e| self.error("read back", e))?
+            {
+                return Err(StoreError::ReadBack { path: self.path.clone(), table: table.name() });
+            }
+        }
+        Ok(())
+    }
+
+    fn db(&self) -> Result<&Database, redb::Error> {
+        self.db.as_ref().ok_or(redb::Error::DatabaseClosed)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, table: Table, bytes: &[u8]) -> Result<T, StoreError> {
+        serde_json::from_slice(bytes).map_err(|source| StoreError::Malformed {
+            path: self.path.clone(),
+            table: table.name(),
+            source,
+        })
+    }
+
+    fn error(&self, operation: &'static str, source: redb::Error) -> StoreError {
+        StoreError::Database { operation, path: self.path.clone(), source: Box::new(source) }
+    }
+}

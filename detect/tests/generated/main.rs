@@ -1,0 +1,8 @@
+//! Random rules and events: what is printed is read again as it was, nothing that is read panics, and the interpreter agrees with an
+//! engine that others wrote.
+
+mod differential;
+mod generate;
+mod hostile;
+mod print;
+mod round_trip;

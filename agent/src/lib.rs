@@ -3,10 +3,40 @@
 //!
 //! It knows nothing of incidents and playbooks.
 
+pub mod clock;
 pub mod contain;
-pub mod probe;
+pub mod finding;
 pub mod mask;
+pub mod probe;
 pub mod record;
 pub mod spool;
+#[cfg(test)]
+mod test_data;
 pub mod tree;
 pub mod workload;
+
+use std::path::{Path, PathBuf};
+
+/// Where containment keeps its journal, quarantined files and evidence, below the agent's state folder.
+#[must_use]
+pub fn contain_folder(state: &Path) -> PathBuf {
+    state.join("contain")
+}
+
+/// Where reports wait for the controller, below the agent's state folder.
+#[must_use]
+pub fn spool_folder(state: &Path) -> PathBuf {
+    state.join("spool")
+}
+
+/// This machine's host name: the node's name where nothing else is configured. Characters that a node name cannot have become `-`.
+#[must_use]
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .take(253)
+        .collect();
+    if name.is_empty() { "localhost".into() } else { name }
+}

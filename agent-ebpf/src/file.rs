@@ -271,8 +271,9 @@ const NONE: Text = Text { len: 0, flags: 0 };
 
 /// A path that ends in a caller's text.
 #[derive(Clone, Copy)]
-struct Named {
-    path: Path,
+pub struct Named {
+    /// The path.
+    pub path: Path,
     /// It may hold `.`, `..` or repeated slashes, so that its tests cannot be made here.
     unclear: bool,
 }
@@ -314,7 +315,7 @@ fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
 
 /// The caller's text behind the directory from which the kernel followed it.
 #[inline(always)]
-fn name_below(claim: Claim, spare: u64, dir: u32, name: u64) -> Named {
+pub fn name_below(claim: Claim, spare: u64, dir: u32, name: u64) -> Named {
     let Some(len) = take(claim, spare, name) else { return Named { path: Path::UNREAD, unclear: false } };
     let room = room(claim);
     // SAFETY: masked.

@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    credentials,
     event::{self, Event},
     filter,
     maps::{HELD, SWITCHES},
@@ -20,7 +21,7 @@ use crate::{
     path::{self, Path},
     read::{bounded, field, peek},
     scratch::{self, Claim},
-    task,
+    shadow, task,
     text,
 };
 
@@ -33,6 +34,8 @@ const HEADER: usize = size_of::<RecordHeader>();
 /// first instruction has not run.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn exec(ctx: BtfTracePointContext) -> u32 {
+    // A setuid binary or one with file capabilities.
+    credentials::at_exec();
     let Some(event) = event::begin(Class::Exec) else { return 0 };
     let bprm: *const u8 = ctx.arg(2);
     let Some(claim) = scratch::claim() else {
@@ -58,6 +61,7 @@ pub fn fork(ctx: BtfTracePointContext) -> u32 {
     if thread != pid {
         return 0;
     }
+    shadow::remember(child);
     let Some(event) = event::begin(Class::Fork) else { return 0 };
     if !event.within_budget() {
         return 0;
@@ -86,7 +90,8 @@ pub fn exit(ctx: BtfTracePointContext) -> u32 {
             if leader.is_null() { 0 } else { field::<u32>(leader, off!(task_exit_code)) }
         }
     };
-    let key = TaskKey { pid: task::tgid(current), pad: 0, start: task::start(current) };
+    let key = shadow::key(current);
+    shadow::forget(&key);
     let _ = HELD.remove(&key);
     let Some(event) = event::begin(Class::Exit) else { return 0 };
     if !event.within_budget() {

@@ -9,7 +9,7 @@ use crate::{
     maps::CONTROL,
     off,
     read::{field, peek},
-    task,
+    shadow, task,
 };
 
 /// struct bpf_iter__task of kernel/bpf/task_iter.c.
@@ -35,6 +35,19 @@ extern "C" fn whoami(_ctx: *const IterTask) -> i32 {
     0
 }
 
+/// Remembers every process as it is, before the first change is seen.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn remember_all(ctx: *const IterTask) -> i32 {
+    // SAFETY: the kernel's own context; the verifier knows the types, the task is null at the end.
+    let task = unsafe { (*ctx).task };
+    // SAFETY: a task, not null.
+    if !task.is_null() && unsafe { field::<u32>(task, off!(task_pid)) } == task::tgid(task) {
+        shadow::remember(task);
+    }
+    0
+}
+
 /// Writes a header for every process.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
@@ -50,8 +63,8 @@ extern "C" fn processes(ctx: *const IterTask) -> i32 {
         header.cgroup = task::cgroup(task);
         header.comm = peek(task as u64 + u64::from(off!(task_comm))).unwrap_or([0; 16]);
         let seq = (*(*ctx).meta).seq;
-        i32::from(
-            bpf_seq_write(seq.cast(), (&raw const header).cast::<c_void>().cast_mut(), size_of::<RecordHeader>() as u32) != 0,
-        ) & 0
+        // A full buffer is read out by the kernel, which then calls again for the same task.
+        bpf_seq_write(seq.cast(), (&raw const header).cast::<c_void>().cast_mut(), size_of::<RecordHeader>() as u32);
     }
+    0
 }

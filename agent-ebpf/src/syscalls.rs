@@ -18,7 +18,7 @@ use crate::{
 
 /// Programs by `SLOT_*`.
 #[map]
-pub static SYSCALLS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+pub static SYSCALLS: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
 /// Place of `file_open` in [`SYSCALLS`].
 pub const SLOT_OPEN: u16 = 1;
@@ -28,6 +28,20 @@ pub const SLOT_CHANGE: u16 = 2;
 pub const SLOT_PAIR: u16 = 3;
 /// Place of `net_accept`.
 pub const SLOT_ACCEPT: u16 = 4;
+/// Place of `creds_call` in [`SYSCALLS`].
+pub const SLOT_CREDS: u16 = 5;
+/// Place of `namespaces_call`.
+pub const SLOT_NAMESPACES: u16 = 6;
+/// Place of `kernel_bpf`.
+pub const SLOT_BPF: u16 = 7;
+/// Place of `kernel_memfd`.
+pub const SLOT_MEMFD: u16 = 8;
+/// Place of `kernel_ptrace`.
+pub const SLOT_PTRACE: u16 = 9;
+/// Place of `kernel_vm_write`.
+pub const SLOT_VM_WRITE: u16 = 10;
+/// Place of `kernel_mount`.
+pub const SLOT_MOUNT: u16 = 11;
 
 /// What is done, and by which shape of call. The arguments of a shape stand at the same places in both ABIs.
 pub const OPEN: u16 = 1;
@@ -54,6 +68,16 @@ pub const SOCKETCALL: u16 = 21;
 /// The 16-bit user and group ids of i386.
 pub const CHOWN16: u16 = 22;
 pub const FCHOWN16: u16 = 23;
+/// setuid and its kin, capset.
+pub const SET_CREDS: u16 = 24;
+pub const SETNS: u16 = 25;
+pub const UNSHARE: u16 = 26;
+pub const BPF: u16 = 27;
+pub const MEMFD_CREATE: u16 = 28;
+pub const PTRACE: u16 = 29;
+pub const VM_WRITE: u16 = 30;
+pub const MOUNT: u16 = 31;
+pub const MOVE_MOUNT: u16 = 32;
 
 const ROOM: usize = 512;
 /// TS_COMPAT of arch/x86/include/asm/thread_info.h: the current call is a 32-bit one.
@@ -167,6 +191,13 @@ const fn calls() -> [u16; 2 * ROOM] {
             OPEN | OPENAT | OPENAT2 | CREAT | OPEN_BY_HANDLE_AT => SLOT_OPEN,
             RENAME | RENAMEAT | LINK | LINKAT | SYMLINK | SYMLINKAT => SLOT_PAIR,
             ACCEPT | SOCKETCALL => SLOT_ACCEPT,
+            SET_CREDS => SLOT_CREDS,
+            SETNS | UNSHARE => SLOT_NAMESPACES,
+            BPF => SLOT_BPF,
+            MEMFD_CREATE => SLOT_MEMFD,
+            PTRACE => SLOT_PTRACE,
+            VM_WRITE => SLOT_VM_WRITE,
+            MOUNT | MOVE_MOUNT => SLOT_MOUNT,
             _ => SLOT_CHANGE,
         };
         if native != 0 {
@@ -216,4 +247,26 @@ const ROWS: &[(u16, usize, usize)] = &[
     (ACCEPT, 43, 0),
     (ACCEPT, 288, 364),
     (SOCKETCALL, 0, 102),
+    // setuid, setgid, setreuid, setregid, setresuid, setresgid, capset (i386: the 32-bit forms, then the 16-bit ones)
+    (SET_CREDS, 105, 213),
+    (SET_CREDS, 106, 214),
+    (SET_CREDS, 113, 203),
+    (SET_CREDS, 114, 204),
+    (SET_CREDS, 117, 208),
+    (SET_CREDS, 119, 210),
+    (SET_CREDS, 126, 185),
+    (SET_CREDS, 0, 23),
+    (SET_CREDS, 0, 46),
+    (SET_CREDS, 0, 70),
+    (SET_CREDS, 0, 71),
+    (SET_CREDS, 0, 164),
+    (SET_CREDS, 0, 170),
+    (SETNS, 308, 346),
+    (UNSHARE, 272, 310),
+    (BPF, 321, 357),
+    (MEMFD_CREATE, 319, 356),
+    (PTRACE, 101, 26),
+    (VM_WRITE, 311, 348),
+    (MOUNT, 165, 21),
+    (MOVE_MOUNT, 429, 429),
 ];

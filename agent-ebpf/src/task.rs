@@ -87,12 +87,29 @@ pub fn fill_for(header: *mut RecordHeader, class: Class, task: *const u8) {
             (*header).parent_pid = tgid(parent);
             (*header).parent_start = start(parent);
         }
-        let cred: *const u8 = field(task, off!(task_cred));
-        fill_creds(&raw mut (*header).creds, cred);
-        if off!(task_loginuid) != MISSING {
-            (*header).creds.auid = field(task, off!(task_loginuid));
-        }
+        fill_creds_of(&raw mut (*header).creds, task);
     }
+}
+
+/// Nobody's credentials.
+pub const NO_CREDS: Creds =
+    Creds { uid: 0, gid: 0, euid: 0, egid: 0, cap_effective: 0, cap_permitted: 0, auid: u32::MAX, pad: 0 };
+
+/// Copies a task's credentials.
+#[inline(always)]
+pub fn fill_creds_of(creds: *mut Creds, task: *const u8) {
+    // SAFETY: a task, as the callers have it.
+    let cred: *const u8 = unsafe { field(task, off!(task_cred)) };
+    fill_creds(creds, cred);
+    // SAFETY: room at `creds`.
+    unsafe { (*creds).auid = login_user(task) };
+}
+
+/// Login user of a task; `u32::MAX` when never set, or not known to this kernel.
+#[inline(always)]
+pub fn login_user(task: *const u8) -> u32 {
+    // SAFETY: a task, as the callers have it.
+    if off!(task_loginuid) == MISSING { u32::MAX } else { unsafe { field(task, off!(task_loginuid)) } }
 }
 
 /// Copies credentials; zeros (and no login user) for a null pointer.
@@ -101,7 +118,7 @@ pub fn fill_creds(creds: *mut Creds, cred: *const u8) {
     // SAFETY: room at `creds`; `cred` is a struct cred or null.
     unsafe {
         if cred.is_null() {
-            *creds = Creds { uid: 0, gid: 0, euid: 0, egid: 0, cap_effective: 0, cap_permitted: 0, auid: u32::MAX, pad: 0 };
+            *creds = NO_CREDS;
             return;
         }
         (*creds).uid = field(cred, off!(cred_uid));
@@ -133,7 +150,7 @@ pub fn fill_namespaces(ids: *mut NsIds, task: *const u8) {
         if !cred.is_null() {
             (*ids).user = inum(cred, off!(cred_user_ns), off!(user_inum));
         }
-        (*ids).pid = pid_namespace(task).unwrap_or(0);
+        (*ids).pid = pid_namespace_id(task).unwrap_or(0);
     }
 }
 
@@ -152,13 +169,17 @@ unsafe fn inum(holder: *const u8, at: u32, inum: u32) -> u32 {
     }
 }
 
-/// The pid namespace of a task: `thread_pid->numbers[level].ns`, an index that only a copying read can follow.
+/// Address of the pid namespace of a task: `thread_pid->numbers[level].ns`, an index that only a copying read can follow.
 #[inline(always)]
-fn pid_namespace(task: *const u8) -> Option<u32> {
+pub fn pid_namespace(task: *const u8) -> Option<u64> {
     // SAFETY: a task; the rest is copied.
     let pid: u64 = unsafe { field(task, off!(task_thread_pid)) };
     let level: u32 = peek(pid + u64::from(off!(pid_level)))?;
     // struct upid { int nr; struct pid_namespace *ns; }: 16 bytes.
-    let ns: u64 = peek(pid + u64::from(off!(pid_numbers)) + u64::from(level) * 16 + u64::from(off!(upid_ns)))?;
-    peek(ns + u64::from(off!(pid_ns_inum)))
+    peek(pid + u64::from(off!(pid_numbers)) + u64::from(level) * 16 + u64::from(off!(upid_ns)))
+}
+
+#[inline(always)]
+fn pid_namespace_id(task: *const u8) -> Option<u32> {
+    peek(pid_namespace(task)? + u64::from(off!(pid_ns_inum)))
 }

@@ -29,6 +29,17 @@ pub fn append_user(claim: Claim, tail: &mut u64, from: u64) -> Text {
     appended(tail, n)
 }
 
+/// The same for a name of up to 15 bytes.
+#[inline(always)]
+pub fn append_user_name(claim: Claim, tail: &mut u64, from: u64) -> Text {
+    // SAFETY: as above.
+    let n = unsafe {
+        let to = claim.record().add(bounded(*tail, 0x3fff) as usize);
+        bpf_probe_read_user_str(to.cast::<c_void>(), 16, from as *const c_void)
+    };
+    appended(tail, n)
+}
+
 #[inline(always)]
 fn appended(tail: &mut u64, n: i64) -> Text {
     if n <= 0 {

@@ -116,6 +116,7 @@ pub struct Probes {
     wanted: Vec<EventClass>,
     missing_offsets: Vec<String>,
     sees_itself: Option<String>,
+    blind_at_start: Option<String>,
 }
 
 impl Probes {
@@ -162,9 +163,15 @@ impl Probes {
             wanted: Vec::new(),
             missing_offsets,
             sees_itself: None,
+            blind_at_start: None,
         };
         probes.set_budgets(config.budgets)?;
         probes.apply_plan(plan)?;
+        // After fork and exec are attached: who comes in between is remembered by them.
+        if let Err(because) = snapshot::read(&mut probes.ebpf, "remember_all") {
+            tracing::warn!(because, "the first change of credentials of a process that runs already may not be seen");
+            probes.blind_at_start = Some(because);
+        }
         if config.own_events == OwnEvents::LeftOut {
             probes.leave_out_own();
         }
@@ -190,7 +197,12 @@ impl Probes {
         self.generation = next;
         // Programs that began before the switch still use the generation before it; the next swap must not meet them.
         sys::wait_for_programs();
-        self.live.retain(|name, _| hooks::all().any(|hook| hook.name == *name && needed(hook, &wanted)));
+        self.live.retain(|name, _| {
+            *name == hooks::HUB.name || hooks::all().any(|hook| hook.name == *name && needed(hook, &wanted))
+        });
+        if !self.hub_needed() {
+            self.live.remove(hooks::HUB.name);
+        }
         self.wanted = wanted;
         Ok(())
     }
@@ -203,6 +215,12 @@ impl Probes {
             Some(Err(because)) => HookState::Failed { because: because.clone() },
             Some(Ok(attached)) if attached.links() != hook.forms[attached.form].parts.len() => {
                 HookState::Failed { because: "not all of its links are live".into() }
+            }
+            Some(Ok(attached))
+                if hooks::uses_hub(&hook.forms[attached.form])
+                    && !matches!(self.live.get(hooks::HUB.name), Some(Ok(_))) =>
+            {
+                HookState::Failed { because: "the hook at the end of system calls is not attached".into() }
             }
             Some(Ok(attached)) => {
                 let to = hook.forms[attached.form].label.to_owned();
@@ -291,6 +309,9 @@ impl Probes {
         if let Some(because) = &self.sees_itself {
             all.push(format!("the agent sees its own events: {because}"));
         }
+        if let Some(because) = &self.blind_at_start {
+            all.push(format!("first changes of credentials of processes that ran before the agent may be missed: {because}"));
+        }
         all
     }
 
@@ -298,24 +319,40 @@ impl Probes {
         let missing: Vec<&'static Hook> = hooks::all()
             .filter(|hook| needed(hook, wanted) && !matches!(self.live.get(hook.name), Some(Ok(_))))
             .collect();
-        if missing.is_empty() {
+        if missing.is_empty() && (self.live.contains_key(hooks::HUB.name) || !self.hub_needed()) {
             return Ok(());
         }
         let attacher = Attacher::new()
             .map_err(|err| ProbeError::NoBtf { path: VMLINUX, source: io::Error::other(err) })?;
         for hook in missing {
-            let attached = attacher.attach(&mut self.ebpf, hook);
-            if let Err(because) = &attached {
-                tracing::warn!(hook = hook.name, because, "hook is not attached: its events are not seen");
-                if hook.classes == [EventClass::Exec] {
-                    return Err(ProbeError::Essential { hook: hook.name, because: because.clone() });
-                }
-            }
-            self.live.insert(hook.name, attached);
+            self.attach_one(&attacher, hook)?;
+        }
+        if self.hub_needed() && !matches!(self.live.get(hooks::HUB.name), Some(Ok(_))) {
+            self.attach_one(&attacher, &hooks::HUB)?;
         }
         drop(attacher);
         sys::trim_heap();
         Ok(())
+    }
+
+    fn attach_one(&mut self, attacher: &Attacher, hook: &'static Hook) -> Result<(), ProbeError> {
+        let attached = attacher.attach(&mut self.ebpf, hook);
+        if let Err(because) = &attached {
+            tracing::warn!(hook = hook.name, because, "hook is not attached: its events are not seen");
+            if hook.classes == [EventClass::Exec] {
+                return Err(ProbeError::Essential { hook: hook.name, because: because.clone() });
+            }
+        }
+        self.live.insert(hook.name, attached);
+        Ok(())
+    }
+
+    /// Whether a live hook is called at the end of system calls.
+    fn hub_needed(&self) -> bool {
+        hooks::all().any(|hook| match self.live.get(hook.name) {
+            Some(Ok(attached)) => hooks::uses_hub(&hook.forms[attached.form]),
+            _ => false,
+        })
     }
 
     fn write(&mut self, generation: u8, tables: Tables) -> Result<(), ProbeError> {

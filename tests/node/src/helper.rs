@@ -87,6 +87,7 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["create", path] => {
             fs::write(path, "")?;
         }
+        ["file", rest @ ..] => return crate::file::help(rest),
         other => return crate::kernel::help(other),
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,8 @@
 
 mod accounting;
 mod credentials;
+mod file;
+mod file_calls;
 mod guest;
 mod helper;
 mod hold;
@@ -57,6 +59,7 @@ fn run(arguments: &[String]) -> bool {
         process::CHECKS,
         credentials::CHECKS,
         kernel::CHECKS,
+        file::CHECKS,
         accounting::CHECKS,
         swap::CHECKS,
         hold::CHECKS,

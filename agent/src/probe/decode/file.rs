@@ -37,7 +37,7 @@ pub(super) fn file(cursor: &mut Cursor<'_>, class: Class) -> Result<Activity, De
 }
 
 /// Takes `.`, `..` and repeated slashes out of an absolute path by its text alone. Links before a `..` are not followed.
-fn normalise(file: &mut FilePath) {
+pub(super) fn normalise(file: &mut FilePath) {
     let clean = |part: &str| !matches!(part, "" | "." | "..");
     let Some(inner) = file.path.strip_prefix('/') else { return };
     if inner.split('/').all(clean) {

@@ -2,6 +2,7 @@
 //! arguments): every length is checked against the record.
 
 mod file;
+mod kernel;
 mod net;
 mod process;
 
@@ -54,7 +55,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             act(net::net(&mut cursor, class)?)
         }
         Class::Dns => act(net::dns(&mut cursor)?),
-        other => return Err(DecodeError::Class(other as u8)),
+        Class::Credentials => act(kernel::credential_change(&mut cursor)?),
+        Class::Namespaces => act(kernel::namespace_change(&mut cursor)?),
+        Class::Module
+        | Class::Bpf
+        | Class::Ptrace
+        | Class::Memfd
+        | Class::Mount
+        | Class::ProcessVmWrite
+        | Class::IoUring => act(kernel::surface(&mut cursor, class)?),
     };
     Ok(Record { at: BootNs(header.at), task: task(&header), body })
 }
@@ -172,7 +181,6 @@ fn namespaces(ids: &NsIds) -> Namespaces {
 }
 
 /// A process, if the kernel could say which.
-#[expect(dead_code, reason = "for the kernel family")]
 fn target(pid: u32, start: u64) -> ProcessKey {
     ProcessKey { pid: Pid(pid), start: BootNs(start) }
 }

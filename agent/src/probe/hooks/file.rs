@@ -1,29 +1,13 @@
-//! Files: one system-wide hook at the end of system calls, and the programs that it calls.
+//! Files: programs that the system-wide hook at the end of system calls ([`super::HUB`]) calls.
+//!
+//! LSM hooks would be told of every way to reach a file, but are not there on every kernel, and an LSM program on file_open
+//! is run for each open just as well; so all kernels take the same way, which is the same everywhere.
 
 use model::EventClass;
 
 use super::{Form, Hook, Part};
 
 pub(super) const HOOKS: &[Hook] = &[
-    // LSM hooks would be told of every way to reach a file, but are not there on every kernel, and an LSM program on
-    // file_open is run for each open just as well; so all kernels take the same way, which is the same everywhere.
-    Hook {
-        name: "syscalls",
-        classes: &[
-            EventClass::FileOpen,
-            EventClass::FileDelete,
-            EventClass::FileRename,
-            EventClass::FileLink,
-            EventClass::FileMode,
-            EventClass::FileOwner,
-            EventClass::Accept,
-            EventClass::SocketClose,
-        ],
-        forms: &[Form {
-            label: "tp_btf/sys_exit",
-            parts: &[Part::TpBtf { program: "sys_exit", tracepoint: "sys_exit" }],
-        }],
-    },
     Hook {
         name: "file_open",
         classes: &[EventClass::FileOpen],

@@ -1,7 +1,9 @@
 //! Which hooks there are: for each its classes and its forms, the best first. One table per family.
 
 mod attach;
+mod credentials;
 mod file;
+mod kernel;
 mod net;
 mod process;
 
@@ -79,7 +81,26 @@ impl Part {
     }
 }
 
+/// The one program at the end of every system call, which calls those of [`Part::SyscallExit`]. It costs every process of
+/// the machine (docs/kernel.md), so it is attached only while one of them has a place in its table.
+pub(super) static HUB: Hook = Hook {
+    name: "syscalls",
+    classes: &[],
+    forms: &[Form {
+        label: "tp_btf/sys_exit",
+        parts: &[Part::TpBtf { program: "sys_exit", tracepoint: "sys_exit" }],
+    }],
+};
+
 /// All hooks of the object, family by family.
 pub(super) fn all() -> impl Iterator<Item = &'static Hook> {
-    [process::HOOKS, file::HOOKS, net::HOOKS].into_iter().flatten()
+    [process::HOOKS, credentials::HOOKS, kernel::HOOKS, file::HOOKS, net::HOOKS]
+        .into_iter()
+        .flatten()
+        .chain(std::iter::once(&HUB))
+}
+
+/// Whether this form of a hook is called by [`HUB`].
+pub(super) fn uses_hub(form: &Form) -> bool {
+    form.parts.iter().any(|part| matches!(part, Part::SyscallExit { .. }))
 }

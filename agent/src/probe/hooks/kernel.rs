@@ -1,0 +1,64 @@
+//! The kernel's own surface. Narrow tracepoints where there are any, else the end of the call.
+
+use model::EventClass;
+
+use super::{Form, Hook, Part};
+
+pub(super) const HOOKS: &[Hook] = &[
+    Hook {
+        name: "module",
+        classes: &[EventClass::Module],
+        forms: &[Form {
+            label: "tp_btf/module_load",
+            parts: &[Part::TpBtf { program: "kernel_module", tracepoint: "module_load" }],
+        }],
+    },
+    Hook {
+        name: "io_uring",
+        classes: &[EventClass::IoUring],
+        forms: &[Form {
+            label: "tp_btf/io_uring_create",
+            parts: &[Part::TpBtf { program: "kernel_uring", tracepoint: "io_uring_create" }],
+        }],
+    },
+    Hook {
+        name: "bpf",
+        classes: &[EventClass::Bpf],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: bpf",
+            parts: &[Part::SyscallExit { program: "kernel_bpf", slot: 7 }],
+        }],
+    },
+    Hook {
+        name: "memfd",
+        classes: &[EventClass::Memfd],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: memfd_create",
+            parts: &[Part::SyscallExit { program: "kernel_memfd", slot: 8 }],
+        }],
+    },
+    Hook {
+        name: "ptrace",
+        classes: &[EventClass::Ptrace],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: ptrace",
+            parts: &[Part::SyscallExit { program: "kernel_ptrace", slot: 9 }],
+        }],
+    },
+    Hook {
+        name: "process_vm_write",
+        classes: &[EventClass::ProcessVmWrite],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: process_vm_writev",
+            parts: &[Part::SyscallExit { program: "kernel_vm_write", slot: 10 }],
+        }],
+    },
+    Hook {
+        name: "mount",
+        classes: &[EventClass::Mount],
+        forms: &[Form {
+            label: "tp_btf/sys_exit: mount, move_mount",
+            parts: &[Part::SyscallExit { program: "kernel_mount", slot: 11 }],
+        }],
+    },
+];

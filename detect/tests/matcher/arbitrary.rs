@@ -37,7 +37,7 @@ const PIECES: [&str; 22] = [
 
 /// A text of the vocabulary.
 pub(crate) fn text() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(&PIECES[..]), 0..5).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(prop::sample::select(&PIECES[..]), 0..4).prop_map(|pieces| pieces.concat())
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -191,6 +191,52 @@ pub(crate) fn rule_text() -> impl Strategy<Value = String> {
     })
 }
 
+/// A rule's text of few items, so that it often matches, about what the kernel can test.
+pub(crate) fn narrow_rule_text(kind: Kind) -> impl Strategy<Value = String> {
+    let logsource = match kind {
+        Kind::Exec => "process_creation",
+        Kind::Open => "file_event",
+        Kind::Read => "file_access",
+        Kind::Delete => "file_delete",
+        Kind::Rename => "file_rename",
+        Kind::Link => "file_link",
+        Kind::Mode => "file_mode",
+        Kind::Connect => "network_connection",
+        Kind::Accept => "network_accept",
+        Kind::Close => "network_close",
+        Kind::Listen => "network_listen",
+    };
+    let piece = || prop::sample::select(&PIECES[..]);
+    let item = prop_oneof![
+        6 => (
+            prop::sample::select(&["TargetFilename", "TargetFilename", "SourceFilename", "Image", "Image"][..]),
+            prop::sample::select(&["", "|startswith", "|endswith", "|endswith", "|contains", "|startswith|cased", "|endswith|cased"][..]),
+            prop::collection::vec(prop_oneof![
+                piece().prop_map(str::to_owned),
+                piece().prop_map(|piece| format!("/{piece}")),
+                (piece(), piece()).prop_map(|(head, tail)| format!("/{head}*{tail}")),
+            ], 1..4),
+        ).prop_map(|(field, modifier, values)| {
+            let values: Vec<_> = values.iter().map(|value| format!("'{value}'")).collect();
+            format!("{field}{modifier}: [{}]", values.join(", "))
+        }),
+        2 => (prop::sample::select(&["DestinationPort", "SourcePort"][..]), prop::sample::select(&["22", "443", "4444", "0"][..]))
+            .prop_map(|(field, port)| format!("{field}: {port}")),
+        2 => (prop::sample::select(&["DestinationIp", "SourceIp"][..]), prop::sample::select(
+            &["|cidr: '10.0.0.0/8'", "|cidr: '10.1.0.0/16'", "|cidr: '2001:db8::/32'", ": '192.168.1.1'", "|startswith: '10.'"][..]))
+            .prop_map(|(field, rest)| format!("{field}{rest}")),
+        1 => prop::sample::select(&["ExeBacking: memfd", "ExeBacking: deleted", "FileOperation: create"][..]).prop_map(str::to_owned),
+    ];
+    let condition =
+        prop::sample::select(&["s1", "s1", "s1 or s2", "s1 and s2", "s1 and not s2", "1 of them"][..]);
+    (prop::array::uniform2(item), condition).prop_map(move |([first, second], condition)| {
+        let second = if condition == "s1" { String::new() } else { format!("    s2:\n        {second}\n") };
+        format!(
+            "title: Random\nlogsource:\n    product: linux\n    category: {logsource}\ndetection:\n    s1:\n        {first}\n{second}    condition: {condition}\nhemostat:\n    reaction: stop\n"
+        )
+    })
+}
+
 /// Those of the texts that load, as rules.
 pub(crate) fn rules(texts: &[String]) -> Vec<Rule> {
     let files: Vec<_> = texts
@@ -243,30 +289,86 @@ fn process() -> impl Strategy<Value = Process> {
         })
 }
 
-fn activity() -> impl Strategy<Value = Activity> {
+/// A kind of activity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Exec,
+    Open,
+    Read,
+    Delete,
+    Rename,
+    Link,
+    Mode,
+    Connect,
+    Accept,
+    Close,
+    Listen,
+}
+
+/// The common ones more often.
+pub(crate) fn kind() -> impl Strategy<Value = Kind> {
+    prop::sample::select(
+        &[
+            Kind::Exec,
+            Kind::Exec,
+            Kind::Exec,
+            Kind::Open,
+            Kind::Open,
+            Kind::Read,
+            Kind::Delete,
+            Kind::Rename,
+            Kind::Link,
+            Kind::Mode,
+            Kind::Connect,
+            Kind::Connect,
+            Kind::Accept,
+            Kind::Close,
+            Kind::Listen,
+        ][..],
+    )
+}
+
+fn activity(kind: Kind) -> BoxedStrategy<Activity> {
     let file = || path().prop_map(|path| FilePath { path, truncated: Truncated::No });
     let end = || (address(), port()).prop_map(|(addr, port)| Endpoint { addr, port });
-    let flow =
-        move || (end(), end()).prop_map(|(local, remote)| Flow { protocol: Protocol::Tcp, local, remote });
-    prop_oneof![
-        4 => path().prop_map(|requested| Activity::Exec { requested }),
-        3 => (file(), prop::sample::select(&[0_u32, 1, 0o101, 0o1000][..]), any::<bool>()).prop_map(|(file, flags, new)| {
-            Activity::FileOpen { file, flags, created: if new { Created::Yes } else { Created::No } }
-        }),
-        1 => file().prop_map(|file| Activity::FileDelete { file }),
-        1 => (file(), file()).prop_map(|(from, to)| Activity::FileRename { from, to }),
-        1 => (file(), file()).prop_map(|(target, link)| Activity::FileLink { target, link, kind: LinkKind::Hard }),
-        1 => (file(), 0_u32..0o7777).prop_map(|(file, mode)| Activity::FileMode { file, mode }),
-        2 => flow().prop_map(Activity::Connect),
-        1 => flow().prop_map(Activity::Accept),
-        1 => (flow(), 0_u64..500).prop_map(|(flow, bytes)| Activity::SocketClose { flow, sent_bytes: bytes, received_bytes: 443 }),
-        1 => end().prop_map(|local| Activity::Listen { protocol: Protocol::Tcp, local }),
-    ]
+    let flow = || (end(), end()).prop_map(|(local, remote)| Flow { protocol: Protocol::Tcp, local, remote });
+    match kind {
+        Kind::Exec => path().prop_map(|requested| Activity::Exec { requested }).boxed(),
+        Kind::Open => (file(), prop::sample::select(&[0_u32, 1, 0o101, 0o1000][..]), any::<bool>())
+            .prop_map(|(file, flags, new)| Activity::FileOpen {
+                file,
+                flags,
+                created: if new { Created::Yes } else { Created::No },
+            })
+            .boxed(),
+        Kind::Read => {
+            file().prop_map(|file| Activity::FileOpen { file, flags: 0, created: Created::No }).boxed()
+        }
+        Kind::Delete => file().prop_map(|file| Activity::FileDelete { file }).boxed(),
+        Kind::Rename => (file(), file()).prop_map(|(from, to)| Activity::FileRename { from, to }).boxed(),
+        Kind::Link => (file(), file())
+            .prop_map(|(target, link)| Activity::FileLink { target, link, kind: LinkKind::Hard })
+            .boxed(),
+        Kind::Mode => {
+            (file(), 0_u32..0o7777).prop_map(|(file, mode)| Activity::FileMode { file, mode }).boxed()
+        }
+        Kind::Connect => flow().prop_map(Activity::Connect).boxed(),
+        Kind::Accept => flow().prop_map(Activity::Accept).boxed(),
+        Kind::Close => (flow(), 0_u64..500)
+            .prop_map(|(flow, bytes)| Activity::SocketClose { flow, sent_bytes: bytes, received_bytes: 443 })
+            .boxed(),
+        Kind::Listen => end().prop_map(|local| Activity::Listen { protocol: Protocol::Tcp, local }).boxed(),
+    }
 }
 
 /// A random event.
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    (process(), prop::option::of(process()), activity(), 0_i64..86_400).prop_map(
+    kind().prop_flat_map(event_of)
+}
+
+/// A random event of a kind.
+pub(crate) fn event_of(kind: Kind) -> impl Strategy<Value = Event> {
+    (process(), prop::option::of(process()), activity(kind), 0_i64..86_400).prop_map(
         |(process, parent, activity, second)| {
             let parent = parent.map(Arc::new);
             Event {

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use controller::{
+use hemostat_controller::{
     Controller, ControllerConfig,
     audit::{Anchor, AuditKey, verify},
     client::Client,

@@ -1,5 +1,5 @@
 //! A node whose world is a file, so that it outlives the controller and every effect on it can be counted; and findings.
-#![expect(dead_code, reason = "each test binary uses a part of it")]
+#![expect(unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,6 @@ use std::{
 
 use model::*;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use wire::link::{AgentLink, ControllerLink, in_process};
 
 pub const NODE: &str = "node-1";
@@ -71,7 +70,15 @@ impl FileNode {
                 }
                 Ok(PhaseDone::Applied { outputs: Outputs::new() })
             }
-            Phase::Verify { .. } => Ok(PhaseDone::Verified { effect: Effect::InForce }),
+            Phase::Verify { .. } => {
+                let applied = format!("apply {} {id}", command.action.name());
+                let effect = if self.world.effects.contains(&applied) {
+                    Effect::InForce
+                } else {
+                    Effect::Missing { found: "nothing of it".into() }
+                };
+                Ok(PhaseDone::Verified { effect })
+            }
             Phase::Revert { rollback } => {
                 assert_eq!(*rollback, rollback_of(&command.action), "I5: undone with what was captured");
                 self.world.effects.push(format!("revert {} {id}", command.action.name()));
@@ -161,7 +168,7 @@ pub fn link() -> (AgentLink, ControllerLink) {
 }
 
 pub fn now() -> Timestamp {
-    (controller::wall_clock())()
+    (hemostat_controller::wall_clock())()
 }
 
 /// What the node captures: a function of the action alone, so that it can be checked later.

@@ -1,5 +1,4 @@
 //! A node whose world is a file, so that it outlives the controller and every effect on it can be counted; and findings.
-#![expect(unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::{
     collections::BTreeMap,
@@ -12,50 +11,56 @@ use model::*;
 use serde::{Deserialize, Serialize};
 use wire::link::{AgentLink, ControllerLink, in_process};
 
-pub const NODE: &str = "node-1";
+pub(crate) const NODE: &str = "node-1";
 
 /// Everything about the node. Each change replaces the file in one step, so a SIGKILL leaves the state before or after it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct World {
+pub(crate) struct World {
     /// Reports that are not acknowledged, with their position.
-    pub spool: Vec<(u64, Report)>,
-    pub acked: u64,
+    pub(crate) spool: Vec<(u64, Report)>,
+    pub(crate) acked: u64,
     /// Answers by command key: the same key is done once.
-    pub answers: BTreeMap<String, CommandOutcome>,
+    pub(crate) answers: BTreeMap<String, CommandOutcome>,
     /// Every effect on the system, in order: "apply act-1".
-    pub effects: Vec<String>,
+    pub(crate) effects: Vec<String>,
     /// Actions in force.
-    pub in_force: BTreeMap<String, String>,
+    pub(crate) in_force: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
-pub struct FileNode {
+pub(crate) struct FileNode {
     path: PathBuf,
     world: World,
 }
 
 impl FileNode {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let world = fs::read(path).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
         Self { path: path.into(), world }
     }
 
-    pub fn world(&self) -> &World {
+    pub(crate) fn world(&self) -> &World {
         &self.world
     }
 
-    pub fn spool(&mut self, report: Report) {
+    pub(crate) fn spool(&mut self, report: Report) {
         let seq = self.world.spool.last().map_or(self.world.acked, |(seq, _)| *seq) + 1;
         self.world.spool.push((seq, report));
         self.save();
     }
 
-    pub fn is_new(&self) -> bool {
+    /// As if no acknowledgement had ever arrived: positions begin anew.
+    pub(crate) fn forget_acks(&mut self) {
+        self.world.acked = 0;
+        self.save();
+    }
+
+    pub(crate) fn is_new(&self) -> bool {
         self.world.acked == 0 && self.world.spool.is_empty()
     }
 
     /// Carries a command out, once per key.
-    pub fn obey(&mut self, command: &NodeCommand) -> CommandOutcome {
+    pub(crate) fn obey(&mut self, command: &NodeCommand) -> CommandOutcome {
         if let Some(known) = self.world.answers.get(command.key.as_str()) {
             return known.clone();
         }
@@ -98,7 +103,7 @@ impl FileNode {
         outcome
     }
 
-    pub fn ack(&mut self, upto: Seq) {
+    pub(crate) fn ack(&mut self, upto: Seq) {
         self.world.spool.retain(|(seq, _)| *seq > upto.0);
         self.world.acked = self.world.acked.max(upto.0);
         self.save();
@@ -113,7 +118,7 @@ impl FileNode {
 
 /// What a session of the node does when a command comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Faint {
+pub(crate) enum Faint {
     /// Nothing: it obeys.
     Never,
     /// At the n-th command of this session, before it does it.
@@ -123,7 +128,12 @@ pub enum Faint {
 }
 
 /// One connection: says hello, delivers the spool, obeys, until the link ends or it faints. How many commands came.
-pub async fn session(node: Arc<Mutex<FileNode>>, mut link: AgentLink, epoch: u64, faint: Faint) -> usize {
+pub(crate) async fn session(
+    node: Arc<Mutex<FileNode>>,
+    mut link: AgentLink,
+    epoch: u64,
+    faint: Faint,
+) -> usize {
     let mut commands = 0;
     let hello = Up::Hello { node: NodeId::new(NODE), epoch: AgentEpoch(epoch) };
     if link.up.send(hello).await.is_err() {
@@ -163,23 +173,23 @@ pub async fn session(node: Arc<Mutex<FileNode>>, mut link: AgentLink, epoch: u64
     commands
 }
 
-pub fn link() -> (AgentLink, ControllerLink) {
+pub(crate) fn link() -> (AgentLink, ControllerLink) {
     in_process(NodeId::new(NODE), 16)
 }
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     (hemostat_controller::wall_clock())()
 }
 
 /// What the node captures: a function of the action alone, so that it can be checked later.
-pub fn rollback_of(action: &NodeAction) -> RollbackState {
+pub(crate) fn rollback_of(action: &NodeAction) -> RollbackState {
     match action.undo() {
         UndoClass::Exact => RollbackState::Network { pins: action.name().into(), cgroup: "/app".into() },
         _ => RollbackState::Nothing,
     }
 }
 
-pub fn process(pid: u32) -> Arc<Process> {
+pub(crate) fn process(pid: u32) -> Arc<Process> {
     Arc::new(Process {
         key: ProcessKey { pid: Pid(pid), start: BootNs(u64::from(pid) * 1000) },
         parent: Some(ProcessKey { pid: Pid(1), start: BootNs(1) }),
@@ -201,7 +211,7 @@ pub fn process(pid: u32) -> Arc<Process> {
     })
 }
 
-pub fn finding(seq: u64, pid: u32, level: Level) -> Finding {
+pub(crate) fn finding(seq: u64, pid: u32, level: Level) -> Finding {
     let id = EventId { node: NodeId::new(NODE), epoch: AgentEpoch(1), seq: Seq(seq) };
     let at = now();
     Finding {
@@ -235,7 +245,7 @@ pub fn finding(seq: u64, pid: u32, level: Level) -> Finding {
 }
 
 /// What the node did by itself about `pid`.
-pub fn reaction(id: &str, pid: u32) -> ActionRecord {
+pub(crate) fn reaction(id: &str, pid: u32) -> ActionRecord {
     let action = NodeAction::Freeze(FreezeScope::Subtree);
     ActionRecord {
         id: ActionId::new(id),
@@ -252,7 +262,7 @@ pub fn reaction(id: &str, pid: u32) -> ActionRecord {
     }
 }
 
-pub fn playbook(mode: &str) -> String {
+pub(crate) fn playbook(mode: &str) -> String {
     format!(
         "apiVersion: hemostat.dev/v1alpha1
 kind: Playbook

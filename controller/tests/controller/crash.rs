@@ -2,8 +2,6 @@
 //! file, and a person who approves and perhaps rolls back. The child kills itself at the n-th point; the parent starts it again
 //! until it comes to its end, and looks at what became of the node.
 
-mod support;
-
 use std::{
     env, fs,
     io::BufReader,
@@ -17,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Faint, FileNode, World};
 use hemostat_controller::{
     Controller, ControllerConfig,
     audit::{Anchor, AuditKey, verify},
@@ -24,7 +23,6 @@ use hemostat_controller::{
     crash::{CrashPoints, Moment},
 };
 use model::{IncidentState, Level, Report};
-use support::{Faint, FileNode, World};
 
 const DIR: &str = "HEMOSTAT_CRASH_DIR";
 const MOMENT: &str = "HEMOSTAT_CRASH_MOMENT";
@@ -96,15 +94,15 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     {
         let mut node = node.lock().unwrap();
         if node.is_new() {
-            node.spool(Report::Finding(support::finding(1, 100, Level::High)));
-            let mut weak = support::finding(2, 100, Level::Low);
-            weak.reactions = vec![support::reaction("act-own", 100)];
+            node.spool(Report::Finding(crate::support::finding(1, 100, Level::High)));
+            let mut weak = crate::support::finding(2, 100, Level::Low);
+            weak.reactions = vec![crate::support::reaction("act-own", 100)];
             node.spool(Report::Finding(weak));
         }
     }
-    let (agent, link) = support::link();
+    let (agent, link) = crate::support::link();
     handle.attach(link);
-    let session = tokio::spawn(support::session(node, agent, 1, Faint::Never));
+    let session = tokio::spawn(crate::support::session(node, agent, 1, Faint::Never));
     person(&client, story).await;
     handle.shutdown().await;
     session.await.unwrap();
@@ -154,7 +152,7 @@ async fn is_idle(client: &Client, id: &str) -> bool {
 /// One whole life, killed at most once. Whether it was killed.
 fn live(dir: &Path, story: Story, kill: Option<(Moment, usize)>) -> bool {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["child", "--exact", "--nocapture", "--test-threads=1"]);
+    command.args(["crash::child", "--exact", "--nocapture", "--test-threads=1"]);
     command.env(DIR, dir).env(STORY, format!("{story:?}")).stdout(Stdio::null());
     command.stderr(fs::File::create(dir.join("stderr")).unwrap());
     if let Some((moment, n)) = kill {
@@ -171,7 +169,7 @@ fn live(dir: &Path, story: Story, kill: Option<(Moment, usize)>) -> bool {
 fn new_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("playbooks")).unwrap();
-    fs::write(dir.path().join("playbooks/miner.yaml"), support::playbook("Auto")).unwrap();
+    fs::write(dir.path().join("playbooks/miner.yaml"), crate::support::playbook("Auto")).unwrap();
     dir
 }
 

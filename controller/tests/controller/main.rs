@@ -1,0 +1,7 @@
+//! The controller, with nodes whose world is a file.
+
+mod crash;
+mod lab;
+mod storage;
+mod support;
+mod whole;

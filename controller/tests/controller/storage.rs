@@ -1,0 +1,99 @@
+//! A full disk: nothing that was accepted is lost, nothing is acknowledged or done before it is stored, and it is said. A real
+//! file system that is really full: a tmpfs, which needs root.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use hemostat_controller::api::Condition;
+use model::*;
+
+use crate::{
+    lab::{Lab, PATIENCE},
+    support::{Faint, finding},
+};
+
+/// A small file system, unmounted at the end whatever happens.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(at).status();
+        match done {
+            Ok(status) if status.success() => Some(Self(at.into())),
+            other => {
+                println!("SKIPPED: a tmpfs cannot be mounted here ({other:?})");
+                None
+            }
+        }
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        let mut ballast = Vec::new();
+        let file = self.0.join("ballast");
+        while fs::write(&file, &ballast).is_ok() {
+            ballast.resize(ballast.len() + 64 * 1024, 1);
+        }
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(std::thread::panicking() || unmounted.is_ok_and(|s| s.success()), "the tmpfs is left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_loses_nothing_and_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&place.path().join("disk")) else { return };
+    let mut lab = Lab::start_with("Auto", |config| {
+        config.journal = disk.0.join("journal.redb");
+        config.audit_log = disk.0.join("audit.jsonl");
+        config.limits.request = Duration::from_secs(1);
+    })
+    .await;
+    disk.fill();
+    for n in 1..=200 {
+        let mut large = finding(n, 100, Level::High);
+        large.matched.insert("CommandLine".into(), "x".repeat(8000));
+        lab.spool(Report::Finding(large));
+    }
+    lab.connect(Faint::Never);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let problem = loop {
+        let health = lab.client.health().await.unwrap();
+        if let Some(problem) = health.problems.into_iter().find(|p| p.part == "storage") {
+            break problem;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the full disk was never said");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(problem.what.contains("No space left") && problem.what.contains("make room"), "{problem:?}");
+    let world = lab.node.lock().unwrap().world().clone();
+    assert!(!world.spool.is_empty(), "what is not stored is not acknowledged");
+    let refused = lab.client.status().await.unwrap_err().to_string();
+    assert!(refused.contains("No space left"), "a request is refused with the reason: {refused}");
+    disk.empty();
+    lab.until_world(|w| w.spool.is_empty()).await;
+    let incident = lab.until(|line| line.findings == 200 && line.waiting == 1).await;
+    assert_eq!(incident.findings.len(), 200);
+    assert_eq!(lab.client.health().await.unwrap().condition, Condition::Good);
+    let world = lab.node.lock().unwrap().world().clone();
+    let mut once = world.effects.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), world.effects.len(), "no effect twice");
+    lab.stop().await;
+    drop(disk);
+}

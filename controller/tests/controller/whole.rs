@@ -1,0 +1,310 @@
+//! The controller as a whole, with a node whose world is a file.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use crate::lab::{Lab, PATIENCE, config};
+use crate::support::{Faint, finding, reaction};
+use hemostat_controller::{
+    Controller,
+    api::{ApiErrorKind, Condition},
+    audit::{Anchor, AuditKey, verify},
+    client::ClientError,
+};
+use model::*;
+
+fn sorted(mut effects: Vec<String>) -> Vec<String> {
+    effects.sort();
+    effects
+}
+
+fn names(world: &crate::support::World) -> Vec<String> {
+    let short = |e: &String| e.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    sorted(world.effects.iter().map(short).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_way_from_a_finding_to_its_rollback() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    assert!(incident.contained.is_some(), "contained before a person is asked");
+    assert_eq!(incident.runs[0].waiting[0].step.as_str(), "kill");
+    lab.client.approve(incident.id.as_str(), None, "it is real").await.unwrap();
+    let incident = lab.until_state(IncidentState::Remediated).await;
+    assert!(
+        incident.timeline.iter().any(|line| line.what.contains("it is real")),
+        "{:#?}",
+        incident.timeline
+    );
+    // A short id does.
+    let short = &incident.id.as_str()[..8];
+    lab.client.rollback_incident(short, "drill").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    let world = lab.until_world(|w| w.in_force.is_empty()).await;
+    assert_eq!(
+        names(&world),
+        [
+            "apply node.capture-evidence",
+            "apply node.freeze",
+            "apply node.kill",
+            "apply node.net-quarantine",
+            "revert node.freeze",
+            "revert node.net-quarantine"
+        ]
+    );
+    let dir = lab.stop().await;
+    let config = config(dir.path());
+    let key = AuditKey::load(&config.audit_key).unwrap();
+    let log = fs::read(&config.audit_log).unwrap();
+    let anchor = Anchor::read(&config.audit_anchor).unwrap();
+    assert!(verify(&log[..], &key, Some(&anchor)).unwrap().is_whole());
+    let text = String::from_utf8(log).unwrap();
+    for word in ["\"intent\"", "\"outcome\"", "\"decision\"", "\"human\"", "\"system\""] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i8_shadow_makes_no_command() {
+    let mut lab = Lab::start("Shadow").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| !line.playbooks.is_empty()).await;
+    assert_eq!(incident.runs[0].state, RunState::Shadow);
+    lab.until_world(|w| w.spool.is_empty()).await;
+    let metrics = lab.client.metrics().await.unwrap();
+    assert!(!metrics.contains("hemostat_controller_commands_total{"), "{metrics}");
+    let world = lab.node.lock().unwrap().world().clone();
+    assert!(world.answers.is_empty() && world.effects.is_empty());
+    let said = incident.timeline.iter().map(|l| l.what.as_str()).collect::<Vec<_>>().join("\n");
+    assert!(said.contains("freeze"), "what would have been done is recorded:\n{said}");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_repeated_deliveries_have_one_effect() {
+    let mut lab = Lab::start("Auto").await;
+    let first = finding(1, 100, Level::High);
+    lab.spool(Report::Finding(first.clone()));
+    lab.spool(Report::Finding(first.clone()));
+    lab.spool(Report::Repeat { finding: first.id.clone(), count: 7, last: first.last });
+    lab.spool(Report::Repeat { finding: first.id.clone(), count: 5, last: first.last });
+    lab.connect(Faint::Never);
+    lab.until_world(|w| w.spool.is_empty()).await;
+    lab.until_state(IncidentState::NeedsApproval).await;
+    // Restarted with the same reports in the spool again, as if no acknowledgement had arrived.
+    let mut lab = lab.restart().await;
+    {
+        let mut node = lab.node.lock().unwrap();
+        node.forget_acks();
+        node.spool(Report::Finding(first.clone()));
+    }
+    lab.connect(Faint::Never);
+    lab.until_world(|w| w.spool.is_empty()).await;
+    let list = lab.client.incidents(10).await.unwrap().incidents;
+    assert_eq!(list.len(), 1);
+    let incident = lab.client.incident(list[0].id.as_str()).await.unwrap().incident;
+    assert_eq!((incident.findings.len(), incident.findings[0].count, incident.runs.len()), (1, 7, 1));
+    let world = lab.node.lock().unwrap().world().clone();
+    let mut once = world.effects.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), world.effects.len());
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_the_node_dies_at_every_command() {
+    let story = async |faint: Option<Faint>| {
+        let mut lab = Lab::start("Auto").await;
+        lab.spool(Report::Finding(finding(1, 100, Level::High)));
+        let mut fainted = false;
+        if let Some(faint) = faint {
+            lab.connect(faint);
+            // Either the node faints, or the story comes to where it waits for a person.
+            tokio::select! {
+                _ = lab.disconnected() => fainted = true,
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+        }
+        lab.connect(Faint::Never);
+        let incident = lab.until_state(IncidentState::NeedsApproval).await;
+        lab.client.rollback_incident(incident.id.as_str(), "drill").await.unwrap();
+        lab.until_state(IncidentState::RolledBack).await;
+        let world = lab.until_world(|w| w.in_force.is_empty()).await;
+        lab.stop().await;
+        (names(&world), fainted)
+    };
+    let (clean, _) = story(None).await;
+    // freeze, isolate and evidence: a capture, an apply and a verify each, at most.
+    for n in 1..=6 {
+        for faint in [Faint::Before(n), Faint::After(n)] {
+            let (effects, fainted) = story(Some(faint)).await;
+            assert!(fainted, "{faint:?} came to pass");
+            assert_eq!(effects, clean, "{faint:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nodes_own_reaction_is_adopted_and_undone_with_the_incident() {
+    let mut lab = Lab::start("Auto").await;
+    // No playbook answers this rule: the reaction alone is what there is.
+    let mut alone = finding(1, 100, Level::High);
+    alone.rule.id = "another".into();
+    alone.reactions = vec![reaction("act-own", 100)];
+    lab.spool(Report::Finding(alone));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::Contained).await;
+    assert_eq!(incident.actions.len(), 1);
+    assert!(incident.contained.is_some());
+    let in_force = lab.client.actions_in_force().await.unwrap();
+    assert_eq!((in_force.len(), in_force[0].node.as_str()), (1, crate::support::NODE));
+    lab.client.rollback_action("act-own", "false alarm").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    let world = lab.until_world(|w| !w.effects.is_empty()).await;
+    assert_eq!(names(&world), ["revert node.freeze"]);
+    assert!(lab.client.actions_in_force().await.unwrap().is_empty());
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_on_the_node_is_known() {
+    let mut lab = Lab::start("Auto").await;
+    let mut alone = finding(1, 100, Level::High);
+    alone.rule.id = "another".into();
+    alone.reactions = vec![reaction("act-own", 100)];
+    lab.spool(Report::Finding(alone));
+    let lifted = ActionRecord { state: ActionState::Reverted, ..reaction("act-own", 100) };
+    lab.spool(Report::Reaction(lifted));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::RolledBack).await;
+    assert_eq!(incident.actions[0].state, ActionState::Reverted);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_false_positive_is_rolled_back_and_not_answered_again() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    lab.client.judge(incident.id.as_str(), Verdict::FalsePositive, "a backup job").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    let before = lab.until_world(|w| w.in_force.is_empty()).await;
+    let mut lab = lab.restart().await;
+    lab.spool(Report::Finding(finding(2, 101, Level::High)));
+    lab.connect(Faint::Never);
+    lab.until(|line| line.findings == 2).await;
+    lab.until_world(|w| w.spool.is_empty()).await;
+    assert_eq!(lab.node.lock().unwrap().world().effects, before.effects);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weak_findings_wait_for_a_strong_one() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::Low)));
+    lab.connect(Faint::Never);
+    lab.until_world(|w| w.spool.is_empty()).await;
+    assert!(lab.client.incidents(10).await.unwrap().incidents.is_empty());
+    let mut lab = lab.restart().await;
+    lab.spool(Report::Finding(finding(2, 101, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.findings == 2).await;
+    assert_eq!((incident.severity, incident.findings[0].rule.level), (Level::High, Level::Low));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_attacker_in_the_same_incident_is_answered_too() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.spool(Report::Finding(finding(2, 100, Level::High)));
+    lab.spool(Report::Finding(finding(3, 200, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.waiting == 2).await;
+    assert_eq!(incident.runs.len(), 2, "one run for each process, not for each finding");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_findings_of_one_incident_are_bounded() {
+    let mut lab = Lab::start("Shadow").await;
+    for n in 1..=300 {
+        lab.spool(Report::Finding(finding(n, 100, Level::High)));
+    }
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.findings == 300).await;
+    assert_eq!((incident.findings.len(), incident.findings_dropped), (Incident::MAX_FINDINGS, 44));
+    let lab = lab.restart().await;
+    let incident = lab.until(|line| line.findings == 300).await;
+    assert_eq!((incident.findings.len(), incident.findings_dropped), (Incident::MAX_FINDINGS, 44));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_speaks_only_for_itself() {
+    let mut lab = Lab::start("Auto").await;
+    let mut foreign = finding(1, 100, Level::High);
+    foreign.event.id.node = NodeId::new("another-node");
+    lab.spool(Report::Finding(foreign));
+    lab.connect(Faint::Never);
+    lab.until_world(|w| w.spool.is_empty()).await;
+    assert!(lab.client.incidents(10).await.unwrap().incidents.is_empty());
+    let health = lab.client.health().await.unwrap();
+    assert_eq!(health.condition, Condition::Degraded);
+    assert!(health.problems[0].what.contains("another-node"), "{health:?}");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_playbook_is_named_and_the_others_are_used() {
+    let lab = Lab::start("Auto").await;
+    fs::write(lab.dir.path().join("playbooks/broken.yaml"), "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {name: b}\nspec:\n  trigger: {minimumLevel: high}\n  steps:\n    - {name: a, action: node.freez}\n").unwrap();
+    let shown = lab.client.reload_playbooks().await.unwrap();
+    assert_eq!(shown.loaded.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["miner"]);
+    assert!(shown.broken[0].contains("broken.yaml") && shown.broken[0].contains(":7"), "{:?}", shown.broken);
+    assert_eq!(lab.client.health().await.unwrap().condition, Condition::Degraded);
+    fs::remove_file(lab.dir.path().join("playbooks/broken.yaml")).unwrap();
+    lab.handle.reload().await.unwrap();
+    assert_eq!(lab.client.health().await.unwrap().condition, Condition::Good);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_is_closed_to_others_and_one_controller_owns_the_state() {
+    let lab = Lab::start("Auto").await;
+    let socket = lab.client.socket();
+    assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = Controller::start(config(lab.dir.path())).await;
+    let error = second.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("journal.redb"), "{error}");
+    assert!(lab.client.status().await.is_ok(), "the first still answers");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_cannot_be_met_say_why() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    let refused = |result: Result<_, ClientError>| match result {
+        Err(ClientError::Refused(error)) => error.kind,
+        other => panic!("{other:?}"),
+    };
+    let id = incident.id.as_str();
+    assert_eq!(refused(lab.client.approve("inc-none", None, "").await), ApiErrorKind::Unknown);
+    let step = Some(StepName::new("nope"));
+    assert_eq!(refused(lab.client.approve(id, step, "").await), ApiErrorKind::Conflict);
+    assert_eq!(refused(lab.client.rollback_action("act-none", "").await), ApiErrorKind::Unknown);
+    assert_eq!(refused(lab.client.close(id, "").await), ApiErrorKind::Conflict);
+    lab.client.deny(id, None, "no").await.unwrap();
+    lab.until(|line| line.waiting == 0).await;
+    assert_eq!(refused(lab.client.approve(id, None, "").await), ApiErrorKind::Conflict);
+    let page = lab.client.audit(0, 100).await.unwrap();
+    assert_eq!(page.anchor.head.count, page.entries.last().unwrap().seq);
+    lab.stop().await;
+}

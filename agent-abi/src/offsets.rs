@@ -149,6 +149,8 @@ offsets! {
     tcp_bytes_sent: "tcp_sock" "bytes_sent",
     tcp_bytes_retrans: "tcp_sock" "bytes_retrans",
     tcp_bytes_received: "tcp_sock" "bytes_received",
+    // number of arguments of a tracepoint, not an offset
+    exit_arguments: "tracepoint" "sched_process_exit",
     // kernel family
     module_name: "module" "name",
 }

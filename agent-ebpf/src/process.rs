@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use agent_abi::{
     ARGV_MAX, CLASS_SLOTS, Class, EXEC_HELD, EXEC_HOLD_FAILED, ExecBody, ExitBody, Fate, ForkBody, HOLD,
-    HeldTask, MODE_ALL, MODE_OFF, RecordHeader, TEST_UNLINKED, TEXT_TRUNCATED, TEXT_UNREAD, TaskKey, Text,
+    HeldTask, MISSING, MODE_ALL, MODE_OFF, RecordHeader, TEST_UNLINKED, TEXT_TRUNCATED, TEXT_UNREAD, TaskKey, Text,
 };
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_send_signal},
@@ -77,10 +77,16 @@ pub fn fork(ctx: BtfTracePointContext) -> u32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn exit(ctx: BtfTracePointContext) -> u32 {
     let current: *const u8 = ctx.arg(0);
+    // Since 6.16 the kernel says whether this is the last thread. Before, two threads that end at the same time can both
+    // find nobody else alive: then the one counts that finds the process still remembered.
+    let told = off!(exit_arguments) != MISSING && off!(exit_arguments) >= 2;
+    if told && ctx.arg::<u64>(1) & 0xff == 0 {
+        return 0;
+    }
     // SAFETY: types known to the verifier; `signal` of a task that exits is still there.
     let code = unsafe {
         let signal: *const u8 = field(current, off!(task_signal));
-        if signal.is_null() || field::<u32>(signal, off!(signal_live)) != 0 {
+        if signal.is_null() || (!told && field::<u32>(signal, off!(signal_live)) != 0) {
             return 0;
         }
         if field::<u32>(signal, off!(signal_flags)) & GROUP_EXIT != 0 {
@@ -91,7 +97,10 @@ pub fn exit(ctx: BtfTracePointContext) -> u32 {
         }
     };
     let key = shadow::key(current);
-    shadow::forget(&key);
+    let first = shadow::forget(&key);
+    if !told && !first {
+        return 0;
+    }
     let _ = HELD.remove(&key);
     let Some(event) = event::begin(Class::Exit) else { return 0 };
     if !event.within_budget() {

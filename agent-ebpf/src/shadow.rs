@@ -45,10 +45,10 @@ pub fn remember(task: *const u8) {
     let _ = KNOWN.insert(key(task), now, 0);
 }
 
-/// Forgets a process that has ended.
+/// Forgets a process that has ended. Whether it was remembered.
 #[inline(always)]
-pub fn forget(key: &TaskKey) {
-    let _ = KNOWN.remove(key);
+pub fn forget(key: &TaskKey) -> bool {
+    KNOWN.remove(key).is_ok()
 }
 
 /// Whether two credentials give the same rights. The login user is not among them.

@@ -19,7 +19,6 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
-const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -99,12 +98,6 @@ impl KernelTypes {
             let (kind, members, _) = self.head(prototype)?;
             (kind == KIND_FUNC_PROTO).then(|| members.saturating_sub(1))
         })
-    }
-
-    /// Whether the kernel has a function of this name in its types.
-    pub(super) fn has_function(&self, name: &str) -> bool {
-        (1..self.at.len() as u32)
-            .any(|id| self.head(id).is_some_and(|(kind, ..)| kind == KIND_FUNC) && self.name(id) == Some(name.as_bytes()))
     }
 
     fn path(&self, id: u32, member: &str) -> Option<u32> {

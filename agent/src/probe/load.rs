@@ -415,9 +415,6 @@ impl Probes {
         Ok(decode::tasks(&bytes))
     }
 
-    pub(super) fn reader_mut(&mut self) -> Option<&mut Reader> {
-        self.reader.as_mut()
-    }
 }
 
 fn needed(hook: &Hook, wanted: &[EventClass]) -> bool {
@@ -431,7 +428,12 @@ fn offsets() -> Result<(Vec<u32>, Vec<String>), ProbeError> {
     let words = FIELDS
         .iter()
         .map(|(structure, member)| {
-            types.offset(structure, member).unwrap_or_else(|| {
+            let found = if *structure == "tracepoint" {
+                types.tracepoint_arguments(member)
+            } else {
+                types.offset(structure, member)
+            };
+            found.unwrap_or_else(|| {
                 missing.push(format!("{structure}.{member}"));
                 MISSING
             })

@@ -1,2 +1,130 @@
-use crate::Check;
-pub(crate) const CHECKS: &[Check] = &[];
+//! Known loss: seen = submitted + filtered + lost, by class and reason; budgets by cgroup.
+
+use std::{fs, path::PathBuf, process::Stdio};
+
+use agent::probe::{Budgets, ProbeConfig, Probes};
+use model::{CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
+
+use crate::{
+    Check, Failure,
+    scene::{Scene, acts, command, same},
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "accounting: i2_a full critical ring loses what it counts, exactly", run: full_ring },
+    Check { name: "budgets: a noisy cgroup is cut, exactly counted, and no other is", run: budgets },
+];
+
+fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
+    let config = ProbeConfig {
+        critical_ring: 64 * 1024,
+        budgets: crate::scene::NO_BUDGETS,
+        pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-f", std::process::id()).into(),
+        ..ProbeConfig::default()
+    };
+    let _guard = Pins(config.pins.clone());
+    let plan = FilterPlan { classes: [(EventClass::Memfd, ClassPlan::All)].into(), hold: vec![] };
+    let mut probes = Probes::load(&config, &plan)?;
+    let mut reader = probes.reader()?;
+    let total = if scene.quick { 5_000 } else { 50_000 };
+    crate::scene::run_helper(&["memfd-loop", &total.to_string()])?;
+    let mut given = std::collections::BTreeMap::<EventClass, u64>::new();
+    let mut own = 0;
+    // What is seen while the ring is read out is counted, too: until nothing more comes, both must agree.
+    for _ in 0..100 {
+        reader.look(&mut |record| {
+            let class = match &record.body {
+                agent::record::Body::Exec(_) => EventClass::Exec,
+                agent::record::Body::Fork { .. } => EventClass::Fork,
+                agent::record::Body::Exit(_) => EventClass::Exit,
+                agent::record::Body::Act(_) => EventClass::Memfd,
+            };
+            own += u64::from(class == EventClass::Memfd);
+            *given.entry(class).or_default() += 1;
+        });
+        let counts = probes.counts()?;
+        let memfd = counts.get(&EventClass::Memfd).copied().unwrap_or_default();
+        let exact = counts.values().all(|count| count.seen == count.submitted + count.filtered + count.lost());
+        let all_read = counts.iter().all(|(class, count)| given.get(class).copied().unwrap_or(0) == count.submitted);
+        if exact && all_read {
+            if memfd.lost_ring == 0 || memfd.seen < total {
+                return Err(format!("the ring did not overflow: {memfd:?}").into());
+            }
+            // Another process on this machine may have made some, never fewer.
+            return same("memfd records given out", &own, &memfd.submitted);
+        }
+    }
+    Err(format!("counted {:?}, given out {given:?}", probes.counts()?).into())
+}
+
+fn budgets(scene: &mut Scene) -> Result<(), Failure> {
+    scene.all_of(&[EventClass::Memfd])?;
+    scene.needs(EventClass::Memfd)?;
+    let noisy = Cgroup::new("noisy")?;
+    let quiet = Cgroup::new("quiet")?;
+    let total = if scene.quick { 5_000_u64 } else { 50_000 };
+    let ((first, second), records) = scene.during(|scene| {
+        scene.probes.set_budgets(Budgets { critical: 100, ..crate::scene::NO_BUDGETS })?;
+        let first = noisy.run(&["memfd-loop-after-stdin", &total.to_string()])?;
+        let second = quiet.run(&["memfd-loop-after-stdin", "50"])?;
+        scene.probes.set_budgets(crate::scene::NO_BUDGETS)?;
+        Ok((first, second))
+    })?;
+    let (seen, quiet_seen) = (acts(&records, first).len() as u64, acts(&records, second).len() as u64);
+    let all = scene.probes.budgets();
+    let of = |cgroup: CgroupId| all.iter().find(|budget| budget.cgroup == cgroup && budget.group == 0).copied();
+    let budget = of(noisy.id).ok_or("no budget entry for the noisy cgroup")?;
+    same("passed of the noisy cgroup", &budget.passed, &seen)?;
+    same("passed and cut of the noisy cgroup", &(budget.passed + budget.cut), &total)?;
+    if budget.cut == 0 {
+        return Err(format!("nothing was cut: {budget:?}").into());
+    }
+    same("the quiet cgroup", &quiet_seen, &50)?;
+    same("cut of the quiet cgroup", &of(quiet.id).map(|budget| budget.cut), &Some(0))
+}
+
+/// A cgroup of its own below the root, which goes with its guard.
+struct Cgroup {
+    path: PathBuf,
+    id: CgroupId,
+}
+
+impl Cgroup {
+    fn new(name: &str) -> Result<Self, Failure> {
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let mount = mounts.lines().find_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (words.get(2) == Some(&"cgroup2")).then(|| words[1].to_owned())
+        });
+        let path = PathBuf::from(mount.ok_or("no cgroup2 mount")?).join(format!("hemostat-{name}-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        let id = CgroupId(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path)?));
+        Ok(Self { path, id })
+    }
+
+    /// Runs a helper in it to its end; the helper waits for the end of its standard input first.
+    fn run(&self, words: &[&str]) -> Result<Pid, Failure> {
+        let mut child = command(words).stdin(Stdio::piped()).spawn()?;
+        fs::write(self.path.join("cgroup.procs"), child.id().to_string())?;
+        drop(child.stdin.take());
+        if !child.wait()?.success() {
+            return Err("the helper failed".into());
+        }
+        Ok(Pid(child.id()))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0.join("held"));
+        let _ = fs::remove_dir(&self.0);
+    }
+}

@@ -84,6 +84,19 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(98));
         }
         ["exec-in-mount", base] => return exec_in_mount(Path::new(base)),
+        ["open-loop", path, count] => {
+            for _ in 0..count.parse::<u32>()? {
+                drop(fs::File::options().create(true).append(true).open(path)?);
+            }
+        }
+        ["memfd-loop" | "memfd-loop-after-stdin", count] => {
+            if words[0].ends_with("stdin") {
+                io::stdin().read_to_end(&mut Vec::new())?;
+            }
+            for _ in 0..count.parse::<u32>()? {
+                drop(memfd("loop")?);
+            }
+        }
         ["create", path] => {
             fs::write(path, "")?;
         }

@@ -53,6 +53,7 @@ pub(crate) struct Scene {
     stop: StopFlag,
     reader: Option<JoinHandle<Result<(), ProbeError>>>,
     sentinels: u64,
+    pins: std::path::PathBuf,
 }
 
 impl Scene {
@@ -95,7 +96,7 @@ impl Scene {
                 sink.more.notify_all();
             })
         })?;
-        Ok(Self { probes, quick, collected, stop, reader: Some(reader), sentinels: 0 })
+        Ok(Self { probes, quick, collected, stop, reader: Some(reader), sentinels: 0, pins: config.pins.clone() })
     }
 
     /// Everything passes of these classes.
@@ -176,9 +177,8 @@ impl Drop for Scene {
             let _ = reader.join();
         }
         // The pinned map is this scene's own.
-        let pins = format!("/sys/fs/bpf/hemostat-node-tests-{}", std::process::id());
-        let _ = std::fs::remove_file(format!("{pins}/held"));
-        let _ = std::fs::remove_dir(pins);
+        let _ = std::fs::remove_file(self.pins.join("held"));
+        let _ = std::fs::remove_dir(&self.pins);
     }
 }
 

@@ -3,17 +3,24 @@
 //!
 //! It knows nothing of incidents and playbooks.
 
+pub mod agent;
 pub mod clock;
 pub mod contain;
+pub mod edge;
 pub mod finding;
+pub mod house;
 pub mod mask;
 pub mod probe;
 pub mod record;
+pub mod reporter;
 pub mod spool;
 #[cfg(test)]
 mod test_data;
 pub mod tree;
+pub mod uplink;
 pub mod workload;
+
+pub use agent::{Agent, AgentConfig, AgentHandle, StartError};
 
 use std::path::{Path, PathBuf};
 

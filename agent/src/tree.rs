@@ -141,17 +141,24 @@ impl ProcessTree {
         }
     }
 
-    /// Takes in what already runs. Call it after the probes are attached: what starts meanwhile is known from both sides, and
-    /// the kernel's word wins.
-    pub fn bootstrap(&mut self) -> usize {
+    /// Takes in what already runs. `exact` are the kernel's own start times, where it can list its tasks; without them starts are
+    /// known in ticks. Call it after the probes are attached: what starts meanwhile is known from both sides, and the kernel's word
+    /// wins. Returns how many were found.
+    pub fn bootstrap(&mut self, exact: &[ProcessKey]) -> usize {
+        let exact: HashMap<Pid, ProcessKey> = exact.iter().map(|key| (key.pid, *key)).collect();
+        let precise = |coarse: ProcessKey| match exact.get(&coarse.pid) {
+            Some(key) if key.start.0 / NS_PER_TICK == coarse.start.0 / NS_PER_TICK => *key,
+            _ => coarse,
+        };
         let found = self.procfs.all();
         let count = found.len();
-        for facts in found {
-            let key = facts.key();
-            if self.entries.contains_key(&key) || self.same_tick(key).is_some() {
+        for mut facts in found {
+            let key = precise(facts.key());
+            if self.entries.contains_key(&key) || self.same_tick(key).is_some() || self.known_exactly(key) {
                 continue;
             }
             let listens = if facts.listens { Listens::Yes } else { Listens::No };
+            facts.parent = facts.parent.map(precise);
             let parent = facts.parent;
             let image = self.image_from_proc(key, facts, ProcessOrigin::Bootstrap);
             self.insert(key, parent, Arc::new(image), listens);
@@ -161,7 +168,40 @@ impl ProcessTree {
         for key in keys {
             self.tie_to_parent(key);
         }
+        self.trim();
         count
+    }
+
+    /// A process as it is known now, with its surroundings.
+    pub fn look(&mut self, key: ProcessKey) -> Option<View> {
+        let key = self.same_tick(key).unwrap_or(key);
+        self.own(key);
+        let (ancestors, exposure) = self.lineage(key);
+        let process = self.entries.get(&key)?.image.clone();
+        Some(View { process, ancestors, exposure })
+    }
+
+    /// Living processes that descend from `of`, also through parents that have ended.
+    #[must_use]
+    pub fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {
+        let mut children: HashMap<ProcessKey, Vec<ProcessKey>> = HashMap::new();
+        for (key, entry) in &self.entries {
+            if let Some(parent) = entry.parent {
+                children.entry(parent).or_default().push(*key);
+            }
+        }
+        let mut found = Vec::new();
+        let mut to_visit = vec![self.same_tick(of).unwrap_or(of)];
+        while let Some(key) = to_visit.pop() {
+            // Each is taken out once, so that damaged ancestry cannot make a circle.
+            for child in children.remove(&key).unwrap_or_default() {
+                if self.entries.get(&child).is_some_and(|entry| entry.exit.is_none()) {
+                    found.push(child);
+                }
+                to_visit.push(child);
+            }
+        }
+        found
     }
 
     /// Takes in a record and says whose it is.
@@ -418,6 +458,13 @@ impl ProcessTree {
         let coarse = known.start.0.is_multiple_of(NS_PER_TICK)
             && known.start.0 / NS_PER_TICK == exact.start.0 / NS_PER_TICK;
         (known != exact && coarse).then_some(known)
+    }
+
+    /// Whether a key in ticks means a process whose exact start is known.
+    fn known_exactly(&self, coarse: ProcessKey) -> bool {
+        self.by_pid.get(&coarse.pid).is_some_and(|known| {
+            *known != coarse && known.start.0 / NS_PER_TICK == coarse.start.0 / NS_PER_TICK
+        })
     }
 
     fn tie_to_parent(&mut self, key: ProcessKey) {

@@ -152,7 +152,7 @@ fn what_already_ran_is_known_and_gets_its_exact_start_with_its_first_record() {
         in_proc(10, 1, "/usr/sbin/sshd"),
         in_proc(11, 10, "/bin/bash"),
     ]);
-    assert_eq!(tree.bootstrap(), 3);
+    assert_eq!(tree.bootstrap(&[]), 3);
     let view = tree.take_in(&act(11, 10, 1 << 50));
     assert_eq!(view.process.origin, ProcessOrigin::Bootstrap);
     assert_eq!(view.process.key, key(11));
@@ -162,8 +162,31 @@ fn what_already_ran_is_known_and_gets_its_exact_start_with_its_first_record() {
     let view = tree.take_in(&act(11, 10, 1 << 50));
     assert_eq!(view.process.parent, Some(key(10)));
     assert_eq!(tree.sizes().living, 3);
-    assert_eq!(tree.bootstrap(), 3);
+    assert_eq!(tree.bootstrap(&[]), 3);
     assert_eq!(tree.sizes().living, 3, "a second look at /proc finds nobody new");
+}
+
+#[test]
+fn the_kernels_own_start_times_are_used_where_it_lists_its_tasks() {
+    let mut tree = tree(vec![in_proc(1, 0, "/sbin/init"), in_proc(10, 1, "/usr/sbin/sshd")]);
+    tree.bootstrap(&[key(1), key(10)]);
+    assert_eq!(tree.look(key(10)).unwrap().process.parent, Some(key(1)));
+    assert_eq!(tree.descendants(key(1)), [key(10)]);
+}
+
+#[test]
+fn descendants_are_found_through_parents_that_have_ended() {
+    let mut tree = tree(vec![]);
+    tree.take_in(&exec(10, 1, 1, "/bin/sh"));
+    for (parent, child) in [(10, 11), (11, 12), (12, 13), (10, 14)] {
+        tree.take_in(&fork(parent, child, 2));
+    }
+    tree.take_in(&exit(11, 3));
+    tree.take_in(&exit(14, 3));
+    let mut found = tree.descendants(key(10));
+    found.sort_unstable();
+    assert_eq!(found, [key(12), key(13)]);
+    assert_eq!(tree.descendants(key(13)), []);
 }
 
 #[test]
@@ -321,7 +344,7 @@ proptest::proptest! {
     ) {
         let mut tree = tree((1..10).map(|pid| in_proc(pid, pid / 2, "/bin/p")).collect());
         tree.limits = Limits { living: 12, dead_leaves: 3, dead: 6, bytes: 1 << 20 };
-        tree.bootstrap();
+        tree.bootstrap(&[]);
         for (kind, a, b, time) in steps {
             let view = match kind {
                 0 => tree.take_in(&exec(a, b, time, "/bin/e")),

@@ -1,0 +1,295 @@
+//! What must be looked at from time to time: clock, containments, exits whose record was lost; and the node's status.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+use model::{AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Timestamp, Up};
+use tokio::sync::mpsc;
+
+use crate::{
+    clock::Clock,
+    contain::Contain,
+    edge::{Draft, EdgeCounts},
+    probe::Probes,
+    reporter::Losses,
+    spool::Spool,
+    tree::ProcessTree,
+};
+
+/// Clock and losses are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Containments are looked at this often, and /proc for processes whose exit was lost.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Samples of losses kept: two minutes.
+const SAMPLES: usize = 120;
+
+/// How much was lost, by class, over the last two minutes (I2).
+#[derive(Debug, Default)]
+pub struct LossWatch {
+    samples: VecDeque<(Timestamp, BTreeMap<EventClass, u64>)>,
+}
+
+impl LossWatch {
+    /// Remembers how much was lost until now.
+    pub fn sample(&mut self, now: Timestamp, counts: &BTreeMap<EventClass, ClassCount>) {
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, lost(counts)));
+    }
+
+    /// What was lost from the last sample before `from` until now. Without such a sample: from the start on.
+    #[must_use]
+    pub fn since(
+        &self,
+        from: Timestamp,
+        now: Timestamp,
+        counts: &BTreeMap<EventClass, ClassCount>,
+    ) -> LossWindow {
+        let before = self.samples.iter().rev().find(|(at, _)| *at <= from).or_else(|| {
+            // Samples begin after `from`: if none was dropped yet, all losses are since the start.
+            (self.samples.len() == SAMPLES).then(|| self.samples.front()).flatten()
+        });
+        let nothing = BTreeMap::new();
+        let (start, base) = before.map_or((from, &nothing), |(at, lost)| (*at, lost));
+        let lost = lost(counts)
+            .into_iter()
+            .filter_map(|(class, now)| {
+                let more = now.saturating_sub(base.get(&class).copied().unwrap_or(0));
+                (more > 0).then_some((class, more))
+            })
+            .collect();
+        LossWindow { from: start, to: now, lost }
+    }
+}
+
+fn lost(counts: &BTreeMap<EventClass, ClassCount>) -> BTreeMap<EventClass, u64> {
+    counts.iter().filter(|(_, count)| count.lost() > 0).map(|(class, count)| (*class, count.lost())).collect()
+}
+
+/// What the agent's parts share.
+pub struct Shared {
+    /// This node.
+    pub node: NodeId,
+    /// This start.
+    pub epoch: AgentEpoch,
+    /// Time.
+    pub clock: Arc<Clock>,
+    /// The kernel side.
+    pub probes: Mutex<Probes>,
+    /// Processes.
+    pub tree: Arc<Mutex<ProcessTree>>,
+    /// Containment.
+    pub contain: Arc<Contain>,
+    /// Reports.
+    pub spool: Arc<Mutex<Spool>>,
+    /// What happened at the edge.
+    pub counts: Arc<EdgeCounts>,
+    /// Losses.
+    pub losses: Mutex<LossWatch>,
+    /// The rules in force.
+    pub rules: Arc<detect::matcher::Swap>,
+    /// The reader has ended though nobody asked it to.
+    pub blind: AtomicBool,
+    /// Found wrong at the start.
+    pub notes: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// The node's own report.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let (hooks, counts, mut degraded) = {
+            let probes = lock(&self.probes);
+            let mut degraded = probes.degraded();
+            let counts = probes.counts().unwrap_or_else(|error| {
+                degraded.push(format!("losses are not known: {error}"));
+                BTreeMap::new()
+            });
+            let undecoded = probes.undecoded();
+            if undecoded > 0 {
+                degraded.push(format!("{undecoded} records of the kernel side were not understood"));
+            }
+            (probes.hooks(), counts, degraded)
+        };
+        for hook in &hooks {
+            if let HookState::Failed { because } = &hook.state {
+                degraded.push(format!("hook {} is not attached: {because}", hook.hook));
+            }
+        }
+        for (class, lost) in lost(&counts) {
+            degraded.push(format!("{lost} {class:?} events were lost since the start"));
+        }
+        if self.blind.load(Ordering::Relaxed) {
+            degraded.push("the reader has ended: nothing is seen any more; restart the agent".into());
+        }
+        let given_up = self.counts.given_up.load(Ordering::Relaxed);
+        if given_up > 0 {
+            degraded
+                .push(format!("{given_up} findings below high were given up because reporting was behind"));
+        }
+        let failed = self.counts.failed_reactions.load(Ordering::Relaxed);
+        if failed > 0 {
+            degraded.push(format!("{failed} reactions were not done; the log says why"));
+        }
+        {
+            let spool = lock(&self.spool);
+            let loss = spool.loss();
+            if spool.is_disk_full() {
+                degraded.push("the disk is full: reports wait in memory".into());
+            }
+            if loss.total() > 0 {
+                let [low, medium, high, critical] = loss.dropped;
+                degraded.push(format!(
+                    "the spool gave up {low} low, {medium} medium, {high} high and {critical} critical reports; {} were damaged",
+                    loss.damaged
+                ));
+            }
+        }
+        degraded.extend(lock(&self.notes).iter().cloned());
+        NodeStatus {
+            node: self.node.clone(),
+            epoch: self.epoch,
+            at: self.clock.now(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            rules: self.rules.current().1.len() as u64,
+            hooks,
+            counts,
+            findings: self.counts.findings.load(Ordering::Relaxed),
+            containments: self.contain.in_force().len() as u64,
+            degraded,
+        }
+    }
+
+    fn note(&self, text: String) {
+        tracing::warn!("{text}");
+        let mut notes = lock(&self.notes);
+        if notes.len() < 32 {
+            notes.push(text);
+        }
+    }
+}
+
+/// For the reporter.
+pub(crate) struct ProbeLosses(pub(crate) Arc<Shared>);
+
+impl Losses for ProbeLosses {
+    fn since(&mut self, from: Timestamp) -> LossWindow {
+        // A count that cannot be read is said in the status; here it is as if nothing was lost since the last sample.
+        let counts = lock(&self.0.probes).counts().unwrap_or_default();
+        lock(&self.0.losses).since(from, self.0.clock.now(), &counts)
+    }
+}
+
+/// The thread that keeps house until `stop`'s sender is gone.
+pub(crate) struct House {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) status_every: Duration,
+    pub(crate) to_uplink: mpsc::Sender<Up>,
+    pub(crate) drafts: SyncSender<Draft>,
+    pub(crate) stop: Receiver<()>,
+}
+
+impl House {
+    pub(crate) fn run(self) {
+        // What a network quarantine needs is loaded now, not when one is wanted.
+        if let Err(failure) = self.shared.contain.prepare() {
+            self.shared.note(format!("network quarantine cannot be prepared: {failure}"));
+        }
+        let start = Instant::now();
+        let (mut status_due, mut watch_due, mut sweep_due) =
+            (start, start + WATCH_EVERY, start + SWEEP_EVERY);
+        loop {
+            self.tick();
+            let now = Instant::now();
+            if now >= watch_due {
+                watch_due = now + WATCH_EVERY;
+                self.watch();
+            }
+            if now >= sweep_due {
+                sweep_due = now + SWEEP_EVERY;
+                lock(&self.shared.tree).sweep(Clock::boot_now());
+            }
+            if now >= status_due {
+                status_due = now + self.status_every;
+                // Full or closed: the next one says the same or better.
+                let _ = self.to_uplink.try_send(Up::Status(Box::new(self.shared.status())));
+            }
+            match self.stop.recv_timeout(TICK.min(self.status_every)) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tick(&self) {
+        if let Some(moved) = self.shared.clock.measure() {
+            let seconds = moved as f64 / 1e9;
+            self.shared.note(format!(
+                "the wall clock was set by {seconds:+.3} s; times of events follow it from now on"
+            ));
+        }
+        let counts = lock(&self.shared.probes).counts();
+        if let Ok(counts) = counts {
+            lock(&self.shared.losses).sample(self.shared.clock.now(), &counts);
+        }
+    }
+
+    /// Somebody undid a containment: it was done again, and the controller is told.
+    fn watch(&self) {
+        for drift in self.shared.contain.watch(self.shared.clock.now()) {
+            tracing::warn!(action = %drift.record.id, found = %drift.found, again = drift.again.is_ok(), "a containment was undone by somebody");
+            let mut record = drift.record;
+            record.detail = match &drift.again {
+                Ok(()) => format!("undone by somebody ({}), and done again", drift.found),
+                Err(failure) => {
+                    format!("undone by somebody ({}), and not to be done again: {failure}", drift.found)
+                }
+            };
+            let _ = self.drafts.try_send(Draft::Reaction(Box::new(record)));
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(lost_ring: u64) -> BTreeMap<EventClass, ClassCount> {
+        BTreeMap::from([(EventClass::Exec, ClassCount { lost_ring, ..ClassCount::default() })])
+    }
+
+    #[test]
+    fn i2_losses_are_those_of_the_window() {
+        let mut watch = LossWatch::default();
+        let second = |n: i64| Timestamp(n * 1_000_000_000);
+        for n in 0..300 {
+            watch.sample(second(n), &counts(n as u64 / 10));
+        }
+        let window = watch.since(second(280), second(300), &counts(40));
+        assert_eq!(window.lost, BTreeMap::from([(EventClass::Exec, 12)]));
+        assert_eq!((window.from, window.to), (second(280), second(300)));
+        let window = watch.since(second(280), second(300), &counts(28));
+        assert!(window.lost.is_empty());
+        // Older than what is remembered: as far back as known, and it says from when.
+        let window = watch.since(second(5), second(300), &counts(40));
+        assert_eq!(window.from, second(180));
+        // At the start all losses count.
+        let fresh = LossWatch::default();
+        assert_eq!(fresh.since(second(1), second(2), &counts(3)).lost[&EventClass::Exec], 3);
+    }
+}

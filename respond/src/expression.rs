@@ -9,9 +9,12 @@ mod cost;
 mod value;
 mod walk;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
-use cel::{Context, IdedExpr, parser::PrattParser};
+use cel::{Context, Env, IdedExpr, parser::PrattParser};
 use serde_json::Value;
 pub use walk::{Finding as Fault, StepUse};
 
@@ -25,6 +28,9 @@ const MAX_DEPTH: u16 = 24;
 const MAX_NODES: usize = 2000;
 /// Loops within loops, at most.
 pub const MAX_LOOPS: usize = 2;
+
+/// CEL's own functions; making them anew takes longer than an evaluation.
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// What an expression may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +117,7 @@ impl Expression {
     /// The evaluator's word: a missing key, an operation that does not fit its operands.
     pub fn evaluate(&self, variables: &Variables) -> Result<Value, EvaluationError> {
         let failed = |because: String| EvaluationError::Failed { expression: self.text.clone(), because };
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
         for (name, value) in &variables.values {
             context.add_variable_from_value(*name, value.clone());
         }
@@ -147,6 +153,12 @@ pub struct Variables {
 }
 
 impl Variables {
+    /// Nothing, for what has no expressions.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { values: Vec::new() }
+    }
+
     /// Those of a trigger.
     #[must_use]
     pub fn of(facts: &crate::facts::Facts) -> Self {

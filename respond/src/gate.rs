@@ -211,8 +211,7 @@ fn targets(verdict: &mut Verdict, plan: &Plan, facts: &Facts, grants: &Grants) {
     let (mut looked_at, mut unfit) = (0_usize, 0_usize);
     for step in &plan.steps {
         let Some(way) = step.ways.first() else { continue };
-        let later = [&way.select, &way.allow_from, &way.destination_from, &way.port_from];
-        if later.into_iter().flatten().any(|expression| !expression.steps().is_empty()) {
+        if way.needs_outputs() {
             continue;
         }
         looked_at += 1;

@@ -184,6 +184,16 @@ pub(crate) fn written<'a>(step: &'a Step, path: &str) -> Vec<Written<'a>> {
 }
 
 impl Way {
+    /// Everything of it that is evaluated.
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        [&self.select, &self.allow_from, &self.destination_from, &self.port_from].into_iter().flatten()
+    }
+
+    /// It depends on what earlier steps found.
+    pub(crate) fn needs_outputs(&self) -> bool {
+        self.expressions().any(|expression| !expression.steps().is_empty())
+    }
+
     pub(crate) fn irreversible(&self) -> bool {
         matches!(self.kind.undo(), UndoClass::Irreversible { .. })
     }

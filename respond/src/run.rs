@@ -171,11 +171,13 @@ impl Run {
             let before = self.seq;
             self.drive_actions(now, out);
             self.settle_steps(now, out);
+            self.answer_failures(now, out);
             if self.phase == Phase::Forward {
                 self.begin_steps(now, out);
             } else {
                 self.drop_steps(now, out);
             }
+            self.answer_failures(now, out);
             self.roll_back(now, out);
             self.finish(now, out);
             if self.seq == before {

@@ -155,7 +155,7 @@ impl Run {
         let action = &self.actions[index];
         let timeout = action.step.map(|step| self.plan.steps[step].timeout).unwrap_or_default();
         let time_left = now < action.planned.plus(timeout);
-        let go_on = self.phase == Phase::Forward && !action.wanted_back;
+        let go_on = matches!(self.phase, Phase::Forward | Phase::Stopped) && !action.wanted_back;
         if go_on && time_left && action.applies < MAX_APPLIES {
             self.begin_apply(index, now, out);
         } else {

@@ -15,7 +15,8 @@ impl Run {
     pub(super) fn drive_actions(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         for index in 0..self.actions.len() {
             let action = &self.actions[index];
-            let forward = self.phase == Phase::Forward && !action.wanted_back;
+            // a step that has begun comes to its end when the run stops: what contains is not left half way
+            let forward = matches!(self.phase, Phase::Forward | Phase::Stopped) && !action.wanted_back;
             match (action.state, action.pending) {
                 (ActionState::Planned | ActionState::Prepared, _) if !forward => {
                     self.abandon(index, now, out);

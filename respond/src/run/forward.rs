@@ -90,7 +90,7 @@ impl Run {
         if let Some(work) = agreed {
             return self.plan_action(index, work, now, out);
         }
-        let variables = Variables::with_steps(&self.start.facts, &self.step_facts());
+        let variables = self.variables(index);
         let first = self.steps[index].alternative == 0;
         if let Some(when) = self.plan.steps[index].when.as_ref().filter(|_| first) {
             match when.holds(&variables) {
@@ -110,6 +110,15 @@ impl Run {
                 self.another_way_or_fail(index, &unfit.to_string(), now, out);
             }
         }
+    }
+
+    /// What the step's expressions are evaluated over; nothing if it has none.
+    fn variables(&self, index: usize) -> Variables {
+        let step = &self.plan.steps[index];
+        if step.when.is_none() && step.ways.iter().all(|way| way.expressions().next().is_none()) {
+            return Variables::none();
+        }
+        Variables::with_steps(&self.start.facts, &self.step_facts())
     }
 
     fn resolve(&self, index: usize, variables: &Variables) -> Result<Work, Unfit> {
@@ -143,9 +152,8 @@ impl Run {
     }
 
     fn ask_whole(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        let variables = Variables::with_steps(&self.start.facts, &self.step_facts());
         let would: Vec<String> = (0..self.steps.len())
-            .map(|index| match self.resolve(index, &variables) {
+            .map(|index| match self.resolve(index, &self.variables(index)) {
                 Ok(work) => describe(&work.action, &work.target),
                 Err(_) => self.plan.steps[index].ways.first().map_or("", |way| way.kind.name()).into(),
             })
@@ -242,7 +250,7 @@ impl Run {
                 }
                 ActionState::Failed => self.another_way_or_fail(index, &detail, now, out),
                 ActionState::Reverting | ActionState::Reverted if action.cleanup.is_none() => {
-                    self.end_step(index, StepEnd::Failed, "it was rolled back", now, out);
+                    self.end_step(index, StepEnd::Undone, "it was rolled back", now, out);
                 }
                 ActionState::RevertBlocked => {
                     let because = format!("it could not be undone: {detail}");
@@ -271,25 +279,34 @@ impl Run {
 
     fn fail_step(&mut self, index: usize, because: &str, now: Timestamp, out: &mut Vec<Effect>) {
         self.end_step(index, StepEnd::Failed, because, now, out);
-        let step = &self.plan.steps[index];
-        let (name, on_failure) = (step.name.clone(), step.on_failure);
-        let because = format!("step {name} failed: {because}");
+        let because = format!("step {} failed: {because}", self.plan.steps[index].name);
         out.push(self.audit(AuditKind::Outcome, system(), None, because.clone()));
-        out.push(Effect::Notify(because.clone()));
-        if self.phase != Phase::Forward {
-            return;
-        }
-        match on_failure {
-            OnFailure::Continue => {}
-            OnFailure::Stop => self.record(Change::Stopped { because }, now, out),
-            OnFailure::Rollback => {
-                let scope = RollbackScope::Run;
-                self.record(
-                    Change::RollbackBegan { scope, by: system(), because, reactions: Reactions::Stay },
-                    now,
-                    out,
-                );
+        out.push(Effect::Notify(because));
+    }
+
+    /// `onFailure` of the steps that failed. Follows from the state alone, so a crash after a step's end loses nothing.
+    pub(super) fn answer_failures(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let failed = |wanted: OnFailure| {
+            (0..self.steps.len()).find(|&index| {
+                self.steps[index].state == StepState::Ended(StepEnd::Failed)
+                    && self.plan.steps[index].on_failure == wanted
+            })
+        };
+        let because = |index: usize| {
+            format!("step {} failed: {}", self.plan.steps[index].name, self.steps[index].because)
+        };
+        let (back, stop) = (failed(OnFailure::Rollback), failed(OnFailure::Stop));
+        match (self.phase, back, stop) {
+            (Phase::Forward | Phase::Stopped, Some(index), _) => {
+                let (scope, because) = (RollbackScope::Run, because(index));
+                let reactions = Reactions::Stay;
+                self.record(Change::RollbackBegan { scope, by: system(), because, reactions }, now, out);
             }
+            (Phase::Forward, None, Some(index)) => {
+                let because = because(index);
+                self.record(Change::Stopped { because }, now, out);
+            }
+            _ => {}
         }
     }
 

@@ -182,7 +182,7 @@ pub enum Change {
         /// Why, in one line.
         because: String,
     },
-    /// Nothing new begins.
+    /// No further step begins.
     Stopped {
         /// Why.
         because: String,
@@ -313,8 +313,10 @@ pub enum StepEnd {
     Unreached,
     /// A person said no, or nobody said yes in time.
     Denied,
-    /// Failed for good.
+    /// Failed for good; the step's `onFailure` follows.
     Failed,
+    /// Its action was rolled back before the step was done.
+    Undone,
 }
 
 /// Whether part of a failed action may be in force.

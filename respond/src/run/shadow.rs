@@ -33,8 +33,7 @@ impl Run {
                 Err(error) => return format!("fail: {error}"),
             },
         };
-        let later = [&way.select, &way.allow_from, &way.destination_from, &way.port_from];
-        if later.into_iter().flatten().any(|expression| !expression.steps().is_empty()) {
+        if way.needs_outputs() {
             return format!("{} on what earlier steps find{condition}", way.kind.name());
         }
         let limits = &self.plan.spec.blast_radius;

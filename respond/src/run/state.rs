@@ -39,7 +39,7 @@ pub struct Run {
 pub(super) enum Phase {
     /// Steps begin.
     Forward,
-    /// Nothing new begins; what is in force stays.
+    /// No further step begins; those that have begun come to their end, and what is in force stays.
     Stopped,
     /// What was done is undone.
     RollingBack,

@@ -11,7 +11,7 @@ mod tree;
 pub(crate) use audit::audit_table;
 pub(crate) use incident::incident_page;
 pub(crate) use incidents::incidents_table;
-pub(crate) use status::status_page;
+pub(crate) use status::{is_live, status_page};
 pub(crate) use table::{Column, Fit, Table};
 pub(crate) use text::{age, one_line, span};
 pub(crate) use tree::process_tree;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use crds::source::{self, Located, Problem, Resource, Severity};
-use respond::Plan;
+use respond::plan::Plan;
 use serde::Serialize;
 
 use super::files_below;
@@ -159,10 +159,9 @@ fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result
         let why: Vec<String> = checked.problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
         return Err(Ended::new(Exit::Bad, format!("{wanted} cannot be drawn, since it is broken:{}", why.concat())));
     };
-    let drawn = respond::graph::graph(&plan);
     let text = match form {
-        Form::Text => drawn.text(),
-        Form::Dot => drawn.dot(),
+        Form::Text => plan.to_text(),
+        Form::Dot => plan.to_dot(),
     };
     render::print(shared.output, &text, |_| text.clone())?;
     Ok(Exit::Good)

@@ -37,7 +37,7 @@ struct Released {
 }
 
 pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
-    let folder = agent::contain_folder(&options.state);
+    let folder = agent::contain_folder(&options.state.join("node"));
     if !folder.exists() {
         return Err(Ended::new(
             Exit::Unknown,

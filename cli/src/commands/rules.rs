@@ -79,6 +79,6 @@ pub(crate) fn read_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
         .collect()
 }
 
-fn is_test(path: &std::path::Path) -> bool {
+pub(crate) fn is_test(path: &std::path::Path) -> bool {
     path.to_str().is_some_and(|text| text.ends_with(".test.yml") || text.ends_with(".test.yaml"))
 }

@@ -111,6 +111,7 @@ fn runs(out: &mut String, incident: &Incident, now: Timestamp) {
             RunState::Failed => "failed",
             RunState::RollingBack => "rolling back",
             RunState::RolledBack => "rolled back",
+            RunState::Denied => "denied by a person",
         };
         heading(out, &format!("PLAYBOOK {} ({}; {state})", run.playbook, decided));
         for reason in &run.decision.reasons {

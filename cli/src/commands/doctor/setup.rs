@@ -11,7 +11,7 @@ use detect::{
     load::load,
     matcher::{Options, RuleSet},
 };
-use respond::Plan;
+use respond::plan::Plan;
 use wire::identity::Credentials;
 
 use super::{Look, Verdict};

@@ -11,7 +11,8 @@ use detect::{
     explain,
     load::load,
     matcher::{Options, RuleIndex, RuleSet},
-    schema::{Firing, Scratch, View},
+    schema::{Firing, View},
+    source::SourceFile,
 };
 use model::{Event, Finding, Incident};
 use serde::Serialize;
@@ -41,7 +42,7 @@ struct Explained {
 pub(super) fn run(shared: &Shared, wanted: &str, paths: &[PathBuf], event: Option<&Path>) -> Result<Exit> {
     let files = read_rules(paths)?;
     let loaded = load(&files);
-    let (position, rule) = find(&loaded.rules, wanted)?;
+    let (position, rule) = find(&loaded.rules, &files, wanted)?;
     let (set, _diagnostics) = RuleSet::compile(&loaded.rules, Options::default());
     let events = event.map(read_events).transpose()?.unwrap_or_default();
     let explained = Explained {
@@ -54,10 +55,7 @@ pub(super) fn run(shared: &Shared, wanted: &str, paths: &[PathBuf], event: Optio
         kernel: set.explain_plan(RuleIndex(u32::try_from(position).unwrap_or(u32::MAX))).to_vec(),
         events: events
             .iter()
-            .map(|event| {
-                let mut scratch = Scratch::default();
-                explain::render(&explain::explain(rule, &View::new(event, &mut scratch)))
-            })
+            .map(|event| explain::render(&explain::explain(rule, &View::new(event))))
             .collect(),
     };
     render::print(shared.output, &explained, |_| page(&explained))?;
@@ -82,15 +80,16 @@ fn page(explained: &Explained) -> String {
 }
 
 /// By id, title or file name; by part of one of them if that is unambiguous.
-fn find<'a>(rules: &'a [Rule], wanted: &str) -> Result<(usize, &'a Rule)> {
-    let is = |rule: &Rule, fits: &dyn Fn(&str) -> bool| fits(rule.key()) || fits(&rule.meta.title.value);
+fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(usize, &'a Rule)> {
+    let file = |rule: &Rule| files.get(rule.meta.span.file.0 as usize).map_or("", |file| file.name.as_str());
+    let is = |rule: &Rule, fits: &dyn Fn(&str) -> bool| fits(rule.key()) || fits(&rule.meta.title.value) || fits(file(rule));
     let exact: Vec<_> = rules.iter().enumerate().filter(|(_, rule)| is(rule, &|text| text == wanted)).collect();
     let folded = wanted.to_lowercase();
     let partial: Vec<_> =
         rules.iter().enumerate().filter(|(_, rule)| is(rule, &|text| text.to_lowercase().contains(&folded))).collect();
     match (exact.as_slice(), partial.as_slice()) {
         ([one], _) | ([], [one]) => Ok(*one),
-        ([], []) => Err(Ended::new(Exit::Unknown, format!("no rule has {wanted:?} as its id or in its title"))),
+        ([], []) => Err(Ended::new(Exit::Unknown, format!("no rule has {wanted:?} as its id, or in its title or file name"))),
         (many, more) => {
             let several = if many.is_empty() { more } else { many };
             let names: Vec<String> = several.iter().take(10).map(|(_, rule)| format!("  {} {}", rule.key(), rule.meta.title.value)).collect();

@@ -1,0 +1,207 @@
+//! `hemostat standalone`: agent and controller in one process, joined by a link within it. The same crates as in a cluster.
+
+use std::{
+    io::IsTerminal as _,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use agent::{Agent, AgentConfig, AgentHandle, mask::Masker};
+use anyhow::{Context, Result};
+use controller::{Controller, ControllerConfig, ControllerHandle};
+use detect::{
+    diagnostic::render,
+    load::load,
+    matcher::{Options as MatcherOptions, RuleSet, Swap},
+};
+use model::NodeId;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::rules::read_rules;
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+};
+
+/// Messages that wait in each direction between agent and controller (I11).
+const LINK_CAPACITY: usize = 256;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rule files and folders (Sigma).
+    #[arg(long, default_value = "rules")]
+    rules: Vec<PathBuf>,
+    /// Playbook and policy files and folders.
+    #[arg(long, default_value = "playbooks")]
+    playbooks: Vec<PathBuf>,
+    /// State folder: journal, audit log, spool, evidence, quarantined files. Made with mode 0700.
+    #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
+    state: PathBuf,
+    /// This node's name.
+    #[arg(long, env = "HEMOSTAT_NODE")]
+    node: Option<String>,
+    /// More rules for what is masked before it leaves the agent (docs/agent.md).
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Size of the spool in MB.
+    #[arg(long, default_value_t = 256)]
+    spool_mb: u64,
+    /// Log lines as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
+    start_log(options.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("hemostat-async")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(watch(shared, options))
+}
+
+/// What is logged is chosen by `HEMOSTAT_LOG` (tracing's filter syntax); `info` without it.
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_env("HEMOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    if json { log.json().init() } else { log.with_target(false).init() }
+}
+
+async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Ended::new(Exit::Forbidden, "watching a host loads eBPF programs, which needs root: run it with sudo"));
+    }
+    let mut signals = Signals::new()?;
+    make_private(&options.state)?;
+    let rules = Arc::new(Swap::new(Arc::new(read_rule_set(&options.rules)?)));
+    let masker = masker(options.mask.as_deref())?;
+    let node = NodeId::new(options.node.clone().unwrap_or_else(agent::host_name));
+
+    let controller = Controller::start(ControllerConfig {
+        socket: shared.socket.clone(),
+        playbooks: options.playbooks.clone(),
+        ..ControllerConfig::in_folders(&options.state, &options.state)
+    })
+    .await
+    .context("start the controller")?;
+    for problem in controller.health().problems {
+        tracing::warn!(part = problem.part, "{}", problem.what);
+    }
+    let (agent_end, controller_end) = wire::link::in_process(node.clone(), LINK_CAPACITY);
+    controller.attach(controller_end);
+    let config = AgentConfig {
+        spool_limit: options.spool_mb << 20,
+        ..AgentConfig::new(node.clone(), options.state.join("node"), rules, masker)
+    };
+    // Loading the programs takes some tenths of a second of plain computing.
+    let started = tokio::task::spawn_blocking(move || Agent::start(config, agent_end)).await.context("start the agent")?;
+    let agent = match started {
+        Ok(agent) => agent,
+        Err(error) => {
+            controller.shutdown().await;
+            return Err(anyhow::Error::new(error).context("start the agent"));
+        }
+    };
+    let status = agent.status();
+    let live = status.hooks.iter().filter(|hook| crate::render::is_live(&hook.state)).count();
+    tracing::info!(%node, hooks = live, rules = status.rules, socket = %shared.socket.display(), "watching this host");
+    for degraded in &status.degraded {
+        tracing::warn!("degraded: {degraded}");
+    }
+    let why = until_told(agent, &controller, &mut signals, &options.rules).await;
+    controller.shutdown().await;
+    match why {
+        None => Ok(Exit::Good),
+        Some(blind) => Err(Ended::new(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}"))),
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+        })
+    }
+}
+
+/// Serves until a signal or the agent's own end; gives why it ended by itself, if it did.
+async fn until_told(
+    mut agent: AgentHandle,
+    controller: &ControllerHandle,
+    signals: &mut Signals,
+    rules: &[PathBuf],
+) -> Option<String> {
+    let why = loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break None,
+            _ = signals.interrupt.recv() => break None,
+            _ = signals.hangup.recv() => reload(&agent, controller, rules).await,
+            blind = agent.failed() => break Some(blind),
+        }
+    };
+    let standing = agent.contain().in_force();
+    tracing::info!(containments = standing.len(), "stopping; containments stay in force (hemostat release lifts them)");
+    agent.shutdown().await;
+    why
+}
+
+/// SIGHUP: rules and playbooks are read again. Broken ones are named; what was in force stays where nothing better is to be had.
+async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &[PathBuf]) {
+    match read_rule_set(rules) {
+        Ok(set) => {
+            let count = set.len();
+            match agent.set_rules(Arc::new(set)) {
+                Ok(()) => tracing::info!(rules = count, "rules read again"),
+                Err(error) => tracing::error!(%error, "the rules before stay in force"),
+            }
+        }
+        Err(error) => tracing::error!("the rules before stay in force: {error:#}"),
+    }
+    match controller.reload().await {
+        Ok(playbooks) => {
+            tracing::info!(playbooks = playbooks.loaded.len(), broken = playbooks.broken.len(), "playbooks read again");
+        }
+        Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
+    }
+}
+
+fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
+    let files = read_rules(paths)?;
+    let loaded = load(&files);
+    let (set, compiled) = RuleSet::compile(&loaded.rules, MatcherOptions::default());
+    for diagnostic in loaded.diagnostics.iter().chain(&compiled) {
+        let text = render(std::slice::from_ref(diagnostic), &files, detect::diagnostic::Colour::Plain);
+        tracing::warn!("{}", text.trim_end());
+    }
+    Ok(set)
+}
+
+fn masker(file: Option<&Path>) -> Result<Masker> {
+    let text = file.map(|path| std::fs::read_to_string(path).with_context(|| format!("read the mask rules {}", path.display()))).transpose()?;
+    let name = file.map(|path| path.display().to_string()).unwrap_or_default();
+    Masker::new(text.as_deref().map(|text| (name.as_str(), text))).context("read the mask rules")
+}
+
+/// The state folder holds evidence and keys: nobody else may look.
+fn make_private(folder: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("make the state folder {}", folder.display()))
+}

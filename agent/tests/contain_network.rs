@@ -1,0 +1,434 @@
+//! Network quarantine and destination block on the real kernel: two network namespaces joined by a veth pair, the contained program in
+//! one, its peer in the other; and the loopback of the contained one.
+
+mod ground;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use ground::{Ground, now, process};
+use hemostat_agent::contain::Which;
+use model::{ActionState, BlockDestination, NetQuarantine, NodeAction, PhaseDone};
+
+/// How long a program waits for a packet before it says that none came. Long against a veth's microseconds.
+const SILENCE: Duration = Duration::from_millis(400);
+const PORT: u16 = 7000;
+const DNS: u16 = 53;
+const INSIDE4: &str = "10.91.0.1";
+const PEER4: &str = "10.91.0.2";
+const INSIDE6: &str = "fd91::1";
+const PEER6: &str = "fd91::2";
+
+/// A program that does what it is told over its stdin.
+struct Puppet {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Puppet {
+    /// In the cgroup (when given) and in a network namespace of its own.
+    fn new(ground: Option<&Ground>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "puppet", "--nocapture", "--test-threads=1"]).env("HEMOSTAT_PUPPET", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let procs = ground.map(|ground| {
+            std::fs::OpenOptions::new().write(true).open(ground.cgroup.join("cgroup.procs")).unwrap()
+        });
+        // SAFETY: between fork and exec only write(2) and unshare(2) are called, which are async-signal-safe.
+        #[expect(unsafe_code, reason = "cgroup and namespace have to be there before the program runs")]
+        unsafe {
+            command.pre_exec(move || {
+                if let Some(mut procs) = procs.as_ref() {
+                    procs.write_all(b"0")?;
+                }
+                rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET)?;
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut puppet = Self { child, input, output };
+        assert_eq!(puppet.tell("hello"), "ok");
+        puppet
+    }
+
+    fn tell(&mut self, order: &str) -> String {
+        writeln!(self.input, "{order}").unwrap();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the program ended");
+            // the test harness has its own words on the first line
+            if let Some((_, answer)) = line.trim().split_once("> ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Not a test: the program that the tests start. Orders: `connect N ADDR`, `say N`, `udp ADDR`, `listen ADDR`, `echo ADDR`.
+#[test]
+fn puppet() {
+    if std::env::var_os("HEMOSTAT_PUPPET").is_none() {
+        return;
+    }
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match words[..] {
+            ["hello"] => "ok".to_owned(),
+            ["echo", address] => {
+                let address: SocketAddr = address.parse().unwrap();
+                let (tcp, udp) = (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+                std::thread::spawn(move || {
+                    for stream in tcp.incoming() {
+                        let mut stream = stream.unwrap();
+                        std::thread::spawn(move || {
+                            let mut buffer = [0; 64];
+                            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                                if stream.write_all(&buffer[..length]).is_err() {
+                                    break;
+                                }
+                            }
+                        });
+                    }
+                });
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 64];
+                    while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+                        let _sent = udp.send_to(&buffer[..length], from);
+                    }
+                });
+                "ok".to_owned()
+            }
+            ["connect", address] => match TcpStream::connect_timeout(&address.parse().unwrap(), SILENCE) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(SILENCE)).unwrap();
+                    streams.push(stream);
+                    format!("ok {}", streams.len() - 1)
+                }
+                Err(error) => word(&error),
+            },
+            ["say", index] => {
+                let stream = &mut streams[index.parse::<usize>().unwrap()];
+                exchange(stream).unwrap_or_else(|error| word(&error))
+            }
+            ["udp", address] => datagram(address.parse().unwrap()).unwrap_or_else(|error| word(&error)),
+            _ => "what?".to_owned(),
+        };
+        println!("> {answer}");
+    }
+}
+
+/// Says something that was never said before and waits for the echo of just that: what was sent into a silence arrives later.
+fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let word = WORD.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    stream.write_all(&word)?;
+    let mut echo = [0; 4];
+    loop {
+        stream.read_exact(&mut echo)?;
+        if echo == word {
+            return Ok("ok".to_owned());
+        }
+    }
+}
+
+fn datagram(to: SocketAddr) -> std::io::Result<String> {
+    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(SILENCE))?;
+    socket.send_to(b"ping", to)?;
+    let mut buffer = [0; 4];
+    socket.recv_from(&mut buffer)?;
+    Ok("ok".to_owned())
+}
+
+fn word(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "refused".to_owned(),
+        std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => "silence".to_owned(),
+        _ => format!("{error}"),
+    }
+}
+
+struct Stage {
+    inside: Puppet,
+    peer: Puppet,
+    ground: Ground,
+}
+
+fn stage(name: &str) -> Option<Stage> {
+    let ground = Ground::new(name)?.with_bpffs()?;
+    if Command::new("ip").arg("-V").output().is_err() || Command::new("nsenter").arg("-V").output().is_err() {
+        println!("SKIPPED: {name}: needs ip (iproute2) and nsenter (util-linux)");
+        return None;
+    }
+    let (mut inside, mut peer) = (Puppet::new(Some(&ground)), Puppet::new(None));
+    let (a, b) = (inside.pid().to_string(), peer.pid().to_string());
+    let link = format!("ct{}", inside.pid());
+    ip(&["link", "add", &link, "netns", &a, "type", "veth", "peer", "name", &link, "netns", &b]);
+    for (pid, four, six) in [(&a, INSIDE4, INSIDE6), (&b, PEER4, PEER6)] {
+        for args in [
+            vec!["addr", "add", &format!("{four}/24"), "dev", &link],
+            vec!["-6", "addr", "add", &format!("{six}/64"), "dev", &link, "nodad"],
+            vec!["link", "set", "lo", "up"],
+            vec!["link", "set", &link, "up"],
+        ] {
+            let mut all = vec!["-t", pid, "-n", "ip"];
+            all.extend(args);
+            run("nsenter", &all);
+        }
+    }
+    for port in [PORT, DNS, PORT + 1] {
+        for address in [format!("{PEER4}:{port}"), format!("[{PEER6}]:{port}")] {
+            assert_eq!(peer.tell(&format!("echo {address}")), "ok");
+        }
+    }
+    for address in [format!("127.0.0.1:{PORT}"), format!("[::1]:{PORT}")] {
+        assert_eq!(inside.tell(&format!("echo {address}")), "ok");
+    }
+    // IPv6 comes up a moment after the link
+    ground::wait_for("IPv6", || inside.tell(&format!("udp [{PEER6}]:{PORT}")) == "ok");
+    Some(Stage { inside, peer, ground })
+}
+
+fn ip(args: &[&str]) {
+    run("ip", args);
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What works from inside, over every way: one letter each, `+` for an answer, `-` for refused at once, `.` for silence.
+fn reach(inside: &mut Puppet) -> String {
+    let mut all = String::new();
+    for order in [
+        format!("connect {PEER4}:{PORT}"),
+        format!("connect [{PEER6}]:{PORT}"),
+        format!("connect [::ffff:{PEER4}]:{PORT}"),
+        format!("connect 127.0.0.1:{PORT}"),
+        format!("connect [::1]:{PORT}"),
+        format!("udp {PEER4}:{PORT}"),
+        format!("udp [{PEER6}]:{PORT}"),
+        format!("udp {PEER4}:{DNS}"),
+        format!("udp [::1]:{PORT}"),
+    ] {
+        all.push(match inside.tell(&order).as_str() {
+            ok if ok.starts_with("ok") => '+',
+            "refused" => '-',
+            "silence" => '.',
+            other => panic!("{order}: {other}"),
+        });
+    }
+    all
+}
+
+const ALL: &str = "+++++++++";
+
+#[test]
+fn i5_quarantine_cuts_everything_and_its_revert_gives_it_back() {
+    let Some(Stage { mut inside, mut peer, ground }) = stage("quarantine") else { return };
+    let contain = ground.contain();
+    assert_eq!(reach(&mut inside), ALL);
+    let four = inside.tell(&format!("connect {PEER4}:{PORT}"));
+    let six = inside.tell(&format!("connect [{PEER6}]:{PORT}"));
+    let established: Vec<String> =
+        [four, six].iter().map(|answer| format!("say {}", answer.strip_prefix("ok ").unwrap())).collect();
+    for order in &established {
+        assert_eq!(inside.tell(order), "ok");
+    }
+    let inward = format!("[{INSIDE6}]:{PORT}");
+    assert_eq!(inside.tell(&format!("echo {inward}")), "ok");
+    assert!(peer.tell(&format!("connect {inward}")).starts_with("ok"));
+
+    let record =
+        contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), ground.target(), now()).unwrap();
+    assert_eq!(reach(&mut inside), "---------");
+    for order in &established {
+        assert_eq!(inside.tell(order), "silence", "established connections too");
+    }
+    assert_eq!(peer.tell(&format!("connect {inward}")), "silence", "nobody gets in");
+    assert_eq!(peer.tell(&format!("udp {inward}")), "silence");
+    assert!(contain.watch(now()).is_empty());
+
+    let lifted = contain.release(&Which::One(record.id));
+    assert!(
+        matches!(&lifted[0].result, Ok(PhaseDone::Reverted { detail }) if detail.contains("dropped")),
+        "{lifted:?}"
+    );
+    assert_eq!(reach(&mut inside), ALL);
+    assert!(peer.tell(&format!("connect {inward}")).starts_with("ok"));
+    let pins = contain_pins(&ground);
+    assert_eq!(pins, 0, "no pin is left");
+    contain.uninstall().unwrap();
+}
+
+#[test]
+fn peers_on_the_allow_list_stay_reachable() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("allow list") else { return };
+    let contain = ground.contain();
+    let with = |allow: &[&str]| {
+        NodeAction::NetQuarantine(NetQuarantine {
+            allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+        })
+    };
+    for (allow, expected) in [
+        (vec!["10.91.0.2/32"], "+-+--+-+-"),
+        (vec!["10.91.0.0/24", "fd91::/64"], "+++--+++-"),
+        (vec!["0.0.0.0/0"], "+-++-+-+-"),
+        (vec!["::/0"], "-+--+-+-+"),
+        (vec!["192.0.2.0/24"], "---------"),
+    ] {
+        let record = contain.react(with(&allow), ground.target(), now()).unwrap();
+        assert_eq!(reach(&mut inside), expected, "{allow:?}");
+        contain.release(&Which::One(record.id));
+    }
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+#[test]
+fn a_blocked_destination_is_blocked_alone() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("block") else { return };
+    let contain = ground.contain();
+    let block = |net: &str, port| {
+        NodeAction::BlockDestination(BlockDestination { destination: net.parse().unwrap(), port })
+    };
+    let old = inside.tell(&format!("connect {PEER4}:{PORT}")).replace("ok", "say");
+    for (action, expected, established) in [
+        (block("10.91.0.2/32", None), "-+-++-+-+", "silence"),
+        (block("10.91.0.2/32", Some(DNS)), "+++++++-+", "ok"),
+        (block("10.91.0.0/16", Some(PORT)), "-+-++-+++", "silence"),
+        (block("fd91::2/128", Some(PORT)), "+-++++-++", "ok"),
+        (block("fd91::/16", None), "+-++++-++", "ok"),
+    ] {
+        let record = contain.react(action.clone(), ground.target(), now()).unwrap();
+        assert_eq!(reach(&mut inside), expected, "{action:?}");
+        assert_eq!(inside.tell(&old), established, "{action:?}");
+        contain.release(&Which::One(record.id));
+        ground::wait_for("the connection to go on", || inside.tell(&old) == "ok");
+    }
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+#[test]
+fn two_quarantines_hold_until_both_are_lifted() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("two quarantines") else { return };
+    let contain = ground.contain();
+    let quarantine = NodeAction::NetQuarantine(NetQuarantine::default());
+    let first = contain.react(quarantine, ground.target(), now()).unwrap();
+    let four = NetQuarantine { allow: vec!["0.0.0.0/0".parse().unwrap()] };
+    // by the process: its cgroup is meant
+    let second = contain.react(NodeAction::NetQuarantine(four), process(inside.pid()), now()).unwrap();
+    assert_eq!(reach(&mut inside), "---------");
+    contain.release(&Which::One(first.id));
+    assert_eq!(reach(&mut inside), "+-++-+-+-");
+    contain.release(&Which::One(second.id));
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+#[test]
+fn children_of_the_cgroup_are_covered() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("children") else { return };
+    let contain = ground.contain();
+    let (sub, _) = ground.sub("below");
+    std::fs::write(sub.join("cgroup.procs"), inside.pid().to_string()).unwrap();
+    contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), ground.target(), now()).unwrap();
+    assert_eq!(reach(&mut inside), "---------");
+    contain.release(&Which::All);
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+/// The loader is killed; the quarantine stays, is found again, and is lifted without the controller.
+#[test]
+fn a_quarantine_outlives_the_agent_and_is_lifted_locally() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("outlives") else { return };
+    let mut agent = Command::new(std::env::current_exe().unwrap());
+    agent.args(["--exact", "short_lived_agent", "--nocapture", "--test-threads=1"]);
+    agent.env(
+        "HEMOSTAT_AGENT",
+        format!("{} {} {}", ground.dir.path().display(), ground.path, ground.cgroup.display()),
+    );
+    let output = agent.output().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{output:?}");
+    assert_eq!(reach(&mut inside), "---------", "the agent is dead, the quarantine holds");
+    let contain = ground.contain();
+    let recovered = contain.recover(now());
+    assert!(matches!(&recovered[..], [one] if one.failure.is_none()), "{recovered:?}");
+    assert_eq!(reach(&mut inside), "---------");
+    assert_eq!(contain.in_force().len(), 1);
+    contain.release(&Which::All);
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+/// Not a test: the agent of the test above.
+#[test]
+fn short_lived_agent() {
+    let Ok(place) = std::env::var("HEMOSTAT_AGENT") else { return };
+    let [dir, path, cgroup] = place.split(' ').collect::<Vec<_>>()[..] else { panic!("{place}") };
+    let mut config = hemostat_agent::contain::ContainConfig::new(
+        model::NodeId::new("test-node"),
+        format!("{dir}/state").into(),
+    );
+    config.bpffs = format!("{dir}/bpffs").into();
+    let contain = hemostat_agent::contain::Contain::open(config).unwrap();
+    let target = ground::cgroup_target(cgroup.as_ref(), path);
+    contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), target, now()).unwrap();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn pins_of_a_dead_cgroup_are_removed() {
+    let Some(ground) = Ground::new("dead cgroup").and_then(Ground::with_bpffs) else { return };
+    let contain = ground.contain();
+    let (sub, path) = ground.sub("short");
+    let target = ground::cgroup_target(&sub, &path);
+    let record = contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), target, now()).unwrap();
+    assert_eq!(contain_pins(&ground), 1);
+    std::fs::remove_dir(&sub).unwrap();
+    assert!(contain.watch(now()).is_empty());
+    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::Vacuous);
+    assert_eq!(contain_pins(&ground), 0);
+    assert!(contain.in_force().is_empty());
+}
+
+#[test]
+fn a_pin_removed_by_somebody_is_made_again() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("pin drift") else { return };
+    let contain = ground.contain();
+    contain.prepare().unwrap();
+    let record =
+        contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), ground.target(), now()).unwrap();
+    let Some(model::RollbackState::Network { pins, .. }) = record.rollback else { panic!() };
+    std::fs::remove_file(format!("{pins}/packet_out")).unwrap();
+    assert_eq!(contain.watch(now()).len(), 1);
+    assert_eq!(reach(&mut inside), "---------");
+    contain.release(&Which::All);
+    assert_eq!(reach(&mut inside), ALL);
+}
+
+fn contain_pins(ground: &Ground) -> usize {
+    std::fs::read_dir(ground.dir.path().join("bpffs/hemostat")).map_or(0, Iterator::count)
+}

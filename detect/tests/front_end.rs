@@ -1,4 +1,5 @@
 //! The front end from outside: what loads, what is refused, and what diagnostics look like.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! The rules that we ship load without a word from the checker, and their tests pass.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,18 +1,24 @@
 //! Events written down by their fields, as rule tests do.
 
+mod blank;
+mod written;
+
 use std::{net::IpAddr, sync::Arc};
 
 use model::{
-    Activity, AgentEpoch, Backing, BootNs, CgroupId, Created, Credentials, Endpoint, Event, EventId, ExeFile,
-    Exit, Exposure, FdKind, FilePath, Flow, LinkKind, NamespaceCall, Namespaces, NodeId, Pid, Process,
-    ProcessKey, ProcessOrigin, Protocol, Runtime, Seq, Stdio, Timestamp, Truncated, Workload,
+    Activity, AgentEpoch, Backing, CgroupId, Created, Event, EventId, Exposure, LinkKind, NamespaceCall,
+    Namespaces, NodeId, Pid, Process, Protocol, Runtime, Seq, Timestamp, Workload,
 };
 
+use self::{
+    blank::{activity, process},
+    written::{Written, parse_time},
+};
 use crate::schema::{
     Category, Context, Field, FieldValue, Scratch, View,
     names::{
-        BPF_COMMANDS, BPF_PROG_LOAD, BPF_PROGRAM_TYPES, CAPABILITIES, DNS_TYPES, MEMFD_FLAGS, MOUNT_FLAGS,
-        NAMESPACES, OPEN_FLAGS, PTRACE_REQUESTS, number_of,
+        BPF_COMMANDS, BPF_PROGRAM_TYPES, CAPABILITIES, DNS_TYPES, MEMFD_FLAGS, MOUNT_FLAGS, NAMESPACES,
+        OPEN_FLAGS, PTRACE_REQUESTS,
     },
 };
 
@@ -353,7 +359,6 @@ impl Draft {
         Ok(true)
     }
 
-    #[expect(clippy::too_many_lines, reason = "one line per field and activity")]
     fn set_activity(&mut self, field: Field, written: &Written<'_>) -> Result<bool, DraftError> {
         match (field, &mut self.activity) {
             (Field::RequestedImage, Activity::Exec { requested }) => *requested = written.text()?,
@@ -528,199 +533,8 @@ fn set_audit_name(
     Ok(())
 }
 
-/// RFC 3339 in UTC to the second, as [`Timestamp`] prints it, its milliseconds optional.
-fn parse_time(text: &str) -> Option<Timestamp> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, by: char| {
-        text.split(by).map(|part| part.parse::<i64>().ok()).collect::<Option<Vec<_>>>()
-    };
-    let (clock, millis) = time.split_once('.').unwrap_or((time, "0"));
-    let [year, month, day] = <[i64; 3]>::try_from(numbers(date, '-')?).ok()?;
-    let [hour, minute, second] = <[i64; 3]>::try_from(numbers(clock, ':')?).ok()?;
-    if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Days from civil: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-    let of_march = if month > 2 { month - 3 } else { month + 9 };
-    let march_year = year - i64::from(month <= 2);
-    let of_era = march_year.rem_euclid(400);
-    let of_year = (153 * of_march + 2) / 5 + day - 1;
-    let days =
-        march_year.div_euclid(400) * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
-    let millis: i64 = millis.parse().ok().filter(|millis| (0..1000).contains(millis))?;
-    Some(Timestamp(seconds.checked_mul(1_000_000_000)?.checked_add(millis * 1_000_000)?))
-}
-
 fn set_bits(mode: &mut u32, bits: u32, on: bool) {
     if on { *mode |= bits } else { *mode &= !bits }
-}
-
-/// A written value and the field that it is for.
-struct Written<'a> {
-    field: Field,
-    value: &'a DraftValue,
-}
-
-impl Written<'_> {
-    fn bad(&self, expected: &str) -> DraftError {
-        let value = match self.value {
-            DraftValue::One(text) => text.clone(),
-            DraftValue::Many(texts) => texts.join(", "),
-        };
-        DraftError::BadValue { field: self.field.name(), value, expected: expected.into() }
-    }
-
-    fn text(&self) -> Result<String, DraftError> {
-        match self.value {
-            DraftValue::One(text) => Ok(text.clone()),
-            DraftValue::Many(_) => Err(self.bad("one value")),
-        }
-    }
-
-    fn texts(&self) -> Vec<String> {
-        match self.value {
-            DraftValue::One(text) => vec![text.clone()],
-            DraftValue::Many(texts) => texts.clone(),
-        }
-    }
-
-    fn number(&self) -> Result<u32, DraftError> {
-        self.text()?.parse().map_err(|_| self.bad("a whole number"))
-    }
-
-    fn small(&self) -> Result<u8, DraftError> {
-        self.text()?.parse().map_err(|_| self.bad("a number below 256"))
-    }
-
-    fn wide(&self) -> Result<u64, DraftError> {
-        self.text()?.parse().map_err(|_| self.bad("a whole number"))
-    }
-
-    fn truth(&self) -> Result<bool, DraftError> {
-        self.text()?.to_ascii_lowercase().parse().map_err(|_| self.bad("`true` or `false`"))
-    }
-
-    fn user(&self) -> Result<u32, DraftError> {
-        if self.text()? == "root" {
-            Ok(0)
-        } else {
-            self.text()?.parse().map_err(|_| self.bad("`root` or a user id"))
-        }
-    }
-
-    fn word<T: Copy>(&self, known: &[(&str, T)]) -> Result<T, DraftError> {
-        let text = self.text()?;
-        let found = known.iter().find(|(name, _)| *name == text);
-        found.map(|(_, value)| *value).ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            self.bad(&names.join(", "))
-        })
-    }
-
-    fn descriptor(&self) -> Result<FdKind, DraftError> {
-        self.word(&[
-            ("closed", FdKind::Closed),
-            ("file", FdKind::File),
-            ("pipe", FdKind::Pipe),
-            ("socket", FdKind::Socket),
-            ("device", FdKind::Device),
-        ])
-    }
-
-    fn bits(&self, table: &[(u64, &str)]) -> Result<u64, DraftError> {
-        self.texts().iter().try_fold(0, |bits, name| {
-            number_of(name, table).map(|bit| bits | bit).ok_or_else(|| {
-                let names: Vec<&str> = table.iter().map(|(_, name)| *name).collect();
-                self.bad(&names.join(", "))
-            })
-        })
-    }
-
-    fn bits32(&self, table: &[(u64, &str)]) -> Result<u32, DraftError> {
-        u32::try_from(self.bits(table)?).map_err(|_| self.bad("flags of 32 bits"))
-    }
-
-    /// A number by its name in the table, or the number itself.
-    fn named(&self, table: &[(u64, &str)]) -> Result<u64, DraftError> {
-        let text = self.text()?;
-        number_of(&text, table)
-            .or_else(|| text.parse().ok())
-            .ok_or_else(|| self.bad("a known name or a number"))
-    }
-
-    fn position(&self, table: &[&str]) -> Result<u32, DraftError> {
-        let text = self.text()?;
-        let found = table.iter().position(|name| name.eq_ignore_ascii_case(&text));
-        let number = found.and_then(|position| u32::try_from(position).ok()).or_else(|| text.parse().ok());
-        number.ok_or_else(|| self.bad("a known name or a number"))
-    }
-}
-
-fn process(pid: u32) -> Process {
-    Process {
-        key: ProcessKey { pid: Pid(pid), start: BootNs(u64::from(pid)) },
-        parent: None,
-        exe: String::new(),
-        exe_file: ExeFile::default(),
-        command_line: String::new(),
-        args: vec![],
-        args_truncated: Truncated::No,
-        cwd: String::new(),
-        comm: String::new(),
-        credentials: Credentials { uid: 1000, gid: 1000, euid: 1000, egid: 1000, ..Credentials::default() },
-        stdio: Stdio::default(),
-        namespaces: Namespaces::default(),
-        tty: None,
-        cgroup: CgroupId(1),
-        workload: Arc::new(Workload::Host { cgroup_path: "/".into() }),
-        origin: ProcessOrigin::Exec,
-        exit: None,
-    }
-}
-
-fn activity(category: Category) -> Option<Activity> {
-    let file = FilePath::default;
-    let end = Endpoint { addr: IpAddr::from([0, 0, 0, 0]), port: 0 };
-    let flow = Flow { protocol: Protocol::Tcp, local: end, remote: end };
-    let target = ProcessKey { pid: Pid(4300), start: BootNs(4300) };
-    let credentials = process(0).credentials;
-    Some(match category {
-        Category::ProcessCreation => Activity::Exec { requested: String::new() },
-        Category::ProcessFork => Activity::Fork { child: ProcessKey { pid: Pid(4243), start: BootNs(4243) } },
-        Category::ProcessTermination => Activity::Exit(Exit { code: 0, signal: 0, at: BootNs(9999) }),
-        Category::CredentialChange => Activity::CredentialChange { before: credentials, after: credentials },
-        Category::NamespaceChange => Activity::NamespaceChange {
-            before: Namespaces::default(),
-            after: Namespaces::default(),
-            call: NamespaceCall::Unshare,
-        },
-        Category::FileEvent => Activity::FileOpen { file: file(), flags: 1, created: Created::Yes },
-        Category::FileAccess => Activity::FileOpen { file: file(), flags: 0, created: Created::No },
-        Category::FileDelete => Activity::FileDelete { file: file() },
-        Category::FileRename => Activity::FileRename { from: file(), to: file() },
-        Category::FileLink => Activity::FileLink { target: file(), link: file(), kind: LinkKind::Symbolic },
-        Category::FileMode => Activity::FileMode { file: file(), mode: 0o644 },
-        Category::FileOwner => Activity::FileOwner { file: file(), uid: u32::MAX, gid: u32::MAX },
-        Category::NetworkConnection => Activity::Connect(flow),
-        Category::NetworkAccept => Activity::Accept(flow),
-        Category::NetworkBind => Activity::Bind { protocol: Protocol::Tcp, local: end },
-        Category::NetworkListen => Activity::Listen { protocol: Protocol::Tcp, local: end },
-        Category::NetworkClose => Activity::SocketClose { flow, sent_bytes: 0, received_bytes: 0 },
-        Category::DnsQuery => {
-            Activity::DnsQuery { name: String::new(), record_type: 1, server: Endpoint { port: 53, ..end } }
-        }
-        Category::DriverLoad => Activity::ModuleLoad { name: String::new() },
-        Category::Bpf => Activity::Bpf { command: BPF_PROG_LOAD, program_type: 0, name: String::new() },
-        Category::Ptrace => Activity::Ptrace { request: 16, target },
-        Category::ProcessVmWrite => Activity::ProcessVmWrite { target },
-        Category::Memfd => Activity::MemfdCreate { name: String::new(), flags: 0 },
-        Category::Mount => {
-            Activity::Mount { source: String::new(), target: file(), fs_type: String::new(), flags: 0 }
-        }
-        Category::IoUring => Activity::IoUringSetup { entries: 1 },
-        Category::KubernetesAudit | Category::Authentication | Category::Flow => return None,
-    })
 }
 
 impl From<&FieldValue<'_>> for DraftValue {

@@ -23,7 +23,7 @@ pub fn fields_markdown() -> String {
         let _ = writeln!(page, "| `{}` | {source} |", category.name());
     }
     page.push_str("\n## Fields of every kernel event\n\n");
-    table(&mut page, |field| kernel_wide(field));
+    table(&mut page, kernel_wide);
     page.push_str("\n## Fields of some events\n\n| field | other names | auditd | type | what | only in |\n| --- | --- | --- | --- | --- | --- |\n");
     for field in Field::ALL.iter().copied().filter(|field| !kernel_wide(*field)) {
         let _ = writeln!(page, "{} {} |", row(field), field.spec().categories);

@@ -116,7 +116,6 @@ impl<'a> View<'a> {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one line per field and activity")]
     fn activity_field(&self, field: Field) -> Option<FieldValue<'a>> {
         Some(match (field, &self.event.activity) {
             (Field::RequestedImage, Activity::Exec { requested }) => text(requested),

@@ -1,4 +1,5 @@
 //! Random rules and events that often match each other: both are made of the same few pieces.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use hemostat_detect::{
     ast::{

@@ -1,4 +1,5 @@
 //! A rule as YAML, in one canonical form.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::fmt::Write;
 

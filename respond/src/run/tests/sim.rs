@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use crds::{PlaybookSpec, Protected, Radius};
@@ -117,7 +117,18 @@ pub(super) fn start(spec: PlaybookSpec, outcome: GateOutcome) -> RunStart {
     }
 }
 
+/// Read once: crash tests make the same world thousands of times.
 pub(super) fn spec(yaml: &str) -> PlaybookSpec {
+    static KNOWN: Mutex<BTreeMap<String, PlaybookSpec>> = Mutex::new(BTreeMap::new());
+    if let Some(known) = KNOWN.lock().unwrap().get(yaml) {
+        return known.clone();
+    }
+    let spec = read_spec(yaml);
+    KNOWN.lock().unwrap().insert(yaml.into(), spec.clone());
+    spec
+}
+
+fn read_spec(yaml: &str) -> PlaybookSpec {
     let text = format!(
         "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {{name: test}}\nspec:\n  mode: Auto\n  trigger: \
          {{minimumLevel: low}}\n  steps:\n{yaml}"

@@ -35,7 +35,11 @@ pub(crate) fn now() -> Timestamp {
 
 /// Runs a command that asks the controller.
 pub(crate) fn asking(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?.block_on(command)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(command)
 }
 
 fn client(shared: &Shared) -> Client {
@@ -45,7 +49,9 @@ fn client(shared: &Shared) -> Client {
 /// Gives an error of the controller its exit code.
 fn refused(error: ClientError) -> anyhow::Error {
     let exit = match &error {
-        ClientError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Forbidden,
+        ClientError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Exit::Forbidden
+        }
         ClientError::Unreachable { .. } | ClientError::Broken(_) => Exit::Unreachable,
         ClientError::Refused(api) => match api.kind {
             ApiErrorKind::Malformed => Exit::Usage,
@@ -79,7 +85,8 @@ pub(crate) fn files_below(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<Pat
 fn collect(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let entry = entry.with_context(|| format!("read {}", folder.display()))?;
-        let (path, kind) = (entry.path(), entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?);
+        let (path, kind) =
+            (entry.path(), entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?);
         if kind.is_dir() {
             collect(&path, endings, found)?;
         } else if path.to_str().is_some_and(|text| endings.iter().any(|ending| text.ends_with(ending))) {

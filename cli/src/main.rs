@@ -33,7 +33,13 @@ pub(crate) struct Shared {
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
     /// The control socket of the running Hemostat.
-    #[arg(long, global = true, env = "HEMOSTAT_SOCKET", default_value = "/run/hemostat/control.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "HEMOSTAT_SOCKET",
+        default_value = "/run/hemostat/control.sock",
+        value_name = "PATH"
+    )]
     pub(crate) socket: PathBuf,
 }
 
@@ -79,7 +85,8 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = error.downcast_ref::<Ended>().map_or(Exit::Bad, |ended| ended.exit);
-            let _nowhere_left_to_say_it = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            let _nowhere_left_to_say_it =
+                std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
             exit.into()
         }
     }
@@ -103,7 +110,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Audit(task) => commands::audit::run(&shared, task),
         Command::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "hemostat", &mut text);
+            clap_complete::generate(
+                shell,
+                &mut <Cli as clap::CommandFactory>::command(),
+                "hemostat",
+                &mut text,
+            );
             render::write_out(&String::from_utf8_lossy(&text))?;
             Ok(Exit::Good)
         }

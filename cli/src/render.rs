@@ -62,13 +62,18 @@ impl Window {
             .or_else(|| terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)))
             .unwrap_or(PIPE_WIDTH)
             .clamp(40, 500);
-        let colour = if terminal && std::env::var_os("NO_COLOR").is_none() { Colour::Ansi } else { Colour::Plain };
+        let colour =
+            if terminal && std::env::var_os("NO_COLOR").is_none() { Colour::Ansi } else { Colour::Plain };
         Self { width, colour }
     }
 }
 
 /// Prints `value` as JSON or YAML, or what `page` makes for a person.
-pub(crate) fn print<T: Serialize>(format: Format, value: &T, page: impl FnOnce(Window) -> String) -> Result<()> {
+pub(crate) fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    page: impl FnOnce(Window) -> String,
+) -> Result<()> {
     let text = match format {
         Format::Table => page(Window::of_stdout()),
         Format::Json => serde_json::to_string_pretty(value).context("write the result as JSON")? + "\n",

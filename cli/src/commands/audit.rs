@@ -49,7 +49,12 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
         Task::Show { after, limit } => asking(show(shared, after, limit)),
         Task::Verify { state, log, key, anchor } => {
             let files = ControllerConfig::in_folders(&state, &state);
-            verify(shared, log.unwrap_or(files.audit_log), key.unwrap_or(files.audit_key), anchor.unwrap_or(files.audit_anchor))
+            verify(
+                shared,
+                log.unwrap_or(files.audit_log),
+                key.unwrap_or(files.audit_key),
+                anchor.unwrap_or(files.audit_anchor),
+            )
         }
     }
 }
@@ -58,7 +63,11 @@ async fn show(shared: &Shared, after: u64, limit: usize) -> Result<Exit> {
     let page = client(shared).audit(after, limit).await.map_err(refused)?;
     render::print(shared.output, &page, |window| {
         let anchor = serde_json::to_string(&page.anchor).unwrap_or_default();
-        format!("{}\nlog: {}\nanchor (keep it elsewhere): {anchor}\n", audit_table(&page.entries, window), page.log)
+        format!(
+            "{}\nlog: {}\nanchor (keep it elsewhere): {anchor}\n",
+            audit_table(&page.entries, window),
+            page.log
+        )
     })?;
     Ok(Exit::Good)
 }
@@ -67,7 +76,8 @@ fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Resul
     let key = AuditKey::load(&key).map_err(|error| Ended::new(Exit::Bad, error.to_string()))?;
     let anchor = Anchor::read(&anchor).map_err(|error| Ended::new(Exit::Bad, error.to_string()))?;
     let file = File::open(&log).with_context(|| format!("open the audit log {}", log.display()))?;
-    let report = audit::verify(BufReader::new(file), &key, Some(&anchor)).with_context(|| format!("read {}", log.display()))?;
+    let report = audit::verify(BufReader::new(file), &key, Some(&anchor))
+        .with_context(|| format!("read {}", log.display()))?;
     if report.is_whole() {
         render::print(shared.output, &report, |_| format!("{} entries, the chain is whole\n", report.lines))?;
         return Ok(Exit::Good);
@@ -77,5 +87,8 @@ fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Resul
         return Ok(Exit::Bad);
     }
     let problems: Vec<String> = report.problems.iter().map(|problem| format!("  {problem}")).collect();
-    Err(Ended::new(Exit::Bad, format!("{} is not as it was written:\n{}", log.display(), problems.join("\n"))))
+    Err(Ended::new(
+        Exit::Bad,
+        format!("{} is not as it was written:\n{}", log.display(), problems.join("\n")),
+    ))
 }

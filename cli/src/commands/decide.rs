@@ -83,7 +83,8 @@ pub(crate) async fn verdict(shared: &Shared, judgement: Judgement) -> Result<Exi
         VerdictName::TruePositive => Verdict::TruePositive,
         VerdictName::FalsePositive => Verdict::FalsePositive,
     };
-    let done = client(shared).judge(&judgement.incident, verdict, &judgement.reason).await.map_err(refused)?;
+    let done =
+        client(shared).judge(&judgement.incident, verdict, &judgement.reason).await.map_err(refused)?;
     tell(shared, &done)
 }
 
@@ -109,12 +110,15 @@ pub(crate) async fn rollback(shared: &Shared, rollback: Rollback) -> Result<Exit
     let mut since = 0;
     while Instant::now() < patience {
         let view = client.incident(done.incident.as_str()).await.map_err(refused)?;
-        let actions = view.incident.actions.iter().filter(|action| !one_action || action.id.as_str() == rollback.what);
+        let actions =
+            view.incident.actions.iter().filter(|action| !one_action || action.id.as_str() == rollback.what);
         let mut blocked = Vec::new();
         let mut waiting = false;
         for action in actions {
             match action.state {
-                ActionState::RevertBlocked => blocked.push(format!("{} on {}: {}", action.action.name(), action.target, action.detail)),
+                ActionState::RevertBlocked => {
+                    blocked.push(format!("{} on {}: {}", action.action.name(), action.target, action.detail))
+                }
                 ActionState::Reverting => waiting = true,
                 ActionState::Applied | ActionState::Verified | ActionState::Unverified => {
                     waiting |= action.action.undo() == model::UndoClass::Exact;
@@ -125,10 +129,14 @@ pub(crate) async fn rollback(shared: &Shared, rollback: Rollback) -> Result<Exit
         if !blocked.is_empty() {
             return Err(Ended::new(
                 Exit::Conflict,
-                format!("not undone, since the target changed meanwhile; a person must decide:\n  {}", blocked.join("\n  ")),
+                format!(
+                    "not undone, since the target changed meanwhile; a person must decide:\n  {}",
+                    blocked.join("\n  ")
+                ),
             ));
         }
-        let settled = one_action || matches!(view.incident.state, IncidentState::RolledBack | IncidentState::Closed);
+        let settled =
+            one_action || matches!(view.incident.state, IncidentState::RolledBack | IncidentState::Closed);
         if !waiting && settled {
             render::write_out("undone\n")?;
             return Ok(Exit::Good);
@@ -137,11 +145,16 @@ pub(crate) async fn rollback(shared: &Shared, rollback: Rollback) -> Result<Exit
     }
     Err(Ended::new(
         Exit::Bad,
-        format!("the rollback has begun and is not at its end after {ROLLBACK_PATIENCE:?}; see: hemostat incidents show {}", done.incident),
+        format!(
+            "the rollback has begun and is not at its end after {ROLLBACK_PATIENCE:?}; see: hemostat incidents show {}",
+            done.incident
+        ),
     ))
 }
 
 fn tell(shared: &Shared, done: &Done) -> Result<Exit> {
-    render::print(shared.output, done, |_| done.what.iter().map(|what| format!("{}: {what}\n", done.incident)).collect())?;
+    render::print(shared.output, done, |_| {
+        done.what.iter().map(|what| format!("{}: {what}\n", done.incident)).collect()
+    })?;
     Ok(Exit::Good)
 }

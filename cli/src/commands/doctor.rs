@@ -83,7 +83,11 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
         probes::look()
     });
     looks.extend(setup::look(&options.rules, &options.playbooks));
-    looks.push(setup::identity(options.certificate.as_deref(), options.key.as_deref(), options.authority.as_deref()));
+    looks.push(setup::identity(
+        options.certificate.as_deref(),
+        options.key.as_deref(),
+        options.authority.as_deref(),
+    ));
     looks.push(setup::controller(shared));
     render::print(shared.output, &looks, |window| page(&looks, window))?;
     let bad = looks.iter().any(|look| look.verdict == Verdict::Bad);
@@ -107,7 +111,12 @@ fn page(looks: &[Look], window: Window) -> String {
         let room = window.width.saturating_sub(widest + 11).max(20);
         out.push_str(&format!("{sign}  {:<widest$}  {}\n", look.what, one_line(&look.found, room)));
         if !look.next.is_empty() {
-            out.push_str(&format!("{:indent$}→ {}\n", "", one_line(&look.next, room.max(60)), indent = widest + 11));
+            out.push_str(&format!(
+                "{:indent$}→ {}\n",
+                "",
+                one_line(&look.next, room.max(60)),
+                indent = widest + 11
+            ));
         }
     }
     let count = |verdict: Verdict| looks.iter().filter(|look| look.verdict == verdict).count();

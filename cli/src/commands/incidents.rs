@@ -90,7 +90,8 @@ async fn watch(shared: &Shared) -> Result<Exit> {
                 }
                 Format::Yaml => {
                     let view = client.incident(incident.id.as_str()).await.map_err(refused)?;
-                    let text = serde_saphyr::to_string(&view.incident).context("write an incident as YAML")?;
+                    let text =
+                        serde_saphyr::to_string(&view.incident).context("write an incident as YAML")?;
                     render::write_out(&format!("---\n{text}"))?;
                 }
             }

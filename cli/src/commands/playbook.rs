@@ -78,7 +78,8 @@ fn read(paths: &[PathBuf]) -> Result<(usize, Vec<Resource>, Vec<Problem>)> {
     let files = files_below(paths, &[".yaml", ".yml"])?;
     let (mut resources, mut problems) = (Vec::new(), Vec::new());
     for path in &files {
-        let bytes = std::fs::read(path).with_context(|| format!("read the playbook file {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("read the playbook file {}", path.display()))?;
         let reading = source::read(&path.display().to_string(), &String::from_utf8_lossy(&bytes));
         resources.extend(reading.resources);
         problems.extend(reading.problems);
@@ -126,7 +127,12 @@ fn check(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
 fn page(checked: &Checked) -> String {
     let mut out = String::new();
     for problem in &checked.problems {
-        out.push_str(&format!("{}: {}: {}\n", problem.place, problem.severity, render::one_line(&problem.message, 1000)));
+        out.push_str(&format!(
+            "{}: {}: {}\n",
+            problem.place,
+            problem.severity,
+            render::one_line(&problem.message, 1000)
+        ));
         if let Some(help) = &problem.help {
             out.push_str(&format!("    help: {}\n", render::one_line(help, 1000)));
         }
@@ -147,17 +153,32 @@ fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result
     let direct = PathBuf::from(wanted);
     let (_, resources, problems) = if direct.is_file() { read(&[direct.clone()])? } else { read(paths)? };
     let found: Option<&Located<crds::Playbook>> = resources.iter().find_map(|resource| match resource {
-        Resource::Playbook(playbook) if direct.is_file() || playbook.value.metadata.name.as_deref() == Some(wanted) => Some(&**playbook),
+        Resource::Playbook(playbook)
+            if direct.is_file() || playbook.value.metadata.name.as_deref() == Some(wanted) =>
+        {
+            Some(&**playbook)
+        }
         _ => None,
     });
     let Some(playbook) = found else {
-        let why: Vec<String> = problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
-        return Err(Ended::new(Exit::Unknown, format!("there is no playbook {wanted:?} to draw{}", why.concat())));
+        let why: Vec<String> =
+            problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
+        return Err(Ended::new(
+            Exit::Unknown,
+            format!("there is no playbook {wanted:?} to draw{}", why.concat()),
+        ));
     };
     let checked = Plan::check(playbook, &BTreeSet::new());
     let Some(plan) = checked.plan else {
-        let why: Vec<String> = checked.problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
-        return Err(Ended::new(Exit::Bad, format!("{wanted} cannot be drawn, since it is broken:{}", why.concat())));
+        let why: Vec<String> = checked
+            .problems
+            .iter()
+            .map(|problem| format!("\n  {}: {}", problem.place, problem.message))
+            .collect();
+        return Err(Ended::new(
+            Exit::Bad,
+            format!("{wanted} cannot be drawn, since it is broken:{}", why.concat()),
+        ));
     };
     let text = match form {
         Form::Text => plan.to_text(),

@@ -41,7 +41,10 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     if !folder.exists() {
         return Err(Ended::new(
             Exit::Unknown,
-            format!("{} does not exist: Hemostat has never contained anything from there (--state says where to look)", folder.display()),
+            format!(
+                "{} does not exist: Hemostat has never contained anything from there (--state says where to look)",
+                folder.display()
+            ),
         ));
     }
     match Contain::open(ContainConfig::new(NodeId::new(agent::host_name()), folder.clone())) {
@@ -55,7 +58,10 @@ fn with_advice(error: &OpenError, folder: &Path) -> anyhow::Error {
     if rustix::process::geteuid().is_root() {
         return Ended::new(Exit::Bad, error.to_string());
     }
-    Ended::new(Exit::Forbidden, format!("{error}: lifting containments below {} needs root", folder.display()))
+    Ended::new(
+        Exit::Forbidden,
+        format!("{error}: lifting containments below {} needs root", folder.display()),
+    )
 }
 
 /// Nothing of Hemostat runs here.
@@ -72,7 +78,11 @@ fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit
     for which in &wanted {
         let lifted = contain.release(which);
         if let (Which::One(id), true) = (which, lifted.is_empty()) {
-            released.push(Released { action: id.to_string(), done: false, what: "is not in force on this node".into() });
+            released.push(Released {
+                action: id.to_string(),
+                done: false,
+                what: "is not in force on this node".into(),
+            });
         }
         released.extend(lifted.into_iter().map(|one| Released {
             action: one.record.id.to_string(),
@@ -94,8 +104,11 @@ async fn through_controller(shared: &Shared, options: &Options) -> Result<Exit> 
     if options.actions.is_empty() && !options.all {
         return list(shared, &in_force);
     }
-    let wanted: Vec<String> =
-        if options.all { in_force.iter().rev().map(|record| record.id.to_string()).collect() } else { options.actions.clone() };
+    let wanted: Vec<String> = if options.all {
+        in_force.iter().rev().map(|record| record.id.to_string()).collect()
+    } else {
+        options.actions.clone()
+    };
     let mut released = Vec::new();
     for id in wanted {
         let answer = client.rollback_action(&id, "released on the node").await;

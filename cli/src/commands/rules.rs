@@ -73,8 +73,12 @@ pub(crate) fn read_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
         .filter(|path| !is_test(path))
         .map(|path| {
             // A file that is not UTF-8 is still looked at: the front end says where it is broken.
-            let bytes = std::fs::read(&path).with_context(|| format!("read the rule file {}", path.display()))?;
-            Ok(SourceFile { name: path.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned() })
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("read the rule file {}", path.display()))?;
+            Ok(SourceFile {
+                name: path.display().to_string(),
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+            })
         })
         .collect()
 }

@@ -76,7 +76,10 @@ fn start_log(json: bool) {
 
 async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Ended::new(Exit::Forbidden, "watching a host loads eBPF programs, which needs root: run it with sudo"));
+        return Err(Ended::new(
+            Exit::Forbidden,
+            "watching a host loads eBPF programs, which needs root: run it with sudo",
+        ));
     }
     let mut signals = Signals::new()?;
     make_private(&options.state)?;
@@ -101,7 +104,9 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         ..AgentConfig::new(node.clone(), options.state.join("node"), rules, masker)
     };
     // Loading the programs takes some tenths of a second of plain computing.
-    let started = tokio::task::spawn_blocking(move || Agent::start(config, agent_end)).await.context("start the agent")?;
+    let started = tokio::task::spawn_blocking(move || Agent::start(config, agent_end))
+        .await
+        .context("start the agent")?;
     let agent = match started {
         Ok(agent) => agent,
         Err(error) => {
@@ -119,7 +124,9 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     controller.shutdown().await;
     match why {
         None => Ok(Exit::Good),
-        Some(blind) => Err(Ended::new(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}"))),
+        Some(blind) => {
+            Err(Ended::new(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
+        }
     }
 }
 
@@ -155,7 +162,10 @@ async fn until_told(
         }
     };
     let standing = agent.contain().in_force();
-    tracing::info!(containments = standing.len(), "stopping; containments stay in force (hemostat release lifts them)");
+    tracing::info!(
+        containments = standing.len(),
+        "stopping; containments stay in force (hemostat release lifts them)"
+    );
     agent.shutdown().await;
     why
 }
@@ -174,7 +184,11 @@ async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &[Pat
     }
     match controller.reload().await {
         Ok(playbooks) => {
-            tracing::info!(playbooks = playbooks.loaded.len(), broken = playbooks.broken.len(), "playbooks read again");
+            tracing::info!(
+                playbooks = playbooks.loaded.len(),
+                broken = playbooks.broken.len(),
+                "playbooks read again"
+            );
         }
         Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
     }
@@ -192,7 +206,11 @@ fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
 }
 
 fn masker(file: Option<&Path>) -> Result<Masker> {
-    let text = file.map(|path| std::fs::read_to_string(path).with_context(|| format!("read the mask rules {}", path.display()))).transpose()?;
+    let text = file
+        .map(|path| {
+            std::fs::read_to_string(path).with_context(|| format!("read the mask rules {}", path.display()))
+        })
+        .transpose()?;
     let name = file.map(|path| path.display().to_string()).unwrap_or_default();
     Masker::new(text.as_deref().map(|text| (name.as_str(), text))).context("read the mask rules")
 }

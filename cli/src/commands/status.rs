@@ -33,7 +33,10 @@ fn page(status: &Status, window: Window) -> String {
         out.push_str(&format!("DEGRADED: {}: {}\n", problem.part, problem.what));
     }
     for node in status.nodes.iter().filter(|node| node.link == LinkView::Down) {
-        out.push_str(&format!("DEGRADED: node {}: its link is down, {} commands wait\n", node.node, node.commands_waiting));
+        out.push_str(&format!(
+            "DEGRADED: node {}: its link is down, {} commands wait\n",
+            node.node, node.commands_waiting
+        ));
     }
     out.push('\n');
     let said: Vec<_> = status.nodes.iter().filter_map(|node| node.status.as_deref().cloned()).collect();

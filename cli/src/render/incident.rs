@@ -65,17 +65,23 @@ fn findings(out: &mut String, incident: &Incident, window: Window) {
             finding.rule.techniques.join(", "),
         );
         for (field, value) in &finding.matched {
-            let _never_fails = writeln!(out, "    {field} = {}", one_line(value, window.width.saturating_sub(field.len() + 8)));
+            let _never_fails = writeln!(
+                out,
+                "    {field} = {}",
+                one_line(value, window.width.saturating_sub(field.len() + 8))
+            );
         }
         if let Some(workload) = workload(&finding.event.process.workload) {
-            let _never_fails = writeln!(out, "    in {}", one_line(&workload, window.width.saturating_sub(8)));
+            let _never_fails =
+                writeln!(out, "    in {}", one_line(&workload, window.width.saturating_sub(8)));
         }
         for drawn in process_tree(finding, window.width.saturating_sub(4)).lines() {
             let _never_fails = writeln!(out, "    {drawn}");
         }
         let lost: u64 = finding.loss.lost.values().sum();
         if lost > 0 {
-            let _never_fails = writeln!(out, "    {lost} events were lost around it: the picture may have gaps");
+            let _never_fails =
+                writeln!(out, "    {lost} events were lost around it: the picture may have gaps");
         }
     }
     let more = incident.findings.len().saturating_sub(SHOWN_FINDINGS) as u64 + incident.findings_dropped;

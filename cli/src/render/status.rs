@@ -28,7 +28,8 @@ pub(crate) fn status_page(nodes: &[NodeStatus], now: Timestamp, window: Window) 
             out.push_str("healthy\n");
         }
         for degraded in &node.degraded {
-            let _never_fails = writeln!(out, "DEGRADED: {}", super::one_line(degraded, window.width.saturating_sub(10)));
+            let _never_fails =
+                writeln!(out, "DEGRADED: {}", super::one_line(degraded, window.width.saturating_sub(10)));
         }
         out.push_str("\nHOOKS\n");
         out.push_str(&hooks(node, window));

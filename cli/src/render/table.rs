@@ -92,7 +92,9 @@ impl Table {
         let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
         while excess > 0 {
             let widest = (0..shown.len())
-                .filter(|at| matches!(self.columns[shown[*at]].fit, Fit::Shrink(least) if widths[*at] > least))
+                .filter(
+                    |at| matches!(self.columns[shown[*at]].fit, Fit::Shrink(least) if widths[*at] > least),
+                )
                 .max_by_key(|at| widths[*at]);
             match widest {
                 Some(at) => widths[at] -= 1,
@@ -164,8 +166,16 @@ mod tests {
 
     #[test]
     fn columns_leave_in_order_and_texts_shrink() {
-        assert_eq!(at(80), "NAME   TARGET                   AGE  TTC\ninc-1  a-very-long-target-name  42s  1.8s\n");
-        assert_eq!(at(22), "NAME   TARGET     AGE\ninc-1  a-very-l…  42s\n".replace("TARGET     ", "TARGET      ").replace("a-very-l…  ", "a-very-lo…  "));
+        assert_eq!(
+            at(80),
+            "NAME   TARGET                   AGE  TTC\ninc-1  a-very-long-target-name  42s  1.8s\n"
+        );
+        assert_eq!(
+            at(22),
+            "NAME   TARGET     AGE\ninc-1  a-very-l…  42s\n"
+                .replace("TARGET     ", "TARGET      ")
+                .replace("a-very-l…  ", "a-very-lo…  ")
+        );
         assert_eq!(at(15), "NAME   TARGET\ninc-1  a-very-…\n");
     }
 }

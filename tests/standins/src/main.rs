@@ -62,6 +62,9 @@ enum Role {
         #[arg(long)]
         user: Option<String>,
     },
+    /// Joins the cgroup and becomes the attack.
+    #[command(hide = true)]
+    Join,
     /// What the memfd holds: connects and beacons.
     #[command(hide = true)]
     Beacon { peer: std::net::SocketAddr },
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
     match Cli::parse().role {
         Role::Play { attack, cgroup, scratch } => play::play(attack, &cgroup, &scratch),
         Role::Run { attack, peer, .. } => attack::run(attack, peer),
+        Role::Join => play::join(),
         Role::Beacon { peer } => attack::beacon(peer),
         Role::ReadShadow { peer } => attack::read_shadow(peer),
     }

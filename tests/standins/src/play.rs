@@ -4,7 +4,8 @@ use std::{
     fs,
     io::{BufRead, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Mutex,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Attack, arena};
 
@@ -119,16 +120,44 @@ fn start(attack: Attack, peer: SocketAddr, scratch: &Path, procs: &Path) -> Resu
     let kind = clap::ValueEnum::to_possible_value(&attack)
         .map(|value| value.get_name().to_owned())
         .unwrap_or_default();
-    let script = format!("echo 0 > '{}' && exec \"$@\"", procs.display());
-    Command::new("/bin/sh")
-        .args(["-c", &script, "standin"])
-        .arg(&program)
-        .args(["run", &kind, "--peer", &peer.to_string()])
-        .args(arguments)
+    let mut arguments: Vec<String> = ["run".to_owned(), kind, "--peer".to_owned(), peer.to_string()]
+        .into_iter()
+        .chain(arguments)
+        .collect();
+    arguments.insert(0, program.display().to_string());
+    // The command is handed over in the environment: on the command line of what joins the cgroup it would look like the attack
+    // itself, outside of the cgroup.
+    Command::new(&this)
+        .arg("join")
+        .env(
+            JOIN,
+            serde_json::to_string(&Join { procs: procs.to_path_buf(), command: arguments })
+                .context("write the command")?,
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .context("start the attack")
+}
+
+/// Name of the variable that carries a [`Join`].
+const JOIN: &str = "HEMOSTAT_STANDIN_JOIN";
+
+/// A cgroup to join, and what to become then.
+#[derive(Serialize, Deserialize)]
+struct Join {
+    procs: PathBuf,
+    command: Vec<String>,
+}
+
+/// Joins the cgroup and becomes the attack.
+pub(crate) fn join() -> Result<()> {
+    let join: Join =
+        serde_json::from_str(&std::env::var(JOIN).context("what to join")?).context("read what to join")?;
+    fs::write(&join.procs, "0").with_context(|| format!("join {}", join.procs.display()))?;
+    let (program, arguments) = join.command.split_first().context("a command")?;
+    Err(Command::new(program).args(arguments).env_remove(JOIN).exec())
+        .with_context(|| format!("exec {program}"))
 }
 
 fn receive(listener: &TcpListener, peer: &'static Peer, begun: Instant) {

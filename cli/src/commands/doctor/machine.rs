@@ -40,8 +40,10 @@ fn kernel() -> Look {
 fn btf() -> Look {
     match fs::metadata("/sys/kernel/btf/vmlinux") {
         Ok(file) => Look::new("kernel types (BTF)", Verdict::Good, format!("{} KiB", file.len() / 1024)),
-        Err(error) => Look::new("kernel types (BTF)", Verdict::Bad, format!("/sys/kernel/btf/vmlinux: {error}"))
-            .next("use a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution's is)"),
+        Err(error) => {
+            Look::new("kernel types (BTF)", Verdict::Bad, format!("/sys/kernel/btf/vmlinux: {error}"))
+                .next("use a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution's is)")
+        }
     }
 }
 
@@ -52,13 +54,17 @@ fn rights() -> Look {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let missing: Vec<&str> =
-        NEEDED_CAPABILITIES.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = NEEDED_CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
     if missing.is_empty() {
         let who = if rustix::process::geteuid().is_root() { "root" } else { "by capabilities" };
         return Look::new("rights", Verdict::Good, who);
     }
-    Look::new("rights", Verdict::Bad, format!("missing {}", missing.join(", "))).next("run as root (sudo hemostat …)")
+    Look::new("rights", Verdict::Bad, format!("missing {}", missing.join(", ")))
+        .next("run as root (sudo hemostat …)")
 }
 
 fn cgroups() -> Look {
@@ -69,7 +75,8 @@ fn cgroups() -> Look {
         (kind == "cgroup2").then_some(target)
     });
     let Some(mount) = mount else {
-        return Look::new("cgroup v2", Verdict::Bad, "not mounted").next("mount -t cgroup2 none /sys/fs/cgroup/unified");
+        return Look::new("cgroup v2", Verdict::Bad, "not mounted")
+            .next("mount -t cgroup2 none /sys/fs/cgroup/unified");
     };
     // The root has no freezer of its own; any other cgroup has one since Linux 5.2.
     let below = fs::read_dir(mount)
@@ -79,7 +86,11 @@ fn cgroups() -> Look {
         .find(|entry| entry.path().join("cgroup.freeze").exists());
     match below {
         Some(_) => Look::new("cgroup v2", Verdict::Good, format!("{mount}, with a freezer")),
-        None => Look::new("cgroup v2", Verdict::Lesser, format!("{mount}, and no cgroup in it yet to look for a freezer")),
+        None => Look::new(
+            "cgroup v2",
+            Verdict::Lesser,
+            format!("{mount}, and no cgroup in it yet to look for a freezer"),
+        ),
     }
 }
 
@@ -89,7 +100,8 @@ fn bpffs() -> Look {
     if mounted {
         return Look::new("bpffs", Verdict::Good, "mounted: a quarantine outlives a crash of the agent");
     }
-    Look::new("bpffs", Verdict::Lesser, "not mounted").next("nothing: the agent mounts it at its start and takes it away at uninstall")
+    Look::new("bpffs", Verdict::Lesser, "not mounted")
+        .next("nothing: the agent mounts it at its start and takes it away at uninstall")
 }
 
 fn lsm() -> Look {
@@ -104,7 +116,11 @@ fn lsm() -> Look {
 
 fn clock() -> Look {
     let told = Command::new("timedatectl").args(["show", "-p", "NTPSynchronized", "--value"]).output();
-    match told.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()) {
+    match told
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    {
         Some(yes) if yes == "yes" => Look::new("clock", Verdict::Good, "synchronised"),
         Some(_) => Look::new("clock", Verdict::Lesser, "not synchronised")
             .next("enable time synchronisation: times of incidents from several nodes are compared"),
@@ -121,7 +137,8 @@ fn disk(state: &Path) -> Look {
             if free_mb >= LEAST_FREE_MB {
                 Look::new("disk", Verdict::Good, text)
             } else {
-                Look::new("disk", Verdict::Bad, text).next(format!("free at least {LEAST_FREE_MB} MB: the spool and evidence need room"))
+                Look::new("disk", Verdict::Bad, text)
+                    .next(format!("free at least {LEAST_FREE_MB} MB: the spool and evidence need room"))
             }
         }
         Err(error) => Look::new("disk", Verdict::Bad, format!("{}: {error}", there.display())),

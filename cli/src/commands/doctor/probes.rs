@@ -8,7 +8,10 @@ use model::{ClassPlan, EventClass, FilterPlan, HookState, HookStatus};
 use super::{Look, Verdict};
 
 pub(super) fn look() -> Vec<Look> {
-    let plan = FilterPlan { classes: EventClass::ALL.map(|class| (class, ClassPlan::All)).into(), ..FilterPlan::default() };
+    let plan = FilterPlan {
+        classes: EventClass::ALL.map(|class| (class, ClassPlan::All)).into(),
+        ..FilterPlan::default()
+    };
     // Folders of its own: a running agent must not be disturbed.
     let config = ProbeConfig {
         own_events: OwnEvents::Seen,
@@ -26,7 +29,9 @@ pub(super) fn look() -> Vec<Look> {
 fn of_hooks(probes: &Probes) -> Vec<Look> {
     let heard: BTreeMap<EventClass, bool> = match probes.canary() {
         Ok(reports) => reports.into_iter().map(|report| (report.class, report.arrived)).collect(),
-        Err(error) => return vec![Look::new("hooks", Verdict::Bad, format!("no canary could be made: {error}"))],
+        Err(error) => {
+            return vec![Look::new("hooks", Verdict::Bad, format!("no canary could be made: {error}"))];
+        }
     };
     probes.hooks().iter().map(|hook| of_hook(hook, &heard)).collect()
 }
@@ -38,7 +43,8 @@ fn of_hook(hook: &HookStatus, heard: &BTreeMap<EventClass, bool>) -> Look {
         HookState::Fallback { to, because } => (Verdict::Lesser, format!("{to}, since {because}")),
         HookState::NotNeeded => return Look::new(what, Verdict::Skipped, "another hook serves its classes"),
         HookState::Failed { because } => {
-            return Look::new(what, Verdict::Bad, because.clone()).next("its events are not seen on this kernel");
+            return Look::new(what, Verdict::Bad, because.clone())
+                .next("its events are not seen on this kernel");
         }
     };
     let silent: Vec<String> = hook

@@ -41,16 +41,22 @@ fn of_rules(paths: &[PathBuf]) -> Look {
     let loaded = load(&files);
     let errors = loaded.errors();
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
-    let text = format!("{} rules from {} files, {} KiB of tables", set.len(), files.len(), set.table_bytes() / 1024);
+    let text =
+        format!("{} rules from {} files, {} KiB of tables", set.len(), files.len(), set.table_bytes() / 1024);
     if errors == 0 {
         return Look::new("rules", Verdict::Good, text);
     }
-    Look::new("rules", Verdict::Bad, format!("{text}; {errors} errors")).next("hemostat rules check says where")
+    Look::new("rules", Verdict::Bad, format!("{text}; {errors} errors"))
+        .next("hemostat rules check says where")
 }
 
 fn of_playbooks(paths: &[PathBuf]) -> Look {
     if paths.is_empty() {
-        return Look::new("playbooks", Verdict::Skipped, "no folder named (--playbooks) and none called playbooks here");
+        return Look::new(
+            "playbooks",
+            Verdict::Skipped,
+            "no folder named (--playbooks) and none called playbooks here",
+        );
     }
     let files = match files_below(paths, &[".yaml", ".yml"]) {
         Ok(files) => files,
@@ -60,7 +66,9 @@ fn of_playbooks(paths: &[PathBuf]) -> Look {
     for path in files {
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) => return Look::new("playbooks", Verdict::Bad, format!("{}: {error}", path.display())),
+            Err(error) => {
+                return Look::new("playbooks", Verdict::Bad, format!("{}: {error}", path.display()));
+            }
         };
         let reading = source::read(&path.display().to_string(), &text);
         errors += reading.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
@@ -76,20 +84,28 @@ fn of_playbooks(paths: &[PathBuf]) -> Look {
     if errors == 0 {
         return Look::new("playbooks", Verdict::Good, format!("{good} playbooks"));
     }
-    Look::new("playbooks", Verdict::Bad, format!("{good} playbooks; {errors} errors")).next("hemostat playbook check says where")
+    Look::new("playbooks", Verdict::Bad, format!("{good} playbooks; {errors} errors"))
+        .next("hemostat playbook check says where")
 }
 
 /// Certificate, key and authority as one end of a link would load them.
 pub(super) fn identity(certificate: Option<&Path>, key: Option<&Path>, authority: Option<&Path>) -> Look {
     let what = "certificate";
     let (Some(certificate), Some(key), Some(authority)) = (certificate, key, authority) else {
-        return Look::new(what, Verdict::Skipped, "none named (--certificate, --key, --authority); standalone needs none");
+        return Look::new(
+            what,
+            Verdict::Skipped,
+            "none named (--certificate, --key, --authority); standalone needs none",
+        );
     };
-    let files = Credentials::Files { certificate: certificate.into(), key: key.into(), authority: authority.into() };
+    let files =
+        Credentials::Files { certificate: certificate.into(), key: key.into(), authority: authority.into() };
     let checked = files.load().and_then(|identity| identity.check_time(now()).map(|()| identity.describe()));
     match checked {
         Ok(described) => Look::new(what, Verdict::Good, described),
-        Err(error) => Look::new(what, Verdict::Bad, error.to_string()).next("issue a new certificate for this machine"),
+        Err(error) => {
+            Look::new(what, Verdict::Bad, error.to_string()).next("issue a new certificate for this machine")
+        }
     }
 }
 
@@ -106,10 +122,13 @@ pub(super) fn controller(shared: &Shared) -> Look {
             Look::new(what, Verdict::Good, format!("answers on {}", shared.socket.display()))
         }
         (Ok(_), Some(health)) => {
-            let problems: Vec<String> = health.problems.iter().map(|problem| format!("{}: {}", problem.part, problem.what)).collect();
+            let problems: Vec<String> =
+                health.problems.iter().map(|problem| format!("{}: {}", problem.part, problem.what)).collect();
             Look::new(what, Verdict::Bad, problems.join("; "))
         }
-        (Err(error), _) => Look::new(what, Verdict::Skipped, format!("{error:#}")).next("hemostat standalone starts one"),
+        (Err(error), _) => {
+            Look::new(what, Verdict::Skipped, format!("{error:#}")).next("hemostat standalone starts one")
+        }
         (Ok(_), None) => Look::new(what, Verdict::Skipped, "gave no answer"),
     }
 }

@@ -90,7 +90,10 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
         checked.files, checked.rules, checked.correlations, checked.filters, checked.errors, checked.warnings
     ));
     if !checked.cannot_fire.is_empty() {
-        out.push_str(&format!("{} rules cannot fire on this product's sources (-o json says why for each)\n", checked.cannot_fire.len()));
+        out.push_str(&format!(
+            "{} rules cannot fire on this product's sources (-o json says why for each)\n",
+            checked.cannot_fire.len()
+        ));
     }
     out
 }

@@ -43,7 +43,8 @@ fn rows(coverage: &Coverage) -> Vec<Row> {
         .techniques
         .iter()
         .map(|(technique, covering)| {
-            let mut tactics: Vec<String> = covering.iter().flat_map(|rule| rule.tactics.iter().cloned()).collect();
+            let mut tactics: Vec<String> =
+                covering.iter().flat_map(|rule| rule.tactics.iter().cloned()).collect();
             tactics.sort();
             tactics.dedup();
             Row {
@@ -74,6 +75,10 @@ fn page(rows: &[Row], coverage: &Coverage, window: Window) -> String {
         ]);
     }
     let mut out = table.render(window);
-    out.push_str(&format!("{} techniques; {} rules name none\n", coverage.covered(), coverage.untagged.len()));
+    out.push_str(&format!(
+        "{} techniques; {} rules name none\n",
+        coverage.covered(),
+        coverage.untagged.len()
+    ));
     out
 }

@@ -82,18 +82,34 @@ fn page(explained: &Explained) -> String {
 /// By id, title or file name; by part of one of them if that is unambiguous.
 fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(usize, &'a Rule)> {
     let file = |rule: &Rule| files.get(rule.meta.span.file.0 as usize).map_or("", |file| file.name.as_str());
-    let is = |rule: &Rule, fits: &dyn Fn(&str) -> bool| fits(rule.key()) || fits(&rule.meta.title.value) || fits(file(rule));
-    let exact: Vec<_> = rules.iter().enumerate().filter(|(_, rule)| is(rule, &|text| text == wanted)).collect();
+    let is = |rule: &Rule, fits: &dyn Fn(&str) -> bool| {
+        fits(rule.key()) || fits(&rule.meta.title.value) || fits(file(rule))
+    };
+    let exact: Vec<_> =
+        rules.iter().enumerate().filter(|(_, rule)| is(rule, &|text| text == wanted)).collect();
     let folded = wanted.to_lowercase();
-    let partial: Vec<_> =
-        rules.iter().enumerate().filter(|(_, rule)| is(rule, &|text| text.to_lowercase().contains(&folded))).collect();
+    let partial: Vec<_> = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| is(rule, &|text| text.to_lowercase().contains(&folded)))
+        .collect();
     match (exact.as_slice(), partial.as_slice()) {
         ([one], _) | ([], [one]) => Ok(*one),
-        ([], []) => Err(Ended::new(Exit::Unknown, format!("no rule has {wanted:?} as its id, or in its title or file name"))),
+        ([], []) => Err(Ended::new(
+            Exit::Unknown,
+            format!("no rule has {wanted:?} as its id, or in its title or file name"),
+        )),
         (many, more) => {
             let several = if many.is_empty() { more } else { many };
-            let names: Vec<String> = several.iter().take(10).map(|(_, rule)| format!("  {} {}", rule.key(), rule.meta.title.value)).collect();
-            Err(Ended::new(Exit::Unknown, format!("{} rules fit {wanted:?}:\n{}", several.len(), names.join("\n"))))
+            let names: Vec<String> = several
+                .iter()
+                .take(10)
+                .map(|(_, rule)| format!("  {} {}", rule.key(), rule.meta.title.value))
+                .collect();
+            Err(Ended::new(
+                Exit::Unknown,
+                format!("{} rules fit {wanted:?}:\n{}", several.len(), names.join("\n")),
+            ))
         }
     }
 }

@@ -47,8 +47,12 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf]) -> Result<Exit> {
         .into_iter()
         .filter(|path| is_test(path))
         .map(|path| {
-            let bytes = std::fs::read(&path).with_context(|| format!("read the test file {}", path.display()))?;
-            Ok(SourceFile { name: path.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned() })
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("read the test file {}", path.display()))?;
+            Ok(SourceFile {
+                name: path.display().to_string(),
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+            })
         })
         .collect::<Result<_>>()?;
     let report = run_rule_tests(&rules, &tests, &Options::default());
@@ -56,7 +60,11 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf]) -> Result<Exit> {
         rules: rules.len(),
         passed: report.results.iter().filter(|result| result.outcome == Outcome::Passed).count(),
         failed: report.results.iter().filter_map(failed).collect(),
-        untested: report.untested.iter().map(|(rule, missing)| Untested { rule: rule.clone(), missing: said(*missing) }).collect(),
+        untested: report
+            .untested
+            .iter()
+            .map(|(rule, missing)| Untested { rule: rule.clone(), missing: said(*missing) })
+            .collect(),
     };
     render::print(shared.output, &tested, |window| page(&tested, &report, window))?;
     Ok(if report.passed() { Exit::Good } else { Exit::Bad })
@@ -67,7 +75,9 @@ fn failed(result: &detect::rule_test::CaseResult) -> Option<Failed> {
         Outcome::Passed => return None,
         Outcome::Failed { expected, explanation } => format!("expected {expected}:\n{explanation}"),
         Outcome::EnginesDiffer { explanation } => {
-            format!("the compiled matcher and the interpreter differ, which is a mistake in hemostat:\n{explanation}")
+            format!(
+                "the compiled matcher and the interpreter differ, which is a mistake in hemostat:\n{explanation}"
+            )
         }
     };
     Some(Failed { file: result.file.clone(), rule: result.rule.clone(), case: result.case.clone(), why })

@@ -1,0 +1,234 @@
+//! The whole agent on the running kernel: hook, join, match, react, spool, link. Needs root and a kernel that takes the probes; skips
+//! aloud otherwise.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::Arc,
+    time::Duration,
+};
+
+use detect::{
+    load,
+    matcher::{Options, RuleSet, Swap},
+    source::SourceFile,
+};
+use hemostat_agent::{
+    Agent, AgentConfig, AgentHandle, StartError, contain::Which, mask::Masker, probe::ProbeError,
+};
+use model::{
+    ActionRecord, ActionState, Activity, Down, Finding, NodeId, ProcessOrigin, Reaction, Report, Seq, Up,
+};
+use wire::link::{ControllerLink, in_process};
+
+/// An agent with one rule, and everything it leaves behind taken away at the end, also after a panic.
+struct Scene {
+    handle: Option<AgentHandle>,
+    controller: ControllerLink,
+    folder: tempfile::TempDir,
+    pins: PathBuf,
+    children: Vec<Child>,
+}
+
+impl Scene {
+    /// `program` is what the rule asks of `Image`; the rest is the rule's own.
+    fn start(name: &str, reaction: &str, extra: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = PathBuf::from(format!("/sys/fs/bpf/hemostat-live-{name}-{}", std::process::id()));
+        let rule = format!(
+            "title: Live {name}\nid: 00000000-0000-4000-8000-000000000001\nstatus: test\nlogsource:\n  product: linux\n  category: process_creation\n\
+             detection:\n  selection:\n    Image: '{}'\n{extra}  condition: selection\nlevel: high\nhemostat:\n  reaction: {reaction}\n",
+            folder.path().join("program").display(),
+        );
+        let loaded = load::load(&[SourceFile { name: "live.yml".into(), text: rule }]);
+        assert_eq!(loaded.errors(), 0, "{:?}", loaded.diagnostics);
+        let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
+        let node = NodeId::new("live");
+        let (agent_end, controller) = in_process(node.clone(), 64);
+        let rules = Arc::new(Swap::new(Arc::new(set)));
+        let mut config =
+            AgentConfig::new(node, folder.path().join("state"), rules, Masker::new(None).unwrap());
+        config.probes.pins = pins.clone();
+        config.status_every = Duration::from_millis(200);
+        match Agent::start(config, agent_end) {
+            Ok(handle) => Some(Self { handle: Some(handle), controller, folder, pins, children: Vec::new() }),
+            Err(StartError::Probes(ProbeError::NotPermitted { operation, source })) => {
+                println!("SKIPPED: {operation} is not permitted ({source}): not root?");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn program(&self, copy_of: &str) -> PathBuf {
+        let path = self.folder.path().join("program");
+        if !path.exists() {
+            fs::copy(copy_of, &path).unwrap();
+        }
+        path
+    }
+
+    fn run(&mut self, program: &Path, args: &[&str]) -> u32 {
+        let child = Command::new(program).args(args).spawn().unwrap();
+        let pid = child.id();
+        self.children.push(child);
+        pid
+    }
+
+    async fn next(&mut self) -> Up {
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, self.controller.up.recv()).await.expect("nothing came up").unwrap()
+    }
+
+    async fn report(&mut self) -> (Seq, Report) {
+        loop {
+            if let Up::Report { seq, report } = self.next().await {
+                return (seq, *report);
+            }
+        }
+    }
+
+    async fn finding(&mut self) -> Finding {
+        match self.report().await {
+            (_, Report::Finding(finding)) => finding,
+            (_, other) => panic!("not a finding: {other:?}"),
+        }
+    }
+
+    async fn reaction(&mut self) -> (Seq, ActionRecord) {
+        match self.report().await {
+            (seq, Report::Reaction(record)) => (seq, record),
+            (_, other) => panic!("not a reaction: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            handle.contain().release(&Which::All);
+        }
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        drop(self.handle.take());
+        let _ = fs::remove_file(self.pins.join("held"));
+        let _ = fs::remove_dir(&self.pins);
+    }
+}
+
+/// Waits until a file is there; an event cannot be awaited for it.
+fn appears(path: &Path) -> bool {
+    (0..3000).any(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        path.exists()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_match_is_frozen_reported_masked_and_lifted_again() {
+    let Some(mut scene) = Scene::start("freeze", "freeze", "") else { return };
+    assert!(matches!(scene.next().await, Up::Hello { .. }));
+    let program = scene.program("/bin/sleep");
+    let pid = scene.run(&program, &["300", "--password=hunter2"]);
+    // sleep(1) does not know the option and ends; what counts is the exec.
+    let finding = scene.finding().await;
+    let process = &finding.event.process;
+    assert_eq!((process.key.pid.0, process.origin), (pid, ProcessOrigin::Exec));
+    assert_eq!(process.exe, program.to_string_lossy());
+    assert_eq!(process.args[1..], ["300", "--password=***"]);
+    assert_eq!(process.parent.unwrap().pid.0, std::process::id());
+    assert_eq!(finding.ancestors[0].key.pid.0, std::process::id());
+    assert_eq!(process.cwd, std::env::current_dir().unwrap().to_string_lossy());
+    assert!(matches!(finding.event.activity, Activity::Exec { .. }));
+    assert_eq!(finding.rule.reaction, Reaction::Freeze);
+    assert!(finding.loss.lost.is_empty(), "{:?}", finding.loss);
+
+    let pid = scene.run(&program, &["300"]);
+    let (seq, record) = loop {
+        if let (seq, Report::Reaction(record)) = scene.report().await
+            && record.target.to_string().contains(&format!("pid {pid} "))
+        {
+            break (seq, record);
+        }
+    };
+    assert_eq!(record.state, ActionState::Applied);
+    let stands = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    println!("frozen in {}", stands.lines().find(|line| line.starts_with("0::")).unwrap_or("?"));
+    scene.controller.down.send(Down::Ack { upto: seq }).await.unwrap();
+
+    let status = loop {
+        if let Up::Status(status) = scene.next().await
+            && status.containments > 0
+        {
+            break status;
+        }
+    };
+    assert!(status.hooks.iter().any(|hook| matches!(hook.state, model::HookState::Attached { .. })));
+    assert_eq!(status.rules, 1);
+
+    let handle = scene.handle.take().unwrap();
+    for lifted in handle.contain().release(&Which::All) {
+        assert!(lifted.result.is_ok(), "{:?}", lifted.result);
+    }
+    handle.shutdown().await; // idle: it must not wait for an event
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_program_does_nothing_until_judged_and_an_innocent_one_goes_on() {
+    let Some(mut scene) = Scene::start("stop", "stop", "    CommandLine|contains: evil\n") else { return };
+    assert!(matches!(scene.next().await, Up::Hello { .. }));
+    let program = scene.program("/bin/touch");
+    let (good, evil) = (scene.folder.path().join("good"), scene.folder.path().join("evil"));
+
+    scene.run(&program, &[good.to_str().unwrap()]);
+    assert!(appears(&good), "an innocent program was held for ever");
+
+    let pid = scene.run(&program, &[evil.to_str().unwrap()]);
+    let finding = scene.finding().await;
+    assert_eq!(finding.event.process.key.pid.0, pid);
+    let (_, stop) = scene.reaction().await;
+    let (_, freeze) = scene.reaction().await;
+    assert_eq!((stop.action.name(), freeze.action.name()), ("node.stop", "node.freeze"));
+    assert!(!evil.exists(), "it did something before it was judged");
+    let took = freeze.applied.unwrap().since(finding.event.time);
+    println!("hook to frozen, {took:?} (debug build, one sample)");
+
+    let handle = scene.handle.take().unwrap();
+    for lifted in handle.contain().release(&Which::All) {
+        assert!(lifted.result.is_ok(), "{:?}", lifted.result);
+    }
+    assert!(appears(&evil), "after the undo it must go on exactly where it was");
+    handle.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unacknowledged_reports_come_again_after_a_restart() {
+    let Some(mut scene) = Scene::start("again", "none", "") else { return };
+    let program = scene.program("/bin/true");
+    scene.run(&program, &["one"]);
+    let finding = scene.finding().await;
+    scene.handle.take().unwrap().shutdown().await;
+
+    // The same state folder, another start, no rules.
+    let node = NodeId::new("live");
+    let (agent_end, mut controller) = in_process(node.clone(), 64);
+    let (set, _) = RuleSet::compile(&[], Options::default());
+    let rules = Arc::new(Swap::new(Arc::new(set)));
+    let mut config =
+        AgentConfig::new(node, scene.folder.path().join("state"), rules, Masker::new(None).unwrap());
+    config.probes.pins = scene.pins.clone();
+    let handle = Agent::start(config, agent_end).unwrap();
+    let Some(Up::Hello { epoch, .. }) = controller.up.recv().await else { panic!("no hello") };
+    assert!(epoch > finding.event.id.epoch);
+    let again = loop {
+        if let Up::Report { report, .. } = controller.up.recv().await.unwrap() {
+            break *report;
+        }
+    };
+    assert_eq!(again, Report::Finding(finding));
+    handle.shutdown().await;
+}

@@ -83,10 +83,14 @@ impl Incidents {
             let whole = Whole { row, used: self.uses, dirty: Dirty::No, dirty_findings: BTreeSet::new() };
             self.whole.insert(id.clone(), whole);
         }
-        Ok(self.whole.get_mut(id).map(|whole| {
-            whole.used = self.uses;
-            whole
-        }))
+        let whole = self.whole.get_mut(id);
+        Ok(match whole {
+            Some(whole) => {
+                whole.used = self.uses;
+                Some(whole)
+            }
+            None => None,
+        })
     }
 
     /// Puts what changed into the batch.

@@ -1,6 +1,7 @@
 //! The core: one thread that owns all state. What happens to it comes in through one bounded queue; what it decides becomes
 //! durable in batches, and only then leaves ([`turn`]).
 
+mod answers;
 mod ask;
 mod incidents;
 mod ingest;

@@ -1,37 +1,27 @@
 //! Drives the runs of playbooks: inputs in, effects out, each journalled before what follows from it.
 
-use std::collections::BTreeSet;
-
 use model::{
-    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, Finding, GateOutcome, IncidentId, NodeId,
-    RunId, RunSummary, Timestamp,
+    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, GateOutcome, IncidentId, NodeId, RunId,
+    RunSummary, Timestamp,
 };
-use respond::{
-    gate::{self, Situation, Usage},
-    run::{Effect, Input as RunInput, Run, RunStart, Transition},
-    trigger,
-};
+use respond::run::{Effect, Input as RunInput, Run, Transition};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Core,
-    incidents::{Whole, is_in_force},
+    incidents::Whole,
     ingest::{agent, controller},
     turn::Turn,
 };
 use crate::{
     api::{ApiError, ApiErrorKind},
     audit::Draft,
-    metrics::kind,
     start::StartError,
     store::{ReadBack, Store, StoreError, Table, journal_key},
 };
 
 /// Runs kept in memory before those that are over are let go.
 const MAX_LOADED: usize = 256;
-
-/// What budgets count.
-const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// A run in the table of runs; the journal has its story.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,145 +153,6 @@ impl Core {
         }
     }
 
-    /// Answers a new finding of an incident, if a playbook does and nothing was done about its process yet.
-    pub(super) fn respond(
-        &mut self,
-        id: &IncidentId,
-        new: &Finding,
-        turn: &mut Turn,
-    ) -> Result<(), StoreError> {
-        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
-        if whole.row.incident.verdict.is_some() {
-            // Judged: what a person decided is not taken back by the next finding.
-            return Ok(());
-        }
-        let incident = whole.row.incident.clone();
-        let node = new.event.id.node.clone();
-        // The finding at hand first; then the incident as a whole, for playbooks that look at several findings.
-        let alone = model::Incident {
-            findings: vec![new.clone()],
-            findings_dropped: incident.findings_dropped + incident.findings.len().saturating_sub(1) as u64,
-            ..incident.clone()
-        };
-        let mut chosen = None;
-        let mut faults = BTreeSet::new();
-        for seen in [&alone, &incident] {
-            let search = trigger::choose(self.state.book.plans(), seen, &node);
-            faults.extend(search.faults.iter().map(|(plan, error)| format!("{}: {error}", plan.name())));
-            if let Some(choice) = search.choice {
-                chosen = Some((choice.plan.clone(), choice.finding.clone()));
-                break;
-            }
-        }
-        for fault in faults {
-            self.tell(id, &format!("the trigger of playbook {fault}"), turn);
-        }
-        let Some((plan, answered)) = chosen else { return Ok(()) };
-        let before: Vec<RunId> =
-            incident.runs.iter().filter(|r| r.playbook == *plan.name()).map(|r| r.id.clone()).collect();
-        for run in &before {
-            if self.run(run).is_ok_and(|run| covers(run, &answered)) {
-                return Ok(());
-            }
-        }
-        if before.len() >= self.config.limits.runs_per_playbook {
-            let n = before.len();
-            self.tell(
-                id,
-                &format!("{} has run {n} times for this incident: no more by itself", plan.name()),
-                turn,
-            );
-            return Ok(());
-        }
-        let reactions = self.free_reactions(&incident);
-        let situation = Situation {
-            incident: &incident,
-            finding: &answered,
-            node: &node,
-            policies: self.state.book.policies(),
-            used: self.usage(turn.now),
-            reactions: &reactions,
-            now: turn.now,
-        };
-        let mut start = gate::decide(&plan, &situation);
-        start.run = self.fresh(&start.run);
-        self.begin(start, turn);
-        Ok(())
-    }
-
-    /// Gives the node's own reactions that no run undoes to a run that does nothing else.
-    pub(super) fn own_reactions(&mut self, id: &IncidentId, turn: &mut Turn) -> Result<(), ApiError> {
-        let found = self.state.incidents.get(&self.state.store, id);
-        let incident = match found {
-            Ok(Some(whole)) => whole.row.incident.clone(),
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(self.store_failed(&error)),
-        };
-        let free = self.free_reactions(&incident);
-        let nodes: BTreeSet<NodeId> = free.iter().map(|record| self.node_of(record)).collect();
-        for node in nodes {
-            let reactions: Vec<ActionRecord> =
-                free.iter().filter(|record| self.node_of(record) == node).cloned().collect();
-            let Some(finding) = incident.findings.iter().find(|f| f.event.id.node == node) else { continue };
-            let situation = Situation {
-                incident: &incident,
-                finding,
-                node: &node,
-                policies: self.state.book.policies(),
-                used: Usage::default(),
-                reactions: &reactions,
-                now: turn.now,
-            };
-            let mut start = gate::adopt(&situation);
-            start.run = self.fresh(&start.run);
-            self.begin(start, turn);
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, start: RunStart, turn: &mut Turn) {
-        let (id, incident) = (start.run.clone(), start.incident.clone());
-        let outcome = match start.decision.outcome {
-            GateOutcome::Automatic => "automatic",
-            GateOutcome::Approval => "approval",
-            GateOutcome::Shadow => "shadow",
-        };
-        self.metrics.decisions.get_or_create(&kind(outcome)).inc();
-        tracing::info!(run = %id, %incident, playbook = %start.playbook, outcome, "a run begins");
-        // A run in shadow touches nothing (I8), so it undoes nothing either.
-        let undoes: Vec<ActionId> = match start.decision.outcome {
-            GateOutcome::Shadow => Vec::new(),
-            _ => start.reactions.iter().map(|record| record.id.clone()).collect(),
-        };
-        let row = RunRow {
-            run: id.clone(),
-            incident,
-            node: start.node.clone(),
-            life: Life::Live,
-            undoes,
-            began: turn.now,
-            outcome: start.decision.outcome,
-            actions: 0,
-        };
-        let node = start.node.clone();
-        let (run, effects) = match Run::begin(start, turn.now) {
-            Ok(begun) => begun,
-            Err(error) => {
-                let what = format!("the playbook {} cannot be run: {error}", row.run);
-                self.tell(&row.incident, &what, turn);
-                return;
-            }
-        };
-        turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
-        self.state.undone_by.extend(row.undoes.iter().map(|action| (action.clone(), id.clone())));
-        self.state.rows.insert(id.clone(), row);
-        self.state.runs.insert(id.clone(), run);
-        self.carry_out(&id, effects, turn);
-        if self.state.links.presence(&node) == super::links::Presence::Gone {
-            self.drive(&id, RunInput::NodeLost, turn);
-        }
-    }
-
     /// One input to one run, and everything that follows.
     pub(super) fn drive(&mut self, id: &RunId, input: RunInput, turn: &mut Turn) {
         self.drive_with(id, turn, |run, now| run.step(now, input));
@@ -324,7 +175,7 @@ impl Core {
         self.carry_out(id, effects, turn);
     }
 
-    fn carry_out(&mut self, id: &RunId, effects: Vec<Effect>, turn: &mut Turn) {
+    pub(super) fn carry_out(&mut self, id: &RunId, effects: Vec<Effect>, turn: &mut Turn) {
         let Some(incident) = self.state.runs.get(id).map(|run| run.incident().clone()) else { return };
         let incident = self.root(&incident);
         let mut lines = Vec::new();
@@ -508,75 +359,6 @@ impl Core {
         });
     }
 
-    /// Gives a reaction of the node to a run of its incident that is not over, so that both are undone together.
-    pub(super) fn give(
-        &mut self,
-        record: &ActionRecord,
-        node: &NodeId,
-        incident: &IncidentId,
-        turn: &mut Turn,
-    ) {
-        if !is_in_force(record) || record.rollback.is_none() {
-            return;
-        }
-        let taker = self
-            .state
-            .rows
-            .values()
-            .filter(|row| row.is_live() && row.node == *node && row.outcome != GateOutcome::Shadow)
-            .map(|row| (row.run.clone(), row.incident.clone()))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .find(|(_, of)| self.root(of) == *incident);
-        let Some((run, _)) = taker else { return };
-        self.state.undone_by.insert(record.id.clone(), run.clone());
-        if let Some(row) = self.state.rows.get_mut(&run) {
-            row.undoes.push(record.id.clone());
-            turn.batch.put(Table::Runs, run.as_str().as_bytes().to_vec(), row, ReadBack::Yes);
-        }
-        self.drive(&run, RunInput::Reaction(Box::new(record.clone())), turn);
-    }
-
-    fn tell(&mut self, id: &IncidentId, what: &str, turn: &mut Turn) {
-        if let Ok(Some(whole)) = self.state.incidents.get(&self.state.store, id) {
-            let said = |entry: &model::TimelineEntry| entry.what == what;
-            if !whole.row.incident.timeline.iter().any(said) {
-                tracing::warn!(incident = %id, what, "a person should know");
-                whole.tell(turn.now, &controller(), what);
-            }
-        }
-    }
-
-    /// The node's own reactions that are in force and that no run undoes yet.
-    fn free_reactions(&self, incident: &model::Incident) -> Vec<ActionRecord> {
-        let free = |record: &&ActionRecord| {
-            record.run.is_none()
-                && record.rollback.is_some()
-                && is_in_force(record)
-                && !self.state.undone_by.contains_key(&record.id)
-        };
-        incident.actions.iter().filter(free).cloned().collect()
-    }
-
-    fn usage(&self, now: Timestamp) -> Usage {
-        let automatic = |row: &&RunRow| row.outcome == GateOutcome::Automatic && now.since(row.began) < HOUR;
-        self.state.rows.values().filter(automatic).fold(Usage::default(), |sum, row| Usage {
-            runs: sum.runs.saturating_add(1),
-            actions: sum.actions.saturating_add(row.actions),
-        })
-    }
-
-    /// `wanted`, or the first free one after it.
-    fn fresh(&self, wanted: &RunId) -> RunId {
-        let mut id = wanted.clone();
-        let mut n = 1;
-        while self.state.rows.contains_key(&id) {
-            n += 1;
-            id = RunId::new(format!("{wanted}-{n}"));
-        }
-        id
-    }
-
     fn runs_on(&self, node: &NodeId) -> Vec<RunId> {
         self.state.runs.iter().filter(|(_, run)| run.node() == node).map(|(id, _)| id.clone()).collect()
     }
@@ -648,13 +430,6 @@ impl Core {
         }
         Ok(())
     }
-}
-
-/// Whether a run already deals with the process of a finding: it is the run's own, or descends from it.
-fn covers(run: &Run, finding: &Finding) -> bool {
-    let Some(subject) = run.start().facts.subject.process else { return false };
-    run.node() == &finding.event.id.node
-        && (finding.event.process.key == subject || finding.ancestors.iter().any(|a| a.key == subject))
 }
 
 fn put_summary(whole: &mut Whole, summary: RunSummary, now: Timestamp) {

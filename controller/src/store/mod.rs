@@ -136,6 +136,9 @@ pub enum StoreError {
     },
 }
 
+/// Key and value.
+type RawRow = (Vec<u8>, Vec<u8>);
+
 /// The database.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -187,7 +190,7 @@ impl Store {
         table: Table,
         prefix: &[u8],
     ) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
-        let read = || -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+        let read = || -> Result<Vec<RawRow>, redb::Error> {
             let table = self.db()?.begin_read()?.open_table(table.definition())?;
             let mut found = Vec::new();
             for row in table.range(prefix..)? {

@@ -1,7 +1,12 @@
 //! The controller, with nodes whose world is a file.
 
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod lab;
+#[cfg(test)]
 mod storage;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod whole;

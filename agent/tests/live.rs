@@ -232,3 +232,34 @@ async fn unacknowledged_reports_come_again_after_a_restart() {
     assert_eq!(again, Report::Finding(finding));
     handle.shutdown().await;
 }
+
+/// A measurement: `cargo test --release -p hemostat-agent --test live -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test"]
+async fn hook_to_frozen() {
+    const RUNS: usize = 200;
+    let Some(mut scene) = Scene::start("latency", "freeze", "") else { return };
+    assert!(matches!(scene.next().await, Up::Hello { .. }));
+    let program = scene.program("/bin/sleep");
+    let mut took = Vec::new();
+    for run in 0..RUNS {
+        // Each value is another cause, so that each has a finding with the event's time; from 64 on they fold.
+        let pid = scene.run(&program, &[&format!("30{run}")]);
+        let record = loop {
+            if let (seq, Report::Reaction(record)) = scene.report().await {
+                scene.controller.down.send(Down::Ack { upto: seq }).await.unwrap();
+                if record.target.to_string().contains(&format!("pid {pid} ")) {
+                    break record;
+                }
+            }
+        };
+        took.push((record.applied.unwrap().since(record.planned), record));
+        let mut child = scene.children.pop().unwrap();
+        scene.handle.as_ref().unwrap().contain().release(&Which::All);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let mut times: Vec<Duration> = took.iter().map(|(took, _)| *took).collect();
+    times.sort_unstable();
+    println!("decided to frozen: p50 {:?}, p99 {:?}, max {:?}", times[RUNS / 2], times[RUNS * 99 / 100], times[RUNS - 1]);
+}

@@ -117,6 +117,10 @@ impl Contain {
                 }) else {
                     return Ok(());
                 };
+                if matches!((&record.action, &failure), (NodeAction::Kill(_), ActionFailure::TargetGone { .. })) {
+                    let outputs = model::Outputs::new();
+                    return self.note(Line::Applied { id, at: clock.time(), outputs });
+                }
                 tracing::warn!(action = %id, %failure, "what was half done cannot be finished: it is undone");
                 act(&record.action).revert(&task, &rollback, Force::Yes)?;
                 self.note(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })

@@ -7,6 +7,8 @@
     reason = "shared by several test binaries, each of which uses its own part"
 )]
 
+pub mod file;
+
 use std::{
     collections::BTreeMap,
     fs,

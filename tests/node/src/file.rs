@@ -57,6 +57,33 @@ impl Drop for Folder {
     }
 }
 
+/// Probes with a bulk ring so large that a storm fits even where the reader gets no CPU time: what is tested is that each
+/// event is right, not how fast they are read.
+pub(crate) struct Roomy {
+    pins: PathBuf,
+}
+
+impl Roomy {
+    pub(crate) fn open(name: &str, quick: bool) -> Result<(Self, Scene), Failure> {
+        let pins = PathBuf::from(format!("/sys/fs/bpf/hemostat-node-tests-{}-{name}", std::process::id()));
+        let config = agent::probe::ProbeConfig {
+            bulk_ring: 32 << 20,
+            budgets: NO_BUDGETS,
+            pins: pins.clone(),
+            ..agent::probe::ProbeConfig::default()
+        };
+        let roomy = Self { pins };
+        Ok((roomy, Scene::with(&config, quick)?))
+    }
+}
+
+impl Drop for Roomy {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.pins.join("held"));
+        let _ = fs::remove_dir(&self.pins);
+    }
+}
+
 fn whole(path: impl Into<String>) -> FilePath {
     FilePath { path: path.into(), truncated: Truncated::No }
 }
@@ -223,6 +250,7 @@ const WORKERS: u32 = 5;
 fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("storm")?;
     let each = if scene.quick { 500 } else { 10_000 };
+    let (_pins, mut scene) = Roomy::open("files", scene.quick)?;
     scene.all_of(&[EventClass::FileOpen, EventClass::FileDelete])?;
     scene.needs(EventClass::FileOpen)?;
     let cgroup = crate::helper::cgroup_id(std::process::id())?;

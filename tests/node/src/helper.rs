@@ -100,6 +100,7 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["create", path] => {
             fs::write(path, "")?;
         }
+        ["net", rest @ ..] => return crate::net::help(rest),
         ["file", rest @ ..] => return crate::file::help(rest),
         other => return crate::kernel::help(other),
     }

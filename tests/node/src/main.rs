@@ -11,6 +11,8 @@ mod guest;
 mod helper;
 mod hold;
 mod kernel;
+mod net;
+mod net_calls;
 mod process;
 mod scene;
 mod swap;
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "helper") {
         return helper::run(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|word| word == "--version") {
+        return ExitCode::SUCCESS;
     }
     if !guest::is_init() {
         return if run(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -60,6 +65,7 @@ fn run(arguments: &[String]) -> bool {
         credentials::CHECKS,
         kernel::CHECKS,
         file::CHECKS,
+        net::CHECKS,
         accounting::CHECKS,
         swap::CHECKS,
         hold::CHECKS,

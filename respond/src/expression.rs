@@ -16,7 +16,9 @@ use std::{
 
 use cel::{Context, Env, IdedExpr, parser::PrattParser};
 use serde_json::Value;
-pub use walk::{Finding as Fault, StepUse};
+#[cfg(test)]
+pub(crate) use walk::fields_of;
+pub use walk::{Fault, StepUse};
 
 use crate::facts::MAX_LIST;
 

@@ -151,7 +151,7 @@ fn event(event: &Event) -> Value {
         Activity::ProcessVmWrite { .. } => ("process_vm_write", json!({})),
         Activity::IoUringSetup { .. } => ("io_uring_setup", json!({})),
     };
-    let mut facts = json!({ "kind": kind });
+    let mut facts = json!({ "kind": kind, "exposure": event.exposure });
     if let (Value::Object(all), Value::Object(more)) = (&mut facts, detail) {
         all.extend(more);
     }
@@ -191,6 +191,7 @@ fn process_facts(process: &Process) -> Value {
         "uid": process.credentials.uid,
         "euid": process.credentials.euid,
         "tty": process.tty.as_deref().unwrap_or(""),
+        "stdio": process.stdio,
         "cgroup": { "id": process.cgroup.0, "path": process.workload.cgroup_path().unwrap_or("") },
         "workload": { "kind": kind, "unit": unit, "container": container, "pod": pod },
     })

@@ -315,3 +315,6 @@ fn matches(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> bool {
             || names_technique(&wanted.techniques, &situation.incident.techniques))
         && any(&wanted.playbooks, &|entry| entry == plan.name.as_str())
 }
+
+#[cfg(test)]
+mod tests;

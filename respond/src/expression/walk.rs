@@ -10,7 +10,7 @@ use super::{Scope, cost::children, position};
 
 /// Something wrong in an expression, with its place within the text, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct Fault {
     /// Line within the expression.
     pub line: u32,
     /// Character within the line.
@@ -56,7 +56,7 @@ const FUNCTIONS: [&str; 13] = [
 const OF_STEP: [&str; 4] = ["state", "succeeded", "failed", "outputs"];
 
 /// Fields of each variable; docs/playbooks.md lists them with their meaning, and a test compares them with the facts.
-pub(super) const FIELDS: [(&str, &[&str]); 5] = [
+const FIELDS: [(&str, &[&str]); 4] = [
     ("incident", &["id", "title", "severity", "techniques", "finding_count"]),
     (
         "finding",
@@ -75,16 +75,22 @@ pub(super) const FIELDS: [(&str, &[&str]); 5] = [
             "uid",
             "euid",
             "tty",
+            "stdio",
             "cgroup",
             "workload",
         ],
     ),
-    ("finding.process", &[]),
     ("node", &["name"]),
 ];
 
+/// Fields of a variable.
+#[cfg(test)]
+pub(crate) fn fields_of(name: &str) -> &'static [&'static str] {
+    FIELDS.iter().find(|(known, _)| *known == name).map_or(&[], |(_, fields)| fields)
+}
+
 /// Faults, and the steps that are named.
-pub(super) fn check(root: &IdedExpr, text: &str, scope: Scope) -> (Vec<Finding>, Vec<StepUse>) {
+pub(super) fn check(root: &IdedExpr, text: &str, scope: Scope) -> (Vec<Fault>, Vec<StepUse>) {
     let mut walk = Walk { text, scope, faults: Vec::new(), uses: Vec::new(), bound: Vec::new() };
     walk.node(root);
     (walk.faults, walk.uses)
@@ -93,7 +99,7 @@ pub(super) fn check(root: &IdedExpr, text: &str, scope: Scope) -> (Vec<Finding>,
 struct Walk<'a> {
     text: &'a str,
     scope: Scope,
-    faults: Vec<Finding>,
+    faults: Vec<Fault>,
     uses: Vec<StepUse>,
     /// Variables of the loops around.
     bound: Vec<&'a str>,
@@ -185,7 +191,7 @@ impl<'a> Walk<'a> {
 
     fn fault(&mut self, word: &str, message: String, help: Option<String>) {
         let (line, column) = position(self.text, word);
-        self.faults.push(Finding { line, column, message, help });
+        self.faults.push(Fault { line, column, message, help });
     }
 }
 

@@ -104,7 +104,7 @@ impl Run {
         out: &mut Vec<Effect>,
     ) {
         let reverts = self.index(&action).map_or(MAX_REVERTS, |index| self.actions[index].reverts);
-        if reverts % MAX_REVERTS == 0 {
+        if reverts.is_multiple_of(MAX_REVERTS) {
             let difference = format!("tried {MAX_REVERTS} times: {because}");
             return self.revert_blocked(action, difference, block, now, out);
         }

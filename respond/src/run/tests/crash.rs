@@ -61,7 +61,7 @@ impl Case {
         world.order = order;
         world.crashes = crashes.iter().copied().collect::<BTreeSet<_>>();
         world.loses_mail = loses_mail;
-        world.to_end();
+        world.play();
         if self.rollback {
             // a request that died with the controller was not answered, so the person repeats it
             while !world
@@ -74,7 +74,7 @@ impl Case {
                 }
                 let scope = RollbackScope::Run;
                 world.tell(Input::Rollback { scope, by: actor(), because: "all back".into() });
-                world.to_end();
+                world.play();
             }
         }
         world

@@ -18,7 +18,7 @@ fn states(world: &World) -> Vec<(String, ActionState)> {
 #[test]
 fn contains_keeps_evidence_asks_and_ends() {
     let mut world = World::of(WHOLE);
-    world.to_end();
+    world.play();
     assert_eq!(world.run().state(), RunState::Succeeded);
     assert!(states(&world).iter().all(|(_, state)| *state == ActionState::Verified), "{:?}", states(&world));
     assert!(world.run().contained().is_some());
@@ -32,7 +32,7 @@ fn contains_keeps_evidence_asks_and_ends() {
 #[test]
 fn parallel_steps_begin_together() {
     let mut world = World::of(WHOLE);
-    world.to_end();
+    world.play();
     let first: Vec<_> = world.node.commands.iter().take(2).map(|c| c.action.name()).collect();
     assert_eq!(first, ["node.freeze", "node.net-quarantine"]);
 }
@@ -42,7 +42,7 @@ fn i5_what_cannot_be_undone_waits_for_a_person() {
     let yaml = WHOLE.replace(", approval: Required", "");
     let mut world = World::of(&yaml);
     world.answers_people = false;
-    world.to_end();
+    world.play();
     assert!(world.node.gone.is_empty(), "nobody said yes");
     assert_eq!(world.run().state(), RunState::Succeeded);
     assert!(world.run().because().contains("refused: kill"), "{}", world.run().because());
@@ -52,7 +52,7 @@ fn i5_what_cannot_be_undone_waits_for_a_person() {
     with_standing.grants.standing.insert("node.kill".into(), "user:grace".into());
     let mut world = World::new(with_standing);
     world.answers_people = false;
-    world.to_end();
+    world.play();
     assert_eq!(world.node.gone.len(), 1, "a standing approval suffices");
 }
 
@@ -67,7 +67,7 @@ fn i5_an_irreversible_alternative_waits_for_a_person_too() {
     );
     world.faults.insert("cut", Fault::Unsupported);
     world.refuses.insert("cut");
-    world.to_end();
+    world.play();
     assert!(world.node.gone.is_empty());
     assert!(world.run().because().contains("refused: cut"), "{}", world.run().because());
 }
@@ -98,12 +98,12 @@ fn only_named_people_approve_and_never_the_system() {
 fn a_refused_run_does_nothing_and_says_so() {
     let mut world = World::new(start(spec(WHOLE), GateOutcome::Approval));
     world.refuses.insert("run");
-    world.to_end();
+    world.play();
     assert_eq!(world.run().state(), RunState::Denied);
     assert!(world.node.commands.is_empty());
     let mut world = World::new(start(spec(WHOLE), GateOutcome::Approval));
     world.answers_people = false;
-    world.to_end();
+    world.play();
     assert_eq!(world.run().state(), RunState::Denied, "nobody answered in time");
 }
 
@@ -137,7 +137,7 @@ fn i9_an_uncertain_target_is_not_touched_and_a_person_is_told() {
     let mut begun = start(spec("    - {name: freeze, action: node.freeze}\n"), GateOutcome::Automatic);
     begun.facts.subject.process = None;
     let mut world = World::new(begun);
-    world.to_end();
+    world.play();
     assert!(world.node.commands.is_empty());
     assert!(world.notices.iter().any(|notice| notice.contains("no certain process")), "{:?}", world.notices);
     assert_eq!(world.run().state(), RunState::Failed);
@@ -160,7 +160,7 @@ fn i6_what_is_protected_or_too_wide_is_not_touched() {
         begun.grants.protected.cgroup_paths = vec!["/keep".into(), "/safe/inner".into()];
         begun.facts.subject.cgroup = Some((model::CgroupId(1), path.into()));
         let mut world = World::new(begun);
-        world.to_end();
+        world.play();
         assert!(world.node.commands.is_empty(), "{path}");
         assert!(world.notices.iter().any(|notice| notice.contains(why)), "{path}: {:?}", world.notices);
     }
@@ -170,14 +170,14 @@ fn i6_what_is_protected_or_too_wide_is_not_touched() {
             Some(model::ProcessKey { pid: model::Pid(pid), start: model::BootNs(1) });
         begun.facts.subject.cgroup = Some((model::CgroupId(1), path.into()));
         let mut world = World::new(begun);
-        assert!(world.to_end().node.commands.is_empty(), "{pid}");
+        assert!(world.play().node.commands.is_empty(), "{pid}");
     }
     let mut begun = start(spec(quarantine), GateOutcome::Automatic);
     begun.grants.widest = crds::Radius::Process;
-    assert!(World::new(begun).to_end().node.commands.is_empty(), "wider than the policy allows");
+    assert!(World::new(begun).play().node.commands.is_empty(), "wider than the policy allows");
     let mut begun = start(spec("    - {name: file, action: node.quarantine-file}\n"), GateOutcome::Automatic);
     begun.facts.subject.executable = Some(("/usr/bin/bash".into(), 1, 1));
-    assert!(World::new(begun).to_end().node.commands.is_empty(), "a program of the whole machine");
+    assert!(World::new(begun).play().node.commands.is_empty(), "a program of the whole machine");
 }
 
 #[test]
@@ -190,14 +190,14 @@ fn an_effect_that_is_not_seen_leads_to_the_alternative() {
 "#;
     let mut world = World::of(yaml);
     world.faults.insert("cut", Fault::Nothing);
-    world.to_end();
+    world.play();
     let records = world.run().records();
     assert_eq!(records.len(), 3, "each alternative once: bounded");
     assert!(records.iter().all(|record| record.state == ActionState::Unverified));
     assert_eq!(world.run().state(), RunState::Failed);
     let mut world = World::of(yaml);
     world.faults.insert("cut", Fault::Slow);
-    world.to_end();
+    world.play();
     assert_eq!(states(&world), [("cut".to_owned(), ActionState::Verified)], "seen at the second look");
 }
 
@@ -205,7 +205,7 @@ fn an_effect_that_is_not_seen_leads_to_the_alternative() {
 fn a_target_that_is_gone_is_no_failure() {
     let mut world = World::of(WHOLE);
     world.faults.insert("freeze", Fault::Gone);
-    world.to_end();
+    world.play();
     assert_eq!(states(&world)[0], ("freeze".into(), ActionState::Vacuous));
     assert_eq!(world.run().state(), RunState::Succeeded);
 }
@@ -222,7 +222,7 @@ fn on_failure_decides_what_becomes_of_the_run() {
     let ends = |on_failure: &str| {
         let mut world = World::of(&yaml(on_failure));
         world.faults.insert("cut", Fault::Half);
-        world.to_end();
+        world.play();
         (world.run().state(), world.node.in_force.len(), world.node.half.len())
     };
     assert_eq!(ends("Continue"), (RunState::Succeeded, 1, 0));
@@ -239,7 +239,7 @@ fn a_false_condition_skips_and_outputs_reach_later_steps() {
     - {name: after, action: node.freeze, needs: [never], when: steps.keep.outputs.bundle == 'evd-1' && steps.never.state == 'Skipped'}
 "#,
     );
-    world.to_end();
+    world.play();
     assert_eq!(world.node.in_force.len(), 1);
     let done: Vec<String> = states(&world).into_iter().map(|(step, _)| step).collect();
     assert_eq!(done, ["keep", "after"]);
@@ -249,7 +249,7 @@ fn a_false_condition_skips_and_outputs_reach_later_steps() {
 fn an_answer_that_never_comes_is_asked_for_and_found() {
     let mut world = World::of("    - {name: freeze, action: node.freeze, timeout: 5s}\n");
     world.faults.insert("freeze", Fault::Silent);
-    world.to_end();
+    world.play();
     assert_eq!(states(&world), [("freeze".to_owned(), ActionState::Verified)]);
     let phases: Vec<_> = world.node.commands.iter().map(|c| c.phase.name()).collect();
     assert_eq!(phases, ["capture", "apply", "verify"]);
@@ -293,7 +293,7 @@ fn a_node_that_is_away_is_waited_for_and_asked_again() {
         start(spec("    - {name: freeze, action: node.freeze, timeout: 5s}\n"), GateOutcome::Automatic);
     let mut world = World::new(begun);
     world.faults.insert("freeze", Fault::Silent);
-    world.to_end();
+    world.play();
     // the same, by hand: lost after the apply was sent
     let cut = world.journal.iter().position(|t| matches!(t.change, Change::Applying { .. })).unwrap();
     let mut run = Run::replay(&world.journal[..=cut]).unwrap();

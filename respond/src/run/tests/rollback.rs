@@ -13,7 +13,7 @@ const CONTAIN: &str = r#"
 
 fn undo(world: &mut World, scope: RollbackScope) {
     world.tell(Input::Rollback { scope, by: actor(), because: "a false positive".into() });
-    world.to_end();
+    world.play();
 }
 
 fn reverts(world: &World) -> Vec<&'static str> {
@@ -24,7 +24,7 @@ fn reverts(world: &World) -> Vec<&'static str> {
 #[test]
 fn a_run_is_undone_in_reverse_order_and_exactly() {
     let mut world = World::of(CONTAIN);
-    world.to_end();
+    world.play();
     assert_eq!(world.node.in_force.len(), 3);
     undo(&mut world, RollbackScope::Run);
     assert_eq!(world.run().state(), RunState::RolledBack);
@@ -36,7 +36,7 @@ fn a_run_is_undone_in_reverse_order_and_exactly() {
 #[test]
 fn one_action_is_undone_and_the_others_stay() {
     let mut world = World::of(CONTAIN);
-    world.to_end();
+    world.play();
     let cut = world.run().records()[1].id.clone();
     undo(&mut world, RollbackScope::Action(cut.clone()));
     assert_eq!(reverts(&world), ["node.net-quarantine"]);
@@ -51,7 +51,7 @@ fn one_action_is_undone_and_the_others_stay() {
 fn drift_blocks_one_undo_and_not_the_others() {
     let mut world = World::of(CONTAIN);
     world.faults.insert("cut", Fault::Drift);
-    world.to_end();
+    world.play();
     undo(&mut world, RollbackScope::Run);
     assert_eq!(world.run().state(), RunState::Failed);
     let blocked = &world.run().records()[1];
@@ -68,7 +68,7 @@ fn drift_blocks_one_undo_and_not_the_others() {
 fn an_undo_that_fails_is_tried_again() {
     let mut world = World::of(CONTAIN);
     world.faults.insert("file", Fault::UndoTwice);
-    world.to_end();
+    world.play();
     undo(&mut world, RollbackScope::Run);
     assert_eq!(world.run().state(), RunState::RolledBack);
     assert_eq!(reverts(&world).iter().filter(|name| **name == "node.quarantine-file").count(), 3);
@@ -78,7 +78,7 @@ fn an_undo_that_fails_is_tried_again() {
 fn what_was_not_seen_is_still_undone() {
     let mut world = World::of("    - {name: cut, action: node.net-quarantine, verify: {policy: Observe}}\n");
     world.faults.insert("cut", Fault::Nothing);
-    world.to_end();
+    world.play();
     assert_eq!(world.run().records()[0].state, ActionState::Unverified);
     assert_eq!(world.run().state(), RunState::Succeeded);
     undo(&mut world, RollbackScope::Run);
@@ -95,7 +95,7 @@ fn i5_what_cannot_be_undone_is_named_and_left() {
     - {name: kill, action: node.kill, needs: [keep], approval: Required}
 "#,
     );
-    world.to_end();
+    world.play();
     let kill = world.run().records()[2].id.clone();
     let refusal = world.run().may_roll_back(&RollbackScope::Action(kill)).unwrap_err();
     assert!(refusal.to_string().contains("the processes are gone"), "{refusal}");
@@ -111,7 +111,7 @@ fn i5_what_cannot_be_undone_is_named_and_left() {
 #[test]
 fn what_the_node_did_by_itself_is_undone_with_the_incident_and_not_with_a_failure() {
     let mut world = World::of(CONTAIN);
-    world.to_end();
+    world.play();
     let mut record = world.run().records()[0].clone();
     record.id = model::ActionId::new("own-freeze");
     (record.step, record.run) = (None, None);
@@ -120,7 +120,7 @@ fn what_the_node_did_by_itself_is_undone_with_the_incident_and_not_with_a_failur
     begun.reactions = vec![record];
     let mut world = World::new(begun);
     world.faults.insert("file", Fault::Capture);
-    world.to_end();
+    world.play();
     assert_eq!(world.run().state(), RunState::RolledBack);
     let own = |world: &World| world.run().records()[0].state;
     assert_eq!(own(&world), ActionState::Verified, "the attacker is not let go because a step failed");
@@ -129,10 +129,10 @@ fn what_the_node_did_by_itself_is_undone_with_the_incident_and_not_with_a_failur
 #[test]
 fn a_release_on_the_node_counts_as_undone() {
     let mut world = World::of(CONTAIN);
-    world.to_end();
+    world.play();
     let freeze = world.run().records()[0].id.clone();
     world.tell(Input::Released { action: freeze, by: actor() });
-    world.to_end();
+    world.play();
     assert_eq!(world.run().records()[0].state, ActionState::Reverted);
     undo(&mut world, RollbackScope::Run);
     assert_eq!(reverts(&world), ["node.quarantine-file", "node.net-quarantine"]);
@@ -142,7 +142,7 @@ fn a_release_on_the_node_counts_as_undone() {
 fn a_rollback_in_the_middle_stops_what_has_not_begun() {
     let mut world = World::of(CONTAIN);
     world.tell(Input::Rollback { scope: RollbackScope::Run, by: actor(), because: "no".into() });
-    world.to_end();
+    world.play();
     assert_eq!(world.run().state(), RunState::RolledBack);
     assert!(world.node.in_force.is_empty());
     assert!(world.run().records().len() < 4);

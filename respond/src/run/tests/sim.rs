@@ -183,7 +183,7 @@ impl World {
         (self.run().state(), self.node.in_force.iter().cloned().collect(), gone)
     }
 
-    pub(super) fn to_end(&mut self) -> &mut Self {
+    pub(super) fn play(&mut self) -> &mut Self {
         for _ in 0..20_000 {
             if self.run.is_none() {
                 self.boot();

@@ -1,0 +1,248 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use crds::source::{Resource, read};
+use model::{
+    Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventClass, EventId, ExeFile, FindingId,
+    IncidentId, IncidentState, Level, LossWindow, Namespaces, Pid, Process, ProcessKey, ProcessOrigin,
+    Reaction, RuleRef, Seq, Truncated,
+};
+
+use super::*;
+use crate::trigger::choose;
+
+fn process(path: &str) -> Process {
+    Process {
+        key: ProcessKey { pid: Pid(77), start: BootNs(9) },
+        parent: None,
+        exe: "/tmp/x".into(),
+        exe_file: ExeFile { inode: 5, device: 6, ..ExeFile::default() },
+        command_line: "/tmp/x -o pool".into(),
+        args: vec!["/tmp/x".into()],
+        args_truncated: Truncated::No,
+        cwd: "/".into(),
+        comm: "x".into(),
+        credentials: Credentials::default(),
+        namespaces: Namespaces::default(),
+        tty: None,
+        stdio: model::Stdio::default(),
+        cgroup: CgroupId(4),
+        workload: Arc::new(Workload::Unit { unit: "job.service".into(), cgroup_path: path.into() }),
+        origin: ProcessOrigin::Exec,
+        exit: None,
+    }
+}
+
+fn finding(rule: &str, level: Level, seq: u64) -> Finding {
+    let id = EventId { node: NodeId::new("n1"), epoch: AgentEpoch(1), seq: Seq(seq) };
+    Finding {
+        id: FindingId::derive(&id, rule),
+        rule: RuleRef {
+            id: rule.into(),
+            title: rule.into(),
+            level,
+            techniques: vec!["T1059.004".into()],
+            tactics: Vec::new(),
+            reaction: Reaction::None,
+        },
+        event: Event {
+            id,
+            time: Timestamp(i64::try_from(seq).unwrap()),
+            process: Arc::new(process("/work.slice/job.service")),
+            parent: None,
+            ancestors: Arc::from(Vec::new()),
+            exposure: model::Exposure::default(),
+            activity: Activity::Exec { requested: "/tmp/x".into() },
+        },
+        matched: BTreeMap::new(),
+        count: 1,
+        first: Timestamp(i64::try_from(seq).unwrap()),
+        last: Timestamp(i64::try_from(seq).unwrap()),
+        ancestors: Vec::new(),
+        context: Vec::new(),
+        reactions: Vec::new(),
+        loss: LossWindow::default(),
+    }
+}
+
+fn incident(findings: Vec<Finding>) -> Incident {
+    Incident {
+        id: IncidentId::new("inc-1"),
+        title: "t".into(),
+        severity: Level::High,
+        state: IncidentState::Open,
+        entities: Vec::new(),
+        findings,
+        findings_dropped: 0,
+        techniques: vec!["T1059.004".into()],
+        first_event: Timestamp(1),
+        opened: Timestamp(1),
+        updated: Timestamp(1),
+        contained: None,
+        verdict: None,
+        actions: Vec::new(),
+        runs: Vec::new(),
+        timeline: Vec::new(),
+    }
+}
+
+fn plan(trigger: &str, mode: &str, name: &str) -> Arc<Plan> {
+    let text = format!(
+        "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {{name: {name}}}\nspec:\n  mode: {mode}\n  trigger: \
+         {trigger}\n  steps:\n  - {{name: freeze, action: node.freeze}}\n  - {{name: cut, action: node.net-quarantine}}\n"
+    );
+    let reading = read("p", &text);
+    let [Resource::Playbook(playbook)] = &reading.resources[..] else { panic!("{:?}", reading.problems) };
+    Arc::new(Plan::check(playbook, &std::collections::BTreeSet::new()).plan.unwrap())
+}
+
+fn policy(spec: &str) -> (String, ResponsePolicySpec) {
+    let text = format!(
+        "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata: {{name: careful}}\nspec:\n{spec}"
+    );
+    let reading = read("p", &text);
+    let [Resource::ResponsePolicy(policy)] = &reading.resources[..] else { panic!("{:?}", reading.problems) };
+    ("careful".into(), policy.value.spec.clone())
+}
+
+fn decided(
+    mode: &str,
+    policies: &[(String, ResponsePolicySpec)],
+    change: impl Fn(&mut Incident),
+) -> RunStart {
+    let mut incident = incident(vec![finding("r1", Level::High, 1)]);
+    change(&mut incident);
+    let plan = plan("{rules: [r1]}", mode, "shell");
+    let situation = Situation {
+        incident: &incident,
+        finding: &incident.findings[0],
+        node: &NodeId::new("n1"),
+        policies,
+        used: Usage { runs: 3, actions: 9 },
+        reactions: &[],
+        now: Timestamp(1_000),
+    };
+    decide(&plan, &situation)
+}
+
+fn outcome(mode: &str, policies: &[(String, ResponsePolicySpec)]) -> GateOutcome {
+    decided(mode, policies, |_| {}).decision.outcome
+}
+
+#[test]
+fn the_mode_of_the_playbook_decides_and_policies_only_tighten() {
+    assert_eq!(outcome("Auto", &[]), GateOutcome::Automatic);
+    assert_eq!(outcome("Approve", &[]), GateOutcome::Approval);
+    assert_eq!(outcome("Shadow", &[]), GateOutcome::Shadow);
+    assert_eq!(outcome("Auto", &[policy("  mode: Approve\n")]), GateOutcome::Approval);
+    assert_eq!(outcome("Approve", &[policy("  mode: Auto\n")]), GateOutcome::Approval);
+    let elsewhere = policy("  match: {units: [other.service]}\n  mode: Shadow\n");
+    assert_eq!(outcome("Auto", &[elsewhere]), GateOutcome::Automatic);
+    let here = policy("  match: {cgroupPaths: [/work.slice], techniques: [T1059]}\n  mode: Shadow\n");
+    assert_eq!(outcome("Auto", &[here]), GateOutcome::Shadow);
+}
+
+#[test]
+fn exclusions_and_budgets_hold_and_say_why() {
+    let excluded = policy("  exclusions: [{match: {units: [job.service]}, reason: a load test}]\n");
+    let start = decided("Auto", &[excluded], |_| {});
+    assert_eq!(start.decision.outcome, GateOutcome::Shadow);
+    assert!(start.decision.reasons.iter().any(|r| r.contains("a load test")));
+    let over = policy(
+        "  exclusions: [{match: {units: [job.service]}, reason: over, expires: 1970-01-01T00:00:00Z}]\n",
+    );
+    assert_eq!(outcome("Auto", &[over]), GateOutcome::Automatic, "an exclusion ends when it says");
+    assert_eq!(outcome("Auto", &[policy("  budgets: {runsPerHour: 3}\n")]), GateOutcome::Approval);
+    assert_eq!(outcome("Auto", &[policy("  budgets: {runsPerHour: 4}\n")]), GateOutcome::Automatic);
+    assert_eq!(outcome("Auto", &[policy("  budgets: {actionsPerHour: 10}\n")]), GateOutcome::Approval);
+}
+
+#[test]
+fn i2_lost_events_ask_a_person() {
+    let start = decided("Auto", &[], |incident| {
+        incident.findings[0].loss.lost.insert(EventClass::Exec, 7);
+    });
+    assert_eq!(start.decision.outcome, GateOutcome::Approval);
+    assert!(start.decision.reasons.iter().any(|reason| reason.contains("7 Exec")), "{:?}", start.decision);
+}
+
+#[test]
+fn i6_and_i9_are_known_before_anything_begins() {
+    let protected = policy("  match: {units: [other.service]}\n  protected: {cgroupPaths: [/work.slice]}\n");
+    let start = decided("Auto", &[protected], |_| {});
+    assert_eq!(start.decision.outcome, GateOutcome::Shadow, "protection does not ask whom a policy is for");
+    assert!(start.decision.reasons.iter().any(|reason| reason.contains("(I6)")));
+    let start = decided("Auto", &[], |incident| {
+        let mut lost = process("/");
+        lost.workload = Arc::new(Workload::Unresolved { cgroup: CgroupId(4) });
+        incident.findings[0].event.process = Arc::new(lost);
+    });
+    assert_eq!(start.decision.outcome, GateOutcome::Approval, "the process is certain, its cgroup is not");
+    assert!(start.decision.reasons.iter().any(|reason| reason.contains("step cut will not be done (I9)")));
+}
+
+#[test]
+fn standing_approvals_end_and_name_their_playbook() {
+    let standing = |playbook: &str, expires: &str| {
+        policy(&format!(
+            "  standingApprovals: [{{action: node.kill, playbooks: [{playbook}], approvedBy: 'user:ada', reason: x, expires: \
+             {expires}}}]\n"
+        ))
+    };
+    let granted = |p| decided("Auto", &[p], |_| {}).grants.standing;
+    assert_eq!(granted(standing("shell", "2030-01-01T00:00:00Z")).len(), 1);
+    assert_eq!(granted(standing("other", "2030-01-01T00:00:00Z")).len(), 0);
+    assert_eq!(granted(standing("shell", "1970-01-01T00:00:00Z")).len(), 0);
+}
+
+#[test]
+fn the_most_specific_playbook_answers_the_weightiest_finding() {
+    let by_level = plan("{minimumLevel: medium}", "Auto", "a");
+    let by_technique = plan("{techniques: [T1059]}", "Auto", "b");
+    let by_rule = plan("{rules: [r2], when: \"process.exe == '/tmp/x'\"}", "Auto", "c");
+    let findings = vec![
+        finding("r1", Level::Low, 1),
+        finding("r1", Level::Critical, 3),
+        finding("r2", Level::High, 2),
+        finding("r1", Level::Critical, 4),
+    ];
+    let incident = incident(findings);
+    let node = NodeId::new("n1");
+    let pick = |plans: &[Arc<Plan>]| {
+        let search = choose(plans, &incident, &node);
+        assert!(search.faults.is_empty());
+        search.choice.map(|c| (c.plan.name().to_string(), c.finding.event.id.seq.0))
+    };
+    let all = [Arc::clone(&by_level), Arc::clone(&by_technique), by_rule];
+    assert_eq!(pick(&all), Some(("c".into(), 2)));
+    assert_eq!(pick(&all[..2]), Some(("b".into(), 3)));
+    assert_eq!(pick(&all[..1]), Some(("a".into(), 3)));
+    let never = plan("{minimumLevel: low, when: 'process.pid == 1'}", "Auto", "d");
+    assert_eq!(pick(&[never]), None);
+    let elsewhere = NodeId::new("n2");
+    assert!(
+        choose(&all, &incident, &elsewhere).choice.is_none(),
+        "another node's findings are not acted on here"
+    );
+}
+
+#[test]
+fn expressions_know_exactly_the_fields_that_there_are() {
+    let facts = Facts::of(
+        &incident(vec![finding("r", Level::Low, 1)]),
+        &finding("r", Level::Low, 1),
+        &NodeId::new("n"),
+    );
+    for (name, value) in [
+        ("incident", &facts.incident),
+        ("finding", &facts.finding),
+        ("process", &facts.process),
+        ("node", &facts.node),
+    ] {
+        let found: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = crate::expression::fields_of(name).to_vec();
+        known.sort_unstable();
+        let mut found = found;
+        found.sort_unstable();
+        assert_eq!(found, known, "{name}");
+    }
+}

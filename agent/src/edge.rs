@@ -331,3 +331,6 @@ fn other_process(body: &Body) -> Option<ProcessKey> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

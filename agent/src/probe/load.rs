@@ -315,6 +315,11 @@ impl Probes {
         all
     }
 
+    /// Whether the plan in force switches a class on.
+    pub(super) fn is_wanted(&self, class: EventClass) -> bool {
+        self.wanted.contains(&class)
+    }
+
     fn attach(&mut self, wanted: &[EventClass]) -> Result<(), ProbeError> {
         let missing: Vec<&'static Hook> = hooks::all()
             .filter(|hook| needed(hook, wanted) && !matches!(self.live.get(hook.name), Some(Ok(_))))

@@ -268,7 +268,18 @@ fn snapshot(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn canary(scene: &mut Scene) -> Result<(), Failure> {
-    let silent: Vec<_> = scene.probes.canary()?.into_iter().filter(|report| !report.arrived).collect();
+    let failed = |hook: &model::HookStatus| matches!(hook.state, model::HookState::Failed { .. });
+    scene.all_of(&model::EventClass::ALL)?;
+    let without: Vec<_> = scene.probes.hooks().into_iter().filter(failed).flat_map(|hook| hook.classes).collect();
+    let all = scene.probes.canary()?;
+    for class in model::EventClass::ALL {
+        let told = all.iter().any(|report| report.class == class);
+        // What no live hook feeds is not asked for; a module is not loaded for a test's sake.
+        if !told && !without.contains(&class) && class != model::EventClass::Module {
+            return Err(format!("no canary for {class:?}").into());
+        }
+    }
+    let silent: Vec<_> = all.into_iter().filter(|report| !report.arrived).collect();
     same("silent hooks", &silent, &vec![])
 }
 

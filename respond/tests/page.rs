@@ -1,0 +1,49 @@
+//! The examples of docs/playbooks.md are playbooks and policies without a fault.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use crds::source::{Resource, read};
+use hemostat_respond::{action::ActionKind, plan::Plan};
+
+#[test]
+fn the_examples_of_the_page_are_sound_and_name_every_action() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/playbooks.md");
+    let text = fs::read_to_string(page).unwrap();
+    let mut seen = 0;
+    for block in text.split("```yaml\n").skip(1) {
+        let example = block.split("```").next().unwrap();
+        let reading = read("docs/playbooks.md", example);
+        assert_eq!(reading.problems, []);
+        for resource in reading.resources {
+            seen += 1;
+            if let Resource::Playbook(playbook) = resource {
+                let checked = Plan::check(&playbook, &BTreeSet::new());
+                assert_eq!(checked.problems, []);
+            }
+        }
+    }
+    assert_eq!(seen, 2);
+    for kind in ActionKind::ALL {
+        assert!(text.contains(&format!("| `{}` |", kind.name())), "{}", kind.name());
+        assert!(text.contains(kind.d3fend()));
+    }
+}
+
+#[test]
+fn the_playbooks_of_the_repository_are_sound() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../playbooks");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|kind| kind != "yaml" && kind != "yml") {
+            continue;
+        }
+        let reading = read(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+        assert_eq!(reading.problems, [], "{}", path.display());
+        for resource in reading.resources {
+            if let Resource::Playbook(playbook) = resource {
+                let checked = Plan::check(&playbook, &BTreeSet::new());
+                assert!(checked.plan.is_some(), "{:?}", checked.problems);
+            }
+        }
+    }
+}

@@ -293,7 +293,7 @@ fn a_protected_descendant_protects_the_tree_and_everyone_goes_free() {
     config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", ground.members()[4])).unwrap()];
     let exe = fs::read_link(format!("/proc/{root}/exe")).unwrap();
     assert_ne!(config.protected.executables[0], exe, "only the leaves are protected");
-    let contain = hemostat_agent::contain::Contain::open(config).unwrap();
+    let contain = ground::open(&config);
     let refused = contain.react_freeze(key(root), now());
     assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{refused:?}");
     assert_eq!(ground.snapshot(), before);

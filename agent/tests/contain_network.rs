@@ -393,7 +393,7 @@ fn short_lived_agent() {
         format!("{dir}/state").into(),
     );
     config.bpffs = format!("{dir}/bpffs").into();
-    let contain = hemostat_agent::contain::Contain::open(config).unwrap();
+    let contain = ground::open(&config);
     let target = ground::cgroup_target(cgroup.as_ref(), path);
     contain.react(NodeAction::NetQuarantine(NetQuarantine::default()), target, now()).unwrap();
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();

@@ -88,15 +88,7 @@ impl Ground {
     }
 
     pub fn contain(&self) -> Contain {
-        let mut opened = Contain::open(self.config());
-        // A child that another test has forked and that has not come to its exec yet has our lock's descriptor, too.
-        wait_for("the lock", || {
-            if matches!(opened, Err(OpenError::Journal(JournalError::Busy { .. }))) {
-                opened = Contain::open(self.config());
-            }
-            !matches!(opened, Err(OpenError::Journal(JournalError::Busy { .. })))
-        });
-        opened.unwrap()
+        open(&self.config())
     }
 
     /// A cgroup below.
@@ -188,6 +180,19 @@ impl Drop for Ground {
 pub struct Snapshot {
     pub cgroups: BTreeMap<String, String>,
     pub processes: BTreeMap<u32, (String, bool)>,
+}
+
+/// A child that another test has forked and that has not come to its exec yet has our lock's descriptor, too: that passes.
+pub fn open(config: &ContainConfig) -> Contain {
+    let mut opened = None;
+    wait_for("the lock", || {
+        opened = match Contain::open(config.clone()) {
+            Err(OpenError::Journal(JournalError::Busy { .. })) => None,
+            other => Some(other.unwrap()),
+        };
+        opened.is_some()
+    });
+    opened.unwrap()
 }
 
 pub fn now() -> Timestamp {

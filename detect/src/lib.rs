@@ -1,6 +1,7 @@
 //! Detection, pure: Sigma rules in, findings out. No clock, no socket, no file: texts and events come in as values.
 //!
 //! - [`ast`]: what a rule file says, with a source span on every node
+//! - [`correlation`]: correlations at work
 //! - [`coverage`]: ATT&CK techniques and the rules for them
 //! - [`incident`]: findings that belong together
 //! - [`matcher`]: rules compiled, events evaluated
@@ -13,6 +14,7 @@
 //! - [`text`]: how texts are compared
 
 pub mod ast;
+pub mod correlation;
 pub mod coverage;
 pub mod diagnostic;
 pub mod explain;

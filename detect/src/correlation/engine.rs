@@ -1,0 +1,345 @@
+//! The runtime: takes hits, keeps groups, tells what has become true.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    hash::Hasher,
+};
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::{
+    Correlated, Counts, Limits,
+    compile::{Compiled, Program, Route, compile},
+    group::{Fed, Group},
+    pending::{Feed, Feeds, Hit, Pending},
+};
+use crate::{
+    ast::{Correlation, CorrelationKind, Rule},
+    diagnostic::Diagnostic,
+    schema::{Field, FieldValue, Scratch, View},
+};
+
+/// Correlations at work. See the module for its promises.
+#[derive(Debug)]
+pub struct Correlator {
+    compiled: Compiled,
+    limits: Limits,
+    /// Key of the groups' hashes: without it nobody can make two groups collide.
+    seed: (u64, u64),
+    tables: Vec<Table>,
+    pending: Pending,
+    /// The caller's clock as of the last [`Correlator::advance`]; `None` before the first.
+    now: Option<i64>,
+    /// Everything before it has had its turn.
+    floor: i64,
+    counts: Counts,
+}
+
+/// The groups of one correlation.
+#[derive(Debug, Default)]
+struct Table {
+    groups: HashMap<u128, Group, foldhash::fast::FixedState>,
+    /// When each group's window has passed, at the earliest: one entry per group.
+    ends: BinaryHeap<Reverse<(i64, u128)>>,
+}
+
+/// Everything that a restart must not forget, as plain data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checkpoint {
+    seed: (u64, u64),
+    now: Option<i64>,
+    floor: i64,
+    counts: Counts,
+    /// By correlation: key, definition, groups in order.
+    tables: Vec<(String, String, Vec<(u128, Group)>)>,
+    pending: Vec<Hit>,
+}
+
+impl Correlator {
+    /// Makes correlations ready to run over hits of `rules`. `seed` is a secret of the installation. The diagnostics are warnings:
+    /// rules whose hits cannot belong to any group.
+    #[must_use]
+    pub fn new(
+        correlations: &[Correlation],
+        rules: &[Rule],
+        limits: Limits,
+        seed: (u64, u64),
+    ) -> (Self, Vec<Diagnostic>) {
+        let (compiled, diagnostics) = compile(correlations, rules);
+        let tables = compiled.programs.iter().map(|_| Table::default()).collect();
+        let correlator = Self {
+            compiled,
+            limits,
+            seed,
+            tables,
+            pending: Pending::default(),
+            now: None,
+            floor: i64::MIN,
+            counts: Counts::default(),
+        };
+        (correlator, diagnostics)
+    }
+
+    /// Takes in a hit of a rule. `reference` is what the caller calls it by: hits of one time are taken in its order. What has become
+    /// true is told by [`Correlator::advance`], and here where the buffer is full.
+    pub fn observe(&mut self, rule: &str, view: &View<'_>, reference: u64, told: &mut Vec<Correlated>) {
+        let Some(routes) = self.compiled.routes.get(rule) else { return };
+        self.counts.seen += 1;
+        let time = view.event().time.0;
+        let ahead = self.now.is_some_and(|now| time > now.saturating_add(nanos(self.limits.ahead)));
+        if time < self.floor || ahead {
+            self.counts.late += u64::from(!ahead);
+            self.counts.ahead += u64::from(ahead);
+            return;
+        }
+        let mut feeds = Vec::with_capacity(routes.len());
+        for route in routes {
+            match feed(route, &self.compiled.programs[route.program], self.seed, view) {
+                Some(feed) => feeds.push(feed),
+                None => self.counts.ungrouped += 1,
+            }
+        }
+        if let Some(feeds) = Feeds::of(feeds) {
+            self.pending.push(Hit { time, reference, feeds });
+        }
+        if self.pending.len() > self.limits.waiting
+            && let Some(hit) = self.pending.pop()
+        {
+            self.counts.early += 1;
+            self.floor = self.floor.max(hit.time);
+            self.take(&hit, told);
+        }
+    }
+
+    /// Moves the clock (the caller's, not the events': a node with a wrong clock must not make others late) and tells what has become
+    /// true, in order of time.
+    pub fn advance(&mut self, now: Timestamp, told: &mut Vec<Correlated>) {
+        let now = self.now.map_or(now.0, |before| before.max(now.0));
+        self.now = Some(now);
+        self.floor = self.floor.max(now.saturating_sub(nanos(self.limits.lateness)));
+        while let Some(hit) = self.pending.pop_before(self.floor) {
+            self.take(&hit, told);
+        }
+    }
+
+    /// Takes all that waits, at the end of a replay.
+    pub fn finish(&mut self, told: &mut Vec<Correlated>) {
+        while let Some(hit) = self.pending.pop() {
+            self.floor = self.floor.max(hit.time);
+            self.take(&hit, told);
+        }
+    }
+
+    /// What became of hits that a limit touched.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Groups kept.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.tables.iter().map(|table| table.groups.len()).sum()
+    }
+
+    /// Memory of the groups in bytes, nearly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let of = |table: &Table| {
+            let slots = table.groups.capacity() * (size_of::<(u128, Group)>() + 1);
+            let ends = table.ends.capacity() * size_of::<Reverse<(i64, u128)>>();
+            slots + ends + table.groups.values().map(Group::bytes).sum::<usize>()
+        };
+        self.tables.iter().map(of).sum()
+    }
+
+    /// Everything that a restart must not forget.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        let tables = self.compiled.programs.iter().zip(&self.tables).map(|(program, table)| {
+            let mut groups: Vec<(u128, Group)> =
+                table.groups.iter().map(|(key, group)| (*key, group.clone())).collect();
+            groups.sort_unstable_by_key(|(key, _)| *key);
+            (program.key.clone(), program.definition.clone(), groups)
+        });
+        Checkpoint {
+            seed: self.seed,
+            now: self.now,
+            floor: self.floor,
+            counts: self.counts,
+            tables: tables.collect(),
+            pending: self.pending.sorted(),
+        }
+    }
+
+    /// Goes on from a checkpoint. Correlations whose definition has changed begin anew.
+    #[must_use]
+    pub fn restore(
+        correlations: &[Correlation],
+        rules: &[Rule],
+        limits: Limits,
+        checkpoint: Checkpoint,
+    ) -> (Self, Vec<Diagnostic>) {
+        let (mut correlator, diagnostics) = Self::new(correlations, rules, limits, checkpoint.seed);
+        let places: Vec<Option<usize>> = checkpoint
+            .tables
+            .iter()
+            .map(|(key, definition, _)| {
+                let same = |program: &Program| program.key == *key && program.definition == *definition;
+                correlator.compiled.programs.iter().position(same)
+            })
+            .collect();
+        for ((_, _, groups), place) in checkpoint.tables.into_iter().zip(&places) {
+            let Some(place) = *place else { continue };
+            let span = correlator.compiled.programs[place].span;
+            let table = &mut correlator.tables[place];
+            for (key, group) in groups.into_iter().take(limits.groups) {
+                table.ends.push(Reverse((group.last.saturating_add(span), key)));
+                table.groups.insert(key, group);
+            }
+        }
+        let moved = |place: usize| places.get(place).copied().flatten();
+        for hit in checkpoint.pending.into_iter().take(limits.waiting) {
+            let feeds = hit.feeds.as_slice().iter().filter_map(|feed| {
+                let after = match feed.after {
+                    Some(place) => Some(moved(place)?),
+                    None => None,
+                };
+                Some(Feed { program: moved(feed.program)?, after, ..*feed })
+            });
+            if let Some(feeds) = Feeds::of(feeds.collect()) {
+                correlator.pending.push(Hit { feeds, ..hit });
+            }
+        }
+        correlator.now = checkpoint.now;
+        correlator.floor = checkpoint.floor;
+        correlator.counts = checkpoint.counts;
+        (correlator, diagnostics)
+    }
+
+    fn take(&mut self, hit: &Hit, told: &mut Vec<Correlated>) {
+        let feeds = hit.feeds.as_slice();
+        // Those that this hit has made true, in order; each may feed others.
+        let mut risen: Vec<usize> = vec![];
+        let mut at = 0;
+        let mut after = None;
+        loop {
+            for feed in feeds.iter().filter(|feed| feed.after == after) {
+                if self.feed_group(hit, feed, told) {
+                    risen.push(feed.program);
+                }
+            }
+            let Some(next) = risen.get(at) else { break };
+            after = Some(*next);
+            at += 1;
+        }
+    }
+
+    /// Whether the condition has become true.
+    fn feed_group(&mut self, hit: &Hit, feed: &Feed, told: &mut Vec<Correlated>) -> bool {
+        let program = &self.compiled.programs[feed.program];
+        let table = &mut self.tables[feed.program];
+        table.forget(hit.time, program.span, 2);
+        if !table.groups.contains_key(&feed.group) {
+            if table.groups.len() >= self.limits.groups {
+                table.forget(hit.time, program.span, usize::MAX);
+            }
+            if table.groups.len() >= self.limits.groups {
+                self.counts.refused += 1;
+                return false;
+            }
+            table.ends.push(Reverse((hit.time.saturating_add(program.span), feed.group)));
+        }
+        let group = table.groups.entry(feed.group).or_insert_with(|| Group::new(program, hit.time));
+        let fed =
+            Fed { time: hit.time, position: feed.position, value: feed.value, reference: hit.reference };
+        let Some(value) = group.feed(fed, program, &self.limits, &mut self.counts) else { return false };
+        told.push(Correlated {
+            correlation: program.key.clone(),
+            time: Timestamp(hit.time),
+            trigger: hit.reference,
+            evidence: group.evidence(),
+            value,
+        });
+        true
+    }
+}
+
+impl Table {
+    /// Forgets at most so many groups whose window has passed.
+    fn forget(&mut self, time: i64, span: i64, at_most: usize) {
+        let mut looked_at = 0;
+        while looked_at < at_most {
+            let Some(Reverse((end, key))) = self.ends.peek().copied() else { break };
+            if end > time {
+                break;
+            }
+            looked_at += 1;
+            self.ends.pop();
+            let Some(group) = self.groups.get(&key) else { continue };
+            let real = group.last.saturating_add(span);
+            if real > time {
+                self.ends.push(Reverse((real, key)));
+            } else {
+                self.groups.remove(&key);
+            }
+        }
+    }
+}
+
+fn feed(route: &Route, program: &Program, seed: (u64, u64), view: &View<'_>) -> Option<Feed> {
+    let group = hash(&route.group_by, seed, view)?;
+    let value = match program.kind {
+        CorrelationKind::ValueCount => {
+            let bytes = hash(&route.values, seed, view)?.to_le_bytes();
+            i64::from_le_bytes(*bytes.first_chunk()?)
+        }
+        CorrelationKind::ValueSum | CorrelationKind::ValueAvg | CorrelationKind::ValuePercentile => {
+            number(view.get(*route.values.first()?))?
+        }
+        _ => 0,
+    };
+    Some(Feed { program: route.program, position: route.position, after: route.after, group, value })
+}
+
+/// A hash of the fields' values; `None` if one is absent: an event without the field belongs to no group.
+fn hash(fields: &[Field], seed: (u64, u64), view: &View<'_>) -> Option<u128> {
+    let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
+    let mut scratch = Scratch::new();
+    for field in fields {
+        match view.get(*field) {
+            FieldValue::Absent => return None,
+            FieldValue::List(list) => {
+                let mut count = 0_u32;
+                for text in list.iter() {
+                    write(&mut hasher, text);
+                    count += 1;
+                }
+                hasher.write_u32(count);
+            }
+            one => write(&mut hasher, one.text(&mut scratch)?),
+        }
+    }
+    Some(hasher.finish128().as_u128())
+}
+
+/// With its length, so that ("ab", "c") and ("a", "bc") differ.
+fn write(hasher: &mut SipHasher13, text: &str) {
+    hasher.write_u64(text.len() as u64);
+    hasher.write(text.as_bytes());
+}
+
+fn number(value: FieldValue<'_>) -> Option<i64> {
+    match value {
+        FieldValue::Num(number) => Some(number),
+        FieldValue::Str(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn nanos(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -13,7 +13,7 @@ mod memory;
 pub mod procfs;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -77,8 +77,8 @@ pub struct View {
 pub struct ProcessTree {
     entries: HashMap<ProcessKey, Entry>,
     by_pid: HashMap<Pid, ProcessKey>,
-    /// How many entries name a key as their parent, whether or not that has an entry itself.
-    children: HashMap<ProcessKey, u32>,
+    /// The entries that name a key as their parent, whether or not that has an entry itself.
+    children: HashMap<ProcessKey, HashSet<ProcessKey>>,
     dead_leaves: VecDeque<ProcessKey>,
     dead: usize,
     bytes: usize,
@@ -184,21 +184,19 @@ impl ProcessTree {
     /// Living processes that descend from `of`, also through parents that have ended.
     #[must_use]
     pub fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {
-        let mut children: HashMap<ProcessKey, Vec<ProcessKey>> = HashMap::new();
-        for (key, entry) in &self.entries {
-            if let Some(parent) = entry.parent {
-                children.entry(parent).or_default().push(*key);
-            }
-        }
         let mut found = Vec::new();
+        let mut seen = HashSet::new();
         let mut to_visit = vec![self.same_tick(of).unwrap_or(of)];
         while let Some(key) = to_visit.pop() {
-            // Each is taken out once, so that damaged ancestry cannot make a circle.
-            for child in children.remove(&key).unwrap_or_default() {
-                if self.entries.get(&child).is_some_and(|entry| entry.exit.is_none()) {
-                    found.push(child);
+            for child in self.children.get(&key).into_iter().flatten() {
+                // Damaged ancestry must not make a circle.
+                if !seen.insert(*child) {
+                    continue;
                 }
-                to_visit.push(child);
+                if self.entries.get(child).is_some_and(|entry| entry.exit.is_none()) {
+                    found.push(*child);
+                }
+                to_visit.push(*child);
             }
         }
         found
@@ -437,18 +435,21 @@ impl ProcessTree {
         } else if let Some(mut entry) = self.entries.remove(&coarse) {
             Arc::make_mut(&mut entry.image).key = exact;
             entry.lineage = None;
+            if let Some(siblings) = entry.parent.and_then(|parent| self.children.get_mut(&parent)) {
+                siblings.remove(&coarse);
+                siblings.insert(exact);
+            }
             self.entries.insert(exact, entry);
             self.by_pid.insert(exact.pid, exact);
         }
         self.generation += 1;
-        if let Some(children) = self.children.remove(&coarse) {
-            *self.children.entry(exact).or_default() += children;
-            for child in self.entries.values_mut().filter(|child| child.parent == Some(coarse)) {
-                child.parent = Some(exact);
-                if child.image.parent == Some(coarse) {
-                    Arc::make_mut(&mut child.image).parent = Some(exact);
-                }
+        for child in self.children.remove(&coarse).unwrap_or_default() {
+            let Some(entry) = self.entries.get_mut(&child) else { continue };
+            entry.parent = Some(exact);
+            if entry.image.parent == Some(coarse) {
+                Arc::make_mut(&mut entry.image).parent = Some(exact);
             }
+            self.children.entry(exact).or_default().insert(child);
         }
     }
 
@@ -490,9 +491,9 @@ impl ProcessTree {
         entry.orphan = Orphan::Unknown;
         self.generation += 1;
         if let Some(old) = old {
-            self.lost_child(old);
+            self.lost_child(old, child);
         }
-        *self.children.entry(parent).or_default() += 1;
+        self.children.entry(parent).or_default().insert(child);
     }
 }
 

@@ -43,7 +43,7 @@ impl ProcessTree {
             self.presume_dead(former, key);
         }
         if let Some(parent) = parent {
-            *self.children.entry(parent).or_default() += 1;
+            self.children.entry(parent).or_default().insert(key);
         }
         self.entries.insert(key, entry);
         self.bytes += weight;
@@ -85,10 +85,10 @@ impl ProcessTree {
         }
     }
 
-    pub(super) fn lost_child(&mut self, parent: ProcessKey) {
+    pub(super) fn lost_child(&mut self, parent: ProcessKey, child: ProcessKey) {
         if let Some(children) = self.children.get_mut(&parent) {
-            *children -= 1;
-            if *children == 0 {
+            children.remove(&child);
+            if children.is_empty() {
                 self.children.remove(&parent);
                 self.queue_if_leaf(parent);
             }
@@ -105,7 +105,7 @@ impl ProcessTree {
             self.by_pid.remove(&key.pid);
         }
         if let Some(parent) = entry.parent {
-            self.lost_child(parent);
+            self.lost_child(parent, key);
         }
     }
 

@@ -317,12 +317,12 @@ fn a_lost_exit_is_swept() {
 fn check(tree: &ProcessTree) {
     let dead = tree.entries.values().filter(|entry| entry.exit.is_some()).count();
     assert_eq!(dead, tree.dead);
-    assert!(tree.children.values().map(|n| *n as usize).sum::<usize>() <= tree.entries.len());
+    assert!(tree.children.values().map(HashSet::len).sum::<usize>() <= tree.entries.len());
     let bytes: usize = tree.entries.values().map(|entry| entry.weight).sum();
     assert_eq!(bytes, tree.bytes);
     for (key, entry) in &tree.entries {
         let children = tree.entries.values().filter(|child| child.parent == Some(*key)).count();
-        assert_eq!(tree.children.get(key).map_or(0, |n| *n as usize), children, "children of {key:?}");
+        assert_eq!(tree.children.get(key).map_or(0, HashSet::len), children, "children of {key:?}");
         // A dead process that nobody needs must be in the queue that forgets it.
         assert!(
             entry.exit.is_none() || children > 0 || entry.queued == Queued::Yes,

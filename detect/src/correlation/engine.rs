@@ -53,9 +53,19 @@ pub struct Checkpoint {
     now: Option<i64>,
     floor: i64,
     counts: Counts,
-    /// By correlation: key, definition, groups in order.
-    tables: Vec<(String, String, Vec<(u128, Group)>)>,
+    /// By correlation.
+    tables: Vec<Kept>,
     pending: Vec<Hit>,
+}
+
+/// One correlation's groups as they are written out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    correlation: String,
+    /// What it was, so that the state of another definition is not taken up.
+    definition: String,
+    /// In order of their hashes.
+    groups: Vec<(u128, Group)>,
 }
 
 impl Correlator {
@@ -163,7 +173,7 @@ impl Correlator {
             let mut groups: Vec<(u128, Group)> =
                 table.groups.iter().map(|(key, group)| (*key, group.clone())).collect();
             groups.sort_unstable_by_key(|(key, _)| *key);
-            (program.key.clone(), program.definition.clone(), groups)
+            Kept { correlation: program.key.clone(), definition: program.definition.clone(), groups }
         });
         Checkpoint {
             seed: self.seed,
@@ -187,16 +197,18 @@ impl Correlator {
         let places: Vec<Option<usize>> = checkpoint
             .tables
             .iter()
-            .map(|(key, definition, _)| {
-                let same = |program: &Program| program.key == *key && program.definition == *definition;
+            .map(|kept| {
+                let same = |program: &Program| {
+                    program.key == kept.correlation && program.definition == kept.definition
+                };
                 correlator.compiled.programs.iter().position(same)
             })
             .collect();
-        for ((_, _, groups), place) in checkpoint.tables.into_iter().zip(&places) {
+        for (kept, place) in checkpoint.tables.into_iter().zip(&places) {
             let Some(place) = *place else { continue };
             let span = correlator.compiled.programs[place].span;
             let table = &mut correlator.tables[place];
-            for (key, group) in groups.into_iter().take(limits.groups) {
+            for (key, group) in kept.groups.into_iter().take(limits.groups) {
                 table.ends.push(Reverse((group.last.saturating_add(span), key)));
                 table.groups.insert(key, group);
             }

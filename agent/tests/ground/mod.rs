@@ -8,6 +8,7 @@
 )]
 
 pub mod file;
+pub mod puppet;
 
 use std::{
     collections::BTreeMap,

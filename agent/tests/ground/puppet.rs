@@ -1,0 +1,160 @@
+//! A program that the tests play like a puppet: it opens sockets and speaks when told, in a cgroup and a network namespace.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use super::Ground;
+
+/// How long a program waits for a packet before it says that none came. Long against a veth's microseconds.
+const SILENCE: Duration = Duration::from_millis(400);
+/// A program that does what it is told over its stdin.
+pub struct Puppet {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Puppet {
+    /// In the cgroup (when given) and in a network namespace of its own.
+    pub fn new(ground: Option<&Ground>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "puppet", "--nocapture", "--test-threads=1"]).env("HEMOSTAT_PUPPET", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let procs = ground.map(|ground| {
+            std::fs::OpenOptions::new().write(true).open(ground.cgroup.join("cgroup.procs")).unwrap()
+        });
+        // SAFETY: between fork and exec only write(2) and unshare(2) are called, which are async-signal-safe.
+        #[expect(unsafe_code, reason = "cgroup and namespace have to be there before the program runs")]
+        unsafe {
+            command.pre_exec(move || {
+                if let Some(mut procs) = procs.as_ref() {
+                    procs.write_all(b"0")?;
+                }
+                rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET)?;
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut puppet = Self { child, input, output };
+        assert_eq!(puppet.tell("hello"), "ok");
+        puppet
+    }
+
+    pub fn tell(&mut self, order: &str) -> String {
+        writeln!(self.input, "{order}").unwrap();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the program ended");
+            // the test harness has its own words on the first line
+            if let Some((_, answer)) = line.trim().split_once("> ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// What the program does. Orders: `echo ADDR`, `connect ADDR`, `say N`, `udp ADDR`.
+pub fn perform() {
+    if std::env::var_os("HEMOSTAT_PUPPET").is_none() {
+        return;
+    }
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match words[..] {
+            ["hello"] => "ok".to_owned(),
+            ["echo", address] => {
+                let address: SocketAddr = address.parse().unwrap();
+                let (tcp, udp) = (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+                std::thread::spawn(move || {
+                    for stream in tcp.incoming() {
+                        let mut stream = stream.unwrap();
+                        std::thread::spawn(move || {
+                            let mut buffer = [0; 64];
+                            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                                if stream.write_all(&buffer[..length]).is_err() {
+                                    break;
+                                }
+                            }
+                        });
+                    }
+                });
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 64];
+                    while let Ok((length, from)) = udp.recv_from(&mut buffer) {
+                        let _sent = udp.send_to(&buffer[..length], from);
+                    }
+                });
+                "ok".to_owned()
+            }
+            ["connect", address] => match TcpStream::connect_timeout(&address.parse().unwrap(), SILENCE) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(SILENCE)).unwrap();
+                    streams.push(stream);
+                    format!("ok {}", streams.len() - 1)
+                }
+                Err(error) => word(&error),
+            },
+            ["say", index] => {
+                let stream = &mut streams[index.parse::<usize>().unwrap()];
+                exchange(stream).unwrap_or_else(|error| word(&error))
+            }
+            ["udp", address] => datagram(address.parse().unwrap()).unwrap_or_else(|error| word(&error)),
+            _ => "what?".to_owned(),
+        };
+        println!("> {answer}");
+    }
+}
+
+/// Says something that was never said before and waits for the echo of just that: what was sent into a silence arrives later.
+fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let word = WORD.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    stream.write_all(&word)?;
+    let mut echo = [0; 4];
+    loop {
+        stream.read_exact(&mut echo)?;
+        if echo == word {
+            return Ok("ok".to_owned());
+        }
+    }
+}
+
+fn datagram(to: SocketAddr) -> std::io::Result<String> {
+    let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(SILENCE))?;
+    socket.send_to(b"ping", to)?;
+    let mut buffer = [0; 4];
+    socket.recv_from(&mut buffer)?;
+    Ok("ok".to_owned())
+}
+
+fn word(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "refused".to_owned(),
+        std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => "silence".to_owned(),
+        _ => format!("{error}"),
+    }
+}

@@ -5,21 +5,22 @@
 
 mod format;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use model::Reaction;
 
 use crate::{
-    ast::Rule,
+    ast::{Meta, Rule},
+    correlation::{Correlator, Limits},
     diagnostic::{Code, Diagnostic},
     explain::{self, explain},
     load::{Loaded, Options, load_with},
-    matcher::{self, RuleIndex, RuleSet},
+    matcher::{self, Matcher, RuleIndex, RuleSet},
     reference,
-    schema::{Drafted, Firing},
+    schema::{Drafted, Firing, Taxonomy},
     source::{FileId, SourceFile, Span},
 };
-use format::{Case, Expected};
+use format::{Case, Expected, Subject, Written};
 
 /// What came of a set of test files.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,7 +29,7 @@ pub struct Report {
     pub results: Vec<CaseResult>,
     /// Mistakes in rule and test files. Their spans count the rule files first, then the test files ([`Report::files`]).
     pub diagnostics: Vec<Diagnostic>,
-    /// Rules without a test that matches, or without one that does not: [`Rule::key`] and what is missing.
+    /// Rules and correlations without a test that matches, or without one that does not: [`Rule::key`] and what is missing.
     pub untested: Vec<(String, Missing)>,
     /// What `diagnostics` point into.
     pub files: Vec<SourceFile>,
@@ -93,22 +94,29 @@ pub enum Missing {
 pub fn run_rule_tests(rules: &[SourceFile], tests: &[SourceFile], options: &Options) -> Report {
     let loaded = load_with(rules, options);
     let (set, compiled) = RuleSet::compile(&loaded.rules, matcher::Options::default());
-    let mut runner = Runner { rules, loaded: &loaded, set: Arc::new(set), report: Report::default() };
+    let mut runner = Runner {
+        rules,
+        loaded: &loaded,
+        matcher: Arc::new(set).matcher(),
+        report: Report::default(),
+        seen: BTreeMap::new(),
+    };
     runner.report.diagnostics = loaded.diagnostics.iter().cloned().chain(compiled).collect();
     runner.report.files = rules.iter().chain(tests).cloned().collect();
-    let mut seen = vec![(false, false); loaded.rules.len()];
     for (position, file) in tests.iter().enumerate() {
         let id = FileId(u32::try_from(rules.len() + position).unwrap_or(u32::MAX));
-        runner.file(id, file, &mut seen);
+        runner.file(id, file);
     }
-    let missing = loaded.rules.iter().zip(seen).filter_map(|(rule, seen)| {
-        let missing = match seen {
+    let metas =
+        loaded.rules.iter().map(|rule| &rule.meta).chain(loaded.correlations.iter().map(|one| &one.meta));
+    let missing = metas.filter_map(|meta| {
+        let missing = match runner.seen.get(&meta.key).copied().unwrap_or_default() {
             (true, true) => return None,
             (false, false) => Missing::All,
             (false, true) => Missing::Match,
             (true, false) => Missing::NoMatch,
         };
-        Some((rule.key().to_owned(), missing))
+        Some((meta.key.clone(), missing))
     });
     runner.report.untested = missing.collect();
     runner.report
@@ -117,31 +125,55 @@ pub fn run_rule_tests(rules: &[SourceFile], tests: &[SourceFile], options: &Opti
 struct Runner<'a> {
     rules: &'a [SourceFile],
     loaded: &'a Loaded,
-    set: Arc<RuleSet>,
+    matcher: Matcher,
     report: Report,
+    /// By the key of each rule and correlation: which kinds of cases there are.
+    seen: BTreeMap<String, (bool, bool)>,
+}
+
+/// What a case is for: a position in what was loaded.
+#[derive(Clone, Copy)]
+enum Target {
+    Rule(usize),
+    Correlation(usize),
 }
 
 impl Runner<'_> {
-    fn file(&mut self, id: FileId, file: &SourceFile, seen: &mut [(bool, bool)]) {
+    fn file(&mut self, id: FileId, file: &SourceFile) {
         let cases = format::read(id, file, &mut self.report.diagnostics);
-        if cases.is_empty() {
-            return;
-        }
         let beside = file.name.strip_suffix(".test.yml").map(|stem| format!("{stem}.yml"));
         let home = beside.and_then(|name| self.rules.iter().position(|rules| rules.name == name));
         for case in cases {
-            let Some(position) = self.rule_of(&case, home) else { continue };
-            let rule = &self.loaded.rules[position];
-            let Some(drafted) = self.draft(&case, rule) else { continue };
-            let tested = &mut seen[position];
+            let Some(target) = self.target(&case, home) else { continue };
+            let outcome = match (&case.subject, target) {
+                (Subject::Event(event), Target::Rule(position)) => self.one(position, event, &case),
+                (Subject::Sequence(events), Target::Correlation(position)) => {
+                    self.sequence(position, events, &case)
+                }
+                (Subject::Event(_), Target::Correlation(_)) => self.refuse(
+                    case.span,
+                    "a correlation is tested with `events`, a list",
+                    "this has one `event`",
+                ),
+                (Subject::Sequence(_), Target::Rule(_)) => self.refuse(
+                    case.span,
+                    "a rule is tested with one `event`",
+                    "this has a list, for a correlation",
+                ),
+            };
+            let Some(outcome) = outcome else { continue };
+            let rule = match target {
+                Target::Rule(position) => self.loaded.rules[position].key().to_owned(),
+                Target::Correlation(position) => self.loaded.correlations[position].meta.key.clone(),
+            };
+            let seen = self.seen.entry(rule.clone()).or_default();
             match case.expected {
-                Expected::Match => tested.0 = true,
-                Expected::NoMatch => tested.1 = true,
+                Expected::Match => seen.0 = true,
+                Expected::NoMatch => seen.1 = true,
             }
-            let outcome = self.judge(position, &drafted, case.expected);
             self.report.results.push(CaseResult {
                 file: file.name.clone(),
-                rule: rule.key().to_owned(),
+                rule,
                 case: case.name,
                 span: case.span,
                 outcome,
@@ -149,17 +181,34 @@ impl Runner<'_> {
         }
     }
 
-    /// Position of the rule that a case is for: the one it names, else the only one of the file beside it.
-    fn rule_of(&mut self, case: &Case, home: Option<usize>) -> Option<usize> {
-        let rules = &self.loaded.rules;
+    fn refuse(&mut self, span: Span, message: &str, label: &str) -> Option<Outcome> {
+        self.report.diagnostics.push(Diagnostic::error(Code::BadValue, message, span, label));
+        None
+    }
+
+    /// The rule or correlation that a case names, else the only one of its kind in the file beside it.
+    fn target(&mut self, case: &Case, home: Option<usize>) -> Option<Target> {
+        let (rules, correlations) = (&self.loaded.rules, &self.loaded.correlations);
+        let all: Vec<(Target, &Meta)> = rules
+            .iter()
+            .enumerate()
+            .map(|(position, rule)| (Target::Rule(position), &rule.meta))
+            .chain(
+                correlations
+                    .iter()
+                    .enumerate()
+                    .map(|(position, one)| (Target::Correlation(position), &one.meta)),
+            )
+            .collect();
         if let Some(named) = &case.rule {
-            let found = rules.iter().position(|rule| {
-                let names = [&rule.meta.id, &rule.meta.name];
-                rule.key() == named.value || names.into_iter().flatten().any(|name| name.value == named.value)
-            });
+            let is_it = |meta: &Meta| {
+                let names = [&meta.id, &meta.name];
+                meta.key == named.value || names.into_iter().flatten().any(|name| name.value == named.value)
+            };
+            let found = all.iter().find(|(_, meta)| is_it(meta)).map(|(target, _)| *target);
             if found.is_none() {
                 let message = format!("no loaded rule has the id or name `{}`", named.value);
-                let known = rules.iter().map(Rule::key);
+                let known = all.iter().map(|(_, meta)| meta.key.as_str());
                 self.report.diagnostics.push(
                     Diagnostic::error(Code::UnknownRule, message, named.span, "")
                         .did_you_mean(&named.value, known),
@@ -167,73 +216,114 @@ impl Runner<'_> {
             }
             return found;
         }
-        let of_home = |rule: &Rule| home.is_some_and(|home| rule.meta.span.file.0 as usize == home);
-        let mut found =
-            rules.iter().enumerate().filter(|(_, rule)| of_home(rule)).map(|(position, _)| position);
-        match (found.next(), found.next()) {
-            (Some(only), None) => Some(only),
-            (None, _) => {
-                let message = "there is no rule to test";
-                let help =
-                    "`name.test.yml` tests the rule of `name.yml` beside it; name another with `rule: <id>`";
-                self.report.diagnostics.push(
-                    Diagnostic::error(Code::UnknownRule, message, case.span, "this case has none").help(help),
-                );
-                None
-            }
-            (Some(_), Some(_)) => {
-                let message = "the file beside this one has several rules: which is meant?";
-                self.report.diagnostics.push(Diagnostic::error(
-                    Code::UnknownRule,
-                    message,
-                    case.span,
-                    "name it with `rule: <id>`",
-                ));
-                None
-            }
+        let wanted = |target: &Target| match case.subject {
+            Subject::Event(_) => matches!(target, Target::Rule(_)),
+            Subject::Sequence(_) => matches!(target, Target::Correlation(_)),
+        };
+        let of_home = |meta: &Meta| home.is_some_and(|home| meta.span.file.0 as usize == home);
+        let found: Vec<Target> = all
+            .iter()
+            .filter(|(target, meta)| wanted(target) && of_home(meta))
+            .map(|(target, _)| *target)
+            .collect();
+        if let [only] = found.as_slice() {
+            return Some(*only);
         }
+        let (message, label) = match found.len() {
+            0 => ("there is no rule to test", "this case has none"),
+            _ => ("the file beside this one has several rules: which is meant?", "name it with `rule: <id>`"),
+        };
+        let help = "`name.test.yml` tests the rule of `name.yml` beside it; name another with `rule: <id>`";
+        self.report
+            .diagnostics
+            .push(Diagnostic::error(Code::UnknownRule, message, case.span, label).help(help));
+        None
     }
 
-    fn draft(&mut self, case: &Case, rule: &Rule) -> Option<Drafted> {
+    fn draft(&mut self, event: &Written, taxonomy: Taxonomy) -> Option<Drafted> {
+        event.draft(taxonomy).map_err(|diagnostic| self.report.diagnostics.push(*diagnostic)).ok()
+    }
+
+    fn one(&mut self, position: usize, event: &Written, case: &Case) -> Option<Outcome> {
+        let rule = &self.loaded.rules[position];
         if let Firing::Cannot { why } = &rule.firing
             && case.expected == Expected::Match
         {
             let message = format!("no event can match this rule: {why}");
-            self.report.diagnostics.push(Diagnostic::error(
-                Code::CannotFire,
-                message,
-                case.span,
-                "so this cannot pass",
-            ));
-            return None;
+            return self.refuse(case.span, &message, "so this cannot pass");
         }
-        match case.draft(rule.routing.taxonomy) {
-            Ok(drafted) => Some(drafted),
-            Err(diagnostic) => {
-                self.report.diagnostics.push(*diagnostic);
-                None
-            }
-        }
+        let drafted = self.draft(event, rule.routing.taxonomy)?;
+        let hits = self.hits(&drafted);
+        let matched = match self.judge(position, &drafted, &hits) {
+            Ok(matched) => matched,
+            Err(outcome) => return Some(outcome),
+        };
+        Some(outcome(matched, case.expected, || explain::render(&explain(rule, &drafted.view()))))
     }
 
-    fn judge(&self, position: usize, drafted: &Drafted, expected: Expected) -> Outcome {
+    /// Positions of the rules that the compiled matcher finds.
+    fn hits(&mut self, drafted: &Drafted) -> Vec<RuleIndex> {
+        let mut hits = vec![];
+        self.matcher.evaluate_with(drafted.event(), drafted.context(), &mut hits);
+        hits
+    }
+
+    /// What both engines say of one rule, or that they differ.
+    fn judge(&self, position: usize, drafted: &Drafted, hits: &[RuleIndex]) -> Result<bool, Outcome> {
         let rule = &self.loaded.rules[position];
         let view = drafted.view();
         let plainly = reference::matches(rule, &view);
-        let mut hits = vec![];
-        self.set.matcher().evaluate_with(drafted.event(), drafted.context(), &mut hits);
         let quickly = hits.contains(&RuleIndex(u32::try_from(position).unwrap_or(u32::MAX)));
-        let explanation = || explain::render(&explain(rule, &view));
-        if plainly != quickly {
-            return Outcome::EnginesDiffer { explanation: explanation() };
+        if plainly == quickly {
+            return Ok(plainly);
         }
-        match expected {
-            Expected::Match if !plainly => Outcome::Failed { expected: "match", explanation: explanation() },
-            Expected::NoMatch if plainly => {
-                Outcome::Failed { expected: "no match", explanation: explanation() }
+        Err(Outcome::EnginesDiffer { explanation: explain::render(&explain(rule, &view)) })
+    }
+
+    fn sequence(&mut self, position: usize, events: &[Written], case: &Case) -> Option<Outcome> {
+        let mut drafts: Vec<Drafted> = vec![];
+        for event in events {
+            let drafted = self.draft(event, Taxonomy::Sigma)?;
+            drafts.extend(event.times().map(|time| drafted.clone().at(time)));
+        }
+        drafts.sort_by_key(|drafted| drafted.event().time);
+        let key = &self.loaded.correlations[position].meta.key;
+        let limits = Limits { waiting: drafts.len() * (self.loaded.rules.len() + 1), ..Limits::default() };
+        let (mut correlator, _) =
+            Correlator::new(&self.loaded.correlations, &self.loaded.rules, limits, (0, 0));
+        let mut told = vec![];
+        let mut story = String::new();
+        for (number, drafted) in drafts.iter().enumerate() {
+            let hits = self.hits(drafted);
+            for (position, rule) in self.loaded.rules.iter().enumerate() {
+                match self.judge(position, drafted, &hits) {
+                    Ok(true) => {
+                        let _ =
+                            writeln!(story, "  {} matches {}", drafted.event().time, rule.meta.title.value);
+                        correlator.observe(rule.key(), &drafted.view(), number as u64, &mut told);
+                    }
+                    Ok(false) => {}
+                    Err(outcome) => return Some(outcome),
+                }
             }
-            _ => Outcome::Passed,
         }
+        correlator.finish(&mut told);
+        for one in &told {
+            let _ =
+                writeln!(story, "  {} correlation {} is true, with {}", one.time, one.correlation, one.value);
+        }
+        if story.is_empty() {
+            story.push_str("  no event matches any rule\n");
+        }
+        Some(outcome(told.iter().any(|one| one.correlation == *key), case.expected, || story))
+    }
+}
+
+fn outcome(matched: bool, expected: Expected, explanation: impl FnOnce() -> String) -> Outcome {
+    match expected {
+        Expected::Match if !matched => Outcome::Failed { expected: "match", explanation: explanation() },
+        Expected::NoMatch if matched => Outcome::Failed { expected: "no match", explanation: explanation() },
+        _ => Outcome::Passed,
     }
 }
 

@@ -59,3 +59,23 @@ fn mistakes_in_test_files_are_diagnosed() {
         Code::UnknownRule
     );
 }
+
+#[test]
+fn correlations_are_tested_with_sequences() {
+    let rules = format!(
+        "{RULE}---\ntitle: Many\nid: many\ncorrelation: {{type: event_count, rules: [d], group-by: [Uid], timespan: 1m, condition: {{gte: 3}}}}\n"
+    );
+    let tests = "tests:\n  - name: often\n    events:\n      - {times: 3, category: process_creation, Image: /bin/curl, Uid: 5}\n    expect: match\n\
+        \x20 - name: too far apart\n    events:\n      - {times: 2, category: process_creation, Image: /bin/curl, Uid: 5}\n      - {at: 2m, category: process_creation, Image: /bin/curl, Uid: 5}\n    expect: no match\n\
+        \x20 - name: fails\n    events: [{category: process_creation, Image: /bin/curl}]\n    expect: match\n";
+    let rules = [SourceFile { name: "a/d.yml".into(), text: rules }];
+    let tests = [SourceFile { name: "a/d.test.yml".into(), text: tests.into() }];
+    let report = run_rule_tests(&rules, &tests, &Options::default());
+    assert_eq!(report.diagnostics, []);
+    let outcomes: Vec<&Outcome> = report.results.iter().map(|result| &result.outcome).collect();
+    assert_eq!(outcomes[..2], [&Outcome::Passed, &Outcome::Passed]);
+    assert!(
+        matches!(outcomes[2], Outcome::Failed { explanation, .. } if explanation.contains("matches Downloads"))
+    );
+    assert_eq!(report.untested, [("d".to_owned(), Missing::All)]);
+}

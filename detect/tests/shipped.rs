@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use hemostat_detect::{
     diagnostic::{Colour, render},
-    load::load,
+    load::{Options, load},
+    rule_test::{Outcome, run_rule_tests},
     source::SourceFile,
 };
 
@@ -15,6 +16,17 @@ fn shipped_rules_load_without_diagnostics() {
     assert!(!files.is_empty());
     let loaded = load(&files);
     assert!(loaded.diagnostics.is_empty(), "\n{}", render(&loaded.diagnostics, &files, Colour::Plain));
+}
+
+#[test]
+fn shipped_rules_pass_their_tests_and_each_has_tests_of_both_kinds() {
+    let report =
+        run_rule_tests(&files(".yml", Some(".test.yml")), &files(".test.yml", None), &Options::default());
+    assert!(report.diagnostics.is_empty(), "\n{}", render(&report.diagnostics, &report.files, Colour::Plain));
+    for result in &report.results {
+        assert_eq!(result.outcome, Outcome::Passed, "{}: {}", result.file, result.case);
+    }
+    assert_eq!(report.untested, []);
 }
 
 fn files(suffix: &str, but: Option<&str>) -> Vec<SourceFile> {

@@ -90,6 +90,13 @@ impl Drafted {
         fields.iter().try_for_each(|(field, value)| drafted.check(*field, value)).map(|()| drafted)
     }
 
+    /// The same at another time.
+    #[must_use]
+    pub fn at(mut self, time: Timestamp) -> Self {
+        self.event.time = time;
+        self
+    }
+
     /// The event.
     #[must_use]
     pub fn event(&self) -> &Event {

@@ -1,6 +1,12 @@
 //! The whole agent on the running kernel: hook, join, match, react, spool, link. Needs root and a kernel that takes the probes; skips
 //! aloud otherwise.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::{
     fs,
@@ -261,5 +267,10 @@ async fn hook_to_frozen() {
     }
     let mut times: Vec<Duration> = took.iter().map(|(took, _)| *took).collect();
     times.sort_unstable();
-    println!("decided to frozen: p50 {:?}, p99 {:?}, max {:?}", times[RUNS / 2], times[RUNS * 99 / 100], times[RUNS - 1]);
+    println!(
+        "decided to frozen: p50 {:?}, p99 {:?}, max {:?}",
+        times[RUNS / 2],
+        times[RUNS * 99 / 100],
+        times[RUNS - 1]
+    );
 }

@@ -199,3 +199,6 @@ struct Tail {
     /// What stands after it.
     torn: Vec<u8>,
 }
+
+#[cfg(test)]
+mod tests;

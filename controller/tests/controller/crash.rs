@@ -94,10 +94,10 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     {
         let mut node = node.lock().unwrap();
         if node.is_new() {
-            node.spool(Report::Finding(crate::support::finding(1, 100, Level::High)));
             let mut weak = crate::support::finding(2, 100, Level::Low);
             weak.reactions = vec![crate::support::reaction("act-own", 100)];
-            node.spool(Report::Finding(weak));
+            let first = crate::support::finding(1, 100, Level::High);
+            node.spool_all([Report::Finding(first), Report::Finding(weak)]);
         }
     }
     let (agent, link) = crate::support::link();
@@ -303,4 +303,32 @@ fn i7_killed_after_every_write_false_positive() {
 #[test]
 fn i7_killed_after_every_effect_false_positive() {
     println!("{} points", kill_at_every(Story::FalsePositive, Moment::AfterEffect));
+}
+
+/// Killed twice: at every point, and then at every point of what follows.
+#[test]
+fn i7_killed_again_after_every_kill_back() {
+    let clean = new_dir();
+    assert!(!live(clean.path(), Story::Back, None));
+    let expected = end(clean.path());
+    let (mut first, mut pairs) = (1, 0);
+    loop {
+        let mut second = 1;
+        loop {
+            let dir = new_dir();
+            if !live(dir.path(), Story::Back, Some((Moment::AfterWrite, first))) {
+                println!("{pairs} pairs of points");
+                assert!(first > 10);
+                return;
+            }
+            if !live(dir.path(), Story::Back, Some((Moment::AfterAudit, second))) {
+                break;
+            }
+            assert!(!live(dir.path(), Story::Back, None));
+            assert_eq!(end(dir.path()), expected, "killed at {first}, then at {second}");
+            pairs += 1;
+            second += 1;
+        }
+        first += 1;
+    }
 }

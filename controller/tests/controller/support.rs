@@ -31,12 +31,17 @@ pub(crate) struct World {
 pub(crate) struct FileNode {
     path: PathBuf,
     world: World,
+    /// Told of each command as it comes.
+    pub(crate) trace: Trace,
 }
+
+/// What happened in one process, in order.
+pub(crate) type Trace = Arc<Mutex<Vec<String>>>;
 
 impl FileNode {
     pub(crate) fn open(path: &Path) -> Self {
         let world = fs::read(path).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
-        Self { path: path.into(), world }
+        Self { path: path.into(), world, trace: Trace::default() }
     }
 
     pub(crate) fn world(&self) -> &World {
@@ -44,8 +49,15 @@ impl FileNode {
     }
 
     pub(crate) fn spool(&mut self, report: Report) {
-        let seq = self.world.spool.last().map_or(self.world.acked, |(seq, _)| *seq) + 1;
-        self.world.spool.push((seq, report));
+        self.spool_all([report]);
+    }
+
+    /// All in one step.
+    pub(crate) fn spool_all(&mut self, reports: impl IntoIterator<Item = Report>) {
+        for report in reports {
+            let seq = self.world.spool.last().map_or(self.world.acked, |(seq, _)| *seq) + 1;
+            self.world.spool.push((seq, report));
+        }
         self.save();
     }
 
@@ -61,6 +73,8 @@ impl FileNode {
 
     /// Carries a command out, once per key.
     pub(crate) fn obey(&mut self, command: &NodeCommand) -> CommandOutcome {
+        let phase = command.phase.name();
+        self.trace.lock().unwrap().push(format!("{phase} {}", command.action_id));
         if let Some(known) = self.world.answers.get(command.key.as_str()) {
             return known.clone();
         }

@@ -1,14 +1,15 @@
 //! The controller as a whole, with a node whose world is a file.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use crate::lab::{Lab, PATIENCE, config};
-use crate::support::{Faint, finding, reaction};
+use crate::support::{Faint, Trace, finding, reaction};
 use hemostat_controller::{
     Controller,
     api::{ApiErrorKind, Condition},
     audit::{Anchor, AuditKey, verify},
     client::ClientError,
+    crash::{CrashPoints, Moment},
 };
 use model::*;
 
@@ -307,4 +308,48 @@ async fn requests_that_cannot_be_met_say_why() {
     let page = lab.client.audit(0, 100).await.unwrap();
     assert_eq!(page.anchor.head.count, page.entries.last().unwrap().seq);
     lab.stop().await;
+}
+
+/// Writes down what the journal and the audit log hold, when they hold it.
+struct Recorder(Trace);
+
+impl CrashPoints for Recorder {
+    fn reached(&self, moment: Moment, transitions: &[String]) {
+        let mut trace = self.0.lock().unwrap();
+        trace.extend(transitions.iter().map(|name| format!("{moment:?} {name}")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_nothing_is_applied_before_its_rollback_state_is_stored_and_read_back() {
+    let trace = Trace::default();
+    let recorder = Recorder(trace.clone());
+    let mut lab = Lab::start_with("Auto", |config| config.crash = Arc::new(recorder)).await;
+    lab.node.lock().unwrap().trace = trace.clone();
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    lab.client.approve(incident.id.as_str(), None, "").await.unwrap();
+    lab.until_state(IncidentState::Remediated).await;
+    lab.stop().await;
+    let trace = trace.lock().unwrap().clone();
+    let stored = |change: &str| {
+        let end = format!("/{change}");
+        trace.iter().filter(|l| l.starts_with("AfterAudit") && l.ends_with(&end)).count()
+    };
+    for (n, line) in trace.iter().enumerate().filter(|(_, line)| line.starts_with("apply ")) {
+        let before = &trace[..n];
+        let has = |change: &str| {
+            let end = format!("/{change}");
+            before.iter().filter(|l| l.starts_with("AfterAudit") && l.ends_with(&end)).count()
+        };
+        let applies = before.iter().filter(|l| l.starts_with("apply ")).count() + 1;
+        for change in ["captured", "prepared", "applying"] {
+            assert!(has(change) >= applies, "{line}: {change} was stored before it\n{before:#?}");
+        }
+    }
+    assert_eq!((stored("captured"), stored("prepared"), stored("applying")), (4, 4, 4));
+    // Read back in a turn of its own: no write holds both a capture and what it permits.
+    let captured = |l: &&String| l.starts_with("BeforeWrite") && l.ends_with("/captured");
+    assert_eq!(trace.iter().filter(captured).count(), 4);
 }

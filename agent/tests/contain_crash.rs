@@ -1,6 +1,8 @@
 //! I7: the agent is killed before every single step of every action, applying and undoing; the next start comes to the same end or to
 //! nothing in force, and the undo still gives back what was.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::{

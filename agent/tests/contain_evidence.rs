@@ -1,5 +1,7 @@
 //! Evidence of real processes: complete, bounded, without secrets, and tamper-evident.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};

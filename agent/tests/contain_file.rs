@@ -1,5 +1,7 @@
 //! Quarantine of files, on one filesystem and across two.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Freeze, stop and kill on the real kernel.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::{fs, process::Command};

@@ -1,6 +1,8 @@
 //! How long a reaction takes from its decision to "frozen". Prints figures; asserts nothing about time. Run it alone and optimised:
 //! `cargo test --release -p hemostat-agent --test contain_latency -- --ignored --nocapture`
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::time::{Duration, Instant};

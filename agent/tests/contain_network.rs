@@ -1,6 +1,8 @@
 //! Network quarantine and destination block on the real kernel: two network namespaces joined by a veth pair, the contained program in
 //! one, its peer in the other; and the loopback of the contained one.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Sockets destroyed on the real kernel, in a network namespace other than the agent's.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+
 mod ground;
 
 use std::process::Command;

@@ -35,6 +35,9 @@ pub const TEST_NET: u8 = 16;
 /// [`ClassSwitch::tests`]: the executable has no link (hold only).
 pub const TEST_UNLINKED: u8 = 32;
 
+/// [`ClassSwitch::tests`]: there is a path test that says nothing of the path's last two bytes.
+pub const TEST_ANY_TAIL: u8 = 64;
+
 /// Longest suffix that is compared, in bytes. A longer one is cut to its last bytes: more passes, nothing is lost (I1).
 pub const SUFFIX_MAX: usize = 128;
 /// Longest prefix that is compared, in bytes. A longer one is cut: more passes, nothing is lost (I1).
@@ -42,7 +45,7 @@ pub const PREFIX_MAX: usize = 240;
 
 shared! {
     /// What passes of one class.
-    pub struct ClassSwitch [24] {
+    pub struct ClassSwitch [56] {
         /// `MODE_*`.
         pub mode: u8,
         /// `TEST_*` bits.
@@ -53,6 +56,9 @@ shared! {
         pub pad: [u8; 5],
         /// Bit n of word n / 64: there is a suffix of n + 1 bytes.
         pub suffix_lengths: [u64; 2],
+        /// Bit [`tail_bit`] of the last two bytes of each suffix and whole path, lower case: most files can be told from
+        /// all of them by the end of their name, before their path is walked. Of no use with [`TEST_ANY_TAIL`].
+        pub tails: [u64; 4],
     }
 }
 
@@ -154,4 +160,11 @@ pub const SUFFIX_SEED: u64 = 0xcbf2_9ce4_8422_2325;
 #[inline(always)]
 pub const fn suffix_step(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+}
+
+/// Place in [`ClassSwitch::tails`] of a path's last two bytes, lower case.
+#[must_use]
+#[inline(always)]
+pub const fn tail_bit(before_last: u8, last: u8) -> u32 {
+    (before_last as u32).wrapping_mul(37).wrapping_add((last as u32).wrapping_mul(101)) & 0xff
 }

@@ -9,10 +9,10 @@ use aya_ebpf::{
 };
 
 use crate::{
-    event,
+    at_return, event,
     scratch::{self, Claim},
     shadow,
-    syscalls::{Call, UNSHARE},
+    syscalls::{Call, SETNS, UNSHARE},
     task,
 };
 
@@ -39,14 +39,23 @@ pub fn creds_call(_ctx: BtfTracePointContext) -> u32 {
 /// setns, unshare; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn namespaces_call(ctx: BtfTracePointContext) -> u32 {
+    moved(Call::new(&ctx));
+    0
+}
+
+at_return!(setns_return, setns_return32, SETNS, moved);
+at_return!(unshare_return, unshare_return32, UNSHARE, moved);
+
+#[inline(always)]
+fn moved(call: Call) {
     // A user namespace of its own gives a process all capabilities in it.
     at_exec();
-    let call = if Call::new(&ctx).shape == UNSHARE { CALL_UNSHARE } else { CALL_SETNS };
+    let call = if call.shape == UNSHARE { CALL_UNSHARE } else { CALL_SETNS };
     let current = task::current();
     let key = shadow::key(current);
     let Some(known) = shadow::known(&key) else {
         shadow::remember(current);
-        return 0;
+        return;
     };
     // SAFETY: plain numbers.
     let mut after: agent_abi::NsIds = unsafe { core::mem::zeroed() };
@@ -54,12 +63,12 @@ pub fn namespaces_call(ctx: BtfTracePointContext) -> u32 {
     // SAFETY: a map value.
     let before = unsafe { &raw mut (*known).namespaces };
     if shadow::same_namespaces(before, &raw const after) {
-        return 0;
+        return;
     }
     if let Some(event) = event::begin(Class::Namespaces) {
         let Some(claim) = scratch::claim() else {
             event.lost(Fate::LostRead);
-            return 0;
+            return;
         };
         if event.within_budget() {
             task::fill_header(claim.at(0), Class::Namespaces);
@@ -73,7 +82,6 @@ pub fn namespaces_call(ctx: BtfTracePointContext) -> u32 {
     }
     // SAFETY: a map value.
     unsafe { *before = after };
-    0
 }
 
 /// Compares the current task's credentials with those that are known: after an exec (a setuid binary, file capabilities)

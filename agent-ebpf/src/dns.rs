@@ -168,10 +168,11 @@ fn tell(ctx: &SkBuffContext, head: &Head, at: u32, rest: u32, owner: Option<&mut
         return;
     }
     let cut = rest > QUESTION_MAX as u32;
-    let len = bounded(u64::from(if cut { QUESTION_MAX as u32 } else { rest }), 0x1ff);
-    // SAFETY: the question lies in the record; its length is not 0 and at most 511.
+    // At least 1 in a way that 6.1's verifier sees: it learns nothing from a comparison with 0.
+    let len = bounded(u64::from(if cut { QUESTION_MAX as u32 } else { rest }).wrapping_sub(1), 0x1ff) + 1;
+    // SAFETY: the question lies in the record; its length is 1 to 512.
     let read = unsafe {
-        len != 0
+        rest != 0
             && bpf_skb_load_bytes(ctx.skb.skb as *const c_void, at, claim.record().add(TAIL).cast(), len as u32) == 0
     };
     if !read {

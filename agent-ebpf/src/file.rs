@@ -8,16 +8,17 @@
 use core::ffi::c_void;
 
 use agent_abi::{
-    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader, TEST_PREFIX,
-    TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text,
+    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader, TEST_ANY_TAIL,
+    TEST_PREFIX, TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text, tail_bit,
 };
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
 };
 
 use crate::{
+    at_return,
     event::{self, Event},
     filter, off,
     path::{self, Path, WALK_FAULT, WALK_ROOT},
@@ -59,6 +60,33 @@ pub fn file_open(ctx: BtfTracePointContext) -> u32 {
     };
     opened(event, call.result, flags);
     0
+}
+
+/// fexit/do_sys_openat2(int dfd, const char __user *filename, struct open_how *how): open, openat, openat2 and creat of
+/// both ABIs, where the kernel has fexit.
+#[fexit]
+pub fn open_return(ctx: FExitContext) -> u32 {
+    let Ok(fd) = ctx.ret::<i64>() else { return 0 };
+    // An int in newer kernels, a long in older ones.
+    let fd = i64::from(fd as i32);
+    if fd < 0 {
+        return 0;
+    }
+    let Some(event) = event::begin(Class::FileOpen) else { return 0 };
+    // struct open_how { __u64 flags; … }, user ABI; the kernel's own copy.
+    let how: u64 = ctx.arg(2);
+    // O_LARGEFILE is the kernel's addition.
+    let flags = peek::<u64>(how).map_or(u32::MAX, |flags| flags as u32 & !O_LARGEFILE);
+    opened(event, fd as u64, flags);
+    0
+}
+
+at_return!(handle_return, handle_return32, OPEN_BY_HANDLE_AT, opened_by_handle);
+
+#[inline(always)]
+fn opened_by_handle(call: Call) {
+    let Some(event) = event::begin(Class::FileOpen) else { return };
+    opened(event, call.result, call.third() as u32);
 }
 
 /// unlink, rmdir, chmod, chown and their kin; called from `sys_exit`.
@@ -143,6 +171,10 @@ fn opened(event: Event, fd: u64, flags: u32) {
         return event.filtered();
     }
     let Some(file) = file_of(fd) else { return event.lost(Fate::LostRead) };
+    let passes = all || (writes(flags) && tests & TEST_WRITE != 0);
+    if !passes && tests & TEST_ANY_TAIL == 0 && ends_otherwise(event, file) {
+        return event.filtered();
+    }
     let (flags, created) = if all || writes(flags) {
         let Some(mode) = peek::<u32>(file + u64::from(off!(file_f_mode))) else { return event.lost(Fate::LostRead) };
         let created = mode & CREATED != 0;
@@ -152,7 +184,7 @@ fn opened(event: Event, fd: u64, flags: u32) {
     };
     let Some(claim) = scratch::claim() else { return event.lost(Fate::LostRead) };
     // From here on all cases are one to the verifier.
-    let passed = opaque(u64::from(all || (writes(flags) && tests & TEST_WRITE != 0)));
+    let passed = opaque(u64::from(passes));
     let flags = opaque(u64::from(flags)) as u32;
     let marks = opaque(if created { u64::from(FILE_CREATED) } else { 0 }) as u32;
     let path = path::resolve(claim, file + u64::from(off!(file_f_path)));
@@ -168,6 +200,33 @@ fn opened(event: Event, fd: u64, flags: u32) {
         write(event, claim, tail, FileBody { a: flags, b: 0, flags: marks, text: [text, NONE], pad: 0 });
     }
     claim.release();
+}
+
+/// Whether the end of the file's name shows that no path test holds: the cheap look before the path is walked.
+#[inline(always)]
+fn ends_otherwise(event: Event, file: u64) -> bool {
+    tail_of(file).is_some_and(|[before_last, last]| {
+        let bit = tail_bit(filter::lower(before_last), filter::lower(last));
+        // SAFETY: a map value; masked.
+        let word = unsafe {
+            let tails = (&raw const (*event.switch()).tails).cast::<u64>();
+            core::ptr::read_volatile(tails.add(opaque(u64::from(bit >> 6)) as usize & 3))
+        };
+        word >> (bit & 63) & 1 == 0
+    })
+}
+
+/// The last two bytes of the file's path, where they can be had from its name alone.
+#[inline(always)]
+fn tail_of(file: u64) -> Option<[u8; 2]> {
+    let [mount, dentry] = peek::<[u64; 2]>(file + u64::from(off!(file_f_path)))?;
+    // The root of a mount has the name of where it is mounted.
+    if peek::<u64>(mount + u64::from(off!(vfsmount_mnt_root)))? == dentry {
+        return None;
+    }
+    let [hash_len, name] = peek::<[u64; 2]>(dentry + u64::from(off!(dentry_d_name)))?;
+    let len = hash_len >> 32;
+    if len < 2 { None } else { peek(name + len - 2) }
 }
 
 #[inline(always)]

@@ -130,7 +130,7 @@ fn prefix_passes(claim: Claim, path: Path, generation: u8, class: u8) -> bool {
 }
 
 #[inline(always)]
-fn lower(byte: u8) -> u8 {
+pub fn lower(byte: u8) -> u8 {
     if byte.is_ascii_uppercase() { byte | 0x20 } else { byte }
 }
 

@@ -10,12 +10,13 @@ use aya_ebpf::{
 };
 
 use crate::{
+    at_return,
     event::{self, Event},
     file, off,
     path::{self, WALK_FAULT},
     read::peek,
     scratch::{self, Claim},
-    syscalls::{Call, MOVE_MOUNT},
+    syscalls::{BPF, Call, MEMFD_CREATE, MOUNT, MOVE_MOUNT, PTRACE, VM_WRITE},
     task, text,
 };
 
@@ -66,7 +67,12 @@ pub fn kernel_uring(ctx: BtfTracePointContext) -> u32 {
 /// bpf; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn kernel_bpf(ctx: BtfTracePointContext) -> u32 {
-    let call = Call::new(&ctx);
+    bpf_done(Call::new(&ctx));
+    0
+}
+
+#[inline(always)]
+fn bpf_done(call: Call) {
     let (command, attr) = (call.first(), call.second());
     told(Class::Bpf, |claim, tail, body| {
         body.a = command;
@@ -83,31 +89,39 @@ pub fn kernel_bpf(ctx: BtfTracePointContext) -> u32 {
         }
         body.text[0] = text::append_user_name(claim, tail, attr + name);
     });
-    0
 }
 
 /// memfd_create; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn kernel_memfd(ctx: BtfTracePointContext) -> u32 {
-    let call = Call::new(&ctx);
+    memfd_made(Call::new(&ctx));
+    0
+}
+
+#[inline(always)]
+fn memfd_made(call: Call) {
     let (name, flags) = (call.first(), call.second());
     told(Class::Memfd, |claim, tail, body| {
         body.a = flags & 0xffff_ffff;
         body.text[0] = text::append_user(claim, tail, name);
     });
-    0
 }
 
 /// ptrace; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn kernel_ptrace(ctx: BtfTracePointContext) -> u32 {
-    let call = Call::new(&ctx);
+    traced(Call::new(&ctx));
+    0
+}
+
+#[inline(always)]
+fn traced(call: Call) {
     let (request, pid) = (call.first(), call.second() as u32);
     if !matches!(
         request,
         TRACEME | POKETEXT | POKEDATA | POKEUSR | SETREGS | SETFPREGS | ATTACH | SETFPXREGS | SETREGSET | SEIZE
     ) {
-        return 0;
+        return;
     }
     told(Class::Ptrace, |_, _, body| {
         body.a = request;
@@ -118,25 +132,33 @@ pub fn kernel_ptrace(ctx: BtfTracePointContext) -> u32 {
             target(body, pid);
         }
     });
-    0
 }
 
 /// process_vm_writev; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn kernel_vm_write(ctx: BtfTracePointContext) -> u32 {
-    let call = Call::new(&ctx);
+    written(Call::new(&ctx));
+    0
+}
+
+#[inline(always)]
+fn written(call: Call) {
     if call.result == 0 {
-        return 0;
+        return;
     }
     let pid = call.first() as u32;
     told(Class::ProcessVmWrite, |_, _, body| target(body, pid));
-    0
 }
 
 /// mount, move_mount; called from `sys_exit`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn kernel_mount(ctx: BtfTracePointContext) -> u32 {
-    let call = Call::new(&ctx);
+    mounted(Call::new(&ctx));
+    0
+}
+
+#[inline(always)]
+fn mounted(call: Call) {
     let moved = call.shape == MOVE_MOUNT;
     let (dir, target) = if moved { (call.third() as u32, call.fourth()) } else { (AT_FDCWD, call.second()) };
     told(Class::Mount, |claim, tail, body| {
@@ -154,8 +176,14 @@ pub fn kernel_mount(ctx: BtfTracePointContext) -> u32 {
             body.text[2] = text::append_user(claim, tail, call.third());
         }
     });
-    0
 }
+
+at_return!(bpf_return, bpf_return32, BPF, bpf_done);
+at_return!(memfd_return, memfd_return32, MEMFD_CREATE, memfd_made);
+at_return!(ptrace_return, ptrace_return32, PTRACE, traced);
+at_return!(vm_write_return, vm_write_return32, VM_WRITE, written);
+at_return!(mount_return, mount_return32, MOUNT, mounted);
+at_return!(move_mount_return, move_mount_return32, MOVE_MOUNT, mounted);
 
 /// One event from its beginning to its end.
 #[inline(always)]

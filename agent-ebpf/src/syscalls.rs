@@ -7,7 +7,7 @@
 use aya_ebpf::{
     macros::{btf_tracepoint, map},
     maps::ProgramArray,
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, FExitContext},
 };
 
 use crate::{
@@ -100,6 +100,31 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> u32 {
     0
 }
 
+/// Two programs for the return of a system call's own function, 64-bit and 32-bit: narrower than [`sys_exit`], where the
+/// kernel has fexit.
+#[macro_export]
+macro_rules! at_return {
+    ($native:ident, $compat:ident, $shape:expr, $act:path) => {
+        #[doc = "fexit of the 64-bit call."]
+        #[aya_ebpf::macros::fexit]
+        pub fn $native(ctx: aya_ebpf::programs::FExitContext) -> u32 {
+            if let Some(call) = $crate::syscalls::Call::at_return(&ctx, $shape, false) {
+                $act(call);
+            }
+            0
+        }
+
+        #[doc = "fexit of the 32-bit call."]
+        #[aya_ebpf::macros::fexit]
+        pub fn $compat(ctx: aya_ebpf::programs::FExitContext) -> u32 {
+            if let Some(call) = $crate::syscalls::Call::at_return(&ctx, $shape, true) {
+                $act(call);
+            }
+            0
+        }
+    };
+}
+
 /// A call that has returned without an error.
 #[derive(Clone, Copy)]
 pub struct Call {
@@ -116,6 +141,13 @@ impl Call {
     #[inline(always)]
     pub fn new(ctx: &BtfTracePointContext) -> Self {
         Self { shape: shape(ctx) & 0xff, result: ctx.arg(1), regs: ctx.arg(0), compat: is_compat() }
+    }
+
+    /// The call at whose own function's return the program runs (fexit of `__x64_sys_…` or `__ia32_…`); `None` if it failed.
+    #[inline(always)]
+    pub fn at_return(ctx: &FExitContext, shape: u16, compat: bool) -> Option<Self> {
+        let result: i64 = ctx.ret().ok()?;
+        if result < 0 { None } else { Some(Self { shape, result: result as u64, regs: ctx.arg(0), compat }) }
     }
 
     /// First argument.
@@ -140,12 +172,6 @@ impl Call {
     #[inline(always)]
     pub fn fourth(&self) -> u64 {
         self.argument(off!(regs_r10), off!(regs_si))
-    }
-
-    /// Fifth argument.
-    #[inline(always)]
-    pub fn fifth(&self) -> u64 {
-        self.argument(off!(regs_r8), off!(regs_di))
     }
 
     #[inline(always)]

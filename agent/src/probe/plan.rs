@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use agent_abi::{
     CLASS_SLOTS, ClassSwitch, HOLD, MODE_ALL, MODE_OFF, MODE_TESTS, NetKey, PREFIX_MAX, PathKey, SUFFIX_MAX,
-    SUFFIX_SEED, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX, TEST_UNLINKED, TEST_WRITE, TestKey, suffix_step,
+    SUFFIX_SEED, TEST_ANY_TAIL, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX, TEST_UNLINKED, TEST_WRITE,
+    TestKey, suffix_step, tail_bit,
 };
 use ipnet::IpNet;
 use model::{ClassPlan, EventClass, ExecTest, FilterPlan, KernelTest};
@@ -26,8 +27,14 @@ pub(super) struct Tables {
     pub(super) widened: Vec<String>,
 }
 
-const OFF: ClassSwitch =
-    ClassSwitch { mode: MODE_OFF, tests: 0, suffix_max: 0, pad: [0; 5], suffix_lengths: [0; 2] };
+const OFF: ClassSwitch = ClassSwitch {
+    mode: MODE_OFF,
+    tests: 0,
+    suffix_max: 0,
+    pad: [0; 5],
+    suffix_lengths: [0; 2],
+    tails: [0; 4],
+};
 
 /// The process tree lives on these, whatever the rules want.
 pub(super) const ALWAYS: [EventClass; 3] = [EventClass::Exec, EventClass::Fork, EventClass::Exit];
@@ -152,6 +159,10 @@ impl Slot {
         let mut path = [0; PREFIX_MAX];
         let mut len = text.len().min(PREFIX_MAX);
         path[..len].copy_from_slice(&text[..len]);
+        match whole {
+            Whole::No => self.switch.tests |= TEST_ANY_TAIL,
+            Whole::Yes => self.tail(&text),
+        }
         // The NUL that ends every path in the kernel makes a whole path of a prefix.
         if whole == Whole::Yes && len < PREFIX_MAX {
             len += 1;
@@ -173,7 +184,20 @@ impl Slot {
         self.switch.suffix_lengths[bit / 64] |= 1 << (bit % 64);
         self.switch.suffix_max = self.switch.suffix_max.max(end.len() as u8);
         self.switch.tests |= TEST_SUFFIX;
+        self.tail(end);
         self.test(tables, end.len() as u8, hash)
+    }
+
+    /// Notes what the path must end in for the test to hold.
+    fn tail(&mut self, text: &[u8]) {
+        match text {
+            // The last component is too short for a look at its end.
+            [.., b'/', _] | [.., b'/'] | [_] | [] => self.switch.tests |= TEST_ANY_TAIL,
+            [.., before_last, last] => {
+                let bit = tail_bit(*before_last, *last);
+                self.switch.tails[bit as usize / 64] |= 1 << (bit % 64);
+            }
+        }
     }
 
     fn test(&self, tables: &mut Tables, len: u8, value: u64) -> Result<(), String> {

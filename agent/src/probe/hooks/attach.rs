@@ -3,25 +3,20 @@
 use std::{
     any::Any,
     fs::File,
-    io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use aya::{
     Btf, Ebpf,
     maps::{Map, MapData, ProgramArray},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit, Lsm,
-        Program, ProgramError, SockOps, TracePoint,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit,
+        Program, ProgramError,
     },
 };
 
 use super::{Direction, Form, Hook, Part};
-use crate::probe::{
-    error::{chain, program_failure},
-    sys,
-};
+use crate::probe::error::{chain, program_failure};
 
 /// The links of a hook: it is live as long as this is kept.
 pub(in crate::probe) struct Attached {
@@ -43,8 +38,6 @@ impl Attached {
 /// What attaching needs; made when there is something to attach, since the kernel's types take much memory.
 pub(in crate::probe) struct Attacher {
     btf: Btf,
-    /// Why LSM programs would be inert; `None`: they are called.
-    lsm_inert: Option<String>,
     cgroup: Option<File>,
 }
 
@@ -52,7 +45,7 @@ impl Attacher {
     /// Reads the kernel's types and what it allows.
     pub(in crate::probe) fn new() -> Result<Self, String> {
         let btf = Btf::from_sys_fs().map_err(|err| chain(&err))?;
-        Ok(Self { btf, lsm_inert: lsm_inert(), cgroup: cgroup2_mount().and_then(|path| File::open(path).ok()) })
+        Ok(Self { btf, cgroup: cgroup2_mount().and_then(|path| File::open(path).ok()) })
     }
 
     /// Attaches the hook, or says form by form why not.
@@ -70,9 +63,6 @@ impl Attacher {
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<Vec<Box<dyn Any + Send>>, String> {
         // Load all before the first is attached: half a form must not see events.
         for part in form.parts {
-            if let (Part::Lsm { .. }, Some(why)) = (part, &self.lsm_inert) {
-                return Err(why.clone());
-            }
             self.load(program(ebpf, part.program())?, *part).map_err(|err| program_failure(part.program(), &err))?;
         }
         form.parts
@@ -94,14 +84,11 @@ impl Attacher {
                 <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, &self.btf)
             }
             Part::SyscallExit { .. } => <&mut BtfTracePoint>::try_from(program)?.load("sys_exit", &self.btf),
-            Part::Lsm { hook, .. } => <&mut Lsm>::try_from(program)?.load(hook, &self.btf),
             Part::Fentry { function, .. } => <&mut FEntry>::try_from(program)?.load(function, &self.btf),
             Part::Fexit { function, .. } => <&mut FExit>::try_from(program)?.load(function, &self.btf),
-            Part::Tracepoint { .. } => <&mut TracePoint>::try_from(program)?.load(),
             Part::CgroupSkb { .. } => <&mut CgroupSkb>::try_from(program)?.load(),
             Part::CgroupSockAddr { .. } => <&mut CgroupSockAddr>::try_from(program)?.load(),
             Part::CgroupSock { .. } => <&mut CgroupSock>::try_from(program)?.load(),
-            Part::SockOps { .. } => <&mut SockOps>::try_from(program)?.load(),
         }
     }
 
@@ -120,15 +107,8 @@ impl Attacher {
         match part {
             Part::SyscallExit { .. } => Err("is called from sys_exit and not attached".into()),
             Part::TpBtf { .. } => linked!(BtfTracePoint,),
-            Part::Lsm { .. } => linked!(Lsm,),
             Part::Fentry { .. } => linked!(FEntry,),
             Part::Fexit { .. } => linked!(FExit,),
-            Part::Tracepoint { category, name, .. } => {
-                let id = tracepoint_id(category, name)?;
-                let program = program.fd().map_err(|err| chain(&err))?;
-                let fd = sys::attach_tracepoint(id, program.as_fd()).map_err(|err| format!("perf event: {err}"))?;
-                Ok(Box::new(fd))
-            }
             Part::CgroupSkb { direction, .. } => {
                 let kind = match direction {
                     Direction::Ingress => CgroupSkbAttachType::Ingress,
@@ -138,7 +118,6 @@ impl Attacher {
             }
             Part::CgroupSockAddr { .. } => linked!(CgroupSockAddr, cgroup()?, mode),
             Part::CgroupSock { .. } => linked!(CgroupSock, cgroup()?, mode),
-            Part::SockOps { .. } => linked!(SockOps, cgroup()?, mode),
         }
     }
 }
@@ -173,26 +152,6 @@ impl Drop for Place {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, String> {
     ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))
-}
-
-/// LSM programs load and attach without an error and are never called unless `bpf` is an active LSM.
-fn lsm_inert() -> Option<String> {
-    let active = std::fs::read_to_string("/sys/kernel/security/lsm").or_else(|_| sys::read_detached("securityfs", "lsm"));
-    match active {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => None,
-        Ok(list) => Some(format!("bpf is not among the active LSMs ({}): add it to lsm= at boot", list.trim())),
-        Err(err) => Some(format!("the list of active LSMs cannot be read: {err}")),
-    }
-}
-
-fn tracepoint_id(category: &str, name: &str) -> Result<u64, String> {
-    let path = format!("events/{category}/{name}/id");
-    let read = |root: &str| std::fs::read_to_string(Path::new(root).join(&path));
-    let text = read("/sys/kernel/tracing")
-        .or_else(|_: io::Error| read("/sys/kernel/debug/tracing"))
-        .or_else(|_| sys::read_detached("tracefs", &path))
-        .map_err(|err| format!("tracepoint {category}:{name} is not there: {err}"))?;
-    text.trim().parse().map_err(|_| format!("tracepoint {category}:{name} has a strange id {text:?}"))
 }
 
 /// Where cgroup v2 is mounted, from /proc/mounts: on hybrid machines it is not /sys/fs/cgroup.

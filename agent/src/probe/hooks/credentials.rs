@@ -23,9 +23,20 @@ pub(super) const HOOKS: &[Hook] = &[
         // A user namespace of one's own changes credentials, too.
         name: "namespaces",
         classes: &[EventClass::Namespaces, EventClass::Credentials],
-        forms: &[Form {
-            label: "tp_btf/sys_exit: setns, unshare",
-            parts: &[Part::SyscallExit { program: "namespaces_call", slot: 6 }],
-        }],
+        forms: &[
+            Form {
+                label: "fexit/sys_setns, sys_unshare",
+                parts: &[
+                    Part::Fexit { program: "setns_return", function: "__x64_sys_setns" },
+                    Part::Fexit { program: "setns_return32", function: "__ia32_sys_setns" },
+                    Part::Fexit { program: "unshare_return", function: "__x64_sys_unshare" },
+                    Part::Fexit { program: "unshare_return32", function: "__ia32_sys_unshare" },
+                ],
+            },
+            Form {
+                label: "tp_btf/sys_exit: setns, unshare",
+                parts: &[Part::SyscallExit { program: "namespaces_call", slot: 6 }],
+            },
+        ],
     },
 ];

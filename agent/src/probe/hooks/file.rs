@@ -1,7 +1,7 @@
 //! Files: programs that the system-wide hook at the end of system calls ([`super::HUB`]) calls.
 //!
-//! LSM hooks would be told of every way to reach a file, but are not there on every kernel, and an LSM program on file_open
-//! is run for each open just as well; so all kernels take the same way, which is the same everywhere.
+//! Opens have a narrower form where the kernel has fexit, since most rules on files want opens only. LSM hooks run before it
+//! is known whether the call succeeds, so they would tell attempts.
 
 use model::EventClass;
 
@@ -11,10 +11,20 @@ pub(super) const HOOKS: &[Hook] = &[
     Hook {
         name: "file_open",
         classes: &[EventClass::FileOpen],
-        forms: &[Form {
-            label: "tp_btf/sys_exit: open, openat, openat2, creat, open_by_handle_at",
-            parts: &[Part::SyscallExit { program: "file_open", slot: 1 }],
-        }],
+        forms: &[
+            Form {
+                label: "fexit/do_sys_openat2, sys_open_by_handle_at",
+                parts: &[
+                    Part::Fexit { program: "open_return", function: "do_sys_openat2" },
+                    Part::Fexit { program: "handle_return", function: "__x64_sys_open_by_handle_at" },
+                    Part::Fexit { program: "handle_return32", function: "__ia32_compat_sys_open_by_handle_at" },
+                ],
+            },
+            Form {
+                label: "tp_btf/sys_exit: open, openat, openat2, creat, open_by_handle_at",
+                parts: &[Part::SyscallExit { program: "file_open", slot: 1 }],
+            },
+        ],
     },
     Hook {
         name: "file_open_uring",

@@ -36,22 +36,16 @@ pub(super) enum Part {
     TpBtf { program: &'static str, tracepoint: &'static str },
     /// Called at the end of the system calls that `agent-ebpf/src/syscalls.rs` puts at this place.
     SyscallExit { program: &'static str, slot: u32 },
-    /// LSM hook. Only where `bpf` is among the active LSMs: elsewhere it attaches and is never called.
-    Lsm { program: &'static str, hook: &'static str },
     /// Entry of a kernel function.
     Fentry { program: &'static str, function: &'static str },
     /// Return of a kernel function.
     Fexit { program: &'static str, function: &'static str },
-    /// Classic tracepoint. One program may go to many.
-    Tracepoint { program: &'static str, category: &'static str, name: &'static str },
     /// Packets that leave or enter any cgroup.
     CgroupSkb { program: &'static str, direction: Direction },
     /// connect, bind, sendmsg …: the program's section says which.
     CgroupSockAddr { program: &'static str },
     /// Sockets made and released: the program's section says which.
     CgroupSock { program: &'static str },
-    /// Established, closed … as seen by TCP.
-    SockOps { program: &'static str },
 }
 
 /// Direction of packets.
@@ -69,14 +63,11 @@ impl Part {
         match self {
             Self::TpBtf { program, .. }
             | Self::SyscallExit { program, .. }
-            | Self::Lsm { program, .. }
             | Self::Fentry { program, .. }
             | Self::Fexit { program, .. }
-            | Self::Tracepoint { program, .. }
             | Self::CgroupSkb { program, .. }
             | Self::CgroupSockAddr { program }
-            | Self::CgroupSock { program }
-            | Self::SockOps { program } => program,
+            | Self::CgroupSock { program } => program,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! - [`rule_test`]: rule tests as data
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
+//! - [`taxonomy`]: other taxonomies' names for the fields
 //! - [`text`]: how texts are compared
 
 pub mod ast;
@@ -29,6 +30,7 @@ pub mod reference;
 pub mod rule_test;
 pub mod schema;
 pub mod source;
+pub mod taxonomy;
 pub mod text;
 mod text_match;
 mod yaml;

@@ -9,6 +9,7 @@ use crate::{
     parse::{Cursor, Document, join_filter, parse_document},
     schema::CategorySet,
     source::{FileId, SourceFile, Span},
+    taxonomy::{self, FieldNames},
     yaml,
 };
 
@@ -19,12 +20,18 @@ pub struct Options {
     pub placeholders: BTreeMap<String, Vec<String>>,
     /// Categories that some source feeds.
     pub sources: CategorySet,
+    /// Taxonomies beside Sigma's own that rules may name.
+    pub taxonomies: Vec<FieldNames>,
 }
 
 impl Default for Options {
-    /// No placeholders; the node's kernel events.
+    /// No placeholders; the node's kernel events; ECS and OCSF.
     fn default() -> Self {
-        Self { placeholders: BTreeMap::new(), sources: CategorySet::kernel() }
+        Self {
+            placeholders: BTreeMap::new(),
+            sources: CategorySet::kernel(),
+            taxonomies: taxonomy::built_in(),
+        }
     }
 }
 

@@ -252,3 +252,15 @@ fn warnings_do_not_stop_a_rule() {
     assert_eq!(loaded.rules.len(), 1);
     assert_eq!(loaded.diagnostics[0].severity, Severity::Warning);
 }
+
+#[test]
+fn other_taxonomies_come_from_mapping_files() {
+    let text = rule("s: {process.executable|endswith: /sh, process.parent.executable: /a}\ncondition: s");
+    let with = |taxonomy: &str| load_text(&format!("taxonomy: {taxonomy}\n{text}"));
+    let loaded = with("ecs");
+    assert_eq!(loaded.diagnostics, []);
+    let event = fields(&[(Field::Image, "/bin/sh"), (Field::ParentImage, "/a")]);
+    assert!(hemostat_detect::reference::matches(&loaded.rules[0], &event.view()));
+    assert_eq!(with("esc").diagnostics[0].code, Code::BadValue);
+    assert!(matches!(with("sigma").rules[0].firing, Firing::Cannot { .. }));
+}

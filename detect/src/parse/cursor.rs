@@ -1,11 +1,11 @@
 //! What every step of the parser carries along.
 
 use crate::{
-    ast::Logsource,
     diagnostic::{Diagnostic, Severity},
     load::Options,
-    schema::Taxonomy,
+    schema::{Field, Taxonomy},
     source::SourceFile,
+    taxonomy::FieldNames,
 };
 
 /// Where the parser is and what it has found wrong.
@@ -15,8 +15,8 @@ pub(crate) struct Cursor<'a> {
     pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
     /// Of the document at hand.
     pub(crate) taxonomy: Taxonomy,
-    /// Of the document at hand.
-    pub(crate) logsource: Logsource,
+    /// Names of the document's own taxonomy.
+    pub(crate) names: Option<&'a FieldNames>,
     /// Tests made for the document at hand, against [`crate::limits::TESTS`].
     pub(crate) tests: usize,
     errors: usize,
@@ -28,15 +28,7 @@ impl<'a> Cursor<'a> {
         options: &'a Options,
         diagnostics: &'a mut Vec<Diagnostic>,
     ) -> Self {
-        Self {
-            file,
-            options,
-            diagnostics,
-            taxonomy: Taxonomy::default(),
-            logsource: Logsource::default(),
-            tests: 0,
-            errors: 0,
-        }
+        Self { file, options, diagnostics, taxonomy: Taxonomy::default(), names: None, tests: 0, errors: 0 }
     }
 
     pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
@@ -47,5 +39,11 @@ impl<'a> Cursor<'a> {
     /// Errors so far: a document loads only if parsing it has added none.
     pub(crate) fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// The field of a name in the document.
+    pub(crate) fn field(&self, name: &str) -> Option<Field> {
+        let own = self.names.and_then(|names| names.fields.get(name)).copied();
+        own.or_else(|| self.taxonomy.resolve(name))
     }
 }

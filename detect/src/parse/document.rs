@@ -99,12 +99,8 @@ fn meta(mapping: &Mapping<'_>, fallback: &str, cursor: &mut Cursor<'_>) -> Optio
     let id = mapping.text("id", cursor).filter(|id| !id.value.is_empty());
     let name = mapping.text("name", cursor).filter(|name| !name.value.is_empty());
     let key = id.as_ref().or(name.as_ref()).map_or(fallback, |text| &text.value).to_owned();
-    let taxonomy = mapping.text("taxonomy", cursor);
-    if let Some(other) = taxonomy.filter(|taxonomy| !taxonomy.value.eq_ignore_ascii_case("sigma")) {
-        let message = format!("the taxonomy `{}` is not known", other.value);
-        let help =
-            "only Sigma's own field names are understood; rewrite the rule, or drop the line if it uses them";
-        cursor.report(Diagnostic::error(Code::BadValue, message, other.span, "expected `sigma`").help(help));
+    if let Some(given) = mapping.text("taxonomy", cursor) {
+        take_taxonomy(&given, cursor);
     }
     let tags = mapping.texts("tags", cursor);
     for tag in tags.iter().filter(|tag| !tag.value.contains('.') || tag.value.contains(' ')) {
@@ -127,6 +123,24 @@ fn meta(mapping: &Mapping<'_>, fallback: &str, cursor: &mut Cursor<'_>) -> Optio
     };
     let titled = mapping.require("title", "the document", cursor).is_some() && !meta.title.value.is_empty();
     titled.then_some(meta)
+}
+
+fn take_taxonomy(given: &Spanned<String>, cursor: &mut Cursor<'_>) {
+    if given.value.eq_ignore_ascii_case("sigma") {
+        return;
+    }
+    let known = &cursor.options.taxonomies;
+    cursor.names = known.iter().find(|names| names.taxonomy.eq_ignore_ascii_case(&given.value));
+    if cursor.names.is_none() {
+        let names: Vec<&str> =
+            ["sigma"].into_iter().chain(known.iter().map(|names| names.taxonomy.as_str())).collect();
+        let message = format!("the taxonomy `{}` is not known", given.value);
+        let label = format!("expected one of: {}", names.join(", "));
+        let diagnostic = Diagnostic::error(Code::BadValue, message, given.span, label)
+            .did_you_mean(&given.value, names)
+            .help("a mapping file can add it: `taxonomy`, and `fields` with its names and Sigma's");
+        cursor.report(diagnostic);
+    }
 }
 
 fn rule(mapping: &Mapping<'_>, meta: Option<Meta>, cursor: &mut Cursor<'_>) -> Option<Rule> {
@@ -156,7 +170,6 @@ fn logsource(mapping: &Mapping<'_>, cursor: &mut Cursor<'_>) -> Option<(Logsourc
         Err(why) => (Routing::default(), Firing::Cannot { why }),
     };
     cursor.taxonomy = routing.taxonomy;
-    cursor.logsource = logsource.clone();
     Some((logsource, routing, firing))
 }
 

@@ -100,7 +100,7 @@ fn tests(
             Some(vec![Test::Time { part, how, than: numeric(value, text, cursor)? }])
         }
         (Sort::FieldRef(how), _) => {
-            let field = cursor.taxonomy.resolve(text);
+            let field = cursor.field(text);
             let field =
                 FieldName { text: text.to_owned(), span: node.part(&cursor.file.text, 0, text.len()), field };
             Some(vec![Test::FieldRef { field, how, case: key.case }])

@@ -113,7 +113,7 @@ impl Key {
         let field = (!name.value.is_empty()).then(|| FieldName {
             text: name.value.to_owned(),
             span: name.span,
-            field: cursor.taxonomy.resolve(name.value),
+            field: cursor.field(name.value),
         });
         let mut key = Self { field, ..Self::keywords() };
         key.sort = sort(&modifiers, key.field.is_none(), node.span, cursor);

@@ -434,10 +434,10 @@ fn tool(chance: &mut Chance) -> String {
 /// What command lines are searched for: mostly particular, sometimes a common flag or place.
 fn fragment(chance: &mut Chance) -> String {
     match chance.below(100) {
-        0..14 => chance.pick(&FLAGS).to_string(),
-        14..26 => chance.pick(&PLACES).to_string(),
-        26..40 => chance.pick(&WORDS).to_string(),
-        40..55 => format!("{}{}", chance.pick(&PLACES), chance.word()),
+        0..3 => chance.pick(&FLAGS).to_string(),
+        3..10 => chance.pick(&PLACES).to_string(),
+        10..30 => chance.pick(&WORDS).to_string(),
+        30..55 => format!("{}{}", chance.pick(&PLACES), chance.word()),
         55..70 => format!(" --{}", chance.word()),
         _ => rare(chance),
     }

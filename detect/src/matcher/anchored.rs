@@ -42,7 +42,7 @@ impl Anchored {
             let (mut node, mut done) = (0_u32, 0);
             while done < literal.len() {
                 let step = (literal.len() - done).min(4);
-                let key = edge(node, step, piece(end, literal, done, step));
+                let key = edge(node, step as u32, piece(end, literal, done, step));
                 let next = match edges.get(&key).and_then(|children| children.first()) {
                     Some(child) => *child,
                     None => {
@@ -72,30 +72,46 @@ impl Anchored {
     /// Reports each literal that the folded `text` begins or ends with, once.
     #[inline]
     pub(crate) fn walk(&self, text: &[u8], found: &mut impl FnMut(u32)) {
-        let (mut node, mut done) = (self.nodes[0], 0);
-        let mut number = 0_u32;
+        let (mut node, mut number, mut done) = (self.nodes[0], 0_u32, 0);
         self.report(node, found);
-        loop {
-            let left = text.len() - done;
-            for step in 1..4.min(left + 1) {
-                if node.lengths & (1 << step) != 0
-                    && let Some(child) = self.child(number, step, text, done)
-                {
-                    self.report(self.nodes[child as usize], found);
+        // While four bytes are left, the shorter pieces are parts of the word that was loaded for the longest.
+        while let Some(word) = word(self.end, text, done) {
+            let short = node.lengths & 0b1110;
+            if short != 0 {
+                for step in 1..4_u32 {
+                    if short >> step & 1 != 0 {
+                        let piece = match self.end {
+                            End::Start => word & (u32::MAX >> (32 - 8 * step)),
+                            End::Finish => word >> (32 - 8 * step),
+                        };
+                        self.follow(number, step, piece, found);
+                    }
                 }
             }
-            if left < 4 || node.lengths & (1 << 4) == 0 {
+            if node.lengths & 1 << 4 == 0 {
                 return;
             }
-            let Some(child) = self.child(number, 4, text, done) else { return };
+            let Some(child) = self.child(number, 4, word) else { return };
             (node, number, done) = (self.nodes[child as usize], child, done + 4);
             self.report(node, found);
+        }
+        for step in 1..=(text.len() - done).min(3) {
+            if node.lengths >> step & 1 != 0 {
+                self.follow(number, step as u32, piece(self.end, text, done, step), found);
+            }
         }
     }
 
     #[inline]
-    fn child(&self, node: u32, step: usize, text: &[u8], done: usize) -> Option<u32> {
-        self.edges.get(edge(node, step, piece(self.end, text, done, step))).first().copied()
+    fn follow(&self, node: u32, step: u32, piece: u32, found: &mut impl FnMut(u32)) {
+        if let Some(child) = self.child(node, step, piece) {
+            self.report(self.nodes[child as usize], found);
+        }
+    }
+
+    #[inline]
+    fn child(&self, node: u32, step: u32, piece: u32) -> Option<u32> {
+        self.edges.get(edge(node, step, piece)).first().copied()
     }
 
     #[inline]
@@ -116,23 +132,30 @@ impl Anchored {
     }
 }
 
-/// `step` bytes after (before, for suffixes) the `done` ones, as a number.
+/// The four bytes after (before, for suffixes) the `done` ones, if there are so many.
+#[inline]
+fn word(end: End, text: &[u8], done: usize) -> Option<u32> {
+    let four = match end {
+        End::Start => text.get(done..)?.first_chunk::<4>()?,
+        End::Finish => text.get(..text.len() - done)?.last_chunk::<4>()?,
+    };
+    Some(u32::from_le_bytes(*four))
+}
+
+/// `step` bytes after (before, for suffixes) the `done` ones, as a little-endian number.
 #[inline]
 fn piece(end: End, text: &[u8], done: usize, step: usize) -> u32 {
     let at = match end {
         End::Start => done,
         End::Finish => text.len() - done - step,
     };
-    match text.get(at..at + step) {
-        Some([a, b, c, d]) => u32::from_le_bytes([*a, *b, *c, *d]),
-        Some(few) => few.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)),
-        None => 0,
-    }
+    let bytes = text.get(at..at + step).unwrap_or(&[]);
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 #[inline]
-fn edge(node: u32, step: usize, piece: u32) -> u64 {
-    u64::from(node) << 35 | (step as u64) << 32 | u64::from(piece)
+fn edge(node: u32, step: u32, piece: u32) -> u64 {
+    u64::from(node) << 35 | u64::from(step) << 32 | u64::from(piece)
 }
 
 #[cfg(test)]

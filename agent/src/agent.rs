@@ -14,8 +14,8 @@ use std::{
 
 use detect::matcher::{RuleSet, Swap};
 use model::{
-    ActionFailure, ActionRecord, CommandOutcome, NodeAction, NodeCommand, NodeId, NodeStatus, ProcessKey,
-    Target, Timestamp,
+    ActionFailure, ActionRecord, CommandOutcome, FilterPlan, NodeAction, NodeCommand, NodeId, NodeStatus,
+    ProcessKey, Target, Timestamp,
 };
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -232,6 +232,7 @@ impl Agent {
         let (flag, of_reader) = (stop.clone(), Arc::clone(&shared));
         threads.stop = Some(stop);
         threads.reader = Some(spawn("hemostat-read", move || {
+            let _at_the_end = HoldsNobody(Arc::clone(&of_reader));
             let contained = of_reader.contain.in_force();
             for process in held {
                 let stands =
@@ -409,6 +410,28 @@ impl Holder for HeldByProbes {
     fn taken_over(&mut self, process: ProcessKey) {
         if let Err(error) = lock(&self.0.probes).judged(process) {
             tracing::warn!(%error, pid = process.pid.0, "a judged process stays on the list of held ones");
+        }
+    }
+}
+
+/// However the reader ends, also by a panic: the kernel holds nobody from then on, and whom it holds goes on, since there is nobody left
+/// to judge.
+struct HoldsNobody(Arc<Shared>);
+
+impl Drop for HoldsNobody {
+    fn drop(&mut self) {
+        let mut probes = lock(&self.0.probes);
+        if let Err(error) = probes.apply_plan(&FilterPlan::default()) {
+            tracing::error!(%error, "the kernel side still holds programs at exec though nobody judges them any more");
+        }
+        let contained = self.0.contain.in_force();
+        for process in probes.held() {
+            if !contained.iter().any(|record| record.target == Target::Process { process: process.key }) {
+                continue_process(process.key);
+            }
+            if let Err(error) = probes.judged(process.key) {
+                tracing::warn!(%error, pid = process.key.pid.0, "a judged process stays on the list of held ones");
+            }
         }
     }
 }

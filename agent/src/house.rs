@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Timestamp, Up};
+use model::{
+    AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, ProcessKey, Timestamp, Up,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     probe::Probes,
     reporter::Losses,
     spool::Spool,
-    tree::ProcessTree,
+    tree::{ProcSource, ProcessTree, Procfs},
 };
 
 /// Clock and losses are looked at this often.
@@ -218,7 +220,7 @@ impl House {
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_EVERY;
-                lock(&self.shared.tree).sweep(Clock::boot_now());
+                self.sweep();
             }
             if now >= status_due {
                 status_due = now + self.status_every;
@@ -242,6 +244,16 @@ impl House {
         let counts = lock(&self.shared.probes).counts();
         if let Ok(counts) = counts {
             lock(&self.shared.losses).sample(self.shared.clock.now(), &counts);
+        }
+    }
+
+    /// Exits whose record was lost. /proc is read without holding the tree, which the reader needs.
+    fn sweep(&self) {
+        let living = lock(&self.shared.tree).living_keys();
+        let mut procfs = Procfs::new();
+        let gone: Vec<ProcessKey> = living.into_iter().filter(|key| !procfs.is_alive(*key)).collect();
+        if !gone.is_empty() {
+            lock(&self.shared.tree).have_ended(&gone, Clock::boot_now());
         }
     }
 

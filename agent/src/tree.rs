@@ -248,18 +248,18 @@ impl ProcessTree {
         Sizes { living: self.entries.len() - self.dead, dead: self.dead, bytes: self.bytes }
     }
 
-    /// Marks as ended what is no longer in /proc: for exits whose record was lost. Costs one look at /proc per living process.
-    pub fn sweep(&mut self, now: BootNs) -> usize {
-        let living: Vec<ProcessKey> = self.by_pid.values().copied().collect();
-        let mut swept = 0;
-        for key in living {
-            if !self.procfs.is_alive(key) {
-                self.exit(key, Exit { code: 0, signal: 0, at: now });
-                swept += 1;
-            }
+    /// Living processes, as far as known: to be compared with /proc, since a record of an exit may be lost.
+    #[must_use]
+    pub fn living_keys(&self) -> Vec<ProcessKey> {
+        self.by_pid.values().copied().collect()
+    }
+
+    /// These have ended, and no record said so.
+    pub fn have_ended(&mut self, keys: &[ProcessKey], now: BootNs) {
+        for key in keys {
+            self.exit(*key, Exit { code: 0, signal: 0, at: now });
         }
         self.trim();
-        swept
     }
 
     fn view(&mut self, task: &Task, at: BootNs) -> View {

@@ -304,11 +304,12 @@ fn i11_living_processes_and_their_bytes_are_bounded() {
 }
 
 #[test]
-fn a_lost_exit_is_swept() {
+fn a_lost_exit_is_made_good() {
     let mut tree = tree(vec![in_proc(11, 1, "/bin/stays")]);
     tree.take_in(&exec(10, 1, 1, "/bin/gone"));
     tree.take_in(&exec(11, 1, 1, "/bin/stays"));
-    assert_eq!(tree.sweep(BootNs(9)), 1);
+    let gone: Vec<ProcessKey> = tree.living_keys().into_iter().filter(|key| *key == self::key(10)).collect();
+    tree.have_ended(&gone, BootNs(9));
     assert_eq!(tree.living(Pid(10)), None);
     assert_eq!(tree.living(Pid(11)), Some(key(11)));
 }
@@ -351,7 +352,7 @@ proptest::proptest! {
                 1 => tree.take_in(&fork(a, b, time)),
                 2 => tree.take_in(&exit(a, time)),
                 3 => tree.take_in(&act(a, b, time)),
-                _ => { tree.sweep(BootNs(time)); continue; }
+                _ => { tree.have_ended(&[key(a), key(b)], BootNs(time)); continue; }
             };
             proptest::prop_assert_eq!(view.process.key, key(a));
             proptest::prop_assert!(!view.process.exe.is_empty());

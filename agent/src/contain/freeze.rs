@@ -259,9 +259,16 @@ fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, Act
 
 /// The fallback: SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new.
 fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
-    let mut stopped: Vec<StoppedProcess> = Vec::new();
+    // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
+    let mut stopped: Vec<StoppedProcess> = known_stopped(task);
     let mut all = Frozen::Yes;
     let mut round = vec![Held::open(root.key)?];
+    round.extend(
+        stopped
+            .iter()
+            .filter(|one| one.process.pid != root.key.pid)
+            .filter_map(|one| Held::open(one.process).ok()),
+    );
     for _ in 0..MAX_ROUNDS {
         for held in &round {
             let cgroup = cgroup_of(task, held);
@@ -270,8 +277,10 @@ fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
                 // all or nothing
                 let _undone = stop::continue_all(task, &stopped);
             })?;
-            let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
-            stopped.push(StoppedProcess { process: held.key, was_stopped });
+            if stopped.iter().all(|one| one.process.pid != held.key.pid) {
+                let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
+                stopped.push(StoppedProcess { process: held.key, was_stopped });
+            }
         }
         let rollback = RollbackState::Freeze {
             jail: captured_jail(task),
@@ -324,6 +333,14 @@ fn unstopped_children(
     found.sort_by_key(|held| held.pid());
     found.dedup_by_key(|held| held.pid());
     Ok(found)
+}
+
+fn known_stopped(task: &Task<'_>) -> Vec<StoppedProcess> {
+    let journal = task.scene.journal();
+    match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
+        Some(RollbackState::Freeze { stopped, .. }) => stopped.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn captured_jail(task: &Task<'_>) -> Option<String> {

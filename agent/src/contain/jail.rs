@@ -179,7 +179,11 @@ pub(super) fn resume(task: &Task<'_>) -> Result<(), ActionFailure> {
             Err(error) => return Err(cgroup::failure("thaw", path, &error)),
         }
     }
-    task.note(Line::Paused { id: task.id.clone(), cgroups: Vec::new() })
+    // A full disk must not keep anybody frozen: the line is only there for a crash in between.
+    if let Err(failure) = task.note(Line::Paused { id: task.id.clone(), cgroups: Vec::new() }) {
+        tracing::warn!(%failure, "that a cgroup is set free could not be written down");
+    }
+    Ok(())
 }
 
 /// Members as the journal has them.

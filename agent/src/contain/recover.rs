@@ -117,7 +117,10 @@ impl Contain {
                 }) else {
                     return Ok(());
                 };
-                if matches!((&record.action, &failure), (NodeAction::Kill(_), ActionFailure::TargetGone { .. })) {
+                if matches!(
+                    (&record.action, &failure),
+                    (NodeAction::Kill(_), ActionFailure::TargetGone { .. })
+                ) {
                     let outputs = model::Outputs::new();
                     return self.note(Line::Applied { id, at: clock.time(), outputs });
                 }

@@ -1,0 +1,172 @@
+//! Containment where the machine does not give everything: no jail to be made, a disk that is full, a bpffs that is not mounted, parents
+//! that have ended.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+
+mod ground;
+
+use std::{fs, sync::Arc};
+
+use ground::{Ground, cgroup_of, key, now, process, state_of, wait_for};
+use hemostat_agent::contain::{Lineage, Which};
+use model::{
+    ActionFailure, FreezeScope, KillScope, NetQuarantine, NodeAction, PhaseDone, ProcessKey, RollbackState,
+};
+
+const TREE: &str = "sleep 1000 & (sleep 1000; true) & while :; do :; done";
+
+fn tree(ground: &Ground) -> u32 {
+    let root = ground.shell(TREE);
+    ground.await_members(4);
+    wait_for("the sleepers", || {
+        let names = ground
+            .members()
+            .into_iter()
+            .map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default());
+        names.filter(|name| name.trim() == "sleep").count() == 2
+    });
+    root
+}
+
+/// Ways in which no jail can be made below a cgroup.
+fn forbid_jails(ground: &Ground, how: &str) {
+    match how {
+        "no descendants" => fs::write(ground.cgroup.join("cgroup.max.descendants"), "0").unwrap(),
+        "threaded" => {
+            let (sub, _) = ground.sub("threads");
+            fs::write(sub.join("cgroup.type"), "threaded").unwrap();
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn i5_without_a_jail_the_tree_is_stopped_and_only_ours_goes_on() {
+    for how in ["no descendants", "threaded"] {
+        let Some(ground) = Ground::new("fallback") else { return };
+        let root = tree(&ground);
+        let theirs =
+            ground.members().into_iter().find(|pid| *pid != root && state_of(*pid) == Some('S')).unwrap();
+        let raw = rustix::process::Pid::from_raw(i32::try_from(theirs).unwrap()).unwrap();
+        rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+        wait_for("their stop", || state_of(theirs) == Some('T'));
+        forbid_jails(&ground, how);
+        let before = ground.snapshot();
+        let contain = ground.contain();
+        let record = contain.react_freeze(key(root), now()).unwrap();
+        let Some(RollbackState::Freeze { stopped, .. }) = &record.rollback else { panic!("{record:?}") };
+        assert_eq!(stopped.len(), 4, "{how}");
+        assert!(ground.members().into_iter().all(|pid| state_of(pid) == Some('T')), "{how}");
+        // an accomplice continues one of them
+        let raw = rustix::process::Pid::from_raw(i32::try_from(root).unwrap()).unwrap();
+        rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
+        assert_eq!(contain.watch(now()).len(), 1, "{how}");
+        assert_eq!(state_of(root), Some('T'));
+        let lifted = contain.release(&Which::All);
+        assert!(matches!(lifted[0].result, Ok(PhaseDone::Reverted { .. })), "{lifted:?}");
+        wait_for("ours to go on", || ground.snapshot() == before);
+        assert_eq!(state_of(theirs), Some('T'), "{how}");
+        // and killed without one
+        contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+        wait_for("their end", || ground.members().is_empty());
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_leaves_nothing_half_done() {
+    let Some(ground) = Ground::new("full disk") else { return };
+    let state = ground.dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let small =
+        rustix::mount::mount("tmpfs", &state, "tmpfs", rustix::mount::MountFlags::empty(), c"size=64k");
+    if let Err(error) = small {
+        println!("SKIPPED: full disk: no tmpfs can be mounted: {error}");
+        return;
+    }
+    let _mounted = Mounted(state.clone());
+    let root = tree(&ground);
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    while fs::write(state.join(format!("fill-{}", fs::read_dir(&state).unwrap().count())), [0; 4096]).is_ok()
+    {
+    }
+    let refused = contain.react_freeze(key(root), now());
+    assert!(matches!(refused, Err(ActionFailure::Io { .. })), "{refused:?}");
+    assert_eq!(ground.snapshot(), before);
+    for entry in fs::read_dir(&state).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("fill-") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    contain.react_freeze(key(root), now()).unwrap();
+    contain.release(&Which::All);
+    assert_eq!(ground.snapshot(), before);
+}
+
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _unmounted = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn bpffs_is_mounted_where_it_is_not_and_taken_away_again() {
+    let Some(ground) = Ground::new("bpffs") else { return };
+    let at = ground.dir.path().join("own-bpffs");
+    let mut config = ground.config();
+    config.bpffs = at.clone();
+    let contain = ground::open(&config);
+    let quarantine = NodeAction::NetQuarantine(NetQuarantine::default());
+    let done = contain.react(quarantine, ground.target(), now());
+    let _mounted = Mounted(at.clone());
+    if let Err(ActionFailure::Io { because, .. }) = &done
+        && because.contains("not permitted")
+    {
+        println!("SKIPPED: bpffs: {because}");
+        return;
+    }
+    done.unwrap();
+    let mounts = || fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = format!(" {} bpf ", at.display());
+    assert!(mounts().contains(&line));
+    assert!(contain.uninstall().is_err(), "not while something is in force");
+    contain.release(&Which::All);
+    contain.uninstall().unwrap();
+    assert!(!mounts().contains(&line));
+    contain.uninstall().unwrap();
+}
+
+/// Knows one descendant that /proc has forgotten.
+struct Memory(ProcessKey);
+
+impl Lineage for Memory {
+    fn descendants(&self, _: ProcessKey) -> Vec<ProcessKey> {
+        vec![self.0]
+    }
+}
+
+#[test]
+fn an_orphan_that_the_process_tree_remembers_is_frozen_too() {
+    let Some(ground) = Ground::new("orphan") else { return };
+    let mark = ground.dir.path().join("orphan");
+    let script =
+        format!("(sleep 1000 & echo $! > {}.new; mv {0}.new {0}); while :; do :; done", mark.display());
+    let root = ground.shell(&script);
+    wait_for("the orphan", || mark.exists());
+    let orphan: u32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+    wait_for("its parent's end", || {
+        ground::stat_field(orphan, 1).is_some_and(|parent| parent != root.to_string())
+    });
+    let before = ground.snapshot();
+    let mut config = ground.config();
+    config.lineage = Some(Arc::new(Memory(key(orphan))));
+    let contain = ground::open(&config);
+    contain.react(NodeAction::Freeze(FreezeScope::Subtree), process(root), now()).unwrap();
+    let jail = cgroup_of(root).unwrap();
+    assert!(jail.contains("hemostat-jail-"));
+    assert_eq!(cgroup_of(orphan).unwrap(), jail);
+    contain.release(&Which::All);
+    assert_eq!(ground.snapshot(), before);
+}

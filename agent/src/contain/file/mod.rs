@@ -5,32 +5,31 @@
 //! changed meanwhile. On one filesystem the very inode is moved; across filesystems it is copied, which only a file with a single
 //! name survives exactly.
 
+mod place;
+mod store;
+
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io::{self, Write},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt},
-    },
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
 };
 
 use model::{ActionFailure, Effect, FileState, Outputs, RollbackState, Target};
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags},
+    fs::{Mode, OFlags, RenameFlags},
     io::Errno,
 };
 use serde_json::json;
 
+use self::{
+    place::{Place, failed, gone, open_regular, remove_at},
+    store::{PART, STORED, Store, folder},
+};
 use super::{
     attributes,
     scene::{Act, Force, Task, Undone, mismatch},
 };
-
-/// In the store: readable by root, executable by nobody.
-const STORED_MODE: Mode = Mode::RUSR;
-const STORED: &str = "content";
-const PART: &str = "content.part";
 
 pub(super) struct QuarantineFile;
 
@@ -93,94 +92,6 @@ impl Act for QuarantineFile {
     fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
         put_back(task, state(task, rollback)?)
     }
-}
-
-/// A directory entry whose directory is open: nothing that happens to the path above can change what it means.
-struct Place {
-    path: String,
-    dir: OwnedFd,
-    name: String,
-}
-
-impl Place {
-    fn of(path: &str) -> Result<Self, ActionFailure> {
-        let invalid = |because: &str| ActionFailure::Unsupported {
-            operation: format!("quarantining {path:?}"),
-            because: because.to_owned(),
-        };
-        let (above, name) = path.rsplit_once('/').ok_or_else(|| invalid("the path is not absolute"))?;
-        if !path.starts_with('/') || name.is_empty() || name == "." || name == ".." || path.contains('\0') {
-            return Err(invalid("it is no absolute path of a file"));
-        }
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| failed("open", "/")(e.into()))?;
-        let below = above.trim_start_matches('/');
-        let dir = rustix::fs::openat2(
-            &root,
-            if below.is_empty() { "." } else { below },
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        );
-        match dir {
-            Ok(dir) => Ok(Self { path: path.to_owned(), dir, name: name.to_owned() }),
-            Err(Errno::NOENT | Errno::NOTDIR) => Err(gone(path)),
-            Err(Errno::LOOP) => Err(invalid("a symbolic link is on the way: name the file by its real path")),
-            Err(error) => Err(failed("walk to", path)(error.into())),
-        }
-    }
-
-    /// Inode and device of what stands there, whatever it is; `None` for nothing.
-    fn identity(&self) -> Result<Option<(u64, u64)>, ActionFailure> {
-        match rustix::fs::openat(
-            &self.dir,
-            &self.name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(fd) => {
-                let meta = File::from(fd).metadata().map_err(failed("look at", &self.path))?;
-                Ok(Some((meta.ino(), meta.dev())))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(failed("look at", &self.path)(error.into())),
-        }
-    }
-
-    /// Opens the regular file that stands there, without touching its times; `None` for nothing.
-    fn open(&self) -> Result<Option<File>, ActionFailure> {
-        open_regular(&self.dir, &self.name, &self.path)
-    }
-
-    fn sync(&self) -> Result<(), ActionFailure> {
-        rustix::fs::fsync(&self.dir)
-            .map_err(|error| failed("sync the directory of", &self.path)(error.into()))
-    }
-}
-
-/// First as a mere name, so that nothing is opened that acts on being opened (a FIFO, a device).
-fn open_regular(dir: &OwnedFd, name: &str, path: &str) -> Result<Option<File>, ActionFailure> {
-    let named =
-        match rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        {
-            Ok(named) => File::from(named),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(failed("open", path)(error.into())),
-        };
-    if !named.metadata().map_err(failed("look at", path))?.is_file() {
-        return Err(ActionFailure::Unsupported {
-            operation: format!("quarantining {path}"),
-            because: "it is not a regular file".into(),
-        });
-    }
-    let again = format!("/proc/self/fd/{}", named.as_raw_fd());
-    let open = |flags| rustix::fs::open(&again, flags | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let file = match open(OFlags::NOATIME) {
-        // not ours and no CAP_FOWNER
-        Err(Errno::PERM) => open(OFlags::empty()),
-        other => other,
-    };
-    file.map(|file| Some(File::from(file))).map_err(|error| failed("open", path)(error.into()))
 }
 
 /// Moves the file into the store. Returns how many other names it keeps.
@@ -437,74 +348,6 @@ fn is_restored(file: &File, state: &FileState) -> Result<bool, ActionFailure> {
     Ok(same && attributes::hash(file).map_err(failed("hash", &state.path))? == state.sha256)
 }
 
-/// The action's own folder in the store.
-struct Store {
-    path: PathBuf,
-    dir: OwnedFd,
-}
-
-impl Store {
-    fn make(task: &Task<'_>) -> Result<Self, ActionFailure> {
-        let path = folder(task);
-        let name = path.display().to_string();
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("create", &name))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(|error| failed("open", &name)(error.into()))?;
-        Ok(Self { path, dir })
-    }
-
-    fn open(&self, name: &str) -> Result<Option<File>, ActionFailure> {
-        open_regular(&self.dir, name, &self.path.join(name).display().to_string())
-    }
-
-    fn create(&self, name: &str) -> Result<File, ActionFailure> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, name, flags, STORED_MODE | Mode::WUSR)
-            .map(File::from)
-            .map_err(|error| failed("create", &self.path.join(name).display().to_string())(error.into()))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> Result<(), ActionFailure> {
-        rustix::fs::renameat(&self.dir, from, &self.dir, to).map_err(|error| self.failed("rename in", error))
-    }
-
-    fn remove(&self, name: &str) -> Result<(), ActionFailure> {
-        remove_at(&self.dir, name, &self.path.display().to_string())
-    }
-
-    /// Takes the right to execute from what is stored and makes the move durable.
-    fn seal(&self) -> Result<(), ActionFailure> {
-        if let Some(file) = self.open(STORED)? {
-            rustix::fs::fchmod(&file, STORED_MODE).map_err(|error| self.failed("seal", error))?;
-            rustix::fs::fsync(&file).map_err(|error| self.failed("sync", error))?;
-        }
-        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("sync", error))
-    }
-
-    /// Removes the folder with what is still in it.
-    fn clear(&self) -> Result<(), ActionFailure> {
-        self.remove(STORED)?;
-        self.remove(PART)?;
-        fs::remove_dir(&self.path).map_err(failed("remove", &self.path.display().to_string()))
-    }
-
-    fn failed(&self, operation: &str, error: Errno) -> ActionFailure {
-        ActionFailure::io(operation, self.path.display(), &error.into())
-    }
-}
-
-fn folder(task: &Task<'_>) -> PathBuf {
-    task.scene.state_dir.join("vault").join(task.tag())
-}
-
-fn remove_at(dir: &OwnedFd, name: &str, path: &str) -> Result<(), ActionFailure> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(failed("remove what is left of", path)(error.into())),
-    }
-}
-
 /// Neither the agent, nor what a node cannot do without, nor our own state, nor more than the store shall hold.
 fn check(task: &Task<'_>, path: &str, meta: &fs::Metadata) -> Result<(), ActionFailure> {
     if let Some(because) = task.scene.protected.file_reason(meta) {
@@ -541,10 +384,6 @@ fn no_file(task: &Task<'_>) -> ActionFailure {
     }
 }
 
-fn gone(path: &str) -> ActionFailure {
-    ActionFailure::TargetGone { target: format!("file {path}") }
-}
-
 fn changed(path: &str, expected: (u64, u64), found: (u64, u64)) -> ActionFailure {
     let word = |(inode, device): (u64, u64)| format!("inode {inode} on device {device}");
     ActionFailure::TargetChanged {
@@ -552,9 +391,4 @@ fn changed(path: &str, expected: (u64, u64), found: (u64, u64)) -> ActionFailure
         expected: word(expected),
         found: word(found),
     }
-}
-
-fn failed(operation: &str, path: &str) -> impl FnOnce(io::Error) -> ActionFailure {
-    let (operation, path) = (operation.to_owned(), path.to_owned());
-    move |error| ActionFailure::io(&operation, path, &error)
 }

@@ -1,7 +1,9 @@
 //! What is odd about a rule that is otherwise right: fields that its events cannot have, and rules that cannot fire.
 
+use std::collections::HashMap;
+
 use crate::{
-    ast::{Detection, Expr, FieldName, Item, Join, Polarity, Quantifier, Rule, Search, Test},
+    ast::{Correlation, Detection, Expr, FieldName, Item, Join, Polarity, Quantifier, Rule, Search, Test},
     diagnostic::{Code, Diagnostic, nearest},
     schema::{AUDIT_TYPES, Category, CategorySet, Field, Firing, Taxonomy, known_absent},
     text_match,
@@ -21,6 +23,28 @@ pub(crate) fn check(rule: &mut Rule, sources: CategorySet, diagnostics: &mut Vec
             rule.logsource.span,
             "its logsource",
         ));
+    }
+}
+
+/// Warns of correlations that wait for a rule that cannot fire.
+pub(crate) fn check_correlations(
+    correlations: &[Correlation],
+    rules: &[Rule],
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let dead: HashMap<&str, &str> = rules
+        .iter()
+        .filter_map(|rule| match &rule.firing {
+            Firing::Cannot { why } => Some((rule.key(), why.as_str())),
+            Firing::Can => None,
+        })
+        .collect();
+    for reference in correlations.iter().flat_map(|correlation| &correlation.rules) {
+        if let Some(why) = dead.get(reference.key.as_str()) {
+            let message = format!("the rule `{}` cannot fire: {why}", reference.text);
+            let label = "this correlation waits for it";
+            diagnostics.push(Diagnostic::warning(Code::CannotFire, message, reference.span, label));
+        }
     }
 }
 

@@ -76,6 +76,7 @@ pub fn load_with(files: &[SourceFile], options: &Options) -> Loaded {
     for rule in &mut loaded.rules {
         lint::check(rule, options.sources, &mut loaded.diagnostics);
     }
+    lint::check_correlations(&loaded.correlations, &loaded.rules, &mut loaded.diagnostics);
     loaded.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
     loaded
 }

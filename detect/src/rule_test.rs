@@ -7,10 +7,8 @@ mod format;
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
-use model::Reaction;
-
 use crate::{
-    ast::{Meta, Rule},
+    ast::Meta,
     correlation::{Correlator, Limits},
     diagnostic::{Code, Diagnostic},
     explain::{self, explain},
@@ -325,11 +323,4 @@ fn outcome(matched: bool, expected: Expected, explanation: impl FnOnce() -> Stri
         Expected::NoMatch if matched => Outcome::Failed { expected: "no match", explanation: explanation() },
         _ => Outcome::Passed,
     }
-}
-
-/// Whether a rule with a reaction of its own has tests of both kinds: such a rule acts without being asked.
-#[must_use]
-pub fn may_react(rule: &Rule, report: &Report) -> bool {
-    rule.hemostat.reaction_or_default() == Reaction::None
-        || !report.untested.iter().any(|(key, _)| key == rule.key())
 }

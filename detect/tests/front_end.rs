@@ -231,6 +231,16 @@ fn a_rule_says_whether_it_can_fire_and_why_not() {
 }
 
 #[test]
+fn a_correlation_that_waits_for_a_dead_rule_is_warned_of() {
+    let windows = rule("s: {Image: /a}\ncondition: s").replace("linux", "windows");
+    let loaded = load_text(&format!(
+        "{windows}---\ntitle: C\ncorrelation: {{type: event_count, rules: [t], group-by: [User], timespan: 1m, condition: {{gte: 2}}}}\n"
+    ));
+    assert_eq!(loaded.diagnostics.iter().filter(|one| one.code == Code::CannotFire).count(), 2);
+    assert_eq!(loaded.correlations.len(), 1);
+}
+
+#[test]
 fn auditd_rules_match_our_own_events() {
     let loaded = load_text(
         "title: T\nlogsource: {product: linux, service: auditd}\ndetection:\n  s: {type: EXECVE, a0: wget, a1|startswith: '--post-file='}\n  condition: s\n",

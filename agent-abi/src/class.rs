@@ -68,7 +68,9 @@ impl Class {
             | Self::FileLink
             | Self::FileMode
             | Self::FileOwner => Group::File,
-            Self::Connect | Self::Accept | Self::Bind | Self::Listen | Self::SocketClose | Self::Dns => Group::Net,
+            Self::Connect | Self::Accept | Self::Bind | Self::Listen | Self::SocketClose | Self::Dns => {
+                Group::Net
+            }
             _ => Group::Critical,
         }
     }

@@ -10,8 +10,9 @@ use aya_ebpf::{
 };
 
 use crate::{
-    event, off,
+    event,
     net::{mapped, owner_of},
+    off,
     read::{bounded, peek},
     scratch::{self, Claim},
     task,
@@ -173,7 +174,12 @@ fn tell(ctx: &SkBuffContext, head: &Head, at: u32, rest: u32, owner: Option<&mut
     // SAFETY: the question lies in the record; its length is 1 to 512.
     let read = unsafe {
         rest != 0
-            && bpf_skb_load_bytes(ctx.skb.skb as *const c_void, at, claim.record().add(TAIL).cast(), len as u32) == 0
+            && bpf_skb_load_bytes(
+                ctx.skb.skb as *const c_void,
+                at,
+                claim.record().add(TAIL).cast(),
+                len as u32,
+            ) == 0
     };
     if !read {
         return event.lost(Fate::LostRead);
@@ -192,7 +198,12 @@ fn load<T: Copy>(ctx: &SkBuffContext, at: u32) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes the whole value or fails.
     unsafe {
-        let err = bpf_skb_load_bytes(ctx.skb.skb as *const c_void, at, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+        let err = bpf_skb_load_bytes(
+            ctx.skb.skb as *const c_void,
+            at,
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+        );
         if err == 0 { Some(value.assume_init()) } else { None }
     }
 }

@@ -4,8 +4,8 @@
 use core::ffi::c_void;
 
 use agent_abi::{
-    Budget, BudgetKey, CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, CONTROL_OWN_PID, CONTROL_OWN_START, Class,
-    ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX, RecordHeader,
+    Budget, BudgetKey, CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, CONTROL_OWN_PID, CONTROL_OWN_START,
+    Class, ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX, RecordHeader,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
@@ -149,7 +149,9 @@ impl Event {
             Group::File | Group::Net => (&raw const BULK, 0),
         };
         // SAFETY: `record` has at least `len` bytes; the verifier checks.
-        let err = unsafe { bpf_ringbuf_output(ring.cast_mut().cast::<c_void>(), record.cast_mut().cast(), len, flags) };
+        let err = unsafe {
+            bpf_ringbuf_output(ring.cast_mut().cast::<c_void>(), record.cast_mut().cast(), len, flags)
+        };
         count(self.class, if err == 0 { Fate::Submitted } else { Fate::LostRing });
     }
 }

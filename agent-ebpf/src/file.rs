@@ -8,8 +8,8 @@
 use core::ffi::c_void;
 
 use agent_abi::{
-    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader, TEST_ANY_TAIL,
-    TEST_PREFIX, TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text, tail_bit,
+    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader,
+    TEST_ANY_TAIL, TEST_PREFIX, TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text, tail_bit,
 };
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str,
@@ -176,7 +176,9 @@ fn opened(event: Event, fd: u64, flags: u32) {
         return event.filtered();
     }
     let (flags, created) = if all || writes(flags) {
-        let Some(mode) = peek::<u32>(file + u64::from(off!(file_f_mode))) else { return event.lost(Fate::LostRead) };
+        let Some(mode) = peek::<u32>(file + u64::from(off!(file_f_mode))) else {
+            return event.lost(Fate::LostRead);
+        };
         let created = mode & CREATED != 0;
         (own_flags(file, flags, created), created)
     } else {
@@ -188,8 +190,8 @@ fn opened(event: Event, fd: u64, flags: u32) {
     let flags = opaque(u64::from(flags)) as u32;
     let marks = opaque(if created { u64::from(FILE_CREATED) } else { 0 }) as u32;
     let path = path::resolve(claim, file + u64::from(off!(file_f_path)));
-    let wanted = passed != 0
-        || filter::path_passes(claim, path, event.switch(), event.generation, event.class as u8);
+    let wanted =
+        passed != 0 || filter::path_passes(claim, path, event.switch(), event.generation, event.class as u8);
     if path.end == WALK_FAULT {
         event.lost(Fate::LostRead);
     } else if !wanted {
@@ -304,8 +306,11 @@ fn paired(event: Event, claim: Claim, call: Call) {
     let mut body = FileBody { a: 0, b: 0, flags, text: [NONE; 2], pad: 0 };
     let mut tail = TAIL;
     // The target of a symbolic link is a text, not a path.
-    let first =
-        if flags & FILE_SYMBOLIC != 0 { text_only(claim, TAIL, from) } else { name_below(claim, TAIL, from_dir, from) };
+    let first = if flags & FILE_SYMBOLIC != 0 {
+        text_only(claim, TAIL, from)
+    } else {
+        name_below(claim, TAIL, from_dir, from)
+    };
     if first.path.end == WALK_FAULT {
         return event.lost(Fate::LostRead);
     }
@@ -367,7 +372,9 @@ fn of_descriptor(claim: Claim, fd: u32) -> Path {
 #[inline(always)]
 fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
     match take(claim, spare, name) {
-        Some(len) => Named { path: Path { begin: (PATH_MAX as u64 - len) as u32, end: WALK_ROOT }, unclear: false },
+        Some(len) => {
+            Named { path: Path { begin: (PATH_MAX as u64 - len) as u32, end: WALK_ROOT }, unclear: false }
+        }
         None => Named { path: Path::UNREAD, unclear: false },
     }
 }

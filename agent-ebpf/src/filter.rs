@@ -1,8 +1,8 @@
 //! Tests that decide whether an event can matter to a rule. One-sided (I1): what cannot be decided here passes.
 
 use agent_abi::{
-    CLASS_SLOTS, ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX,
-    TestKey, suffix_step,
+    CLASS_SLOTS, ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT,
+    TEST_PREFIX, TEST_SUFFIX, TestKey, suffix_step,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
@@ -85,7 +85,9 @@ fn suffix_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generatio
         key.value = suffix_step(key.value, lower(byte));
         // Read anew each time: the verifier would remember each bit that was tested, and never see two equal states.
         // SAFETY: a map value.
-        let word = unsafe { core::ptr::read_volatile((&raw const (*switch).suffix_lengths).cast::<u64>().add(i / 64)) };
+        let word = unsafe {
+            core::ptr::read_volatile((&raw const (*switch).suffix_lengths).cast::<u64>().add(i / 64))
+        };
         if word >> (i & 63) & 1 == 1 {
             key.len = (i + 1) as u8;
             if TESTS.get_ptr(&key).is_some() {
@@ -105,9 +107,8 @@ fn prefix_passes(claim: Claim, path: Path, generation: u8, class: u8) -> bool {
     if len > PREFIX_MAX as u64 {
         return true;
     }
-    let from = (&raw const *claim.slot) as u64
-        + core::mem::offset_of!(Slot, path) as u64
-        + u64::from(path.begin);
+    let from =
+        (&raw const *claim.slot) as u64 + core::mem::offset_of!(Slot, path) as u64 + u64::from(path.begin);
     // SAFETY: the key has room for PREFIX_MAX bytes, whole words of 8.
     unsafe {
         let trie: *mut TrieKey = &raw mut (*claim.slot).key;

@@ -4,9 +4,7 @@ use core::ffi::c_void;
 
 use agent_abi::{Class, Fate, KernelBody, RecordHeader, TEXT_UNREAD, Text};
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 
 use crate::{
@@ -119,7 +117,16 @@ fn traced(call: Call) {
     let (request, pid) = (call.first(), call.second() as u32);
     if !matches!(
         request,
-        TRACEME | POKETEXT | POKEDATA | POKEUSR | SETREGS | SETFPREGS | ATTACH | SETFPXREGS | SETREGSET | SEIZE
+        TRACEME
+            | POKETEXT
+            | POKEDATA
+            | POKEUSR
+            | SETREGS
+            | SETFPREGS
+            | ATTACH
+            | SETFPXREGS
+            | SETREGSET
+            | SEIZE
     ) {
         return;
     }

@@ -1,8 +1,8 @@
 //! All maps that more than one family uses.
 
 use agent_abi::{
-    Budget, BudgetKey, CLASS_SLOTS, CLASSES, CONTROL_SLOTS, ClassCounts, ClassSwitch, HeldTask, NetKey, Offsets,
-    PathKey, TaskKey, TestKey,
+    Budget, BudgetKey, CLASS_SLOTS, CLASSES, CONTROL_SLOTS, ClassCounts, ClassSwitch, HeldTask, NetKey,
+    Offsets, PathKey, TaskKey, TestKey,
 };
 use aya_ebpf::{
     macros::map,

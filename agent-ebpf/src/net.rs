@@ -89,7 +89,8 @@ pub fn net_sendmsg6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock(post_bind4)]
 pub fn net_bind4(ctx: SockContext) -> i32 {
     // SAFETY: the context; volatile, since the verifier wants reads of four bytes.
-    let (addr, port) = unsafe { (word(&raw const (*ctx.sock).src_ip4), word(&raw const (*ctx.sock).src_port)) };
+    let (addr, port) =
+        unsafe { (word(&raw const (*ctx.sock).src_ip4), word(&raw const (*ctx.sock).src_port)) };
     bound(&ctx, End { addr: mapped(addr), port: port as u16, pad: 0 });
     1
 }
@@ -98,7 +99,8 @@ pub fn net_bind4(ctx: SockContext) -> i32 {
 #[cgroup_sock(post_bind6)]
 pub fn net_bind6(ctx: SockContext) -> i32 {
     // SAFETY: as above.
-    let (addr, port) = unsafe { (words((&raw const (*ctx.sock).src_ip6).cast()), word(&raw const (*ctx.sock).src_port)) };
+    let (addr, port) =
+        unsafe { (words((&raw const (*ctx.sock).src_ip6).cast()), word(&raw const (*ctx.sock).src_port)) };
     bound(&ctx, End { addr, port: port as u16, pad: 0 });
     1
 }
@@ -198,7 +200,9 @@ fn listening(sk: *const u8) {
 /// Where nobody was noted as the owner, the one that closes is.
 #[inline(always)]
 fn closing(sk: *const u8) {
-    if !event::is_on(Class::SocketClose) || ACCEPTED.get_ptr(&(sk as u64)).is_some() || owner_of(sk as *mut c_void).is_some()
+    if !event::is_on(Class::SocketClose)
+        || ACCEPTED.get_ptr(&(sk as u64)).is_some()
+        || owner_of(sk as *mut c_void).is_some()
     {
         return;
     }
@@ -272,7 +276,9 @@ fn accepted(fd: u64) -> Option<()> {
     }
     let sk: u64 = peek(socket + u64::from(off!(socket_sk)))?;
     let family: u16 = peek(sk + u64::from(off!(sk_family)))?;
-    if (family != AF_INET && family != AF_INET6) || peek::<u16>(sk + u64::from(off!(sk_protocol)))? != TCP as u16 {
+    if (family != AF_INET && family != AF_INET6)
+        || peek::<u16>(sk + u64::from(off!(sk_protocol)))? != TCP as u16
+    {
         return None;
     }
     let event = event::begin(Class::Accept);
@@ -318,7 +324,11 @@ fn wanted(event: Event, record: &NetRecord) -> bool {
     if event.passes_all() {
         return true;
     }
-    let end = if matches!(event.class, Class::Bind | Class::Listen) { record.body.local } else { record.body.remote };
+    let end = if matches!(event.class, Class::Bind | Class::Listen) {
+        record.body.local
+    } else {
+        record.body.remote
+    };
     filter::port_passes(event.switch(), event.generation, event.class as u8, end.port)
         || filter::net_passes(event.switch(), event.generation, event.class as u8, end.addr)
 }
@@ -341,7 +351,8 @@ fn new_record(class: Class) -> NetRecord {
 #[inline(always)]
 fn note(sk: *mut c_void, record: &mut NetRecord) {
     // SAFETY: a socket that the verifier knows; the value is copied.
-    let kept = unsafe { bpf_sk_storage_get(owners(), sk, (&raw mut *record).cast(), CREATE) }.cast::<NetRecord>();
+    let kept =
+        unsafe { bpf_sk_storage_get(owners(), sk, (&raw mut *record).cast(), CREATE) }.cast::<NetRecord>();
     if !kept.is_null() {
         // It may have been there before.
         // SAFETY: the value, which lives as long as the socket.
@@ -371,7 +382,8 @@ fn end4(addr: *const bpf_sock_addr) -> End {
 #[inline(always)]
 fn end6(addr: *const bpf_sock_addr) -> End {
     // SAFETY: the context.
-    let (ip, port) = unsafe { (words((&raw const (*addr).user_ip6).cast()), word(&raw const (*addr).user_port)) };
+    let (ip, port) =
+        unsafe { (words((&raw const (*addr).user_ip6).cast()), word(&raw const (*addr).user_port)) };
     End { addr: ip, port: u16::from_be(port as u16), pad: 0 }
 }
 
@@ -408,7 +420,8 @@ fn peeked_ends(sk: u64, family: u16) -> Option<(End, End)> {
     } else {
         (mapped(peek(sk + u64::from(off!(sk_rcv_saddr)))?), mapped(peek(sk + u64::from(off!(sk_daddr)))?))
     };
-    let (num, dport): (u16, u16) = (peek(sk + u64::from(off!(sk_num)))?, peek(sk + u64::from(off!(sk_dport)))?);
+    let (num, dport): (u16, u16) =
+        (peek(sk + u64::from(off!(sk_num)))?, peek(sk + u64::from(off!(sk_dport)))?);
     Some((End { addr: local, port: num, pad: 0 }, End { addr: remote, port: u16::from_be(dport), pad: 0 }))
 }
 

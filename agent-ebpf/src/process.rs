@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use agent_abi::{
     ARGV_MAX, CLASS_SLOTS, Class, EXEC_HELD, EXEC_HOLD_FAILED, ExecBody, ExitBody, Fate, ForkBody, HOLD,
-    HeldTask, MISSING, MODE_ALL, MODE_OFF, RecordHeader, TEST_UNLINKED, TEXT_TRUNCATED, TEXT_UNREAD, TaskKey, Text,
+    HeldTask, MISSING, MODE_ALL, MODE_OFF, RecordHeader, TEST_UNLINKED, TEXT_TRUNCATED, TEXT_UNREAD, TaskKey,
+    Text,
 };
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_send_signal},
@@ -21,8 +22,7 @@ use crate::{
     path::{self, Path},
     read::{bounded, field, peek},
     scratch::{self, Claim},
-    shadow, task,
-    text,
+    shadow, task, text,
 };
 
 const SIGSTOP: u32 = 19;
@@ -186,7 +186,9 @@ fn build_exec(event: Event, claim: Claim, bprm: *const u8) -> Option<u64> {
 /// Stops the process if a hold test holds, and notes it in the pinned map.
 #[inline(always)]
 fn hold(event: Event, claim: Claim, exe: Path, links: u32) -> u32 {
-    let Some(switch) = SWITCHES.get_ptr(u32::from(event.generation) * CLASS_SLOTS + u32::from(HOLD)) else { return 0 };
+    let Some(switch) = SWITCHES.get_ptr(u32::from(event.generation) * CLASS_SLOTS + u32::from(HOLD)) else {
+        return 0;
+    };
     // SAFETY: a map value.
     let (mode, tests) = unsafe { ((*switch).mode, (*switch).tests) };
     if mode == MODE_OFF {
@@ -275,7 +277,11 @@ unsafe fn fill_tty(to: *mut [u8; 64], current: *const u8) {
         }
         let tty: u64 = field(signal, off!(signal_tty));
         if tty != 0 {
-            bpf_probe_read_kernel_str(to.cast::<c_void>(), 64, (tty + u64::from(off!(tty_name))) as *const c_void);
+            bpf_probe_read_kernel_str(
+                to.cast::<c_void>(),
+                64,
+                (tty + u64::from(off!(tty_name))) as *const c_void,
+            );
         }
     }
 }

@@ -36,7 +36,11 @@ pub fn peek<T: Copy>(addr: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes exactly size_of::<T>() bytes, zeros on a fault.
     let err = unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size_of::<T>() as u32, addr as *const c_void)
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+            addr as *const c_void,
+        )
     };
     // SAFETY: written in either case; T is plain data here.
     if err == 0 { Some(unsafe { value.assume_init() }) } else { None }

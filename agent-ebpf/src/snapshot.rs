@@ -64,7 +64,11 @@ extern "C" fn processes(ctx: *const IterTask) -> i32 {
         header.comm = peek(task as u64 + u64::from(off!(task_comm))).unwrap_or([0; 16]);
         let seq = (*(*ctx).meta).seq;
         // A full buffer is read out by the kernel, which then calls again for the same task.
-        bpf_seq_write(seq.cast(), (&raw const header).cast::<c_void>().cast_mut(), size_of::<RecordHeader>() as u32);
+        bpf_seq_write(
+            seq.cast(),
+            (&raw const header).cast::<c_void>().cast_mut(),
+            size_of::<RecordHeader>() as u32,
+        );
     }
     0
 }

@@ -101,7 +101,8 @@ impl KernelTypes {
     }
 
     fn path(&self, id: u32, member: &str) -> Option<u32> {
-        let (first, rest) = member.split_once('.').map_or((member, None), |(first, rest)| (first, Some(rest)));
+        let (first, rest) =
+            member.split_once('.').map_or((member, None), |(first, rest)| (first, Some(rest)));
         let (offset, inner) = self.member(id, first, DEPTH)?;
         match rest {
             Some(rest) => Some(offset + self.path(self.resolved(inner)?, rest)?),
@@ -137,7 +138,9 @@ impl KernelTypes {
     fn resolved(&self, mut id: u32) -> Option<u32> {
         for _ in 0..DEPTH {
             match self.head(id)? {
-                (KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG, _, refers) => id = refers,
+                (KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG, _, refers) => {
+                    id = refers
+                }
                 _ => return Some(id),
             }
         }

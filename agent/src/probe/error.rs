@@ -27,7 +27,9 @@ pub enum ProbeError {
         what: &'static str,
     },
     /// Not enough rights.
-    #[error("loading eBPF needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): {operation} gave {source}")]
+    #[error(
+        "loading eBPF needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): {operation} gave {source}"
+    )]
     NotPermitted {
         /// What was tried.
         operation: String,
@@ -59,7 +61,9 @@ pub enum ProbeError {
         because: String,
     },
     /// The folder for pinned maps.
-    #[error("{operation} on {path} failed ({source}): eBPF maps are pinned there; mount bpffs with `mount -t bpf bpf /sys/fs/bpf`")]
+    #[error(
+        "{operation} on {path} failed ({source}): eBPF maps are pinned there; mount bpffs with `mount -t bpf bpf /sys/fs/bpf`"
+    )]
     Pin {
         /// What was tried.
         operation: &'static str,

@@ -12,8 +12,8 @@ use std::{
 };
 
 use agent_abi::{
-    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS,
-    MISSING, NetKey, PathKey, TestKey,
+    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NetKey, PathKey,
+    TestKey,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -127,10 +127,12 @@ impl Probes {
     pub fn load(config: &ProbeConfig, plan: &FilterPlan) -> Result<Self, ProbeError> {
         let (offsets, missing_offsets) = offsets()?;
         sys::ensure_bpffs().map_err(|source| pin_error("mount bpffs", "/sys/fs/bpf".into(), source))?;
-        std::fs::create_dir_all(&config.pins).map_err(|source| pin_error("create", config.pins.clone(), source))?;
+        std::fs::create_dir_all(&config.pins)
+            .map_err(|source| pin_error("create", config.pins.clone(), source))?;
         let held_pin = config.pins.join("held");
         let mut ebpf = {
-            let btf = Btf::from_sys_fs().map_err(|err| ProbeError::NoBtf { path: VMLINUX, source: io::Error::other(err) })?;
+            let btf = Btf::from_sys_fs()
+                .map_err(|err| ProbeError::NoBtf { path: VMLINUX, source: io::Error::other(err) })?;
             EbpfLoader::new()
                 .btf(Some(&btf))
                 .override_global("OFFSETS", offsets.as_slice(), true)
@@ -169,7 +171,10 @@ impl Probes {
         probes.apply_plan(plan)?;
         // After fork and exec are attached: who comes in between is remembered by them.
         if let Err(because) = snapshot::read(&mut probes.ebpf, "remember_all") {
-            tracing::warn!(because, "the first change of credentials of a process that runs already may not be seen");
+            tracing::warn!(
+                because,
+                "the first change of credentials of a process that runs already may not be seen"
+            );
             probes.blind_at_start = Some(because);
         }
         if config.own_events == OwnEvents::LeftOut {
@@ -232,7 +237,11 @@ impl Probes {
             }
         };
         hooks::all()
-            .map(|hook| HookStatus { hook: hook.name.into(), classes: hook.classes.to_vec(), state: state(hook) })
+            .map(|hook| HookStatus {
+                hook: hook.name.into(),
+                classes: hook.classes.to_vec(),
+                state: state(hook),
+            })
             .collect()
     }
 
@@ -302,7 +311,9 @@ impl Probes {
     /// What is degraded, in a person's words: tests that had to be widened, offsets that this kernel does not have.
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
-        let mut all = self.written[usize::from(self.generation)].as_ref().map_or(vec![], |tables| tables.widened.clone());
+        let mut all = self.written[usize::from(self.generation)]
+            .as_ref()
+            .map_or(vec![], |tables| tables.widened.clone());
         if !self.missing_offsets.is_empty() {
             all.push(format!("this kernel's types lack {}", self.missing_offsets.join(", ")));
         }
@@ -310,7 +321,9 @@ impl Probes {
             all.push(format!("the agent sees its own events: {because}"));
         }
         if let Some(because) = &self.blind_at_start {
-            all.push(format!("first changes of credentials of processes that ran before the agent may be missed: {because}"));
+            all.push(format!(
+                "first changes of credentials of processes that ran before the agent may be missed: {because}"
+            ));
         }
         all
     }
@@ -419,7 +432,6 @@ impl Probes {
             .map_err(|because| ProbeError::Essential { hook: "processes", because })?;
         Ok(decode::tasks(&bytes))
     }
-
 }
 
 fn needed(hook: &Hook, wanted: &[EventClass]) -> bool {

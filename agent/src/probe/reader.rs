@@ -115,9 +115,9 @@ fn stop_raised(stop: &StopFlag) -> Result<bool, ProbeError> {
 }
 
 fn wait(fds: &[BorrowedFd<'_>], timeout: Duration) -> Result<usize, ProbeError> {
-    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-    let timeout =
-        Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
     match poll(&mut polled, Some(&timeout)) {
         Ok(ready) => Ok(ready),
         Err(rustix::io::Errno::INTR) => Ok(0),

@@ -34,7 +34,8 @@ impl Ring {
         let page = rustix::param::page_size();
         let consumer = Mapping::new(&fd, page, 0, libc::PROT_READ | libc::PROT_WRITE)?;
         let producer = Mapping::new(&fd, page + size as usize, page, libc::PROT_READ)?;
-        let mut ring = Self { fd, consumer, producer, page, size: u64::from(size), position: 0, wrapped: Vec::new() };
+        let mut ring =
+            Self { fd, consumer, producer, page, size: u64::from(size), position: 0, wrapped: Vec::new() };
         ring.position = ring.consumer_word().load(Ordering::Acquire);
         Ok(ring)
     }
@@ -123,7 +124,14 @@ impl Mapping {
     fn new(fd: &OwnedFd, len: usize, offset: usize, protection: i32) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address that the kernel chooses.
         let at = unsafe {
-            libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd.as_raw_fd(), offset as libc::off_t)
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                offset as libc::off_t,
+            )
         };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

@@ -11,7 +11,8 @@ use super::error::{chain, program_failure};
 
 /// Loads and attaches the iterator if need be, and reads all that it writes.
 pub(super) fn read(ebpf: &mut Ebpf, name: &str) -> Result<Vec<u8>, String> {
-    let program: &mut Program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let program: &mut Program =
+        ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
     let iter = <&mut Iter>::try_from(program).map_err(|err| chain(&err))?;
     if iter.fd().is_err() {
         let btf = Btf::from_sys_fs().map_err(|err| chain(&err))?;

@@ -44,8 +44,10 @@ fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
         });
         let counts = probes.counts()?;
         let memfd = counts.get(&EventClass::Memfd).copied().unwrap_or_default();
-        let exact = counts.values().all(|count| count.seen == count.submitted + count.filtered + count.lost());
-        let all_read = counts.iter().all(|(class, count)| given.get(class).copied().unwrap_or(0) == count.submitted);
+        let exact =
+            counts.values().all(|count| count.seen == count.submitted + count.filtered + count.lost());
+        let all_read =
+            counts.iter().all(|(class, count)| given.get(class).copied().unwrap_or(0) == count.submitted);
         if exact && all_read {
             if memfd.lost_ring == 0 || memfd.seen < total {
                 return Err(format!("the ring did not overflow: {memfd:?}").into());
@@ -72,7 +74,8 @@ fn budgets(scene: &mut Scene) -> Result<(), Failure> {
     })?;
     let (seen, quiet_seen) = (acts(&records, first).len() as u64, acts(&records, second).len() as u64);
     let all = scene.probes.budgets();
-    let of = |cgroup: CgroupId| all.iter().find(|budget| budget.cgroup == cgroup && budget.group == 0).copied();
+    let of =
+        |cgroup: CgroupId| all.iter().find(|budget| budget.cgroup == cgroup && budget.group == 0).copied();
     let budget = of(noisy.id).ok_or("no budget entry for the noisy cgroup")?;
     same("passed of the noisy cgroup", &budget.passed, &seen)?;
     same("passed and cut of the noisy cgroup", &(budget.passed + budget.cut), &total)?;
@@ -96,7 +99,8 @@ impl Cgroup {
             let words: Vec<&str> = line.split(' ').collect();
             (words.get(2) == Some(&"cgroup2")).then(|| words[1].to_owned())
         });
-        let path = PathBuf::from(mount.ok_or("no cgroup2 mount")?).join(format!("hemostat-{name}-{}", std::process::id()));
+        let path = PathBuf::from(mount.ok_or("no cgroup2 mount")?)
+            .join(format!("hemostat-{name}-{}", std::process::id()));
         fs::create_dir(&path)?;
         let id = CgroupId(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path)?));
         Ok(Self { path, id })

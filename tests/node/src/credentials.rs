@@ -29,16 +29,14 @@ fn set_ids(scene: &mut Scene) -> Result<(), Failure> {
     let found: Vec<_> = acts(&records, pid)
         .into_iter()
         .filter_map(|act| match act {
-            Activity::CredentialChange { before, after } => {
-                Some(((before.uid, before.gid, before.cap_effective != 0), (after.uid, after.gid, after.cap_effective != 0)))
-            }
+            Activity::CredentialChange { before, after } => Some((
+                (before.uid, before.gid, before.cap_effective != 0),
+                (after.uid, after.gid, after.cap_effective != 0),
+            )),
             _ => None,
         })
         .collect();
-    let expected = vec![
-        ((0, 0, true), (0, 5678, true)),
-        ((0, 5678, true), (1234, 5678, false)),
-    ];
+    let expected = vec![((0, 0, true), (0, 5678, true)), ((0, 5678, true), (1234, 5678, false))];
     same("changes", &found, &expected)
 }
 
@@ -63,7 +61,9 @@ fn setuid_binary(scene: &mut Scene) -> Result<(), Failure> {
         Ok(Pid(child.id()))
     })?;
     let last = acts(&records, pid).into_iter().rfind(|act| matches!(act, Activity::CredentialChange { .. }));
-    let Some(Activity::CredentialChange { before, after }) = last else { return Err("no change seen".into()) };
+    let Some(Activity::CredentialChange { before, after }) = last else {
+        return Err("no change seen".into());
+    };
     same("before", &(before.uid, before.euid, before.cap_effective), &(1234, 1234, 0))?;
     same("after", &(after.uid, after.euid, after.cap_effective != 0), &(1234, 0, true))
 }

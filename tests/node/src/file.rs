@@ -8,7 +8,9 @@ use std::{
 };
 
 use agent::record::{Body, Record};
-use model::{Activity, ClassPlan, Created, EventClass, FilePath, FilterPlan, KernelTest, LinkKind, Pid, Truncated};
+use model::{
+    Activity, ClassPlan, Created, EventClass, FilePath, FilterPlan, KernelTest, LinkKind, Pid, Truncated,
+};
 
 use crate::{
     Check, Failure,
@@ -17,8 +19,14 @@ use crate::{
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "file: each call once with the right values, failures not at all", run: calls },
-    Check { name: "file: relative names, links, bind mounts, overlay and /proc/self/root give the real path", run: paths },
-    Check { name: "file: a path of 300 components is whole, one beyond 4 KiB is cut at its front", run: deep },
+    Check {
+        name: "file: relative names, links, bind mounts, overlay and /proc/self/root give the real path",
+        run: paths,
+    },
+    Check {
+        name: "file: a path of 300 components is whole, one beyond 4 KiB is cut at its front",
+        run: deep,
+    },
     Check { name: "file: opens through io_uring and 32-bit calls are seen", run: other_ways },
     Check { name: "file: i1_the filter passes what a test wants, and no more", run: filter },
     Check { name: "file: of 50,000 creates every one is right", run: storm },
@@ -95,7 +103,8 @@ fn calls(scene: &mut Scene) -> Result<(), Failure> {
     scene.needs(EventClass::FileOpen)?;
     let (pid, records) = scene.during(|_| run_helper(&["file", "calls", dir.path()]))?;
     let at = |name: &str| whole(format!("{d}/{name}"));
-    let open = |name: &str, flags: i32, created| Activity::FileOpen { file: at(name), flags: flags as u32, created };
+    let open =
+        |name: &str, flags: i32, created| Activity::FileOpen { file: at(name), flags: flags as u32, created };
     let expected = vec![
         open("a", libc::O_CREAT | libc::O_RDWR | libc::O_EXCL, Created::Yes),
         open("a", libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC, Created::No),
@@ -122,11 +131,8 @@ fn calls(scene: &mut Scene) -> Result<(), Failure> {
         Activity::FileDelete { file: at("sub/c") },
         Activity::FileDelete { file: at("sub") },
     ];
-    let found: Vec<Activity> = acts(&records, pid)
-        .into_iter()
-        .filter(|activity| ours(activity, &d))
-        .cloned()
-        .collect();
+    let found: Vec<Activity> =
+        acts(&records, pid).into_iter().filter(|activity| ours(activity, &d)).cloned().collect();
     for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
         same(&format!("call {n}"), found, expected)?;
     }
@@ -147,10 +153,12 @@ fn ours(activity: &Activity, dir: &str) -> bool {
 }
 
 fn opens(records: &[Record], pid: Pid) -> Vec<&FilePath> {
-    let file = |activity| match activity {
-        &Activity::FileOpen { ref file, .. } => Some(file),
-        _ => None,
-    };
+    fn file(activity: &Activity) -> Option<&FilePath> {
+        match activity {
+            Activity::FileOpen { file, .. } => Some(file),
+            _ => None,
+        }
+    }
     acts(records, pid).into_iter().filter_map(file).collect()
 }
 
@@ -159,8 +167,11 @@ fn paths(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::FileOpen, EventClass::FileDelete])?;
     scene.needs(EventClass::FileOpen)?;
     let (pid, records) = scene.during(|_| run_helper(&["file", "paths", dir.path()]))?;
-    let found: Vec<&str> =
-        opens(&records, pid).into_iter().map(|file| file.path.as_str()).filter(|path| path.contains("secret")).collect();
+    let found: Vec<&str> = opens(&records, pid)
+        .into_iter()
+        .map(|file| file.path.as_str())
+        .filter(|path| path.contains("secret"))
+        .collect();
     let d = dir.path();
     // Written, by `..`, by a link to it, by a link to its folder, by /proc/self/root; in a bind mount, an overlay, a new root.
     let mut expected = vec![format!("{d}/real/secret"); 5];
@@ -172,8 +183,10 @@ fn paths(scene: &mut Scene) -> Result<(), Failure> {
     }
     expected.push(format!("{d}/real/secret"));
     same("opens", &found, &expected.iter().map(String::as_str).collect())?;
-    let deleted: Vec<&Activity> =
-        acts(&records, pid).into_iter().filter(|activity| matches!(activity, Activity::FileDelete { .. })).collect();
+    let deleted: Vec<&Activity> = acts(&records, pid)
+        .into_iter()
+        .filter(|activity| matches!(activity, Activity::FileDelete { .. }))
+        .collect();
     same("deletes", &deleted, &vec![&Activity::FileDelete { file: whole(format!("{d}/bound/gone")) }])
 }
 
@@ -183,7 +196,8 @@ fn deep(scene: &mut Scene) -> Result<(), Failure> {
     scene.needs(EventClass::FileOpen)?;
     let (pid, records) = scene.during(|_| run_helper(&["file", "deep", dir.path()]))?;
     let found = opens(&records, pid);
-    let leaf = |name: &str| found.iter().find(|file| file.path.ends_with(name)).copied().ok_or("no such open");
+    let leaf =
+        |name: &str| found.iter().find(|file| file.path.ends_with(name)).copied().ok_or("no such open");
     let expected: String = (0..300).map(|n| format!("/d{n:03}")).collect();
     same("300 components", leaf("/leaf")?, &whole(format!("{}{expected}/leaf", dir.path())))?;
     let cut = leaf("/leaf2")?;
@@ -218,7 +232,8 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("filter")?;
     let d = dir.path().to_owned();
     let opened = |scene: &mut Scene, tests: Vec<KernelTest>| -> Result<BTreeSet<String>, Failure> {
-        let plan = FilterPlan { classes: [(EventClass::FileOpen, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
+        let plan =
+            FilterPlan { classes: [(EventClass::FileOpen, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
         scene.probes.apply_plan(&plan)?;
         scene.needs(EventClass::FileOpen)?;
         let (pid, records) = scene.during(|_| run_helper(&["file", "filter", &d]))?;
@@ -238,7 +253,8 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
     same("none", &opened(scene, vec![KernelTest::PathIs("/nowhere".into())])?, &set(&[]))?;
     // `..` in the caller's text must not lead past a test.
     let tests = vec![KernelTest::PathIs(format!("{d}/sub/gone"))];
-    let plan = FilterPlan { classes: [(EventClass::FileDelete, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
+    let plan =
+        FilterPlan { classes: [(EventClass::FileDelete, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
     scene.probes.apply_plan(&plan)?;
     let (pid, records) = scene.during(|_| run_helper(&["file", "dotted", &d]))?;
     let gone = Activity::FileDelete { file: whole(format!("{d}/sub/gone")) };
@@ -256,8 +272,10 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let cgroup = crate::helper::cgroup_id(std::process::id())?;
     let (pids, records) = scene.during(|_| run_workers(dir.path(), each))?;
     for (worker, pid) in pids.iter().enumerate() {
-        let of_worker: Vec<&Record> =
-            records.iter().filter(|record| record.task.key.pid == *pid && matches!(record.body, Body::Act(_))).collect();
+        let of_worker: Vec<&Record> = records
+            .iter()
+            .filter(|record| record.task.key.pid == *pid && matches!(record.body, Body::Act(_)))
+            .collect();
         let strange = of_worker.iter().find(|record| {
             record.task.parent.pid != Pid(std::process::id())
                 || record.task.cgroup.0 != cgroup
@@ -283,7 +301,12 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
             _ => None,
         });
         if created != expected || deleted != expected {
-            return Err(format!("worker {worker}: {} creates, {} deletes of {each}", created.len(), deleted.len()).into());
+            return Err(format!(
+                "worker {worker}: {} creates, {} deletes of {each}",
+                created.len(),
+                deleted.len()
+            )
+            .into());
         }
     }
     Ok(())
@@ -370,4 +393,3 @@ fn make_node(path: &Path) -> io::Result<()> {
         Err(err) => Err(err.into()),
     }
 }
-

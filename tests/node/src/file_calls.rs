@@ -1,13 +1,7 @@
 //! What other processes do to files for the checks of `file.rs`, call by call.
 #![expect(unsafe_code, reason = "system calls in the very form that is tested")]
 
-use std::{
-    ffi::CString,
-    fs, io,
-    os::fd::RawFd,
-    path::Path,
-    process::ExitCode,
-};
+use std::{ffi::CString, fs, io, os::fd::RawFd, path::Path, process::ExitCode};
 
 use crate::Failure;
 
@@ -95,7 +89,10 @@ fn calls(dir: &str) -> Result<(), Failure> {
 }
 
 fn paths(dir: &str) -> Result<(), Failure> {
-    use rustix::{mount::*, thread::{UnshareFlags, unshare_unsafe}};
+    use rustix::{
+        mount::*,
+        thread::{UnshareFlags, unshare_unsafe},
+    };
     // SAFETY: this process has one thread and shares no file descriptors.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS)? };
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -159,7 +156,14 @@ fn uring(dir: &str) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(77));
         }
         let map = |len: usize, offset: i64| {
-            libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, offset)
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                offset,
+            )
         };
         // struct io_uring_params: sq_off begins at word 10 (head, tail, ring_mask, ring_entries, flags, dropped, array).
         let (tail, array) = (params[11] as usize, params[16] as usize);
@@ -189,7 +193,11 @@ fn compat(dir: &str) -> Result<ExitCode, Failure> {
     unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
         let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
-        std::ptr::copy_nonoverlapping(name.as_ptr().cast::<u8>(), page.cast::<u8>(), name.as_bytes_with_nul().len());
+        std::ptr::copy_nonoverlapping(
+            name.as_ptr().cast::<u8>(),
+            page.cast::<u8>(),
+            name.as_bytes_with_nul().len(),
+        );
         std::arch::asm!(
             "push rbx", "mov ebx, edi", "int 0x80", "pop rbx",
             inout("rax") 5_i64 => result,

@@ -79,7 +79,8 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
             return exec(&format!("/proc/self/fd/{}", fd.as_raw_fd()), &["helper", "nop"]);
         }
         ["exec-from-thread"] => {
-            let thread = std::thread::spawn(|| exec("/proc/self/exe", &["helper", "from-thread"]).map(|_| ()).is_ok());
+            let thread =
+                std::thread::spawn(|| exec("/proc/self/exe", &["helper", "from-thread"]).map(|_| ()).is_ok());
             let _ = thread.join();
             return Ok(ExitCode::from(98));
         }
@@ -108,7 +109,10 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
 }
 
 fn exec_in_mount(base: &Path) -> Result<ExitCode, Failure> {
-    use rustix::{mount::*, thread::{UnshareFlags, unshare_unsafe}};
+    use rustix::{
+        mount::*,
+        thread::{UnshareFlags, unshare_unsafe},
+    };
     let inner = base.join("outer/inner");
     // SAFETY: this process has one thread and shares no file descriptors.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS)? };
@@ -173,7 +177,8 @@ pub(crate) fn cgroup_id(pid: u32) -> Result<u64, Failure> {
     });
     let mount = mount.ok_or("no cgroup2 mount")?;
     let all = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let path = all.lines().find_map(|line| line.strip_prefix("0::")).ok_or("no cgroup v2 in /proc/PID/cgroup")?;
+    let path =
+        all.lines().find_map(|line| line.strip_prefix("0::")).ok_or("no cgroup v2 in /proc/PID/cgroup")?;
     Ok(fs::metadata(format!("{mount}{path}"))?.ino())
 }
 

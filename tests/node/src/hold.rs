@@ -1,5 +1,8 @@
 //! Hold at exec: the kernel stops a program before its first instruction, and user space judges.
-#![expect(unsafe_code, reason = "fork and exec by hand: Command::spawn would wait for an exec that stands still")]
+#![expect(
+    unsafe_code,
+    reason = "fork and exec by hand: Command::spawn would wait for an exec that stands still"
+)]
 
 use std::{ffi::CString, fs, os::unix::ffi::OsStrExt, path::Path};
 
@@ -56,7 +59,8 @@ fn none_acts(scene: &mut Scene) -> Result<(), Failure> {
     same("programs that acted before they were judged", &acted, &0)?;
     scene.settle()?;
     let records = scene.take();
-    let held = records.iter().filter(|record| matches!(&record.body, Body::Exec(exec) if exec.held == Held::Yes));
+    let held =
+        records.iter().filter(|record| matches!(&record.body, Body::Exec(exec) if exec.held == Held::Yes));
     same("records that say held", &held.count(), &total)?;
     same("still remembered", &scene.probes.held(), &vec![])
 }
@@ -81,10 +85,19 @@ fn tests(scene: &mut Scene) -> Result<(), Failure> {
         let stopped = libc::WIFSTOPPED(status);
         same(&format!("stopped by {test:?}"), &stopped, &(held == Held::Yes))?;
         if stopped {
-            let key = scene.wait_for(|record| record.task.key.pid == Pid(pid as u32) && matches!(record.body, Body::Exec(_)))?.task.key;
+            let key = scene
+                .wait_for(|record| {
+                    record.task.key.pid == Pid(pid as u32) && matches!(record.body, Body::Exec(_))
+                })?
+                .task
+                .key;
             same("remembered", &scene.probes.held().iter().any(|entry| entry.key == key), &true)?;
             scene.probes.judged(key)?;
-            same("remembered once judged", &scene.probes.held().iter().any(|entry| entry.key == key), &false)?;
+            same(
+                "remembered once judged",
+                &scene.probes.held().iter().any(|entry| entry.key == key),
+                &false,
+            )?;
             scene.probes.judged(key)?;
             end(pid)?;
         }
@@ -140,8 +153,9 @@ impl Drop for Pins {
 /// fork and exec, without waiting for the exec.
 fn start(program: &Path, words: &[&str]) -> Result<i32, Failure> {
     let path = CString::new(program.as_os_str().as_bytes())?;
-    let words: Vec<CString> =
-        std::iter::once(Ok(path.clone())).chain(words.iter().map(|word| CString::new(*word))).collect::<Result<_, _>>()?;
+    let words: Vec<CString> = std::iter::once(Ok(path.clone()))
+        .chain(words.iter().map(|word| CString::new(*word)))
+        .collect::<Result<_, _>>()?;
     let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
     argv.push(std::ptr::null());
     let env = [std::ptr::null()];

@@ -37,7 +37,11 @@ const ALL: &[EventClass] = &[
     EventClass::IoUring,
 ];
 
-fn seen(scene: &mut Scene, class: EventClass, words: &[&str]) -> Result<(Pid, Vec<agent::record::Record>), Failure> {
+fn seen(
+    scene: &mut Scene,
+    class: EventClass,
+    words: &[&str],
+) -> Result<(Pid, Vec<agent::record::Record>), Failure> {
     scene.all_of(ALL)?;
     scene.needs(class)?;
     scene.during(|_| run_helper(words))
@@ -63,7 +67,9 @@ fn ptrace_in_namespace(scene: &mut Scene) -> Result<(), Failure> {
     let found: Vec<_> = records
         .iter()
         .filter_map(|record| match &record.body {
-            agent::record::Body::Act(Activity::Ptrace { request: 16, target }) => Some((record.task.key, *target)),
+            agent::record::Body::Act(Activity::Ptrace { request: 16, target }) => {
+                Some((record.task.key, *target))
+            }
             _ => None,
         })
         .collect();
@@ -110,7 +116,9 @@ fn io_uring(scene: &mut Scene) -> Result<(), Failure> {
     let there = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) } < 0
         && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT);
     if !there {
-        return Err(Box::new(crate::scene::Skip("this kernel has no io_uring, or it is switched off".into())));
+        return Err(Box::new(crate::scene::Skip(
+            "this kernel has no io_uring, or it is switched off".into(),
+        )));
     }
     let (pid, records) = seen(scene, EventClass::IoUring, &["io-uring"])?;
     same("acts", &acts(&records, pid), &vec![&Activity::IoUringSetup { entries: 8 }])
@@ -146,10 +154,11 @@ fn requests(records: &[agent::record::Record], pid: Pid) -> Vec<(u64, model::Pro
 
 /// The one child of a process.
 fn forked(records: &[agent::record::Record], pid: Pid) -> Result<model::ProcessKey, Failure> {
-    let mut children = records.iter().filter(|record| record.task.key.pid == pid).filter_map(|record| match record.body {
-        agent::record::Body::Fork { child, .. } => Some(child),
-        _ => None,
-    });
+    let mut children =
+        records.iter().filter(|record| record.task.key.pid == pid).filter_map(|record| match record.body {
+            agent::record::Body::Fork { child, .. } => Some(child),
+            _ => None,
+        });
     children.next_back().ok_or_else(|| "no child".into())
 }
 
@@ -214,7 +223,12 @@ pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
             let empty = c"";
             // SAFETY: a descriptor of ours and a string that lives during the call.
             let done = unsafe {
-                libc::syscall(libc::SYS_finit_module, std::os::fd::AsRawFd::as_raw_fd(&file), empty.as_ptr(), 0)
+                libc::syscall(
+                    libc::SYS_finit_module,
+                    std::os::fd::AsRawFd::as_raw_fd(&file),
+                    empty.as_ptr(),
+                    0,
+                )
             };
             check(done as i32)?;
         }

@@ -45,7 +45,8 @@ fn main() -> ExitCode {
     }
     let passed = match guest::set_up() {
         Ok(()) => {
-            let wanted: Vec<String> = guest::wanted_tests().unwrap_or_default().split(',').map(String::from).collect();
+            let wanted: Vec<String> =
+                guest::wanted_tests().unwrap_or_default().split(',').map(String::from).collect();
             run(&wanted.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>())
         }
         Err(err) => {

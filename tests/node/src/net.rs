@@ -16,7 +16,10 @@ use crate::{
 };
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check { name: "net: TCP over IPv4, IPv6 and mapped: each step once, bytes at close equal what was sent", run: tcp },
+    Check {
+        name: "net: TCP over IPv4, IPv6 and mapped: each step once, bytes at close equal what was sent",
+        run: tcp,
+    },
     Check { name: "net: a connect that is refused is told, its close is not", run: refused },
     Check { name: "net: the bytes of a connection that is reset, and who accepted it", run: reset },
     Check { name: "net: UDP connected and not, with bytes", run: udp },
@@ -60,7 +63,9 @@ struct Pair {
 
 fn pair(words: &[&str]) -> Result<Pair, Failure> {
     let (server, numbers) = talk(words)?;
-    let [client, port, client_port] = numbers[..] else { return Err(format!("strange answer {numbers:?}").into()) };
+    let [client, port, client_port] = numbers[..] else {
+        return Err(format!("strange answer {numbers:?}").into());
+    };
     Ok(Pair { server, client: Pid(client), port: port as u16, client_port: client_port as u16 })
 }
 
@@ -142,19 +147,21 @@ fn reset(scene: &mut Scene) -> Result<(), Failure> {
 fn udp(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&ALL)?;
     scene.needs(EventClass::SocketClose)?;
-    for (kind, here) in [("v4", IpAddr::from(Ipv4Addr::LOCALHOST)), ("v6", IpAddr::from(Ipv6Addr::LOCALHOST))] {
+    for (kind, here) in [("v4", IpAddr::from(Ipv4Addr::LOCALHOST)), ("v6", IpAddr::from(Ipv6Addr::LOCALHOST))]
+    {
         let ((pid, numbers), records) = scene.during(|_| talk(&["net", "udp", kind]))?;
         let [port, connected, unconnected] = numbers[..] else { return Err("strange answer".into()) };
         let server = end(here, port as u16);
-        let connect =
-            Activity::Connect(Flow { protocol: Protocol::Udp, local: UNCHOSEN, remote: server });
+        let connect = Activity::Connect(Flow { protocol: Protocol::Udp, local: UNCHOSEN, remote: server });
         let close = |local: u32, sent_bytes, received_bytes| Activity::SocketClose {
             flow: Flow { protocol: Protocol::Udp, local: end(here, local as u16), remote: server },
             sent_bytes,
             received_bytes,
         };
-        let found: Vec<&Activity> =
-            acts(&records, pid).into_iter().filter(|activity| !matches!(activity, Activity::Bind { .. })).collect();
+        let found: Vec<&Activity> = acts(&records, pid)
+            .into_iter()
+            .filter(|activity| !matches!(activity, Activity::Bind { .. }))
+            .collect();
         // The server answers the first of the client's datagrams, which makes it a sender, too.
         let expected = [&connect, &close(connected, 300, 50), &connect, &close(unconnected, 400, 0)];
         let of_client: Vec<&Activity> = found
@@ -224,7 +231,12 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
         };
         Ok(acts(&records, pid).into_iter().filter_map(remote).collect())
     };
-    let all = [end([127, 1, 0, 1], 4444), end([127, 2, 0, 1], 4444), end([127, 1, 0, 2], 4445), end(Ipv6Addr::LOCALHOST, 4446)];
+    let all = [
+        end([127, 1, 0, 1], 4444),
+        end([127, 2, 0, 1], 4444),
+        end([127, 1, 0, 2], 4445),
+        end(Ipv6Addr::LOCALHOST, 4446),
+    ];
     same("port", &remotes(scene, KernelTest::Port(4444))?, &all[..2].to_vec())?;
     let net = |text: &str| -> Result<KernelTest, Failure> { Ok(KernelTest::Net(text.parse()?)) };
     same("network", &remotes(scene, net("127.1.0.0/16")?)?, &vec![all[0], all[2]])?;
@@ -238,8 +250,13 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&ALL)?;
     ALL.iter().try_for_each(|class| scene.needs(*class))?;
     let cgroup = crate::helper::cgroup_id(std::process::id())?;
-    let before: u64 =
-        scene.probes.counts()?.iter().filter(|(class, _)| ALL.contains(class)).map(|(_, count)| count.lost()).sum();
+    let before: u64 = scene
+        .probes
+        .counts()?
+        .iter()
+        .filter(|(class, _)| ALL.contains(class))
+        .map(|(_, count)| count.lost())
+        .sum();
     let ((server, numbers), records) = scene.during(|_| talk(&["net", "storm", &each.to_string()]))?;
     let (ports, workers) = numbers.split_at(4);
     let mut connects: BTreeMap<Pid, u32> = BTreeMap::new();
@@ -259,12 +276,16 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
             Activity::Connect(flow) if ports.contains(&u32::from(flow.remote.port)) => {
                 *connects.entry(pid).or_default() += 1;
             }
-            Activity::Accept(flow) => *accepts.entry(flow.remote.port).or_insert(0) += u32::from(pid == server),
+            Activity::Accept(flow) => {
+                *accepts.entry(flow.remote.port).or_insert(0) += u32::from(pid == server)
+            }
             Activity::SocketClose { flow, sent_bytes, received_bytes } => {
-                let ours = if worker { (*sent_bytes, *received_bytes) } else { (*received_bytes, *sent_bytes) };
+                let ours =
+                    if worker { (*sent_bytes, *received_bytes) } else { (*received_bytes, *sent_bytes) };
                 same("bytes", &ours, &(3, 0))?;
                 let side = if worker { flow.local.port } else { flow.remote.port };
-                let sides: &mut (u32, u32) = closes.entry((side, flow.remote.port.max(flow.local.port))).or_default();
+                let sides: &mut (u32, u32) =
+                    closes.entry((side, flow.remote.port.max(flow.local.port))).or_default();
                 if worker { sides.0 += 1 } else { sides.1 += 1 }
             }
             _ => {}

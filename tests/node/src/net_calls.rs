@@ -80,7 +80,9 @@ fn refused() -> Result<(), Failure> {
     // A port that was free a moment ago.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    if TcpStream::connect(to).is_ok() || TcpStream::connect_timeout(&to, std::time::Duration::from_secs(5)).is_ok() {
+    if TcpStream::connect(to).is_ok()
+        || TcpStream::connect_timeout(&to, std::time::Duration::from_secs(5)).is_ok()
+    {
         return Err("somebody listens".into());
     }
     println!("{port}");
@@ -242,7 +244,10 @@ fn dns() -> Result<(), Failure> {
 
 /// The C library's resolver, led by a resolv.conf of its own to a listener that answers "no such name".
 fn resolver() -> Result<ExitCode, Failure> {
-    use rustix::{mount::*, thread::{UnshareFlags, unshare_unsafe}};
+    use rustix::{
+        mount::*,
+        thread::{UnshareFlags, unshare_unsafe},
+    };
     if fs::metadata("/etc/resolv.conf").is_err() {
         return Ok(ExitCode::from(77));
     }
@@ -277,7 +282,8 @@ fn resolver() -> Result<ExitCode, Failure> {
     };
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers live during the call.
-    let result = unsafe { libc::getaddrinfo(name.as_ptr(), std::ptr::null(), &raw const hints, &raw mut found) };
+    let result =
+        unsafe { libc::getaddrinfo(name.as_ptr(), std::ptr::null(), &raw const hints, &raw mut found) };
     if result == 0 { Err("there is such a name".into()) } else { Ok(ExitCode::SUCCESS) }
 }
 
@@ -300,9 +306,8 @@ const PORTS: usize = 4;
 
 fn storm(each: u32) -> Result<(), Failure> {
     own_network()?;
-    let listeners = (0..PORTS)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<io::Result<Vec<_>>>()?;
+    let listeners =
+        (0..PORTS).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<Vec<_>>>()?;
     let ports = listeners.iter().map(|it| Ok(it.local_addr()?.port())).collect::<io::Result<Vec<_>>>()?;
     let mut workers = Vec::new();
     for port in &ports {
@@ -328,7 +333,8 @@ fn storm(each: u32) -> Result<(), Failure> {
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = listeners.into_iter().map(|listener| scope.spawn(move || serve(listener))).collect();
+        let threads: Vec<_> =
+            listeners.into_iter().map(|listener| scope.spawn(move || serve(listener))).collect();
         threads.into_iter().try_for_each(|thread| match thread.join() {
             Ok(result) => result.map_err(Failure::from),
             Err(_) => Err("a thread failed".into()),

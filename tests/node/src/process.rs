@@ -83,7 +83,9 @@ fn exec_fields(scene: &mut Scene) -> Result<(), Failure> {
 
 fn long_argv(scene: &mut Scene) -> Result<(), Failure> {
     // argv[0], "helper", "nop" with their NULs: 15 + 7 + 4.
-    for (filler, expected) in [(8192 - 26 - 1, Truncated::No), (8192 - 26, Truncated::Yes), (100_000, Truncated::Yes)] {
+    for (filler, expected) in
+        [(8192 - 26 - 1, Truncated::No), (8192 - 26, Truncated::Yes), (100_000, Truncated::Yes)]
+    {
         let word = "x".repeat(filler);
         let (pid, records) = scene.during(|_| run_helper(&["nop", &word]))?;
         let all = execs(&records, pid);
@@ -155,13 +157,15 @@ fn from_thread(scene: &mut Scene) -> Result<(), Failure> {
     same("execs", &all.len(), &2)?;
     same("process", &all[1].0.task.key, &all[0].0.task.key)?;
     same("args", &all[1].1.args.last().map(String::as_str), &Some("from-thread"))?;
-    let exits = records.iter().filter(|record| record.task.key.pid == pid && matches!(record.body, Body::Exit(_)));
+    let exits =
+        records.iter().filter(|record| record.task.key.pid == pid && matches!(record.body, Body::Exit(_)));
     same("exits", &exits.count(), &1)
 }
 
 fn across_mounts(scene: &mut Scene) -> Result<(), Failure> {
     let base = Scratch::new("mounts")?;
-    let (pid, records) = scene.during(|_| run_helper(&["exec-in-mount", base.0.to_str().unwrap_or_default()]))?;
+    let (pid, records) =
+        scene.during(|_| run_helper(&["exec-in-mount", base.0.to_str().unwrap_or_default()]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &2)?;
     let expected = base.0.join("outer/inner/program");
@@ -211,7 +215,8 @@ fn forks(scene: &mut Scene) -> Result<(), Failure> {
     same("forks", &children.len(), &3)?;
     for (child, cgroup) in children {
         same("cgroup", &cgroup, &exec[0].0.task.cgroup)?;
-        let exit = records.iter().find(|record| record.task.key == child && matches!(record.body, Body::Exit(_)));
+        let exit =
+            records.iter().find(|record| record.task.key == child && matches!(record.body, Body::Exit(_)));
         let exit = exit.ok_or("the child's exit has another key")?;
         same("parent at exit", &exit.task.parent, &exec[0].0.task.key)?;
     }
@@ -242,7 +247,8 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
         if exec.args.get(2).map(String::as_str) != Some("storm-child") {
             continue;
         }
-        let worker: usize = exec.args.get(3).and_then(|word| word.parse().ok()).ok_or("a damaged argument")?;
+        let worker: usize =
+            exec.args.get(3).and_then(|word| word.parse().ok()).ok_or("a damaged argument")?;
         same("parent", &record.task.parent.pid, &workers[worker])?;
         same("cwd", &Path::new(&exec.cwd), &cwd.as_path())?;
         same("argument count", &exec.args.len(), &6)?;
@@ -257,9 +263,12 @@ fn snapshot(scene: &mut Scene) -> Result<(), Failure> {
     let (own, records) = scene.during(|_| run_helper(&["nop"]))?;
     let parent = execs(&records, own).first().ok_or("no exec")?.0.task.parent;
     let all = scene.probes.processes()?;
-    let me = all.iter().find(|task| task.key == parent).ok_or("the tests' own process is not in the snapshot")?;
+    let me =
+        all.iter().find(|task| task.key == parent).ok_or("the tests' own process is not in the snapshot")?;
     same("cgroup", &me.cgroup.0, &crate::helper::cgroup_id(std::process::id())?)?;
-    let processes = fs::read_dir("/proc")?.flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let processes = fs::read_dir("/proc")?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
     let in_proc = processes.count();
     if all.len().abs_diff(in_proc) > 30 {
         return Err(format!("{} processes, /proc has {in_proc}", all.len()).into());
@@ -270,7 +279,8 @@ fn snapshot(scene: &mut Scene) -> Result<(), Failure> {
 fn canary(scene: &mut Scene) -> Result<(), Failure> {
     let failed = |hook: &model::HookStatus| matches!(hook.state, model::HookState::Failed { .. });
     scene.all_of(&model::EventClass::ALL)?;
-    let without: Vec<_> = scene.probes.hooks().into_iter().filter(failed).flat_map(|hook| hook.classes).collect();
+    let without: Vec<_> =
+        scene.probes.hooks().into_iter().filter(failed).flat_map(|hook| hook.classes).collect();
     let all = scene.probes.canary()?;
     for class in model::EventClass::ALL {
         let told = all.iter().any(|report| report.class == class);

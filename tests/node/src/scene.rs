@@ -96,7 +96,15 @@ impl Scene {
                 sink.more.notify_all();
             })
         })?;
-        Ok(Self { probes, quick, collected, stop, reader: Some(reader), sentinels: 0, pins: config.pins.clone() })
+        Ok(Self {
+            probes,
+            quick,
+            collected,
+            stop,
+            reader: Some(reader),
+            sentinels: 0,
+            pins: config.pins.clone(),
+        })
     }
 
     /// Everything passes of these classes.
@@ -146,7 +154,8 @@ impl Scene {
             if left.is_zero() {
                 return Err("the awaited event did not arrive".into());
             }
-            records = self.collected.more.wait_timeout(records, left).unwrap_or_else(PoisonError::into_inner).0;
+            records =
+                self.collected.more.wait_timeout(records, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -185,7 +194,8 @@ impl Drop for Scene {
 }
 
 /// No limit anywhere.
-pub(crate) const NO_BUDGETS: agent::probe::Budgets = agent::probe::Budgets { critical: 0, life: 0, file: 0, net: 0 };
+pub(crate) const NO_BUDGETS: agent::probe::Budgets =
+    agent::probe::Budgets { critical: 0, life: 0, file: 0, net: 0 };
 
 /// This binary as a helper process (see `helper.rs`).
 pub(crate) fn helper(words: &[&str]) -> Result<Child, Failure> {
@@ -233,5 +243,9 @@ pub(crate) fn acts(records: &[Record], pid: Pid) -> Vec<&Activity> {
 
 /// Fails with both values unless they are equal.
 pub(crate) fn same<T: PartialEq + fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<(), Failure> {
-    if found == expected { Ok(()) } else { Err(format!("{what}: found {found:?}, expected {expected:?}").into()) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: found {found:?}, expected {expected:?}").into())
+    }
 }

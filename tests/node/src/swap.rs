@@ -8,16 +8,15 @@ use crate::{
     scene::{Scene, acts, helper, same},
 };
 
-pub(crate) const CHECKS: &[Check] = &[Check {
-    name: "swap: i1_no event that both plans want is lost while plans change",
-    run: under_load,
-}];
+pub(crate) const CHECKS: &[Check] =
+    &[Check { name: "swap: i1_no event that both plans want is lost while plans change", run: under_load }];
 
 fn under_load(scene: &mut Scene) -> Result<(), Failure> {
     let base = Scratch::new("swap")?;
     let path = base.0.join("wanted").to_str().unwrap_or_default().to_owned();
     let plan = |n: usize| {
-        let mut tests: Vec<KernelTest> = (0..50).map(|m| KernelTest::PathSuffix(format!("/{n}-{m}.conf"))).collect();
+        let mut tests: Vec<KernelTest> =
+            (0..50).map(|m| KernelTest::PathSuffix(format!("/{n}-{m}.conf"))).collect();
         // By turns another kind of test wants it.
         tests.push(match n % 3 {
             0 => KernelTest::PathIs(path.clone()),

@@ -21,9 +21,7 @@ pub(super) fn surface(cursor: &mut Cursor<'_>, class: Class) -> Result<Activity,
     let mut text = |n: usize| cursor.text(body.text[n], "a text");
     Ok(match class {
         Class::Module => Activity::ModuleLoad { name: text(0)? },
-        Class::Bpf => {
-            Activity::Bpf { command: body.a as u32, program_type: body.b as u32, name: text(0)? }
-        }
+        Class::Bpf => Activity::Bpf { command: body.a as u32, program_type: body.b as u32, name: text(0)? },
         Class::Ptrace => Activity::Ptrace { request: body.a, target: key(&body) },
         Class::Memfd => Activity::MemfdCreate { name: text(0)?, flags: body.a as u32 },
         Class::Mount => {

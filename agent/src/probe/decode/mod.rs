@@ -7,9 +7,7 @@ mod net;
 mod process;
 
 use agent_abi::{Class, Creds, NsIds, RecordHeader, TEXT_TRUNCATED, TEXT_UNREAD, Text};
-use model::{
-    Activity, BootNs, CgroupId, Credentials, FilePath, Namespaces, Pid, ProcessKey, Truncated,
-};
+use model::{Activity, BootNs, CgroupId, Credentials, FilePath, Namespaces, Pid, ProcessKey, Truncated};
 use zerocopy::FromBytes;
 
 use crate::record::{Body, Record, Task};
@@ -71,7 +69,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 /// Decodes what the task iterator wrote: headers, one after the other.
 pub(super) fn tasks(bytes: &[u8]) -> Vec<Task> {
     let headers = bytes.chunks_exact(size_of::<RecordHeader>());
-    headers.filter_map(|chunk| RecordHeader::read_from_bytes(chunk).ok()).map(|header| task(&header)).collect()
+    headers
+        .filter_map(|chunk| RecordHeader::read_from_bytes(chunk).ok())
+        .map(|header| task(&header))
+        .collect()
 }
 
 /// The class of a number.

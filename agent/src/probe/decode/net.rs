@@ -61,7 +61,9 @@ fn parse(question: &[u8]) -> (String, u16) {
             return (name, kind);
         }
         // More than 63 is a pointer, for which a question has no use.
-        let Some((label, after)) = after.split_at_checked(usize::from(*len)).filter(|_| *len < 64) else { break };
+        let Some((label, after)) = after.split_at_checked(usize::from(*len)).filter(|_| *len < 64) else {
+            break;
+        };
         if !name.is_empty() {
             name.push('.');
         }

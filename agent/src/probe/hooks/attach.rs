@@ -1,17 +1,13 @@
 //! Attaches one hook in the first of its forms that this kernel takes.
 
-use std::{
-    any::Any,
-    fs::File,
-    path::PathBuf,
-};
+use std::{any::Any, fs::File, path::PathBuf};
 
 use aya::{
     Btf, Ebpf,
     maps::{Map, MapData, ProgramArray},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit,
-        Program, ProgramError,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry,
+        FExit, Program, ProgramError,
     },
 };
 
@@ -63,15 +59,18 @@ impl Attacher {
     fn attach_form(&self, ebpf: &mut Ebpf, form: &Form) -> Result<Vec<Box<dyn Any + Send>>, String> {
         // Load all before the first is attached: half a form must not see events.
         for part in form.parts {
-            self.load(program(ebpf, part.program())?, *part).map_err(|err| program_failure(part.program(), &err))?;
+            self.load(program(ebpf, part.program())?, *part)
+                .map_err(|err| program_failure(part.program(), &err))?;
         }
         form.parts
             .iter()
-            .map(|part| match *part {
-                Part::SyscallExit { program, slot } => Place::take(ebpf, program, slot),
-                part => self.link(program(ebpf, part.program())?, part),
-            }
-            .map_err(|err| format!("{}: {err}", part.program())))
+            .map(|part| {
+                match *part {
+                    Part::SyscallExit { program, slot } => Place::take(ebpf, program, slot),
+                    part => self.link(program(ebpf, part.program())?, part),
+                }
+                .map_err(|err| format!("{}: {err}", part.program()))
+            })
             .collect()
     }
 

@@ -17,7 +17,10 @@ pub(super) const HOOKS: &[Hook] = &[
                 parts: &[
                     Part::Fexit { program: "open_return", function: "do_sys_openat2" },
                     Part::Fexit { program: "handle_return", function: "__x64_sys_open_by_handle_at" },
-                    Part::Fexit { program: "handle_return32", function: "__ia32_compat_sys_open_by_handle_at" },
+                    Part::Fexit {
+                        program: "handle_return32",
+                        function: "__ia32_compat_sys_open_by_handle_at",
+                    },
                 ],
             },
             Form {

@@ -42,6 +42,9 @@ use crate::{
 /// Drafts that wait for the reporter (I11). Each is a finding with its context.
 const MAX_DRAFTS: usize = 128;
 
+/// Nice value of the reader thread.
+const READER_NICE: i32 = -15;
+
 /// How an agent is set up.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -233,6 +236,11 @@ impl Agent {
         threads.stop = Some(stop);
         threads.reader = Some(spawn("hemostat-read", move || {
             let _at_the_end = HoldsNobody(Arc::clone(&of_reader));
+            // On a busy machine the time until this thread gets a core is most of the time until an attack stands still. It works in
+            // short bursts, so a higher weight takes nothing from others for long.
+            if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
+                tracing::warn!(%error, "the reader runs at ordinary priority");
+            }
             let contained = of_reader.contain.in_force();
             for process in held {
                 let stands =

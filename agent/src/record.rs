@@ -1,8 +1,6 @@
 //! What the kernel said, decoded: the bytes of the rings as values, before process tree and workload are joined to it.
 
-use model::{
-    Activity, BootNs, CgroupId, Credentials, ExeFile, Exit, Namespaces, ProcessKey, Truncated,
-};
+use model::{Activity, BootNs, CgroupId, Credentials, ExeFile, Exit, Namespaces, ProcessKey, Truncated};
 
 /// One record of a ring.
 #[derive(Debug, Clone, PartialEq)]

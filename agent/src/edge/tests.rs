@@ -6,7 +6,8 @@ use detect::{
     source::SourceFile,
 };
 use model::{
-    ActionId, ActionState, CgroupId, Credentials, ExeFile, Exit, Namespaces, Pid, Stdio, Truncated, UndoClass, Workload,
+    ActionId, ActionState, CgroupId, Credentials, ExeFile, Exit, Namespaces, Pid, Stdio, Truncated,
+    UndoClass, Workload,
 };
 
 use super::*;
@@ -48,8 +49,17 @@ struct Watching {
 }
 
 impl Reactor for Watching {
-    fn react(&self, action: NodeAction, target: Target, now: Timestamp) -> Result<ActionRecord, ActionFailure> {
-        assert_eq!(action.undo(), UndoClass::Exact, "a node may only do by itself what can be undone exactly (I5)");
+    fn react(
+        &self,
+        action: NodeAction,
+        target: Target,
+        now: Timestamp,
+    ) -> Result<ActionRecord, ActionFailure> {
+        assert_eq!(
+            action.undo(),
+            UndoClass::Exact,
+            "a node may only do by itself what can be undone exactly (I5)"
+        );
         self.log.lock().unwrap().push(format!("{} {target}", action.name()));
         if self.refuse {
             return Err(ActionFailure::Protected { target: target.to_string(), because: "test".into() });
@@ -97,7 +107,11 @@ fn rule(name: &str, level: &str, reaction: &str) -> SourceFile {
 }
 
 fn bench(authority: Authority, refuse: bool, room: usize) -> Bench {
-    let rules = [rule("freezeme", "critical", "freeze"), rule("stopme", "critical", "stop"), rule("tellme", "low", "none")];
+    let rules = [
+        rule("freezeme", "critical", "freeze"),
+        rule("stopme", "critical", "stop"),
+        rule("tellme", "low", "none"),
+    ];
     let loaded = load::load(&rules);
     assert_eq!(loaded.errors(), 0, "{:?}", loaded.diagnostics);
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
@@ -227,7 +241,11 @@ fn what_a_person_has_lifted_is_not_done_again_to_the_same_process() {
     }
     assert_eq!(bench.done().len(), 1);
     bench.edge.take_in(exec(8, 9, &["x", "freezeme"], Held::No));
-    assert_eq!(bench.done(), [format!("node.freeze {}", on(8))], "another process of the same cause is acted on");
+    assert_eq!(
+        bench.done(),
+        [format!("node.freeze {}", on(8))],
+        "another process of the same cause is acted on"
+    );
     assert_eq!(bench.findings().len(), 1, "though it is told once");
 }
 
@@ -236,7 +254,11 @@ fn a_finding_carries_what_the_process_did_before() {
     let mut bench = bench(Authority::React, false, 16);
     bench.edge.take_in(exec(7, 1, &["x", "start"], Held::No));
     for n in 0..3 {
-        bench.edge.take_in(record(7, 2 + n, Body::Act(Activity::MemfdCreate { name: n.to_string(), flags: 0 })));
+        bench.edge.take_in(record(
+            7,
+            2 + n,
+            Body::Act(Activity::MemfdCreate { name: n.to_string(), flags: 0 }),
+        ));
     }
     bench.edge.take_in(exec(7, 9, &["x", "tellme"], Held::No));
     let finding = bench.findings().pop().unwrap();

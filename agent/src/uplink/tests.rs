@@ -1,5 +1,6 @@
 use model::{
-    ActionFailure, ActionId, CommandKey, FindingId, IncidentId, NodeAction, Phase, Pid, ProcessKey, Report, Target, Timestamp,
+    ActionFailure, ActionId, CommandKey, FindingId, IncidentId, NodeAction, Phase, Pid, ProcessKey, Report,
+    Target, Timestamp,
 };
 use wire::link::{ControllerLink, in_process};
 

@@ -107,8 +107,12 @@ fn nobody_escapes_from_a_fork_storm() {
             "0",
             "only the jail is frozen"
         );
+        assert!(
+            contain.watch(now()).is_empty(),
+            "everyone stands still by now, also whoever was in the middle of a fork"
+        );
         let frozen = ground.members();
-        assert!(contain.watch(now()).is_empty());
+        (0..1000).for_each(|_| std::thread::yield_now());
         assert_eq!(ground.members(), frozen, "nobody forks in the jail");
         assert_eq!(contain.release(&Which::One(record.id)).len(), 1);
         assert_eq!(ground.snapshot().cgroups.len(), 1, "the jail is gone");
@@ -116,6 +120,27 @@ fn nobody_escapes_from_a_fork_storm() {
         contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
         wait_for("the storm to end", || ground.members().is_empty());
     }
+}
+
+/// While a tree with children is gathered, its cgroup stands still: a child that forks and ends before it is moved would leave an
+/// orphan that nobody could attribute.
+#[test]
+fn the_cgroup_stands_still_while_a_tree_is_gathered() {
+    let Some(ground) = Ground::new("pause") else { return };
+    let root = tree(&ground, &[3, 2]);
+    let wishes = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut config = ground.config();
+    let (seen, wish) = (wishes.clone(), ground.cgroup.join("cgroup.freeze"));
+    config.on_step = Some(std::sync::Arc::new(move |step| {
+        if step == "move child" {
+            seen.lock().unwrap().push(fs::read_to_string(&wish).unwrap().trim().to_owned());
+        }
+    }));
+    let contain = ground::open(&config);
+    contain.react_freeze(key(root), now()).unwrap();
+    assert_eq!(*wishes.lock().unwrap(), vec!["1"; 9]);
+    assert_eq!(fs::read_to_string(ground.cgroup.join("cgroup.freeze")).unwrap().trim(), "0");
+    contain.release(&Which::All);
 }
 
 #[test]
@@ -292,9 +317,12 @@ fn a_protected_descendant_protects_the_tree_and_everyone_goes_free() {
     let root = tree(&ground, &[2, 2]);
     let before = ground.snapshot();
     let mut config = ground.config();
-    config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", ground.members()[4])).unwrap()];
-    let exe = fs::read_link(format!("/proc/{root}/exe")).unwrap();
-    assert_ne!(config.protected.executables[0], exe, "only the leaves are protected");
+    let leaf = ground
+        .members()
+        .into_iter()
+        .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep"));
+    // only the leaves are protected
+    config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", leaf.unwrap())).unwrap()];
     let contain = ground::open(&config);
     let refused = contain.react_freeze(key(root), now());
     assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{refused:?}");

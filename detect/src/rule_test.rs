@@ -27,7 +27,7 @@ pub struct Report {
     pub results: Vec<CaseResult>,
     /// Mistakes in rule and test files. Their spans count the rule files first, then the test files ([`Report::files`]).
     pub diagnostics: Vec<Diagnostic>,
-    /// Rules and correlations without a test that matches, or without one that does not: [`Rule::key`] and what is missing.
+    /// Rules and correlations without a test that matches, or without one that does not: [`crate::ast::Rule::key`] and what is missing.
     pub untested: Vec<(String, Missing)>,
     /// What `diagnostics` point into.
     pub files: Vec<SourceFile>,
@@ -47,7 +47,7 @@ impl Report {
 pub struct CaseResult {
     /// The test file.
     pub file: String,
-    /// [`Rule::key`].
+    /// [`crate::ast::Rule::key`].
     pub rule: String,
     /// The case's name.
     pub case: String,

@@ -105,14 +105,15 @@ impl Correlator {
             self.counts.ahead += u64::from(ahead);
             return;
         }
-        let mut feeds = Vec::with_capacity(routes.len());
-        for route in routes {
-            match feed(route, &self.compiled.programs[route.program], self.seed, view) {
-                Some(feed) => feeds.push(feed),
-                None => self.counts.ungrouped += 1,
-            }
-        }
-        if let Some(feeds) = Feeds::of(feeds) {
+        let (programs, seed) = (&self.compiled.programs, self.seed);
+        let fed = |route: &Route| feed(route, &programs[route.program], seed, view);
+        let feeds = match routes.as_slice() {
+            [only] => fed(only).map(Feeds::One),
+            several => Feeds::of(several.iter().filter_map(fed).collect()),
+        };
+        let fed = feeds.as_ref().map_or(0, |feeds| feeds.as_slice().len());
+        self.counts.ungrouped += (routes.len() - fed) as u64;
+        if let Some(feeds) = feeds {
             self.pending.push(Hit { time, reference, feeds });
         }
         if self.pending.len() > self.limits.waiting

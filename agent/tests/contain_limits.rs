@@ -1,7 +1,7 @@
 //! Containment where the machine does not give everything: no jail to be made, a disk that is full, a bpffs that is not mounted, parents
 //! that have ended.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
 mod ground;
 

@@ -145,6 +145,7 @@ offsets! {
     sk_v6_rcv_saddr: "sock" "__sk_common.skc_v6_rcv_saddr",
     sk_flags: "sock" "__sk_common.skc_flags",
     sk_protocol: "sock" "sk_protocol",
+    sk_owned: "sock" "sk_lock.owned",
     inet_sport: "inet_sock" "inet_sport",
     tcp_bytes_sent: "tcp_sock" "bytes_sent",
     tcp_bytes_retrans: "tcp_sock" "bytes_retrans",
@@ -154,3 +155,8 @@ offsets! {
     // kernel family
     module_name: "module" "name",
 }
+
+/// Structure and two of its members, each a pointer's size and more, of which the second stands right behind the first: the
+/// path walk reads both at once. The loader refuses a kernel where that is not so.
+pub const NEIGHBOURS: &[(&str, &str, &str)] =
+    &[("dentry", "d_parent", "d_name"), ("mount", "mnt_parent", "mnt_mountpoint"), ("path", "mnt", "dentry")];

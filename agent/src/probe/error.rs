@@ -26,6 +26,16 @@ pub enum ProbeError {
         /// What was expected.
         what: &'static str,
     },
+    /// The kernel's structures lie otherwise than in all kernels that are known.
+    #[error("in this kernel's {structure}, {second} does not stand right behind {first}: Hemostat has to learn this kernel")]
+    Layout {
+        /// Which structure.
+        structure: &'static str,
+        /// A member.
+        first: &'static str,
+        /// What should follow it.
+        second: &'static str,
+    },
     /// Not enough rights.
     #[error(
         "loading eBPF needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): {operation} gave {source}"

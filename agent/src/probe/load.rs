@@ -12,7 +12,7 @@ use std::{
 };
 
 use agent_abi::{
-    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NetKey, PathKey,
+    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NEIGHBOURS, NetKey, PathKey,
     TestKey,
 };
 use aya::{
@@ -441,6 +441,12 @@ fn needed(hook: &Hook, wanted: &[EventClass]) -> bool {
 /// Every offset of the running kernel in the object's order, and the names of those that it does not have.
 fn offsets() -> Result<(Vec<u32>, Vec<String>), ProbeError> {
     let types = KernelTypes::of_running_kernel()?;
+    for &(structure, first, second) in NEIGHBOURS {
+        let (before, behind) = (types.offset(structure, first), types.offset(structure, second));
+        if before.is_none() || behind != before.map(|at| at + 8) {
+            return Err(ProbeError::Layout { structure, first, second });
+        }
+    }
     let mut missing = Vec::new();
     let words = FIELDS
         .iter()

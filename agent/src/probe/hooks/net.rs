@@ -40,7 +40,10 @@ pub(super) const HOOKS: &[Hook] = &[
         classes: &[EventClass::Listen, EventClass::SocketClose],
         forms: &[Form {
             label: "tp_btf/inet_sock_set_state",
-            parts: &[Part::TpBtf { program: "net_state", tracepoint: "inet_sock_set_state" }],
+            parts: &[
+                Part::TpBtf { program: "net_state", tracepoint: "inet_sock_set_state" },
+                Part::TpBtf { program: "net_state_interrupt", tracepoint: "inet_sock_set_state" },
+            ],
         }],
     },
     Hook {

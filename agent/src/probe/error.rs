@@ -27,7 +27,9 @@ pub enum ProbeError {
         what: &'static str,
     },
     /// The kernel's structures lie otherwise than in all kernels that are known.
-    #[error("in this kernel's {structure}, {second} does not stand right behind {first}: Hemostat has to learn this kernel")]
+    #[error(
+        "in this kernel's {structure}, {second} does not stand right behind {first}: Hemostat has to learn this kernel"
+    )]
     Layout {
         /// Which structure.
         structure: &'static str,
@@ -47,7 +49,7 @@ pub enum ProbeError {
         source: io::Error,
     },
     /// The object or one of its maps was refused.
-    #[error("the eBPF object could not be loaded: {}", chain(.0))]
+    #[error("the eBPF object could not be loaded (if agent and object are of different builds: `cargo xtask ebpf`): {}", chain(.0))]
     Object(Box<EbpfError>),
     /// A map was refused.
     #[error("eBPF map {map}: {operation} failed: {}", chain(.source))]

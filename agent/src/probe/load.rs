@@ -12,8 +12,8 @@ use std::{
 };
 
 use agent_abi::{
-    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NEIGHBOURS, NetKey, PathKey,
-    TestKey,
+    CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NEIGHBOURS,
+    NetKey, PathKey, TestKey,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,

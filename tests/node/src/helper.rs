@@ -85,10 +85,16 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(98));
         }
         ["exec-in-mount", base] => return exec_in_mount(Path::new(base)),
-        ["open-loop", path, count] => {
-            for _ in 0..count.parse::<u32>()? {
-                drop(fs::File::options().create(true).append(true).open(path)?);
+        // Opens a file until another one is there, which is looked for without an open; says how often.
+        ["open-until", path, stop] => {
+            let mut count = 0;
+            while !Path::new(stop).exists() {
+                for _ in 0..100 {
+                    drop(fs::File::options().create(true).append(true).open(path)?);
+                    count += 1;
+                }
             }
+            println!("{count}");
         }
         ["memfd-loop" | "memfd-loop-after-stdin", count] => {
             if words[0].ends_with("stdin") {

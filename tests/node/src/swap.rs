@@ -1,11 +1,13 @@
 //! Changing the plan under load: no gap.
 
+use std::{io::Read, process::Stdio};
+
 use model::{Activity, ClassPlan, EventClass, FilterPlan, KernelTest};
 
 use crate::{
     Check, Failure,
     process::Scratch,
-    scene::{Scene, acts, helper, same},
+    scene::{Scene, acts, command, same},
 };
 
 pub(crate) const CHECKS: &[Check] =
@@ -27,24 +29,27 @@ fn under_load(scene: &mut Scene) -> Result<(), Failure> {
     };
     scene.probes.apply_plan(&plan(0))?;
     scene.needs(EventClass::FileOpen)?;
-    let opens = if scene.quick { 20_000 } else { 200_000 };
-    let (swaps, records) = scene.during(|scene| {
-        let mut worker = helper(&["open-loop", &path, &opens.to_string()])?;
-        let mut swaps = 0;
-        while worker.try_wait()?.is_none() {
-            swaps += 1;
-            scene.probes.apply_plan(&plan(swaps))?;
+    let swaps = if scene.quick { 30 } else { 300 };
+    let stop = base.0.join("stop");
+    let ((pid, opens), records) = scene.during(|scene| {
+        let mut worker = command(&["open-until", &path, stop.to_str().unwrap_or_default()]);
+        let mut worker = worker.stdout(Stdio::piped()).spawn()?;
+        for n in 1..=swaps {
+            scene.probes.apply_plan(&plan(n))?;
         }
-        Ok((worker.id(), swaps))
+        std::fs::write(&stop, "")?;
+        let mut said = String::new();
+        worker.stdout.take().ok_or("no output")?.read_to_string(&mut said)?;
+        worker.wait()?;
+        Ok((worker.id(), said.trim().parse::<usize>()?))
     })?;
-    let (pid, swaps) = swaps;
     let seen = acts(&records, model::Pid(pid))
         .into_iter()
         .filter(|act| matches!(act, Activity::FileOpen { file, .. } if file.path == path))
         .count();
     same("opens seen", &seen, &opens)?;
-    if swaps < 10 {
-        return Err(format!("only {swaps} swaps: the load was too short to prove anything").into());
+    if opens < 10 * swaps {
+        return Err(format!("only {opens} opens during {swaps} swaps: too few to prove anything").into());
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ impl Contain {
             .into_iter()
             .map(|record| {
                 let _alone = self.busy.enter(&record.id);
-                let result = self.revert(&record.id, None, Force::Yes);
+                let result = self.revert(&record.id, Force::Yes);
                 Lifted { record: self.record(&record.id).unwrap_or(record), result }
             })
             .collect()
@@ -277,7 +277,7 @@ impl Contain {
                 if known.is_none() {
                     put(given.clone(), ActionState::Applied)?;
                 }
-                self.revert(id, Some(given), Force::No)
+                self.revert(id, Force::No)
             }
         }
     }
@@ -306,12 +306,7 @@ impl Contain {
     }
 
     /// Undoes an action that the journal knows.
-    pub(super) fn revert(
-        &self,
-        id: &ActionId,
-        _given: Option<&RollbackState>,
-        force: Force,
-    ) -> Result<PhaseDone, ActionFailure> {
+    pub(super) fn revert(&self, id: &ActionId, force: Force) -> Result<PhaseDone, ActionFailure> {
         let gone = || ActionFailure::TargetGone { target: format!("action {id}") };
         let record = self.record(id).ok_or_else(gone)?;
         let state = |state, detail: &str| Line::State { id: id.clone(), state, detail: detail.to_owned() };

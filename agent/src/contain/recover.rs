@@ -85,7 +85,7 @@ impl Contain {
             Ok(Effect::Missing { found }) => found,
             Err(ActionFailure::TargetGone { .. }) => {
                 // nothing is left to hold: what we made for it goes
-                if let Err(failure) = self.revert(id, None, Force::Yes) {
+                if let Err(failure) = self.revert(id, Force::Yes) {
                     tracing::warn!(action = %id, %failure, "the remains of a containment cannot be removed yet");
                 }
                 return None;
@@ -128,7 +128,7 @@ impl Contain {
                 act(&record.action).revert(&task, &rollback, Force::Yes)?;
                 self.note(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })
             }
-            ActionState::Reverting => self.revert(&id, None, Force::No).map(drop),
+            ActionState::Reverting => self.revert(&id, Force::No).map(drop),
             _ => Ok(()),
         }
     }

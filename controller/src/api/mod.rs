@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `GET /v1/health` | [`Health`] (status 503 when degraded) |
 //! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/incidents?limit=&all=` | [`IncidentList`], newest first |
+//! | `GET /v1/incidents?limit=&all=` | [`IncidentList`], newest first; `all=true` also shows those merged into others |
 //! | `GET /v1/incidents/watch?since=&wait_ms=` | [`IncidentList`] of what changed after `since`; waits until something does |
 //! | `GET /v1/incidents/ID` | [`IncidentView`]; ID may be an unambiguous beginning |
 //! | `POST /v1/incidents/ID/approve` [`Decide`] | [`Done`] |

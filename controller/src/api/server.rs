@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, ApiErrorKind, Because, Condition, Decide, Judge, peer::actor_of};
 use crate::{
-    core::{Ask, Asker, Change},
+    core::{Ask, Asker, Change, Merged},
     health::HealthBoard,
     metrics::Metrics,
 };
@@ -147,8 +147,9 @@ impl Default for ListParams {
 }
 
 async fn list(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListParams>) -> Answer {
-    let ListParams { limit, .. } = query(params)?;
-    ask(s, p, Ask::Incidents { since: 0, limit: limit.min(1000) }).await
+    let ListParams { limit, all } = query(params)?;
+    let merged = if all { Merged::Shown } else { Merged::Hidden };
+    ask(s, p, Ask::Incidents { since: 0, limit: limit.min(1000), merged }).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,7 +168,8 @@ async fn watch_incidents(s: State<Served>, p: ConnectInfo<Peer>, params: Params<
         () = tokio::time::sleep(wait) => {}
         () = s.0.stop.cancelled() => {}
     }
-    ask(s, p, Ask::Incidents { since, limit: 1000 }).await
+    // Who watches also wants to know what was merged away.
+    ask(s, p, Ask::Incidents { since, limit: 1000, merged: Merged::Shown }).await
 }
 
 async fn approve(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {

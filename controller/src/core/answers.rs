@@ -1,6 +1,6 @@
 //! Which run answers what: a playbook for a new finding, a run of its own for what the node did by itself.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use model::{
     ActionId, ActionRecord, Finding, GateOutcome, Incident, IncidentId, NodeId, RunId, TimelineEntry,
@@ -8,6 +8,7 @@ use model::{
 };
 use respond::{
     gate::{self, Situation, Usage},
+    plan::Plan,
     run::{Input as RunInput, Run, RunStart},
     trigger,
 };
@@ -42,30 +43,25 @@ impl Core {
             // Judged: what a person decided is not taken back by the next finding.
             return Ok(());
         }
-        let incident = whole.row.incident.clone();
+        if self.state.book.len() == 0 {
+            return Ok(());
+        }
         let node = new.event.id.node.clone();
         // The finding at hand first; then the incident as a whole, for playbooks that look at several findings.
-        let alone = Incident {
-            findings: vec![new.clone()],
-            findings_dropped: incident.findings_dropped + incident.findings.len().saturating_sub(1) as u64,
-            ..incident.clone()
-        };
-        let mut chosen = None;
+        let alone = whole.header_with(new.clone());
         let mut faults = BTreeSet::new();
-        for seen in [&alone, &incident] {
-            let search = trigger::choose(self.state.book.plans(), seen, &node);
-            faults.extend(search.faults.iter().map(|(plan, error)| format!("{}: {error}", plan.name())));
-            if let Some(choice) = search.choice {
-                chosen = Some((choice.plan.clone(), choice.finding.clone()));
-                break;
-            }
+        let mut chosen = self.choose(&alone, &node, &mut faults);
+        if chosen.is_none() {
+            let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+            let incident = whole.row.incident.clone();
+            chosen = self.choose(&incident, &node, &mut faults);
         }
         for fault in faults {
             self.tell(id, &format!("the trigger of playbook {fault}"), turn);
         }
         let Some((plan, answered)) = chosen else { return Ok(()) };
         let before: Vec<RunId> =
-            incident.runs.iter().filter(|r| r.playbook == *plan.name()).map(|r| r.id.clone()).collect();
+            alone.runs.iter().filter(|r| r.playbook == *plan.name()).map(|r| r.id.clone()).collect();
         for run in &before {
             if self.run(run).is_ok_and(|run| covers(run, &answered)) {
                 return Ok(());
@@ -80,6 +76,8 @@ impl Core {
             );
             return Ok(());
         }
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let incident = whole.row.incident.clone();
         let reactions = self.free_reactions(&incident);
         let situation = Situation {
             incident: &incident,
@@ -94,6 +92,17 @@ impl Core {
         start.run = self.fresh(&start.run);
         self.begin(start, turn);
         Ok(())
+    }
+
+    fn choose(
+        &self,
+        incident: &Incident,
+        node: &NodeId,
+        faults: &mut BTreeSet<String>,
+    ) -> Option<(Arc<Plan>, Finding)> {
+        let search = trigger::choose(self.state.book.plans(), incident, node);
+        faults.extend(search.faults.iter().map(|(plan, error)| format!("{}: {error}", plan.name())));
+        search.choice.map(|choice| (Arc::clone(choice.plan), choice.finding.clone()))
     }
 
     /// Gives the node's own reactions that no run undoes to a run that does nothing else.

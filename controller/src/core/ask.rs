@@ -1,13 +1,14 @@
 //! Questions, answered from what is stored.
 
 use super::{
-    Ask, Core,
+    Ask, Core, Merged,
     incidents::{is_in_force, is_over},
     to_json,
 };
 use crate::{
     api::{
-        ActionView, ApiError, ApiErrorKind, AuditPage, IncidentList, IncidentView, LinkView, NodeView, Status,
+        ActionView, ApiError, ApiErrorKind, AuditPage, IncidentList, IncidentSummary, IncidentView, LinkView,
+        NodeView, Status,
     },
     audit::{Anchor, AuditLog},
 };
@@ -16,7 +17,7 @@ impl Core {
     pub(super) fn answer(&mut self, what: Ask) -> Result<Vec<u8>, ApiError> {
         match what {
             Ask::Status => to_json(&self.status()),
-            Ask::Incidents { since, limit } => to_json(&self.list(since, limit)),
+            Ask::Incidents { since, limit, merged } => to_json(&self.list(since, limit, merged)),
             Ask::Incident(id) => to_json(&self.view(&id)?),
             Ask::Actions { all } => to_json(&self.actions(all)?),
             Ask::Playbooks => to_json(&self.state.book.show()),
@@ -48,9 +49,11 @@ impl Core {
         }
     }
 
-    fn list(&self, since: u64, limit: usize) -> IncidentList {
-        let mut incidents: Vec<_> =
-            self.state.incidents.visible().filter(|i| i.revision > since).cloned().collect();
+    fn list(&self, since: u64, limit: usize, merged: Merged) -> IncidentList {
+        let shown = |line: &&IncidentSummary| {
+            line.revision > since && (merged == Merged::Shown || line.merged_into.is_none())
+        };
+        let mut incidents: Vec<_> = self.state.incidents.visible().filter(shown).cloned().collect();
         incidents.sort_by(|a, b| (b.opened, &b.id).cmp(&(a.opened, &a.id)));
         incidents.truncate(limit);
         IncidentList { revision: self.state.incidents.revision(), incidents }

@@ -227,6 +227,16 @@ impl Whole {
         Some(index)
     }
 
+    /// The incident as if `finding` were its only one; the others are counted. Without copying them.
+    pub(super) fn header_with(&mut self, finding: Finding) -> Incident {
+        let findings = std::mem::take(&mut self.row.incident.findings);
+        let mut alone = self.row.incident.clone();
+        alone.findings_dropped += (findings.len() as u64).saturating_sub(1);
+        alone.findings.push(finding);
+        self.row.incident.findings = findings;
+        alone
+    }
+
     /// The same cause again.
     pub(super) fn repeat(&mut self, index: u32, count: u64, last: Timestamp, now: Timestamp) {
         if let Some(finding) = self.row.incident.findings.get_mut(index as usize)

@@ -1,9 +1,11 @@
 //! What nodes say: findings become incidents, exactly once (I3); reactions are adopted; answers go to their runs.
 
+use std::time::Duration;
+
 use detect::incident::{Opening, entities_of};
 use model::{
     ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, Incident, IncidentId, IncidentState,
-    NodeId, Report, Seq, Up,
+    NodeId, Report, Seq, Timestamp, Up,
 };
 use tokio::sync::mpsc;
 
@@ -23,6 +25,9 @@ pub(crate) fn controller() -> Actor {
 pub(super) fn agent(node: &NodeId) -> Actor {
     Actor::new(format!("system:agent/{node}"))
 }
+
+/// How long health tells of a node that was refused.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(600);
 
 /// Where a finding lies.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -304,6 +309,14 @@ impl Core {
         }
     }
 
+    /// A refusal is shown for a while, not for ever.
+    pub(super) fn forgive(&mut self, now: Timestamp) {
+        if self.refused.is_some_and(|at| now.since(at) > REFUSAL_SHOWN) {
+            self.refused = None;
+            self.health.restored(Part::Ingest);
+        }
+    }
+
     fn is_seen(&self, id: &FindingId, turn: &Turn) -> Result<bool, StoreError> {
         Ok(turn.places.contains_key(id) || self.state.store.get::<u64>(Table::Seen, &seen_key(id))?.is_some())
     }
@@ -333,8 +346,9 @@ impl Core {
         self.state.store.get(Table::FindingPlaces, &seen_key(id))
     }
 
-    fn refuse(&self, node: &NodeId, because: &str) {
+    fn refuse(&mut self, node: &NodeId, because: &str) {
         self.metrics.refused.inc();
+        self.refused = Some((self.config.clock)());
         self.health.degraded(Part::Ingest, format!("node {node} was refused: {because}"));
     }
 }
@@ -345,7 +359,7 @@ fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index:
     turn.places.insert(finding.clone(), (place.incident, index));
 }
 
-fn empty(id: &IncidentId, finding: &Finding, now: model::Timestamp) -> Incident {
+fn empty(id: &IncidentId, finding: &Finding, now: Timestamp) -> Incident {
     Incident {
         id: id.clone(),
         title: finding.rule.title.clone(),

@@ -62,11 +62,18 @@ pub(crate) type Answer = oneshot::Sender<Result<Vec<u8>, ApiError>>;
 #[derive(Debug)]
 pub(crate) enum Ask {
     Status,
-    Incidents { since: u64, limit: usize },
+    Incidents { since: u64, limit: usize, merged: Merged },
     Incident(String),
     Actions { all: bool },
     Playbooks,
     Audit { after: u64, limit: usize },
+}
+
+/// Whether incidents whose story goes on in another are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merged {
+    Hidden,
+    Shown,
 }
 
 /// Wishes.
@@ -133,6 +140,8 @@ pub(crate) struct Core {
     revision: watch::Sender<u64>,
     stop: CancellationToken,
     started: Timestamp,
+    /// When a node was last refused.
+    refused: Option<Timestamp>,
 }
 
 /// What the thread shares with the rest.
@@ -159,7 +168,7 @@ pub(crate) fn spawn(
     let started = (shared.config.clock)();
     let state = State::load(&shared.config, &shared.health)?;
     let Shared { config, health, metrics, revision, stop } = shared;
-    let core = Core { config, state, health, metrics, revision, stop, started };
+    let core = Core { config, state, health, metrics, revision, stop, started, refused: None };
     thread::Builder::new()
         .name("hemostat-core".into())
         .spawn(move || core.live(inbox, &runtime))

@@ -107,6 +107,7 @@ impl Core {
     }
 
     pub(super) fn tick(&mut self, turn: &mut Turn) {
+        self.forgive(turn.now);
         let due: Vec<RunId> = self
             .state
             .runs

@@ -353,3 +353,81 @@ async fn i4_nothing_is_applied_before_its_rollback_state_is_stored_and_read_back
     let captured = |l: &&String| l.starts_with("BeforeWrite") && l.ends_with("/captured");
     assert_eq!(trace.iter().filter(captured).count(), 4);
 }
+
+/// A finding in a cgroup of its own.
+fn apart(seq: u64, pid: u32, cgroup: u64) -> Finding {
+    let mut finding = finding(seq, pid, Level::High);
+    let mut process = (*finding.event.process).clone();
+    process.cgroup = CgroupId(cgroup);
+    process.workload = Arc::new(Workload::Host { cgroup_path: format!("/app-{cgroup}") });
+    finding.event.process = Arc::new(process);
+    finding
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incidents_that_turn_out_to_be_one_are_merged_with_their_runs() {
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(apart(1, 100, 10)));
+    lab.spool(Report::Finding(apart(2, 200, 20)));
+    lab.connect(Faint::Never);
+    lab.until_world(|w| w.in_force.len() == 4).await;
+    lab.until(|_| true).await;
+    assert_eq!(lab.client.incidents(10).await.unwrap().incidents.len(), 2);
+    // The same process, seen in the other cgroup: it moved.
+    let mut lab = lab.restart().await;
+    lab.spool(Report::Finding(apart(3, 200, 10)));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.findings == 3).await;
+    let shown = lab.client.incidents(10).await.unwrap().incidents;
+    assert_eq!(shown.len(), 1, "the other is not shown any more: {shown:#?}");
+    assert_eq!((incident.runs.len(), shown[0].actions_in_force), (2, 4));
+    let view = lab.client.incident(incident.id.as_str()).await.unwrap();
+    let other = lab.client.incident(view.absorbed[0].as_str()).await.unwrap();
+    assert_eq!((other.merged_into, other.incident.state), (Some(incident.id.clone()), IncidentState::Closed));
+    lab.client.rollback_incident(incident.id.as_str(), "drill").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    lab.until_world(|w| w.in_force.is_empty()).await;
+    lab.stop().await;
+}
+
+/// Not a test: how long it takes from a report to its first containment command, for docs and reports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures; run with --ignored --nocapture"]
+async fn figures_from_report_to_command() {
+    let lab = Lab::start("Auto").await;
+    let (mut agent, link) = crate::support::link();
+    lab.handle.attach(link);
+    let hello = Up::Hello { node: NodeId::new(crate::support::NODE), epoch: AgentEpoch(1) };
+    agent.up.send(hello).await.unwrap();
+    let (mut stored, mut applied) = (Vec::new(), Vec::new());
+    for n in 1..=300u32 {
+        let report = Report::Finding(apart(u64::from(n), 1000 + n, 1000 + u64::from(n)));
+        let begun = std::time::Instant::now();
+        agent.up.send(Up::Report { seq: Seq(u64::from(n)), report: Box::new(report) }).await.unwrap();
+        let mut applies = 0;
+        while applies < 2 {
+            match agent.down.recv().await.unwrap() {
+                Down::Ack { .. } => stored.push(begun.elapsed()),
+                Down::Command(command) => {
+                    if matches!(command.phase, Phase::Apply { .. })
+                        && command.action.undo() == UndoClass::Exact
+                    {
+                        applies += 1;
+                        if applies == 2 {
+                            applied.push(begun.elapsed());
+                        }
+                    }
+                    let outcome = lab.node.lock().unwrap().obey(&command);
+                    agent.up.send(Up::Outcome(Box::new(outcome))).await.unwrap();
+                }
+            }
+        }
+    }
+    for (what, mut times) in [("report stored", stored), ("both containments commanded", applied)] {
+        times.sort();
+        let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize];
+        println!("{what}: p50 {:?} p99 {:?} max {:?}", at(0.5), at(0.99), at(1.0));
+    }
+    drop(agent);
+    lab.stop().await;
+}

@@ -56,12 +56,18 @@ struct Head {
 
 #[inline(always)]
 fn packet(ctx: &SkBuffContext, way: Way) -> Option<()> {
-    // SAFETY: the context.
-    let (len, sk) = unsafe {
+    // SAFETY: the context; remote_port is in network order, 0 where the socket is not connected.
+    let (len, sk, remote) = unsafe {
         let skb = ctx.skb.skb;
-        (core::ptr::read_volatile(&raw const (*skb).len), (*skb).__bindgen_anon_2.sk)
+        let remote = u32::from_be(core::ptr::read_volatile(&raw const (*skb).remote_port)) as u16;
+        (core::ptr::read_volatile(&raw const (*skb).len), (*skb).__bindgen_anon_2.sk, remote)
     };
     if sk.is_null() {
+        return None;
+    }
+    // Most packets are of TCP connections to other ports: they go before anything of them is read.
+    let asks = way == Way::Out && (remote == 0 || remote == DNS) && event::is_on(Class::Dns);
+    if !asks && (!event::is_on(Class::SocketClose) || protocol(&load(ctx, 0)?) != UDP) {
         return None;
     }
     let head = head(ctx, way)?;
@@ -72,7 +78,7 @@ fn packet(ctx: &SkBuffContext, way: Way) -> Option<()> {
             count(owner, &head, way, payload);
         }
     }
-    if way == Way::Out && head.remote.port == DNS {
+    if asks && head.remote.port == DNS {
         question(ctx, &head, len, owner_of(sk.cast()));
     }
     Some(())
@@ -89,24 +95,27 @@ fn count(owner: &mut NetRecord, head: &Head, way: Way, payload: u64) {
     }
 }
 
+/// The transport protocol in an IP header's first bytes; IPv6's extension headers are not followed.
+#[inline(always)]
+fn protocol(first: &[u8; 10]) -> u8 {
+    if first[0] >> 4 == 4 { first[9] } else { first[6] }
+}
+
 /// Reads IP header and ports.
 #[inline(always)]
 fn head(ctx: &SkBuffContext, way: Way) -> Option<Head> {
     let first: [u8; 10] = load(ctx, 0)?;
-    let (protocol, at, source, destination) = if first[0] >> 4 == 4 {
-        let addrs: [u32; 2] = load(ctx, 12)?;
-        (first[9], u32::from(first[0] & 15) * 4, mapped(addrs[0]), mapped(addrs[1]))
-    } else {
-        // Extension headers are not followed.
-        if first[6] != TCP && first[6] != UDP {
-            return None;
-        }
-        let addrs: [[u8; 16]; 2] = load(ctx, 8)?;
-        (first[6], 40, addrs[0], addrs[1])
-    };
+    let protocol = protocol(&first);
     if protocol != TCP && protocol != UDP {
         return None;
     }
+    let (at, source, destination) = if first[0] >> 4 == 4 {
+        let addrs: [u32; 2] = load(ctx, 12)?;
+        (u32::from(first[0] & 15) * 4, mapped(addrs[0]), mapped(addrs[1]))
+    } else {
+        let addrs: [[u8; 16]; 2] = load(ctx, 8)?;
+        (40, addrs[0], addrs[1])
+    };
     let ports: [u16; 2] = load(ctx, at)?;
     let source = End { addr: source, port: u16::from_be(ports[0]), pad: 0 };
     let destination = End { addr: destination, port: u16::from_be(ports[1]), pad: 0 };

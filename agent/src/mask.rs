@@ -19,6 +19,11 @@ const BUILTIN: &str = include_str!("mask/rules.yaml");
 const MAX_RULES: usize = 256;
 /// Bytes of one pattern's compiled form (I11).
 const MAX_COMPILED: usize = 4 << 20;
+/// Bytes of the cache in which one pattern's automaton grows (I11); each thread that masks has its own. Small, since there are two for
+/// each pattern and a text is short: what does not fit is matched more slowly, still in linear time.
+const MAX_CACHE: usize = 64 << 10;
+/// The same for all patterns together, which every text goes through.
+const MAX_SET_CACHE: usize = 1 << 20;
 /// Longer texts are cut before they are masked, since what is not looked at must not leave (I11).
 const MAX_TEXT: usize = 64 << 10;
 /// Secrets shorter than this are masked where they are found and not looked for elsewhere: `-p1` would mask every 1.
@@ -113,6 +118,7 @@ impl Masker {
         }
         let any = RegexSetBuilder::new(rules.iter().map(|rule| rule.pattern.as_str()))
             .size_limit(MAX_COMPILED * 8)
+            .dfa_size_limit(MAX_SET_CACHE)
             .build()
             .map_err(|source| MaskError::Pattern {
                 origin: "all masking rules together".into(),
@@ -358,7 +364,7 @@ fn parse(origin: &str, text: &str) -> Result<Vec<Rule>, MaskError> {
             };
             let pattern = RegexBuilder::new(&rule.pattern)
                 .size_limit(MAX_COMPILED)
-                .dfa_size_limit(1 << 20)
+                .dfa_size_limit(MAX_CACHE)
                 .build()
                 .map_err(|source| wrong(source.to_string()))?;
             let secrets: Vec<usize> = pattern

@@ -128,12 +128,10 @@ impl Core {
     pub(super) fn run_outcome(&mut self, node: &NodeId, outcome: CommandOutcome, turn: &mut Turn) {
         let owner = self
             .state
-            .runs
-            .iter()
-            .find(|(_, run)| {
-                run.node() == node && run.records().iter().any(|record| record.id == outcome.action_id)
-            })
-            .map(|(id, _)| id.clone());
+            .owners
+            .get(&outcome.action_id)
+            .filter(|run| self.state.runs.get(*run).is_some_and(|run| run.node() == node))
+            .cloned();
         match owner {
             Some(run) => self.drive(&run, RunInput::Outcome(Box::new(outcome)), turn),
             None => tracing::debug!(%node, key = %outcome.key, "an answer that no run waits for"),
@@ -241,6 +239,9 @@ impl Core {
             turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), row, ReadBack::Yes);
         }
         for record in &actions {
+            if !self.state.owners.contains_key(&record.id) {
+                self.state.owners.insert(record.id.clone(), id.clone());
+            }
             if let Some(adopted) = self.state.adopted.get_mut(&record.id)
                 && adopted.record.state != record.state
             {
@@ -417,6 +418,8 @@ impl Core {
         if self.state.runs.len() > MAX_LOADED {
             let rows = &self.state.rows;
             self.state.runs.retain(|id, _| rows.get(id).is_some_and(RunRow::is_live));
+            let runs = &self.state.runs;
+            self.state.owners.retain(|_, run| runs.contains_key(run));
         }
     }
 
@@ -427,6 +430,8 @@ impl Core {
             }
             let run = replay(&self.state.store, id)
                 .map_err(|error| ApiError::new(ApiErrorKind::Unavailable, error.to_string()))?;
+            let owned = run.records().into_iter().map(|record| (record.id, id.clone()));
+            self.state.owners.extend(owned);
             self.state.runs.insert(id.clone(), run);
         }
         Ok(())

@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) runs: BTreeMap<RunId, Run>,
     /// A line of every run.
     pub(super) rows: BTreeMap<RunId, RunRow>,
+    /// Of the actions of loaded runs: whose they are.
+    pub(super) owners: BTreeMap<ActionId, RunId>,
     pub(super) nodes: BTreeMap<NodeId, NodeRow>,
     pub(super) adopted: BTreeMap<ActionId, Adopted>,
     /// Of adopted reactions: the run that undoes it.
@@ -69,6 +71,10 @@ impl State {
             }
             rows.insert(row.run.clone(), row);
         }
+        let of_run = |(id, run): (&RunId, &Run)| {
+            run.records().into_iter().map(|record| (record.id, id.clone())).collect::<Vec<_>>()
+        };
+        let owners = runs.iter().flat_map(of_run).collect();
         let nodes = by_text(store.scan::<NodeRow>(Table::Nodes, b"")?, NodeId::new);
         let adopted = by_text(store.scan::<Adopted>(Table::Adopted, b"")?, ActionId::new);
         let seen = store.get(Table::Meta, b"seen")?.unwrap_or_default();
@@ -81,6 +87,7 @@ impl State {
             incidents,
             runs,
             rows,
+            owners,
             nodes,
             adopted,
             undone_by,

@@ -269,7 +269,7 @@ fn process(chance: &mut Chance) -> String {
         42..56 => format!("    selection:\n{}    condition: selection\n", words(chance, 10)),
         56..66 => {
             let count = 1 + chance.below(3);
-            let parent = item("ParentImage|endswith", &several(chance, count, tool));
+            let parent = item("ParentImage|endswith", &several(chance, count, service));
             format!("    selection:\n{parent}{}    condition: selection\n", image(chance))
         }
         66..78 => {
@@ -431,12 +431,31 @@ fn tool(chance: &mut Chance) -> String {
     if chance.percent(60) { format!("/{}", chance.pick(&TOOLS)) } else { format!("/{}", chance.word()) }
 }
 
+/// A service by its end: what parents are asked for, since a shell as a parent says nothing.
+fn service(chance: &mut Chance) -> String {
+    const SERVICES: [&str; 12] = [
+        "nginx",
+        "apache2",
+        "httpd",
+        "java",
+        "php-fpm",
+        "tomcat",
+        "mysqld",
+        "postgres",
+        "redis-server",
+        "sshd",
+        "node",
+        "gunicorn",
+    ];
+    if chance.percent(40) { format!("/{}", chance.pick(&SERVICES)) } else { format!("/{}", chance.word()) }
+}
+
 /// What command lines are searched for: mostly particular, sometimes a common flag or place.
 fn fragment(chance: &mut Chance) -> String {
     match chance.below(100) {
-        0..3 => chance.pick(&FLAGS).to_string(),
-        3..10 => chance.pick(&PLACES).to_string(),
-        10..30 => chance.pick(&WORDS).to_string(),
+        0..2 => chance.pick(&FLAGS).to_string(),
+        2..6 => chance.pick(&PLACES).to_string(),
+        6..30 => chance.pick(&WORDS).to_string(),
         30..55 => format!("{}{}", chance.pick(&PLACES), chance.word()),
         55..70 => format!(" --{}", chance.word()),
         _ => rare(chance),

@@ -36,7 +36,7 @@ pub(crate) struct Engine {
     category: Category,
     checks: Box<[(Field, Prepared)]>,
     /// Whether the indexes answer for the predicate, so that it need not be evaluated.
-    found: Box<[bool]>,
+    found: Bits,
     fields: Box<[FieldIndex]>,
     regexes: Box<[meta::Regex]>,
     /// For each predicate, the rules to look at when it holds: a range of `triggered`.
@@ -48,7 +48,33 @@ pub(crate) struct Engine {
     /// The rule set's numbers of the rules here.
     rules: Box<[RuleIndex]>,
     /// Predicates whose literal must also be compared as it is.
-    sensitive: Box<[bool]>,
+    sensitive: Bits,
+}
+
+/// One bit for each predicate, so that all of them stay in the cache nearest to the core.
+#[derive(Debug)]
+struct Bits(Box<[u64]>);
+
+impl Bits {
+    #[inline]
+    fn get(&self, position: u32) -> bool {
+        self.0.get(position as usize / 64).is_some_and(|word| word >> (position % 64) & 1 != 0)
+    }
+}
+
+impl FromIterator<bool> for Bits {
+    fn from_iter<T: IntoIterator<Item = bool>>(bits: T) -> Self {
+        let mut words = Vec::new();
+        for (position, bit) in bits.into_iter().enumerate() {
+            if position % 64 == 0 {
+                words.push(0);
+            }
+            if let Some(last) = words.last_mut() {
+                *last |= u64::from(bit) << (position % 64);
+            }
+        }
+        Self(words.into())
+    }
 }
 
 /// What was noticed while compiling.
@@ -154,7 +180,7 @@ impl Engine {
         let engine = Self {
             category,
             checks,
-            found: found.into(),
+            found: found.iter().copied().collect(),
             fields,
             regexes: regexes.into(),
             triggers,
@@ -297,7 +323,7 @@ impl Engine {
         let before = holding.len();
         let folded = texts.folded(field.field, text);
         field.text(folded, &mut |id| {
-            if !self.sensitive[id as usize] || self.literal_as_it_is(id, text.as_bytes()) {
+            if !self.sensitive.get(id) || self.literal_as_it_is(id, text.as_bytes()) {
                 note(id, *epoch, truth, holding);
             }
         });
@@ -316,7 +342,7 @@ impl Engine {
         let Some(text) = value.text(&mut room) else { return };
         texts.passing(text, |folded| {
             field.text(folded, &mut |id| {
-                if !self.sensitive[id as usize] || self.literal_as_it_is(id, text.as_bytes()) {
+                if !self.sensitive.get(id) || self.literal_as_it_is(id, text.as_bytes()) {
                     note(id, *epoch, truth, holding);
                 }
             });
@@ -338,7 +364,7 @@ impl Engine {
         if known == scratch.epoch {
             return true;
         }
-        if known == scratch.epoch + 1 || self.found[predicate as usize] {
+        if known == scratch.epoch + 1 || self.found.get(predicate) {
             return false;
         }
         let holds = self.evaluate_now(predicate, view, scratch);

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 
 use super::{background::Background, frozen::Frozen};
 
-/// Bits of table per literal: a text without any literal then goes to verification at about one position in 64.
-const BITS_PER_LITERAL: usize = 64;
+/// Bits of table per literal: a text without any literal is looked at more closely at about one position in 32.
+const BITS_PER_LITERAL: usize = 32;
 /// Smallest table: 128 bytes.
 const MIN_BITS: u32 = 10;
-/// Largest table: 128 KiB.
-const MAX_BITS: u32 = 20;
+/// Largest table: 32 KiB, what stays in the cache nearest to the core. Beyond it more positions are looked at more closely.
+const MAX_BITS: u32 = 18;
 /// Odd multiplier whose high bits mix all four bytes (the 32-bit golden ratio).
 const MIX: u32 = 0x9E37_79B1;
 

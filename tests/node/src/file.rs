@@ -302,9 +302,10 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
         });
         if created != expected || deleted != expected {
             return Err(format!(
-                "worker {worker}: {} creates, {} deletes of {each}",
+                "worker {worker}: {} creates, {} deletes of {each}; {:?}",
                 created.len(),
-                deleted.len()
+                deleted.len(),
+                scene.probes.counts()?
             )
             .into());
         }

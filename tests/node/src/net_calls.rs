@@ -343,8 +343,24 @@ fn storm(each: u32) -> Result<(), Failure> {
     for worker in &workers {
         succeeded(*worker)?;
     }
+    settled()?;
     let words: Vec<String> =
         ports.iter().map(ToString::to_string).chain(workers.iter().map(ToString::to_string)).collect();
     println!("{}", words.join(" "));
     Ok(())
+}
+
+/// Waits until no connection of this network namespace is on its way any more: a busy machine puts the last resets off, and
+/// with the namespace they would go unprocessed. There is nothing to wait on but the table itself.
+fn settled() -> Result<(), Failure> {
+    for _ in 0..2_000 {
+        let table = fs::read_to_string("/proc/self/net/tcp")?;
+        // State 06 is TIME_WAIT, 0A LISTEN.
+        let done = |line: &str| matches!(line.split_whitespace().nth(3), Some("06" | "0A"));
+        if table.lines().skip(1).all(done) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err("connections are still on their way after 10 s".into())
 }

@@ -140,7 +140,11 @@ impl Probes {
                 .map_max_entries("BULK", config.bulk_ring)
                 .map_pin_path("HELD", held_pin)
                 .load(OBJECT)
-                .map_err(object_error)?
+                .map_err(|err| {
+                    // Nothing may stay behind; a folder that another agent uses is not empty.
+                    let _ = std::fs::remove_dir(&config.pins);
+                    object_error(err)
+                })?
         };
         let undecoded = Arc::new(AtomicU64::new(0));
         let (critical, critical_map) = take_ring(&mut ebpf, "CRITICAL", config.critical_ring)?;

@@ -3,7 +3,7 @@
 //! Each literal is represented by the rarest four bytes that it contains (two, if it is shorter). For each position of the
 //! text one multiplication and one bit say whether any literal could be there; the few positions that remain are verified
 //! exactly. Unlike an Aho–Corasick automaton no step waits for the one before, and the bit table stays in the first-level
-//! cache however many literals there are. Measured against daachorse in docs/benchmarks.md. The idea is that of Wu and
+//! cache however many literals there are. The idea is that of Wu and
 //! Manber, "A fast algorithm for multi-pattern searching" (1994), with the gram chosen by rarity instead of position.
 
 use std::collections::BTreeMap;

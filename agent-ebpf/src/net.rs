@@ -122,7 +122,7 @@ pub fn net_release(ctx: SockContext) -> i32 {
 /// tp_btf/inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate), of sockets that a task holds.
 ///
 /// The kernel does not run a program of this kind inside itself: where a packet's interrupt ends one connection while the
-/// program tells of another, the second would be missed without a trace (seen: 5 of 80,000). So there are two programs. What
+/// program tells of another, the second would be missed without a trace. So there are two programs. What
 /// happens while a task holds the socket can be interrupted, and is this one's; what happens in interrupts cannot, and is
 /// [`net_state_interrupt`]'s.
 #[btf_tracepoint(function = "inet_sock_set_state")]

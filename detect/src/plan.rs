@@ -14,10 +14,10 @@ use model::{ClassPlan, EventClass, FilterPlan, KernelTest, Reaction};
 pub use pass::{holds, passes};
 
 use crate::{
-    ast::Rule,
+    ast::{Rule, Search},
     diagnostic::Diagnostic,
     matcher::{Interner, Logic},
-    schema::Category,
+    schema::{Category, Field},
 };
 
 /// The plan of a rule set.
@@ -72,6 +72,13 @@ pub(crate) fn plan(rules: &[Rule]) -> (Planned, Vec<Diagnostic>) {
         }
     }
     for (position, rule) in rules.iter().enumerate() {
+        // What the network can reach is derived from listeners, so these classes are needed though no rule looks at them.
+        if !planned.explanations[position].is_empty() && uses(rule, Field::Exposure) {
+            all.extend([EventClass::Listen, EventClass::Bind]);
+            planned.explanations[position].push(
+                "network_listen, network_bind: every event, because Exposure is derived from them".into(),
+            );
+        }
         if let Some(refusal) = hold::refusal(rule) {
             planned.unheld.insert(position);
             planned.explanations[position]
@@ -86,6 +93,17 @@ pub(crate) fn plan(rules: &[Rule]) -> (Planned, Vec<Diagnostic>) {
         .collect();
     planned.filter.hold = hold.into_iter().collect();
     (planned, diagnostics)
+}
+
+/// Whether a test of the rule looks at the field.
+fn uses(rule: &Rule, field: Field) -> bool {
+    fn looks(search: &Search, field: Field) -> bool {
+        match search {
+            Search::Item(item) => item.field.as_ref().is_some_and(|name| name.field == Some(field)),
+            Search::All(parts, _) | Search::Any(parts, _) => parts.iter().any(|part| looks(part, field)),
+        }
+    }
+    rule.detection.identifiers.iter().any(|identifier| looks(&identifier.search, field))
 }
 
 fn listed(tests: &BTreeSet<KernelTest>) -> String {

@@ -160,7 +160,7 @@ fn rules_and_their_own_events_agree_with_both_oracles() {
 
 #[test]
 fn generated_events_hit_what_the_interpreter_says() {
-    let (_, rules) = generated(600);
+    let (_, rules) = generated(1200);
     let events = events::generate(1500, 3, events::Strings::Repeating);
     let mut matcher = compile(&rules).matcher();
     let mut counts = BTreeMap::<usize, usize>::new();

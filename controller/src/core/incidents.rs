@@ -183,17 +183,19 @@ impl Incidents {
 impl Whole {
     /// It changes at `now`.
     pub(super) fn touch(&mut self, now: Timestamp) {
-        self.row.incident.updated = now;
+        self.row.incident.updated = self.row.incident.updated.max(now);
         self.dirty = Dirty::Yes;
     }
 
-    /// A line in its history; beyond the limit the middle is dropped first.
+    /// A line in its history, at its time: what a node did is told later than it was done. Beyond the limit the middle is
+    /// dropped first.
     pub(super) fn tell(&mut self, at: Timestamp, actor: &Actor, what: impl Into<String>) {
         let timeline = &mut self.row.incident.timeline;
         if timeline.len() >= Incident::MAX_TIMELINE {
             timeline.remove(Incident::MAX_TIMELINE / 2);
         }
-        timeline.push(TimelineEntry { at, actor: actor.clone(), what: what.into() });
+        let position = timeline.partition_point(|entry| entry.at <= at);
+        timeline.insert(position, TimelineEntry { at, actor: actor.clone(), what: what.into() });
         self.touch(at);
     }
 

@@ -150,7 +150,7 @@ impl Core {
         let finding_id = finding.id.clone();
         let answered = finding.clone();
         let Some(whole) = self.state.incidents.get(&self.state.store, &id)? else { return Ok(()) };
-        whole.tell(now, &agent(&node), line);
+        whole.tell(finding.event.time, &agent(&node), line);
         if let Some(index) = whole.add(finding, entities, now) {
             put_place(turn, &finding_id, &id, index);
         }

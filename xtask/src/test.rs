@@ -83,10 +83,24 @@ fn node(options: &Options, tally: &mut Tally) -> Result<()> {
     say(format!("test the probes on this kernel ({release})"));
     progress::run(
         "build the node tests",
-        Command::new("cargo").current_dir(root()).args(["build", "--profile", "checks", "-p", "hemostat-node-tests"]),
+        Command::new("cargo").current_dir(root()).args([
+            "build",
+            "--profile",
+            "checks",
+            "-p",
+            "hemostat-node-tests",
+        ]),
     )?;
     let mut command = Command::new("cargo");
-    command.current_dir(root()).args(["run", "--quiet", "--profile", "checks", "-p", "hemostat-node-tests", "--"]);
+    command.current_dir(root()).args([
+        "run",
+        "--quiet",
+        "--profile",
+        "checks",
+        "-p",
+        "hemostat-node-tests",
+        "--",
+    ]);
     command.args(options.filter.iter());
     let counted = progress::run_counted(&mut command)?;
     tally.passed += counted.passed;

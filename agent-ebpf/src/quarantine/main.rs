@@ -8,8 +8,8 @@
 mod packet;
 
 use agent_abi::quarantine::{
-    COUNT_DROPPED_IN, COUNT_DROPPED_OUT, COUNT_PASSED_IN, COUNT_PASSED_OUT, COUNT_REFUSED, COUNTS, MAX_NETWORKS,
-    MODE_ISOLATE, Peer, Policy,
+    COUNT_DROPPED_IN, COUNT_DROPPED_OUT, COUNT_PASSED_IN, COUNT_PASSED_OUT, COUNT_REFUSED, COUNTS,
+    MAX_NETWORKS, MODE_ISOLATE, Peer, Policy,
 };
 use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, map},

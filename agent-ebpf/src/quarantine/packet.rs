@@ -54,7 +54,8 @@ pub fn address6(words: [u32; 4]) -> Address {
     if words[0] == 0 && words[1] == 0 && words[2] == 0x0000_ffff_u32.to_be() {
         return Address::V4(words[3].to_ne_bytes());
     }
-    let [a, b, c, d] = [words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes()];
+    let [a, b, c, d] =
+        [words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes()];
     Address::V6([
         a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
     ])

@@ -175,7 +175,11 @@ impl Product {
     }
 
     pub(crate) fn verify_audit(&self, stages: &mut Stages) -> Result<()> {
-        let output = self.command(&["audit", "verify", "--state"]).arg(&self.state).output().context("run hemostat audit verify")?;
+        let output = self
+            .command(&["audit", "verify", "--state"])
+            .arg(&self.state)
+            .output()
+            .context("run hemostat audit verify")?;
         let text =
             String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr })
                 .trim()

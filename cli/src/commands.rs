@@ -62,7 +62,7 @@ fn refused(error: ClientError) -> anyhow::Error {
         },
         ClientError::Unreadable(_) | ClientError::Foreign { .. } => Exit::Bad,
     };
-    Ended::new(exit, error.to_string())
+    Ended::with(exit, error.to_string())
 }
 
 /// Files below `folders` with one of the endings, sorted, so that output and ids do not depend on the file system. A path that is a

@@ -36,7 +36,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn with(exit: Exit, message: impl Into<String>) -> anyhow::Error {
         Self { exit, message: message.into() }.into()
     }
 }

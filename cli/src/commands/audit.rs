@@ -73,8 +73,8 @@ async fn show(shared: &Shared, after: u64, limit: usize) -> Result<Exit> {
 }
 
 fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Result<Exit> {
-    let key = AuditKey::load(&key).map_err(|error| Ended::new(Exit::Bad, error.to_string()))?;
-    let anchor = Anchor::read(&anchor).map_err(|error| Ended::new(Exit::Bad, error.to_string()))?;
+    let key = AuditKey::load(&key).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
+    let anchor = Anchor::read(&anchor).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
     let file = File::open(&log).with_context(|| format!("open the audit log {}", log.display()))?;
     let report = audit::verify(BufReader::new(file), &key, Some(&anchor))
         .with_context(|| format!("read {}", log.display()))?;
@@ -87,7 +87,7 @@ fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Resul
         return Ok(Exit::Bad);
     }
     let problems: Vec<String> = report.problems.iter().map(|problem| format!("  {problem}")).collect();
-    Err(Ended::new(
+    Err(Ended::with(
         Exit::Bad,
         format!("{} is not as it was written:\n{}", log.display(), problems.join("\n")),
     ))

@@ -127,7 +127,7 @@ pub(crate) async fn rollback(shared: &Shared, rollback: Rollback) -> Result<Exit
             }
         }
         if !blocked.is_empty() {
-            return Err(Ended::new(
+            return Err(Ended::with(
                 Exit::Conflict,
                 format!(
                     "not undone, since the target changed meanwhile; a person must decide:\n  {}",
@@ -143,7 +143,7 @@ pub(crate) async fn rollback(shared: &Shared, rollback: Rollback) -> Result<Exit
         }
         since = client.watch(since, Duration::from_millis(500)).await.map_err(refused)?.revision;
     }
-    Err(Ended::new(
+    Err(Ended::with(
         Exit::Bad,
         format!(
             "the rollback has begun and is not at its end after {ROLLBACK_PATIENCE:?}; see: hemostat incidents show {}",

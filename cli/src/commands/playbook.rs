@@ -151,7 +151,8 @@ fn page(checked: &Checked) -> String {
 
 fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result<Exit> {
     let direct = PathBuf::from(wanted);
-    let (_, resources, problems) = if direct.is_file() { read(&[direct.clone()])? } else { read(paths)? };
+    let (_, resources, problems) =
+        if direct.is_file() { read(std::slice::from_ref(&direct))? } else { read(paths)? };
     let found: Option<&Located<crds::Playbook>> = resources.iter().find_map(|resource| match resource {
         Resource::Playbook(playbook)
             if direct.is_file() || playbook.value.metadata.name.as_deref() == Some(wanted) =>
@@ -163,7 +164,7 @@ fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result
     let Some(playbook) = found else {
         let why: Vec<String> =
             problems.iter().map(|problem| format!("\n  {}: {}", problem.place, problem.message)).collect();
-        return Err(Ended::new(
+        return Err(Ended::with(
             Exit::Unknown,
             format!("there is no playbook {wanted:?} to draw{}", why.concat()),
         ));
@@ -175,7 +176,7 @@ fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result
             .iter()
             .map(|problem| format!("\n  {}: {}", problem.place, problem.message))
             .collect();
-        return Err(Ended::new(
+        return Err(Ended::with(
             Exit::Bad,
             format!("{wanted} cannot be drawn, since it is broken:{}", why.concat()),
         ));

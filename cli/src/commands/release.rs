@@ -39,7 +39,7 @@ struct Released {
 pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     let folder = agent::contain_folder(&options.state.join("node"));
     if !folder.exists() {
-        return Err(Ended::new(
+        return Err(Ended::with(
             Exit::Unknown,
             format!(
                 "{} does not exist: Hemostat has never contained anything from there (--state says where to look)",
@@ -56,9 +56,9 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
 
 fn with_advice(error: &OpenError, folder: &Path) -> anyhow::Error {
     if rustix::process::geteuid().is_root() {
-        return Ended::new(Exit::Bad, error.to_string());
+        return Ended::with(Exit::Bad, error.to_string());
     }
-    Ended::new(
+    Ended::with(
         Exit::Forbidden,
         format!("{error}: lifting containments below {} needs root", folder.display()),
     )

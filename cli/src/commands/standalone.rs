@@ -76,7 +76,7 @@ fn start_log(json: bool) {
 
 async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Ended::new(
+        return Err(Ended::with(
             Exit::Forbidden,
             "watching a host loads eBPF programs, which needs root: run it with sudo",
         ));
@@ -125,7 +125,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     match why {
         None => Ok(Exit::Good),
         Some(blind) => {
-            Err(Ended::new(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
+            Err(Ended::with(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
         }
     }
 }

@@ -27,7 +27,7 @@ fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
     let mut probes = Probes::load(&config, &plan)?;
     let mut reader = probes.reader()?;
     let total = if scene.quick { 5_000 } else { 50_000 };
-    crate::scene::run_helper(&["memfd-loop", &total.to_string()])?;
+    crate::scene::run_actor(&["memfd-loop", &total.to_string()])?;
     let mut given = std::collections::BTreeMap::<EventClass, u64>::new();
     let mut own = 0;
     // What is seen while the ring is read out is counted, too: until nothing more comes, both must agree.
@@ -106,13 +106,13 @@ impl Cgroup {
         Ok(Self { path, id })
     }
 
-    /// Runs a helper in it to its end; the helper waits for the end of its standard input first.
+    /// Runs an actor in it to its end; the actor waits for the end of its standard input first.
     fn run(&self, words: &[&str]) -> Result<Pid, Failure> {
         let mut child = command(words).stdin(Stdio::piped()).spawn()?;
         fs::write(self.path.join("cgroup.procs"), child.id().to_string())?;
         drop(child.stdin.take());
         if !child.wait()?.success() {
-            return Err("the helper failed".into());
+            return Err("the actor failed".into());
         }
         Ok(Pid(child.id()))
     }

@@ -11,7 +11,7 @@ use model::{Activity, EventClass, NamespaceCall, Pid};
 use crate::{
     Check, Failure,
     process::Scratch,
-    scene::{Scene, acts, run_helper, same},
+    scene::{Scene, acts, run_actor, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -25,7 +25,7 @@ pub(crate) const CHECKS: &[Check] = &[
 fn set_ids(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::Credentials])?;
     scene.needs(EventClass::Credentials)?;
-    let (pid, records) = scene.during(|_| run_helper(&["set-ids", "1234", "5678"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["set-ids", "1234", "5678"]))?;
     let found: Vec<_> = acts(&records, pid)
         .into_iter()
         .filter_map(|act| match act {
@@ -43,7 +43,7 @@ fn set_ids(scene: &mut Scene) -> Result<(), Failure> {
 fn unchanged(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::Credentials])?;
     scene.needs(EventClass::Credentials)?;
-    let (pid, records) = scene.during(|_| run_helper(&["set-ids", "0", "0"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["set-ids", "0", "0"]))?;
     same("changes", &acts(&records, pid).len(), &0)
 }
 
@@ -56,7 +56,7 @@ fn setuid_binary(scene: &mut Scene) -> Result<(), Failure> {
     fs::copy(std::env::current_exe()?, &binary)?;
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o4755))?;
     let (pid, records) = scene.during(|_| {
-        let mut child = Command::new(&binary).args(["helper", "nop"]).uid(1234).gid(1234).spawn()?;
+        let mut child = Command::new(&binary).args(["actor", "nop"]).uid(1234).gid(1234).spawn()?;
         child.wait()?;
         Ok(Pid(child.id()))
     })?;
@@ -70,7 +70,7 @@ fn setuid_binary(scene: &mut Scene) -> Result<(), Failure> {
 
 fn earlier_process(scene: &mut Scene) -> Result<(), Failure> {
     // Started before the probes of a scene of its own are.
-    let mut child = helper_with_stdin(&["set-ids-after-stdin", "4321", "4321"])?;
+    let mut child = actor_with_stdin(&["set-ids-after-stdin", "4321", "4321"])?;
     let config = agent::probe::ProbeConfig {
         pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-b", std::process::id()).into(),
         ..agent::probe::ProbeConfig::default()
@@ -89,7 +89,7 @@ fn earlier_process(scene: &mut Scene) -> Result<(), Failure> {
 fn namespaces(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::Namespaces, EventClass::Credentials])?;
     scene.needs(EventClass::Namespaces)?;
-    let (pid, records) = scene.during(|_| run_helper(&["namespaces"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["namespaces"]))?;
     let own = fs::metadata("/proc/self/ns/uts")?;
     let own = std::os::unix::fs::MetadataExt::ino(&own) as u32;
     let found: Vec<_> = acts(&records, pid)
@@ -104,6 +104,6 @@ fn namespaces(scene: &mut Scene) -> Result<(), Failure> {
     same("setns", &found[1], &(found[0].1, own, NamespaceCall::Setns))
 }
 
-fn helper_with_stdin(words: &[&str]) -> Result<std::process::Child, Failure> {
+fn actor_with_stdin(words: &[&str]) -> Result<std::process::Child, Failure> {
     Ok(crate::scene::command(words).stdin(std::process::Stdio::piped()).spawn()?)
 }

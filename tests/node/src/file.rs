@@ -14,7 +14,7 @@ use model::{
 
 use crate::{
     Check, Failure,
-    scene::{NO_BUDGETS, Scene, acts, helper, run_helper, same},
+    scene::{NO_BUDGETS, Scene, actor, acts, run_actor, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -101,7 +101,7 @@ fn calls(scene: &mut Scene) -> Result<(), Failure> {
     let d = dir.path().to_owned();
     scene.all_of(&ALL)?;
     scene.needs(EventClass::FileOpen)?;
-    let (pid, records) = scene.during(|_| run_helper(&["file", "calls", dir.path()]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["file", "calls", dir.path()]))?;
     let at = |name: &str| whole(format!("{d}/{name}"));
     let open =
         |name: &str, flags: i32, created| Activity::FileOpen { file: at(name), flags: flags as u32, created };
@@ -166,7 +166,7 @@ fn paths(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("paths")?;
     scene.all_of(&[EventClass::FileOpen, EventClass::FileDelete])?;
     scene.needs(EventClass::FileOpen)?;
-    let (pid, records) = scene.during(|_| run_helper(&["file", "paths", dir.path()]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["file", "paths", dir.path()]))?;
     let found: Vec<&str> = opens(&records, pid)
         .into_iter()
         .map(|file| file.path.as_str())
@@ -194,7 +194,7 @@ fn deep(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("deep")?;
     scene.all_of(&[EventClass::FileOpen])?;
     scene.needs(EventClass::FileOpen)?;
-    let (pid, records) = scene.during(|_| run_helper(&["file", "deep", dir.path()]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["file", "deep", dir.path()]))?;
     let found = opens(&records, pid);
     let leaf =
         |name: &str| found.iter().find(|file| file.path.ends_with(name)).copied().ok_or("no such open");
@@ -214,7 +214,7 @@ fn other_ways(scene: &mut Scene) -> Result<(), Failure> {
     scene.needs(EventClass::FileOpen)?;
     for (way, what) in [("uring", "io_uring"), ("compat", "32-bit calls")] {
         let (pid, records) = scene.during(|_| {
-            let mut child = helper(&["file", way, dir.path()])?;
+            let mut child = actor(&["file", way, dir.path()])?;
             Ok(child.wait()?.success().then(|| Pid(child.id())))
         })?;
         let Some(pid) = pid else {
@@ -236,7 +236,7 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
             FilterPlan { classes: [(EventClass::FileOpen, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
         scene.probes.apply_plan(&plan)?;
         scene.needs(EventClass::FileOpen)?;
-        let (pid, records) = scene.during(|_| run_helper(&["file", "filter", &d]))?;
+        let (pid, records) = scene.during(|_| run_actor(&["file", "filter", &d]))?;
         let below = |file: &FilePath| file.path.strip_prefix(&format!("{d}/")).map(String::from);
         Ok(opens(&records, pid).into_iter().filter_map(below).collect())
     };
@@ -256,7 +256,7 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
     let plan =
         FilterPlan { classes: [(EventClass::FileDelete, ClassPlan::AnyOf(tests))].into(), hold: vec![] };
     scene.probes.apply_plan(&plan)?;
-    let (pid, records) = scene.during(|_| run_helper(&["file", "dotted", &d]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["file", "dotted", &d]))?;
     let gone = Activity::FileDelete { file: whole(format!("{d}/sub/gone")) };
     same("deletes", &acts(&records, pid), &vec![&gone; 4])
 }
@@ -269,7 +269,7 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let (_pins, mut scene) = Roomy::open("files", scene.quick)?;
     scene.all_of(&[EventClass::FileOpen, EventClass::FileDelete])?;
     scene.needs(EventClass::FileOpen)?;
-    let cgroup = crate::helper::cgroup_id(std::process::id())?;
+    let cgroup = crate::actor::cgroup_id(std::process::id())?;
     let (pids, records) = scene.during(|_| run_workers(dir.path(), each))?;
     for (worker, pid) in pids.iter().enumerate() {
         let of_worker: Vec<&Record> = records
@@ -314,7 +314,7 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn run_workers(dir: &str, each: u32) -> Result<Vec<Pid>, Failure> {
-    let start = |worker: u32| helper(&["file", "storm", dir, &worker.to_string(), &each.to_string()]);
+    let start = |worker: u32| actor(&["file", "storm", dir, &worker.to_string(), &each.to_string()]);
     let mut workers = (0..WORKERS).map(start).collect::<Result<Vec<_>, _>>()?;
     for worker in &mut workers {
         if !worker.wait()?.success() {

@@ -14,7 +14,7 @@ use model::{ExecTest, FilterPlan, Pid};
 
 use crate::{
     Check, Failure,
-    helper::{fork, wait},
+    actor::{fork, wait},
     process::Scratch,
     scene::{Scene, execs, same},
 };
@@ -39,7 +39,7 @@ fn none_acts(scene: &mut Scene) -> Result<(), Failure> {
     let marker = base.0.join("acted");
     let mut acted = 0;
     for n in 0..total {
-        let pid = start(&program, &["helper", "create", marker.to_str().unwrap_or_default()])?;
+        let pid = start(&program, &["actor", "create", marker.to_str().unwrap_or_default()])?;
         let status = wait(pid)?;
         if !libc::WIFSTOPPED(status) || libc::WSTOPSIG(status) != libc::SIGSTOP {
             return Err(format!("program {n} was not stopped: status {status:#x}").into());
@@ -80,7 +80,7 @@ fn tests(scene: &mut Scene) -> Result<(), Failure> {
     ] {
         scene.probes.apply_plan(&hold(vec![test.clone()]))?;
         scene.take();
-        let pid = start(&program, &["helper", "nop"])?;
+        let pid = start(&program, &["actor", "nop"])?;
         let status = wait(pid)?;
         let stopped = libc::WIFSTOPPED(status);
         same(&format!("stopped by {test:?}"), &stopped, &(held == Held::Yes))?;
@@ -110,7 +110,7 @@ fn tests(scene: &mut Scene) -> Result<(), Failure> {
     // A memfd by the test for missing links.
     scene.probes.apply_plan(&hold(vec![ExecTest::Unlinked]))?;
     let own = std::env::current_exe()?;
-    let pid = start(&own, &["helper", "exec-memfd", "quiet"])?;
+    let pid = start(&own, &["actor", "exec-memfd", "quiet"])?;
     let status = wait(pid)?;
     same("memfd stopped", &libc::WIFSTOPPED(status), &true)?;
     end(pid)
@@ -127,7 +127,7 @@ fn restart(scene: &mut Scene) -> Result<(), Failure> {
     };
     let _guard = Pins(config.pins.clone());
     let mut first = Probes::load(&config, &hold(vec![ExecTest::ExeSuffix("/miner".into())]))?;
-    let pid = start(&program, &["helper", "nop"])?;
+    let pid = start(&program, &["actor", "nop"])?;
     same("stopped", &libc::WIFSTOPPED(wait(pid)?), &true)?;
     let held = first.held();
     same("held", &held.len(), &1)?;

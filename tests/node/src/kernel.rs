@@ -1,4 +1,4 @@
-//! The kernel's own surface, and the helpers that use it.
+//! The kernel's own surface, and the actors that use it.
 #![expect(unsafe_code, reason = "system calls that no safe wrapper gives")]
 
 use std::{
@@ -10,9 +10,9 @@ use model::{Activity, EventClass, Pid};
 
 use crate::{
     Check, Failure,
-    helper::{fork, memfd, wait},
+    actor::{fork, memfd, wait},
     process::Scratch,
-    scene::{Scene, acts, run_helper, same},
+    scene::{Scene, acts, run_actor, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -44,7 +44,7 @@ fn seen(
 ) -> Result<(Pid, Vec<agent::record::Record>), Failure> {
     scene.all_of(ALL)?;
     scene.needs(class)?;
-    scene.during(|_| run_helper(words))
+    scene.during(|_| run_actor(words))
 }
 
 fn memfd_create(scene: &mut Scene) -> Result<(), Failure> {
@@ -62,7 +62,7 @@ fn ptrace(scene: &mut Scene) -> Result<(), Failure> {
 fn ptrace_in_namespace(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(ALL)?;
     scene.needs(EventClass::Ptrace)?;
-    let (_, records) = scene.during(|_| run_helper(&["ptrace-in-namespace"]))?;
+    let (_, records) = scene.during(|_| run_actor(&["ptrace-in-namespace"]))?;
     // The tracer and its target are children that nobody outside knows by their own numbers.
     let found: Vec<_> = records
         .iter()
@@ -131,14 +131,14 @@ fn module(scene: &mut Scene) -> Result<(), Failure> {
         return Err(Box::new(crate::scene::Skip("HEMOSTAT_TEST_MODULE names no .ko file to load".into())));
     };
     let path = path.to_string_lossy().into_owned();
-    let (pid, records) = scene.during(|_| run_helper(&["module", &path]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["module", &path]))?;
     let name = std::path::Path::new(&path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     same("acts", &acts(&records, pid), &vec![&Activity::ModuleLoad { name: name.replace('-', "_") }])
 }
 
 fn failed_calls(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(ALL)?;
-    let (pid, records) = scene.during(|_| run_helper(&["failing-calls"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["failing-calls"]))?;
     same("acts", &acts(&records, pid).len(), &0)
 }
 
@@ -162,7 +162,7 @@ fn forked(records: &[agent::record::Record], pid: Pid) -> Result<model::ProcessK
     children.next_back().ok_or_else(|| "no child".into())
 }
 
-/// The helpers of this family and of credentials.
+/// The actors of this family and of credentials.
 pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
     match words {
         ["set-ids", uid, gid] => set_ids(uid.parse()?, gid.parse()?)?,
@@ -239,7 +239,7 @@ pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
             libc::mount(c"x".as_ptr(), c"/no/such/place".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null());
             libc::syscall(libc::SYS_bpf, 5, std::ptr::null::<u8>(), 0);
         },
-        _ => return Err(format!("no helper {words:?}").into()),
+        _ => return Err(format!("no actor {words:?}").into()),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,11 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test runner speaks to its user")]
 
 mod accounting;
+mod actor;
 mod credentials;
 mod file;
 mod file_calls;
 mod guest;
-mod helper;
 mod hold;
 mod kernel;
 mod net;
@@ -34,8 +34,8 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|word| word == "helper") {
-        return helper::run(&arguments[1..]);
+    if arguments.first().is_some_and(|word| word == "actor") {
+        return actor::run(&arguments[1..]);
     }
     if arguments.first().is_some_and(|word| word == "--version") {
         return ExitCode::SUCCESS;

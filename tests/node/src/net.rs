@@ -12,7 +12,7 @@ use model::{Activity, ClassPlan, Endpoint, EventClass, FilterPlan, Flow, KernelT
 
 use crate::{
     Check, Failure,
-    scene::{Scene, acts, command, helper, run_helper, same},
+    scene::{Scene, actor, acts, command, run_actor, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -38,7 +38,7 @@ fn end(addr: impl Into<IpAddr>, port: u16) -> Endpoint {
 
 const UNCHOSEN: Endpoint = Endpoint { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
 
-/// Runs a helper that prints numbers on its standard output; its process id and the numbers.
+/// Runs an actor that prints numbers on its standard output; its process id and the numbers.
 fn talk(words: &[&str]) -> Result<(Pid, Vec<u32>), Failure> {
     let mut child = command(words).stdout(Stdio::piped()).spawn()?;
     let mut text = String::new();
@@ -47,13 +47,13 @@ fn talk(words: &[&str]) -> Result<(Pid, Vec<u32>), Failure> {
     }
     let status = child.wait()?;
     if !status.success() {
-        return Err(format!("helper {words:?} ended with {status}").into());
+        return Err(format!("actor {words:?} ended with {status}").into());
     }
     let numbers = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     Ok((Pid(child.id()), numbers))
 }
 
-/// Server and client as the helper told them.
+/// Server and client as the actor told them.
 struct Pair {
     server: Pid,
     client: Pid,
@@ -187,7 +187,7 @@ fn questions(records: &[Record], pid: Pid) -> Vec<(String, u16, Endpoint)> {
 fn dns(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::Dns])?;
     scene.needs(EventClass::Dns)?;
-    let (pid, records) = scene.during(|_| run_helper(&["net", "dns"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["net", "dns"]))?;
     let server = end(Ipv4Addr::LOCALHOST, 53);
     let long = format!("{0}.{0}.{0}.{1}", "l".repeat(63), "m".repeat(61));
     let expected = vec![
@@ -206,14 +206,14 @@ fn resolver(scene: &mut Scene) -> Result<(), Failure> {
     scene.all_of(&[EventClass::Dns])?;
     scene.needs(EventClass::Dns)?;
     let ((pid, code), records) = scene.during(|_| {
-        let mut child = helper(&["net", "resolver"])?;
+        let mut child = actor(&["net", "resolver"])?;
         let code = child.wait()?.code();
         Ok((Pid(child.id()), code))
     })?;
     if code == Some(77) {
         return Err(Box::new(crate::scene::Skip("no /etc/resolv.conf to put another in place of".into())));
     }
-    same("helper", &code, &Some(0))?;
+    same("actor", &code, &Some(0))?;
     let found = questions(&records, pid);
     let wanted = ("hemostat-probe.example.test".to_owned(), 1, end(Ipv4Addr::LOCALHOST, 53));
     if found.contains(&wanted) { Ok(()) } else { Err(format!("the resolver asked {found:?}").into()) }
@@ -224,7 +224,7 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
         let classes = [(EventClass::Connect, ClassPlan::AnyOf(vec![test]))].into();
         scene.probes.apply_plan(&FilterPlan { classes, hold: vec![] })?;
         scene.needs(EventClass::Connect)?;
-        let (pid, records) = scene.during(|_| run_helper(&["net", "filter"]))?;
+        let (pid, records) = scene.during(|_| run_actor(&["net", "filter"]))?;
         let remote = |activity: &Activity| match activity {
             Activity::Connect(flow) => Some(flow.remote),
             _ => None,
@@ -249,7 +249,7 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let (_pins, mut scene) = crate::file::Roomy::open("net", scene.quick)?;
     scene.all_of(&ALL)?;
     ALL.iter().try_for_each(|class| scene.needs(*class))?;
-    let cgroup = crate::helper::cgroup_id(std::process::id())?;
+    let cgroup = crate::actor::cgroup_id(std::process::id())?;
     let before: u64 = scene
         .probes
         .counts()?

@@ -1,7 +1,7 @@
 //! What other processes do on the network for the checks of `net.rs`. Everything stays on loopback; what needs fixed ports
 //! or many of them has a network namespace of its own.
 #![expect(unsafe_code, reason = "system calls that no safe wrapper gives")]
-#![expect(clippy::print_stdout, reason = "how the helper answers")]
+#![expect(clippy::print_stdout, reason = "how the actor answers")]
 
 use std::{
     ffi::CString,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     Failure,
-    helper::{fork, wait},
+    actor::{fork, wait},
 };
 
 /// Plays the part that the words name.

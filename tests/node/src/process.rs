@@ -11,7 +11,7 @@ use model::{Backing, FdKind, Pid, Truncated};
 
 use crate::{
     Check, Failure,
-    scene::{Scene, command, execs, helper, run_helper, same},
+    scene::{Scene, actor, command, execs, run_actor, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -36,7 +36,7 @@ fn exec_fields(scene: &mut Scene) -> Result<(), Failure> {
         child.stdin(std::process::Stdio::piped()).current_dir(format!("/proc/{}", std::process::id()));
         let mut child = child.spawn()?;
         let pid = Pid(child.id());
-        let cgroup = crate::helper::cgroup_id(child.id())?;
+        let cgroup = crate::actor::cgroup_id(child.id())?;
         drop(child.stdin.take());
         child.wait()?;
         Ok((pid, cgroup))
@@ -47,7 +47,7 @@ fn exec_fields(scene: &mut Scene) -> Result<(), Failure> {
     let meta = fs::metadata(&own)?;
     same("executable", &exec.exe.as_str(), &own.to_str().unwrap_or_default())?;
     same("requested", &exec.requested.as_str(), &"/proc/self/exe")?;
-    let expected = ["/proc/self/exe", "helper", "wait-stdin", "a  b", "", "ü"].map(String::from);
+    let expected = ["/proc/self/exe", "actor", "wait-stdin", "a  b", "", "ü"].map(String::from);
     same("args", &exec.args, &expected.to_vec())?;
     same("truncated", &exec.args_truncated, &Truncated::No)?;
     same("inode", &exec.exe_file.inode, &meta.ino())?;
@@ -62,7 +62,7 @@ fn exec_fields(scene: &mut Scene) -> Result<(), Failure> {
     same("stdout", &exec.stdio.stdout, &FdKind::Device)?;
     let credentials = record.task.credentials;
     same("uid", &(credentials.uid, credentials.euid), &(0, 0))?;
-    let caps = crate::helper::status_field("self", "CapEff:")?;
+    let caps = crate::actor::status_field("self", "CapEff:")?;
     same("capabilities", &format!("{:016x}", credentials.cap_effective), &caps)?;
     let ids = exec.namespaces;
     for (name, found) in [
@@ -77,17 +77,17 @@ fn exec_fields(scene: &mut Scene) -> Result<(), Failure> {
         let expected = fs::metadata(format!("/proc/self/ns/{name}"))?.ino() as u32;
         same(&format!("namespace {name}"), &found, &expected)?;
     }
-    let stat = crate::helper::start_ticks("self")?;
+    let stat = crate::actor::start_ticks("self")?;
     same("parent's start", &(record.task.parent.start.0 / 10_000_000), &stat)
 }
 
 fn long_argv(scene: &mut Scene) -> Result<(), Failure> {
-    // argv[0], "helper", "nop" with their NULs: 15 + 7 + 4.
+    // argv[0], "actor", "nop" with their NULs: 15 + 7 + 4.
     for (filler, expected) in
         [(8192 - 26 - 1, Truncated::No), (8192 - 26, Truncated::Yes), (100_000, Truncated::Yes)]
     {
         let word = "x".repeat(filler);
-        let (pid, records) = scene.during(|_| run_helper(&["nop", &word]))?;
+        let (pid, records) = scene.during(|_| run_actor(&["nop", &word]))?;
         let all = execs(&records, pid);
         same("execs", &all.len(), &1)?;
         let exec = all[0].1;
@@ -109,7 +109,7 @@ fn deep_path(scene: &mut Scene) -> Result<(), Failure> {
     fs::create_dir_all(&folder)?;
     let binary = folder.join("program");
     fs::copy(std::env::current_exe()?, &binary)?;
-    let (pid, records) = scene.during(|_| run_file(&binary, &["helper", "nop"]))?;
+    let (pid, records) = scene.during(|_| run_file(&binary, &["actor", "nop"]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &1)?;
     same("executable", &all[0].1.exe.as_str(), &binary.to_str().unwrap_or_default())
@@ -122,7 +122,7 @@ fn renamed(scene: &mut Scene) -> Result<(), Failure> {
     let inode = fs::metadata(&binary)?.ino();
     let link = base.0.join("link");
     std::os::unix::fs::symlink(&binary, &link)?;
-    let (pid, records) = scene.during(|_| run_file(&link, &["helper", "nop"]))?;
+    let (pid, records) = scene.during(|_| run_file(&link, &["actor", "nop"]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &1)?;
     let exec = all[0].1;
@@ -132,7 +132,7 @@ fn renamed(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn unlinked(scene: &mut Scene) -> Result<(), Failure> {
-    let (pid, records) = scene.during(|_| run_helper(&["exec-memfd", "innocent"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["exec-memfd", "innocent"]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &2)?;
     same("backing", &all[1].1.exe_file.backing, &Backing::Memfd)?;
@@ -144,7 +144,7 @@ fn unlinked(scene: &mut Scene) -> Result<(), Failure> {
     fs::copy(std::env::current_exe()?, &binary)?;
     let in_memory = rustix::fs::statfs(&base.0)?.f_type == 0x0102_1994;
     let path = binary.to_str().unwrap_or_default().to_owned();
-    let (pid, records) = scene.during(|_| run_helper(&["exec-deleted", &path]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["exec-deleted", &path]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &2)?;
     same("backing", &all[1].1.exe_file.backing, &if in_memory { Backing::Memfd } else { Backing::Deleted })?;
@@ -152,7 +152,7 @@ fn unlinked(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn from_thread(scene: &mut Scene) -> Result<(), Failure> {
-    let (pid, records) = scene.during(|_| run_helper(&["exec-from-thread"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["exec-from-thread"]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &2)?;
     same("process", &all[1].0.task.key, &all[0].0.task.key)?;
@@ -165,7 +165,7 @@ fn from_thread(scene: &mut Scene) -> Result<(), Failure> {
 fn across_mounts(scene: &mut Scene) -> Result<(), Failure> {
     let base = Scratch::new("mounts")?;
     let (pid, records) =
-        scene.during(|_| run_helper(&["exec-in-mount", base.0.to_str().unwrap_or_default()]))?;
+        scene.during(|_| run_actor(&["exec-in-mount", base.0.to_str().unwrap_or_default()]))?;
     let all = execs(&records, pid);
     same("execs", &all.len(), &2)?;
     let expected = base.0.join("outer/inner/program");
@@ -183,7 +183,7 @@ fn exits(scene: &mut Scene) -> Result<(), Failure> {
         (&["leader-leaves-first"], 0, 0),
     ] {
         let (pid, records) = scene.during(|_| {
-            let mut child = helper(words)?;
+            let mut child = actor(words)?;
             child.wait()?;
             Ok(Pid(child.id()))
         })?;
@@ -201,7 +201,7 @@ fn exits(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn forks(scene: &mut Scene) -> Result<(), Failure> {
-    let (pid, records) = scene.during(|_| run_helper(&["fork", "3"]))?;
+    let (pid, records) = scene.during(|_| run_actor(&["fork", "3"]))?;
     let exec = execs(&records, pid);
     same("execs", &exec.len(), &1)?;
     let children: Vec<_> = records
@@ -230,7 +230,7 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let each = (total / WORKERS).to_string();
     let (workers, records) = scene.during(|_| {
         let mut workers: Vec<_> =
-            (0..WORKERS).map(|n| helper(&["exec-storm", &n.to_string(), &each])).collect::<Result<_, _>>()?;
+            (0..WORKERS).map(|n| actor(&["exec-storm", &n.to_string(), &each])).collect::<Result<_, _>>()?;
         let mut pids = Vec::new();
         for worker in &mut workers {
             pids.push(Pid(worker.id()));
@@ -260,12 +260,12 @@ fn storm(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 fn snapshot(scene: &mut Scene) -> Result<(), Failure> {
-    let (own, records) = scene.during(|_| run_helper(&["nop"]))?;
+    let (own, records) = scene.during(|_| run_actor(&["nop"]))?;
     let parent = execs(&records, own).first().ok_or("no exec")?.0.task.parent;
     let all = scene.probes.processes()?;
     let me =
         all.iter().find(|task| task.key == parent).ok_or("the tests' own process is not in the snapshot")?;
-    same("cgroup", &me.cgroup.0, &crate::helper::cgroup_id(std::process::id())?)?;
+    same("cgroup", &me.cgroup.0, &crate::actor::cgroup_id(std::process::id())?)?;
     let processes = fs::read_dir("/proc")?
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());

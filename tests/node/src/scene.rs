@@ -132,7 +132,7 @@ impl Scene {
         for _ in 0..2 {
             self.sentinels += 1;
             let word = format!("{}-{}", std::process::id(), self.sentinels);
-            helper(&["sentinel", &word])?.wait()?;
+            actor(&["sentinel", &word])?.wait()?;
             self.wait_for(|record| {
                 matches!(&record.body, Body::Exec(exec) if exec.args.last().is_some_and(|last| *last == word))
             })?;
@@ -197,24 +197,24 @@ impl Drop for Scene {
 pub(crate) const NO_BUDGETS: agent::probe::Budgets =
     agent::probe::Budgets { critical: 0, life: 0, file: 0, net: 0 };
 
-/// This binary as a helper process (see `helper.rs`).
-pub(crate) fn helper(words: &[&str]) -> Result<Child, Failure> {
+/// This binary as an actor process (see `actor.rs`).
+pub(crate) fn actor(words: &[&str]) -> Result<Child, Failure> {
     Ok(command(words).spawn()?)
 }
 
 /// The same, not yet started.
 pub(crate) fn command(words: &[&str]) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("helper").args(words).stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg("actor").args(words).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
-/// Runs a helper to its end and gives its process id.
-pub(crate) fn run_helper(words: &[&str]) -> Result<Pid, Failure> {
-    let mut child = helper(words)?;
+/// Runs an actor to its end and gives its process id.
+pub(crate) fn run_actor(words: &[&str]) -> Result<Pid, Failure> {
+    let mut child = actor(words)?;
     let status = child.wait()?;
     if !status.success() {
-        return Err(format!("helper {words:?} ended with {status}").into());
+        return Err(format!("actor {words:?} ended with {status}").into());
     }
     Ok(Pid(child.id()))
 }

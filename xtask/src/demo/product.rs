@@ -189,6 +189,8 @@ impl Product {
 
     /// Ends it as a service manager would, and waits until it is gone.
     pub(crate) fn stop(mut self, stages: &mut Stages) -> Result<()> {
+        // The watch ends first: that its controller goes away is no news.
+        let _already_gone = self.watch.kill();
         let begun = Instant::now();
         terminate(&self.standalone);
         let status = self.standalone.wait().context("wait for hemostat")?;

@@ -95,7 +95,7 @@ fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(us
         .collect();
     match (exact.as_slice(), partial.as_slice()) {
         ([one], _) | ([], [one]) => Ok(*one),
-        ([], []) => Err(Ended::new(
+        ([], []) => Err(Ended::with(
             Exit::Unknown,
             format!("no rule has {wanted:?} as its id, or in its title or file name"),
         )),
@@ -106,7 +106,7 @@ fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(us
                 .take(10)
                 .map(|(_, rule)| format!("  {} {}", rule.key(), rule.meta.title.value))
                 .collect();
-            Err(Ended::new(
+            Err(Ended::with(
                 Exit::Unknown,
                 format!("{} rules fit {wanted:?}:\n{}", several.len(), names.join("\n")),
             ))

@@ -12,13 +12,13 @@ use std::{
 
 use crate::Failure;
 
-/// Runs the helper that the words name.
+/// Runs the actor that the words name.
 pub(crate) fn run(words: &[String]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match act(&words) {
         Ok(code) => code,
         Err(err) => {
-            eprintln!("helper {words:?}: {err}");
+            eprintln!("actor {words:?}: {err}");
             ExitCode::from(99)
         }
     }
@@ -60,7 +60,7 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["exec-storm", worker, count] => {
             for n in 0..count.parse::<u32>()? {
                 let status = Command::new("/proc/self/exe")
-                    .args(["helper", "storm-child", worker, &n.to_string(), "same for all"])
+                    .args(["actor", "storm-child", worker, &n.to_string(), "same for all"])
                     .status()?;
                 if !status.success() {
                     return Ok(ExitCode::from(1));
@@ -70,17 +70,17 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["exec-memfd", name] => {
             let fd = memfd(name)?;
             io::copy(&mut fs::File::open("/proc/self/exe")?, &mut fs::File::from(fd.try_clone()?))?;
-            return exec(&format!("/proc/self/fd/{}", fd.as_raw_fd()), &["helper", "nop"]);
+            return exec(&format!("/proc/self/fd/{}", fd.as_raw_fd()), &["actor", "nop"]);
         }
         ["exec-deleted", path] => {
             let file = fs::File::open(path)?;
             let fd = rustix::io::fcntl_dupfd_cloexec(&file, 10)?;
             fs::remove_file(path)?;
-            return exec(&format!("/proc/self/fd/{}", fd.as_raw_fd()), &["helper", "nop"]);
+            return exec(&format!("/proc/self/fd/{}", fd.as_raw_fd()), &["actor", "nop"]);
         }
         ["exec-from-thread"] => {
             let thread =
-                std::thread::spawn(|| exec("/proc/self/exe", &["helper", "from-thread"]).map(|_| ()).is_ok());
+                std::thread::spawn(|| exec("/proc/self/exe", &["actor", "from-thread"]).map(|_| ()).is_ok());
             let _ = thread.join();
             return Ok(ExitCode::from(98));
         }
@@ -129,7 +129,7 @@ fn exec_in_mount(base: &Path) -> Result<ExitCode, Failure> {
     mount("tmpfs", &inner, "tmpfs", MountFlags::empty(), None)?;
     fs::copy("/proc/self/exe", inner.join("program"))?;
     std::env::set_current_dir(&inner)?;
-    exec("./program", &["helper", "nop"])
+    exec("./program", &["actor", "nop"])
 }
 
 /// Replaces this process's image; returns only if that fails.

@@ -47,21 +47,30 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
             "the demo loads eBPF programs and makes cgroups, which needs root; run: sudo -E cargo xtask demo"
         );
     }
-    let binaries = build()?;
+    play_all(&build(Profile::Release)?, options).map(|_proofs| ())
+}
+
+/// The demo as an end-to-end test. Gives the number of proofs that held; one that does not is an error.
+pub(crate) fn as_test() -> Result<u64> {
+    let options = Options { keep: false, json: false, only: Vec::new(), record: None };
+    play_all(&build(Profile::Checks)?, &options)
+}
+
+fn play_all(binaries: &Binaries, options: &Options) -> Result<u64> {
     let scratch = Scratch::make()?;
     let mut stages = Stages::new(options.json);
     stages.title("Hemostat on this host: see an attack in the kernel, contain it, undo it");
-    let product = Product::start(&binaries, &scratch.0, &mut stages)?;
+    let product = Product::start(binaries, &scratch.0, &mut stages)?;
     let scenarios: Vec<Scenario> =
         if options.only.is_empty() { Scenario::ALL.to_vec() } else { options.only.clone() };
     let begun = Instant::now();
     for scenario in &scenarios {
-        loops::play(*scenario, &binaries, &product, &scratch.0, &mut stages)?;
+        loops::play(*scenario, binaries, &product, &scratch.0, &mut stages)?;
     }
     stages.title("The record");
     product.verify_audit(&mut stages)?;
     if options.keep {
-        keep(&product, &binaries, &scratch.0)?;
+        keep(&product, binaries, &scratch.0)?;
     }
     product.stop(&mut stages)?;
     loops::check_nothing_left(&mut stages)?;
@@ -75,7 +84,25 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
             .with_context(|| format!("write {}", file.display()))?;
         say(format!("recorded: {}", file.display()));
     }
-    Ok(())
+    Ok(stages.proofs())
+}
+
+/// How programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As users run them.
+    Release,
+    /// As the tests are built, so that nothing is compiled twice.
+    Checks,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Checks => "checks",
+        }
+    }
 }
 
 /// Programs that the demo runs.
@@ -85,13 +112,11 @@ pub(crate) struct Binaries {
 }
 
 /// Builds what the demo runs; the toolchain of the kernel side is set up on the way.
-pub(crate) fn build() -> Result<Binaries> {
+pub(crate) fn build(profile: Profile) -> Result<Binaries> {
     ebpf::run()?;
     run(
-        "build hemostat and the stand-ins (release)",
-        Command::new("cargo").current_dir(root()).args([
-            "build",
-            "--release",
+        &format!("build hemostat and the stand-ins ({})", profile.name()),
+        Command::new("cargo").current_dir(root()).args(["build", "--profile", profile.name()]).args([
             "-p",
             "hemostat",
             "-p",
@@ -99,8 +124,8 @@ pub(crate) fn build() -> Result<Binaries> {
         ]),
     )?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let release = if target.is_absolute() { target } else { root().join(target) }.join("release");
-    Ok(Binaries { hemostat: release.join("hemostat"), standin: release.join("standin") })
+    let folder = if target.is_absolute() { target } else { root().join(target) }.join(profile.name());
+    Ok(Binaries { hemostat: folder.join("hemostat"), standin: folder.join("standin") })
 }
 
 fn keep(product: &Product, binaries: &Binaries, scratch: &Path) -> Result<()> {

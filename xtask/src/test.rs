@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf,
+    demo, ebpf,
     progress::{self, is_root, output, root, say, skip},
     vm,
 };
@@ -37,6 +37,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.vm {
         workspace(&mut tally)?;
         node(options, &mut tally)?;
+        if options.filter.is_none() {
+            whole_loop(&mut tally)?;
+        }
     }
     if !options.no_vm {
         second_kernel(options, &mut tally)?;
@@ -108,6 +111,24 @@ fn node(options: &Options, tally: &mut Tally) -> Result<()> {
     tally.skipped += counted.skipped;
     if !counted.ended_well && counted.failed == 0 {
         bail!("the node tests ended before their last line");
+    }
+    Ok(())
+}
+
+/// The demo, end to end: real attacks contained and undone, each proof counted as a test.
+fn whole_loop(tally: &mut Tally) -> Result<()> {
+    if !is_root() {
+        tally.skipped += 1;
+        skip("the whole loop on this host", "loading eBPF programs and making cgroups needs root");
+        return Ok(());
+    }
+    say("test the whole loop on this host");
+    match demo::as_test() {
+        Ok(proofs) => tally.passed += proofs,
+        Err(error) => {
+            tally.failed += 1;
+            eprintln!("FAILED the whole loop: {error:#}");
+        }
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(crate) struct Programs {
 }
 
 pub(crate) fn build() -> Result<Programs> {
-    let hemostat = demo::build()?;
+    let hemostat = demo::build(demo::Profile::Release)?;
     run(
         "build the workloads (release)",
         Command::new("cargo").current_dir(root()).args(["build", "--release", "-p", "hemostat-workloads"]),

@@ -152,16 +152,14 @@ fn after(incident: &Value, at: &Value) -> Option<f64> {
 
 fn tell_what_was_done(incident: &Value, stages: &mut Stages) {
     let finding = &incident["findings"][0];
+    let command = finding["event"]["process"]["command_line"].as_str().unwrap_or_default();
     stages.defence(
         "seen",
         Some(0.0),
         &format!(
             "seen in the kernel: {} (rule: {})",
-            finding["event"]["process"]["command_line"]
-                .as_str()
-                .map(|text| text.chars().take(90).collect::<String>())
-                .unwrap_or_default(),
-            finding["rule"]["title"].as_str().unwrap_or("?"),
+            shown(command),
+            finding["rule"]["title"].as_str().unwrap_or("?")
         ),
     );
     for action in
@@ -174,6 +172,7 @@ fn tell_what_was_done(incident: &Value, stages: &mut Stages) {
             &format!("{name} by the node itself"),
         );
     }
+    stages.defence("contained", after(incident, &incident["contained"]), "contained");
     stages.defence(
         "incident",
         after(incident, &incident["opened"]),
@@ -183,7 +182,15 @@ fn tell_what_was_done(incident: &Value, stages: &mut Stages) {
             incident["severity"].as_str().unwrap_or("?")
         ),
     );
-    stages.defence("contained", after(incident, &incident["contained"]), "contained");
+}
+
+/// A command line without the folder of its program, at most 72 characters.
+fn shown(command: &str) -> String {
+    let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
+    let program =
+        if program.starts_with('/') { program.rsplit('/').next().unwrap_or(program) } else { program };
+    let whole = format!("{program} {arguments}");
+    if whole.chars().count() <= 72 { whole } else { whole.chars().take(71).chain(['…']).collect() }
 }
 
 fn tell_playbook(incident: &Value, stages: &mut Stages) {

@@ -41,6 +41,11 @@ impl Stages {
         &self.lines
     }
 
+    /// How many proofs held.
+    pub(crate) fn proofs(&self) -> u64 {
+        self.lines.iter().filter(|line| line.mood == Mood::Proof).count() as u64
+    }
+
     pub(crate) fn title(&mut self, text: &str) {
         self.tell(Mood::Title, "title", None, text);
     }

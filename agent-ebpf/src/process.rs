@@ -43,7 +43,8 @@ pub fn exec(ctx: BtfTracePointContext) -> u32 {
         return 0;
     };
     match build_exec(event, claim, bprm) {
-        Some(len) if event.within_budget() => event.submit(claim, len),
+        // Whoever stands still waits for a judge: no budget may keep its record away.
+        Some(len) if is_held(claim) || event.within_budget() => event.submit(claim, len),
         Some(_) => {}
         None => event.lost(Fate::LostRead),
     }
@@ -181,6 +182,14 @@ fn build_exec(event: Event, claim: Claim, bprm: *const u8) -> Option<u64> {
         (*body).args = append_args(claim, &mut tail, current);
     }
     Some(tail)
+}
+
+/// Whether [`hold`] has stopped the process of the record.
+#[inline(always)]
+fn is_held(claim: Claim) -> bool {
+    let body: *const ExecBody = claim.at(HEADER);
+    // SAFETY: the body lies within the record and was filled before.
+    unsafe { (*body).flags & EXEC_HELD != 0 }
 }
 
 /// Stops the process if a hold test holds, and notes it in the pinned map.

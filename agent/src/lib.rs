@@ -4,6 +4,7 @@
 //! It knows nothing of incidents and playbooks.
 
 pub mod agent;
+pub mod allocator;
 pub mod clock;
 pub mod contain;
 pub mod edge;

@@ -95,7 +95,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { shared, command } = cli;
     match command {
-        Command::Standalone(options) => commands::standalone::run(&shared, options),
+        Command::Standalone(options) => {
+            agent::allocator::give_back_freed_memory();
+            commands::standalone::run(&shared, options)
+        }
         Command::Status => commands::asking(commands::status::run(&shared)),
         Command::Doctor(options) => commands::doctor::run(&shared, &options),
         Command::Incidents(options) => commands::asking(commands::incidents::run(&shared, options)),

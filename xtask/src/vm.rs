@@ -154,7 +154,8 @@ fn build_init() -> Result<PathBuf> {
             .env("CARGO_TARGET_DIR", &target)
             .args([
                 "build",
-                "--release",
+                "--profile",
+                "checks",
                 "--target",
                 "x86_64-unknown-linux-gnu",
                 "-p",

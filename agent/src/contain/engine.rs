@@ -94,7 +94,7 @@ impl Contain {
         }
         let id = self.reaction_id(&action, &target, now);
         let _alone = self.busy.enter(&id);
-        let task = Task { scene: &self.scene, id: &id, target: &target };
+        let task = Task::new(&self.scene, &id, &target);
         let mut rollback = act(&action).capture(&task)?;
         if let RollbackState::Stop { processes } = &mut rollback {
             // Who reacts with a stop takes over a process that the hook has just stopped at its exec; it ran until then.
@@ -199,7 +199,7 @@ impl Contain {
 
     fn phase(&self, command: &NodeCommand, clock: &Clock) -> Result<PhaseDone, ActionFailure> {
         let id = &command.action_id;
-        let task = Task { scene: &self.scene, id, target: &command.target };
+        let task = Task::new(&self.scene, id, &command.target);
         let known = self.record(id);
         let state = known.as_ref().map(|record| record.state);
         let put = |rollback: RollbackState, state| {
@@ -327,7 +327,7 @@ impl Contain {
             self.note(state(ActionState::Reverted, &detail))?;
             return Ok(PhaseDone::Reverted { detail });
         }
-        let task = Task { scene: &self.scene, id, target: &record.target };
+        let task = Task::new(&self.scene, id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         match act(&record.action).revert(&task, &rollback, force) {
             Ok(Undone::Restored { detail }) => {

@@ -53,9 +53,16 @@ impl Act for Freeze {
             (Some(path), _, _) => (freeze_in_place(task, path)?, "cgroup"),
             (None, Some(path), Target::Process { process }) => {
                 jail::resume(task)?;
-                let held = Held::open(*process)?;
-                let from = cgroup_of(task, &held)?;
-                task.scene.protected.check_process(&held, &from)?;
+                let taken = task.taken.take().filter(|held| held.key == *process && !held.has_ended());
+                let held = match taken {
+                    Some(held) => held,
+                    None => {
+                        let held = Held::open(*process)?;
+                        let from = cgroup_of(task, &held)?;
+                        task.scene.protected.check_process(&held, &from)?;
+                        held
+                    }
+                };
                 match jail::imprison(task, &held, path) {
                     Ok(frozen) => (frozen, "jail"),
                     Err(NoJail::Failed(failure)) => return Err(failure),
@@ -197,6 +204,7 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
         return capture_in_place(&cgroup);
     }
     let home = jail::outside(&from).to_owned();
+    task.taken.replace(Some(held));
     Ok(RollbackState::Freeze {
         jail: Some(jail::jail_path(&home, task.id)),
         members: vec![MovedProcess { process, from: home }],

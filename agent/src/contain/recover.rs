@@ -78,7 +78,7 @@ impl Contain {
 
     fn watch_one(&self, id: &ActionId, clock: &Clock) -> Option<Drift> {
         let record = self.record(id).filter(|record| !is_over(record.state))?;
-        let task = Task { scene: &self.scene, id, target: &record.target };
+        let task = Task::new(&self.scene, id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         let found = match act(&record.action).verify(&task, &rollback) {
             Ok(Effect::InForce) => return None,
@@ -108,7 +108,7 @@ impl Contain {
             let detail = "it ended with the boot that it belonged to".to_owned();
             return self.note(Line::State { id, state: ActionState::Vacuous, detail });
         }
-        let task = Task { scene: &self.scene, id: &id, target: &record.target };
+        let task = Task::new(&self.scene, &id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         match record.state {
             ActionState::Applying => {

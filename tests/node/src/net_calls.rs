@@ -353,7 +353,7 @@ fn storm(each: u32) -> Result<(), Failure> {
 /// Waits until no connection of this network namespace is on its way any more: a busy machine puts the last resets off, and
 /// with the namespace they would go unprocessed. There is nothing to wait on but the table itself.
 fn settled() -> Result<(), Failure> {
-    for _ in 0..2_000 {
+    for _ in 0..12_000 {
         let table = fs::read_to_string("/proc/self/net/tcp")?;
         // State 06 is TIME_WAIT, 0A LISTEN.
         let done = |line: &str| matches!(line.split_whitespace().nth(3), Some("06" | "0A"));
@@ -362,5 +362,5 @@ fn settled() -> Result<(), Failure> {
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    Err("connections are still on their way after 10 s".into())
+    Err("connections are still on their way after 60 s".into())
 }

@@ -58,13 +58,7 @@ impl Facts {
     pub fn of(incident: &Incident, answered: &Finding, node: &NodeId) -> Self {
         let process = &answered.event.process;
         Self {
-            incident: json!({
-                "id": incident.id.as_str(),
-                "title": incident.title,
-                "severity": incident.severity,
-                "techniques": bounded(&incident.techniques),
-                "finding_count": incident.findings.len() as u64 + incident.findings_dropped,
-            }),
+            incident: incident_facts(incident),
             findings: incident.findings.iter().take(MAX_FINDINGS).map(finding).collect(),
             finding: finding(answered),
             process: process_facts(process),
@@ -72,6 +66,29 @@ impl Facts {
             subject: Subject::of(answered),
         }
     }
+
+    /// Those of `incident` where no finding tells why: enough for a run without steps, which evaluates nothing.
+    #[must_use]
+    pub fn without_finding(incident: &Incident, node: &NodeId) -> Self {
+        Self {
+            incident: incident_facts(incident),
+            findings: Value::Array(Vec::new()),
+            finding: Value::Null,
+            process: Value::Null,
+            node: json!({ "name": node.as_str() }),
+            subject: Subject::default(),
+        }
+    }
+}
+
+fn incident_facts(incident: &Incident) -> Value {
+    json!({
+        "id": incident.id.as_str(),
+        "title": incident.title,
+        "severity": incident.severity,
+        "techniques": bounded(&incident.techniques),
+        "finding_count": incident.findings.len() as u64 + incident.findings_dropped,
+    })
 }
 
 impl Subject {

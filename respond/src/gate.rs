@@ -1,6 +1,8 @@
 //! Whether a run may act by itself. In its simplest honest form: the playbook's mode, the policies, budgets, losses in the
 //! window, and whether what the steps are meant for is certain and may be touched. Every signal is shown with what was found.
 
+mod loss;
+
 use std::collections::BTreeMap;
 
 use crds::{Exclusion, Match, Mode, Protected, ResponsePolicySpec};
@@ -57,7 +59,7 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
     mode(&mut verdict, plan, &matching);
     exclusions(&mut verdict, plan, situation, &matching);
     budgets(&mut verdict, plan, situation, &matching);
-    loss(&mut verdict, situation.incident);
+    loss::look(&mut verdict, situation);
     targets(&mut verdict, plan, &facts, &grants);
     undo(&mut verdict, plan, &grants);
     RunStart {
@@ -92,6 +94,34 @@ pub fn adopt(situation: &Situation<'_>) -> RunStart {
         decision: GateDecision { outcome: GateOutcome::Automatic, reasons },
         facts: Facts::of(situation.incident, situation.finding, situation.node),
         reactions: situation.reactions.to_vec(),
+    }
+}
+
+/// As [`adopt`], for reactions that no finding tells of.
+#[must_use]
+pub fn adopt_without_finding(incident: &Incident, node: &NodeId, reactions: &[ActionRecord]) -> RunStart {
+    let plan = Plan::reactions_only();
+    let wait = crds::Approvals::default().timeout.0;
+    RunStart {
+        run: run_id(&plan, incident),
+        incident: incident.id.clone(),
+        node: node.clone(),
+        playbook: plan.name.clone(),
+        spec: plan.spec,
+        decision: GateDecision {
+            outcome: GateOutcome::Automatic,
+            reasons: vec!["no finding tells of it; the node acted by itself".into()],
+        },
+        // a run without steps asks for nothing
+        grants: Grants {
+            standing: BTreeMap::new(),
+            approvers: Vec::new(),
+            approval_timeout_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            widest: narrowest(std::iter::empty()),
+            protected: Protected::default(),
+        },
+        facts: Facts::without_finding(incident, node),
+        reactions: reactions.to_vec(),
     }
 }
 
@@ -186,22 +216,6 @@ fn budgets(
             );
             verdict.note(at_most, text);
         }
-    }
-}
-
-/// Events lost around the findings may be the ones that would have told another story (I2).
-fn loss(verdict: &mut Verdict, incident: &Incident) {
-    let mut lost: BTreeMap<String, u64> = BTreeMap::new();
-    for finding in &incident.findings {
-        for (class, count) in &finding.loss.lost {
-            *lost.entry(format!("{class:?}")).or_default() += count;
-        }
-    }
-    if lost.values().sum::<u64>() == 0 {
-        verdict.note(GateOutcome::Automatic, "no events lost in the window".into());
-    } else {
-        let parts: Vec<String> = lost.iter().map(|(class, count)| format!("{count} {class}")).collect();
-        verdict.note(GateOutcome::Approval, format!("events lost in the window: {}", parts.join(", ")));
     }
 }
 

@@ -18,33 +18,30 @@ use super::{
     incidents::is_in_force,
     ingest::controller,
     links::Presence,
-    runs::{Life, RunRow},
+    runs::{Answers, Grip, Life, RunRow},
     turn::Turn,
 };
 use crate::{
     api::ApiError,
     metrics::kind,
-    store::{ReadBack, StoreError, Table},
+    store::{ReadBack, StoreError, Table, Undone},
 };
 
 /// What budgets count.
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Core {
-    /// Answers a new finding of an incident, if a playbook does and nothing was done about its process yet.
+    /// Answers a new finding of an incident, if a playbook does, nothing holds its process yet, and no person undid or refused
+    /// the same.
     pub(super) fn respond(
         &mut self,
         id: &IncidentId,
         new: &Finding,
         turn: &mut Turn,
-    ) -> Result<(), StoreError> {
-        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
-        if whole.row.incident.verdict.is_some() {
-            // Judged: what a person decided is not taken back by the next finding.
-            return Ok(());
-        }
+    ) -> Result<Answered, StoreError> {
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(Answered::Not) };
         if self.state.book.len() == 0 {
-            return Ok(());
+            return Ok(Answered::Not);
         }
         let node = new.event.id.node.clone();
         // The finding at hand first; then the incident as a whole, for playbooks that look at several findings.
@@ -52,31 +49,50 @@ impl Core {
         let mut faults = BTreeSet::new();
         let mut chosen = self.choose(&alone, &node, &mut faults);
         if chosen.is_none() {
-            let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+            let Some(whole) = self.state.incidents.get(&self.state.store, id)? else {
+                return Ok(Answered::Not);
+            };
             let incident = whole.row.incident.clone();
             chosen = self.choose(&incident, &node, &mut faults);
         }
         for fault in faults {
             self.tell(id, &format!("the trigger of playbook {fault}"), turn);
         }
-        let Some((plan, answered)) = chosen else { return Ok(()) };
-        let before: Vec<RunId> =
-            alone.runs.iter().filter(|r| r.playbook == *plan.name()).map(|r| r.id.clone()).collect();
-        for run in &before {
-            if self.run(run).is_ok_and(|run| covers(run, &answered)) {
-                return Ok(());
+        let Some((plan, answered)) = chosen else { return Ok(Answered::Not) };
+        let covering = self.state.rows.values().find(|row| covers(row, &plan, &answered, new));
+        if let Some((run, of)) = covering.map(|row| (row.run.clone(), row.incident.clone())) {
+            if self.root(&of) != *id {
+                self.tell(
+                    id,
+                    &format!("{run} of {of} deals with {} already", answered.event.process.key.pid),
+                    turn,
+                );
             }
+            return Ok(Answered::Before);
         }
-        if before.len() >= self.config.limits.runs_per_playbook {
-            let n = before.len();
+        let undone = Undone {
+            node: node.clone(),
+            process: answered.event.process.key,
+            rule: answered.rule.id.clone(),
+        };
+        if let Some(of) = self.state.incidents.undone_in(&undone).cloned() {
+            let what = format!(
+                "in {of} a person undid or refused the answer to {} for pid {}: it is not done again by itself",
+                undone.rule, undone.process.pid
+            );
+            self.tell(id, &what, turn);
+            return Ok(Answered::Not);
+        }
+        let n = alone.runs.iter().filter(|r| r.playbook == *plan.name()).count();
+        if n >= self.config.limits.runs_per_playbook {
             self.tell(
                 id,
                 &format!("{} has run {n} times for this incident: no more by itself", plan.name()),
                 turn,
             );
-            return Ok(());
+            return Ok(Answered::Not);
         }
-        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(Answered::Not) };
         let incident = whole.row.incident.clone();
         let reactions = self.free_reactions(&incident);
         let situation = Situation {
@@ -90,8 +106,13 @@ impl Core {
         };
         let mut start = gate::decide(&plan, &situation);
         start.run = self.fresh(&start.run);
-        self.begin(start, turn);
-        Ok(())
+        let shadow = start.decision.outcome == GateOutcome::Shadow;
+        if shadow && self.state.rows.values().any(|row| row.incident == *id && says(row, &plan, &answered)) {
+            // What would be done is written down already.
+            return Ok(Answered::Not);
+        }
+        self.begin(start, Some(&answered), turn);
+        Ok(if shadow { Answered::Not } else { Answered::Now })
     }
 
     fn choose(
@@ -118,24 +139,26 @@ impl Core {
         for node in nodes {
             let reactions: Vec<ActionRecord> =
                 free.iter().filter(|record| self.node_of(record) == node).cloned().collect();
-            let Some(finding) = incident.findings.iter().find(|f| f.event.id.node == node) else { continue };
-            let situation = Situation {
-                incident: &incident,
-                finding,
-                node: &node,
-                policies: self.state.book.policies(),
-                used: Usage::default(),
-                reactions: &reactions,
-                now: turn.now,
+            let finding = incident.findings.iter().find(|f| f.event.id.node == node);
+            let mut start = match finding {
+                Some(finding) => gate::adopt(&Situation {
+                    incident: &incident,
+                    finding,
+                    node: &node,
+                    policies: self.state.book.policies(),
+                    used: Usage::default(),
+                    reactions: &reactions,
+                    now: turn.now,
+                }),
+                None => gate::adopt_without_finding(&incident, &node, &reactions),
             };
-            let mut start = gate::adopt(&situation);
             start.run = self.fresh(&start.run);
-            self.begin(start, turn);
+            self.begin(start, None, turn);
         }
         Ok(())
     }
 
-    fn begin(&mut self, start: RunStart, turn: &mut Turn) {
+    fn begin(&mut self, start: RunStart, answered: Option<&Finding>, turn: &mut Turn) {
         let (id, incident) = (start.run.clone(), start.incident.clone());
         let outcome = match start.decision.outcome {
             GateOutcome::Automatic => "automatic",
@@ -158,6 +181,13 @@ impl Core {
             began: turn.now,
             outcome: start.decision.outcome,
             actions: 0,
+            answers: answered.map(|finding| Answers {
+                playbook: start.playbook.clone(),
+                finding: finding.id.clone(),
+                rule: finding.rule.id.clone(),
+                process: finding.event.process.key,
+            }),
+            grip: Grip::None,
         };
         let node = start.node.clone();
         let (run, effects) = match Run::begin(start, turn.now) {
@@ -169,9 +199,13 @@ impl Core {
             }
         };
         turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
+        let of = row.incident.clone();
         self.state.undone_by.extend(row.undoes.iter().map(|action| (action.clone(), id.clone())));
         self.state.rows.insert(id.clone(), row);
         self.state.runs.insert(id.clone(), run);
+        if outcome != "shadow" {
+            self.calm(&of, turn);
+        }
         self.carry_out(&id, effects, turn);
         if self.state.links.presence(&node) == Presence::Gone {
             self.drive(&id, RunInput::NodeLost, turn);
@@ -248,9 +282,35 @@ impl Core {
     }
 }
 
-/// Whether a run already deals with the process of a finding: it is the run's own, or descends from it.
-fn covers(run: &Run, finding: &Finding) -> bool {
-    let Some(subject) = run.start().facts.subject.process else { return false };
-    run.node() == &finding.event.id.node
-        && (finding.event.process.key == subject || finding.ancestors.iter().any(|a| a.key == subject))
+/// What came of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// A run was begun that does something.
+    Now,
+    /// A run deals with its process already.
+    Before,
+    /// Nothing is done about it.
+    Not,
+}
+
+/// Whether a run already deals with the process of a finding, its own or one that descends from it: it is not over, or has hold
+/// of it. One that is over and holds nothing covers only the finding that it answered, and only until that is seen again.
+fn covers(row: &RunRow, plan: &Plan, finding: &Finding, new: &Finding) -> bool {
+    let Some(answers) = row.answers.as_ref().filter(|answers| answers.playbook == *plan.name()) else {
+        return false;
+    };
+    let deals = row.is_live() || row.grip == Grip::Holds;
+    let about = finding.event.process.key == answers.process
+        || finding.ancestors.iter().any(|ancestor| ancestor.key == answers.process);
+    let answered = answers.finding == finding.id && finding.id != new.id;
+    row.node == finding.event.id.node && ((deals && about) || answered)
+}
+
+/// Whether a run in shadow says already what would be done about the process of a finding.
+fn says(row: &RunRow, plan: &Plan, finding: &Finding) -> bool {
+    row.outcome == GateOutcome::Shadow
+        && row.node == finding.event.id.node
+        && row.answers.as_ref().is_some_and(|answers| {
+            answers.playbook == *plan.name() && answers.process == finding.event.process.key
+        })
 }

@@ -9,7 +9,7 @@ use model::{
 
 use crate::{
     api::IncidentSummary,
-    store::{Batch, IncidentRow, ReadBack, Store, StoreError, Table, Visibility, numbered_key},
+    store::{Batch, IncidentRow, ReadBack, Rest, Store, StoreError, Table, Undone, Visibility, numbered_key},
 };
 
 /// Entities shown of one incident; more are left out (I11).
@@ -20,6 +20,8 @@ const MAX_ENTITIES: usize = 128;
 pub(super) struct Incidents {
     whole: HashMap<IncidentId, Whole>,
     lines: BTreeMap<IncidentId, Line>,
+    /// What people undid or refused, and in which incident.
+    undone: BTreeMap<Undone, IncidentId>,
     revision: u64,
     uses: u64,
 }
@@ -52,7 +54,9 @@ impl Incidents {
         let mut this = Self { revision: floor, ..Self::default() };
         for (_, row) in store.scan::<IncidentRow>(Table::Incidents, b"")? {
             let line = Line { summary: summary(&row), visibility: row.visibility };
-            this.lines.insert(row.incident.id.clone(), line);
+            let id = row.incident.id.clone();
+            this.undone.extend(row.undone.into_iter().map(|undone| (undone, id.clone())));
+            this.lines.insert(id, line);
         }
         Ok(this)
     }
@@ -67,6 +71,8 @@ impl Incidents {
             merged_into: None,
             absorbed: Vec::new(),
             revision: 0,
+            undone: Vec::new(),
+            rest: Rest::default(),
         };
         let line = Line { summary: summary(&row), visibility };
         self.lines.insert(id.clone(), line);
@@ -140,6 +146,9 @@ impl Incidents {
         over.sort();
         over.truncate(excess);
         let ids: Vec<IncidentId> = over.into_iter().map(|(_, id)| id).collect();
+        if !ids.is_empty() {
+            self.undone.retain(|_, of| !ids.contains(of));
+        }
         for id in &ids {
             self.lines.remove(id);
             self.whole.remove(id);
@@ -151,6 +160,24 @@ impl Incidents {
         }
         let left = excess - ids.len();
         (ids, left)
+    }
+
+    /// A person undid or refused this: the machine does not do it again.
+    pub(super) fn undid(&mut self, store: &Store, id: &IncidentId, what: Undone) -> Result<(), StoreError> {
+        if self.undone.contains_key(&what) {
+            return Ok(());
+        }
+        if let Some(whole) = self.get(store, id)? {
+            whole.row.undone.push(what.clone());
+            whole.dirty = Dirty::Yes;
+            self.undone.insert(what, id.clone());
+        }
+        Ok(())
+    }
+
+    /// In which incident a person undid or refused this.
+    pub(super) fn undone_in(&self, what: &Undone) -> Option<&IncidentId> {
+        self.undone.get(what)
     }
 
     pub(super) fn revision(&self) -> u64 {

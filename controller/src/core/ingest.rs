@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use detect::incident::{Opening, entities_of};
+use detect::incident::{Opening, entities_of, incident_of};
 use model::{
     ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, Incident, IncidentId, IncidentState,
     NodeId, Report, Seq, Timestamp, Up,
 };
 use tokio::sync::mpsc;
 
-use super::{Core, LinkNumber, turn::Turn};
+use super::{Core, LinkNumber, answers::Answered, incidents::is_in_force, settle::is_rest, turn::Turn};
 use crate::{
     health::Part,
     metrics::{kind, level, phase_result},
@@ -95,18 +95,15 @@ impl Core {
                     self.metrics.duplicates.inc();
                 } else {
                     self.remember(&finding.id, turn)?;
-                    self.finding(finding, turn)?;
+                    let name = incident_of(&finding);
+                    self.found(finding, name, turn)?;
                 }
                 // A spool that begins anew in a newer epoch begins to be counted anew.
                 row.seq = if epoch > row.epoch { seq } else { row.seq.max(seq) };
                 row.epoch = row.epoch.max(epoch);
             }
             Report::Repeat { finding, count, last } => {
-                if let Some(place) = self.place_of(&finding, turn)?
-                    && let Some(whole) = self.state.incidents.get(&self.state.store, &place.incident)?
-                {
-                    whole.repeat(place.index, count, last, turn.now);
-                }
+                self.repeated(&finding, count, last, turn)?;
                 row.seq = row.seq.max(seq);
             }
             Report::Reaction(record) => {
@@ -119,7 +116,13 @@ impl Core {
         Ok(())
     }
 
-    fn finding(&mut self, finding: Finding, turn: &mut Turn) -> Result<(), StoreError> {
+    /// Puts a finding in its place; if it opens an incident, that is called `name`.
+    pub(super) fn found(
+        &mut self,
+        finding: Finding,
+        name: IncidentId,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
         let now = turn.now;
         let node = finding.event.id.node.clone();
         let span = tracing::info_span!("finding", id = %finding.id, rule = finding.rule.id, %node);
@@ -127,7 +130,7 @@ impl Core {
         self.metrics.findings.get_or_create(&kind(level(finding.rule.level))).inc();
         self.metrics.lag.set(now.since(finding.event.time).as_secs_f64());
         let early = self.state.correlator.forgotten_early();
-        let placed = self.state.correlator.place(&finding, now);
+        let placed = self.state.correlator.place_as(&finding, name, now);
         self.metrics.groups_forgotten.inc_by(self.state.correlator.forgotten_early() - early);
         for gone in placed.absorbed.iter().chain(&placed.forgotten) {
             turn.batch.remove(Table::Groups, gone.as_str().as_bytes().to_vec());
@@ -150,7 +153,8 @@ impl Core {
         let finding_id = finding.id.clone();
         let answered = finding.clone();
         let Some(whole) = self.state.incidents.get(&self.state.store, &id)? else { return Ok(()) };
-        whole.tell(finding.event.time, &agent(&node), line);
+        let resting = is_rest(whole.row.incident.state);
+        whole.tell(finding.first, &agent(&node), line);
         if let Some(index) = whole.add(finding, entities, now) {
             put_place(turn, &finding_id, &id, index);
         }
@@ -160,12 +164,16 @@ impl Core {
             self.metrics.incidents.get_or_create(&kind(level(whole.row.incident.severity))).inc();
             tracing::info!(incident = %id, title = whole.row.incident.title, "an incident was opened");
         }
-        let open = whole.row.visibility == Visibility::Open;
         for record in reactions {
             self.reaction(&node, record, Some(&id), turn)?;
         }
-        if open {
-            self.respond(&id, &answered, turn)?;
+        self.take_in(&node, &id, turn)?;
+        let open = match self.state.incidents.get(&self.state.store, &id)? {
+            Some(whole) => whole.row.visibility == Visibility::Open,
+            None => false,
+        };
+        if open && self.respond(&id, &answered, turn)? == Answered::Not && resting && strong {
+            self.disturb(&id, turn)?;
         }
         self.settle(&id, turn)
     }
@@ -209,7 +217,7 @@ impl Core {
             &controller(),
             format!("{absorbed} is the same story: its findings and actions are here now"),
         );
-        for record in actions.iter().filter(|record| record.run.is_none()) {
+        for record in &actions {
             if let Some(adopted) = self.state.adopted.get_mut(&record.id) {
                 adopted.incident = Some(into.clone());
                 turn.batch.put(
@@ -224,7 +232,7 @@ impl Core {
     }
 
     /// A node acted on its own authority, or lifted something locally.
-    fn reaction(
+    pub(super) fn reaction(
         &mut self,
         node: &NodeId,
         record: ActionRecord,
@@ -243,7 +251,8 @@ impl Core {
         let incident = incident
             .cloned()
             .or_else(|| known.and_then(|k| k.incident.clone()))
-            .or_else(|| record.incident.clone().filter(|id| self.state.incidents.contains(id)));
+            .or_else(|| record.incident.clone().filter(|id| self.state.incidents.contains(id)))
+            .or_else(|| self.incident_about(node, &record));
         let undone_by = self.state.undone_by.get(&record.id).cloned();
         let settled = |state| {
             use model::ActionState::{Failed, Reverted, Vacuous};
@@ -280,6 +289,11 @@ impl Core {
             );
             whole.tell(record.applied.unwrap_or(turn.now), &agent(node), what);
             whole.record(&record, turn.now);
+            if is_in_force(&record) && whole.row.visibility == Visibility::Dormant {
+                // What is in force is shown, however weak the finding that tells of it.
+                whole.row.visibility = Visibility::Open;
+                whole.row.incident.opened = turn.now;
+            }
             self.give(&record, node, &id, turn);
             self.settle(&id, turn)?;
         }
@@ -292,18 +306,18 @@ impl Core {
         self.run_outcome(node, outcome, turn);
     }
 
-    /// Reactions that belong to no incident are kept, but not without end.
+    /// Reactions that belong to no incident are kept, but not without end; those in force are forgotten last.
     fn limit_orphans(&mut self, turn: &mut Turn) {
         let mut orphans: Vec<_> = self
             .state
             .adopted
             .values()
             .filter(|a| a.incident.is_none())
-            .map(|a| (a.record.planned, a.record.id.clone()))
+            .map(|a| (is_in_force(&a.record), a.record.planned, a.record.id.clone()))
             .collect();
         let excess = orphans.len().saturating_sub(self.config.limits.orphans);
         orphans.sort();
-        for (_, id) in orphans.into_iter().take(excess) {
+        for (_, _, id) in orphans.into_iter().take(excess) {
             self.state.adopted.remove(&id);
             turn.batch.remove(Table::Adopted, id.as_str().as_bytes().to_vec());
         }
@@ -339,11 +353,17 @@ impl Core {
         Ok(())
     }
 
-    fn place_of(&self, id: &FindingId, turn: &Turn) -> Result<Option<Place>, StoreError> {
-        if let Some((incident, index)) = turn.places.get(id) {
-            return Ok(Some(Place { incident: incident.clone(), index: *index }));
+    /// Where a finding lies: in which incident, and as which of its findings.
+    pub(super) fn place_of(
+        &self,
+        id: &FindingId,
+        turn: &Turn,
+    ) -> Result<Option<(IncidentId, u32)>, StoreError> {
+        if let Some(place) = turn.places.get(id) {
+            return Ok(Some(place.clone()));
         }
-        self.state.store.get(Table::FindingPlaces, &seen_key(id))
+        let place = self.state.store.get::<Place>(Table::FindingPlaces, &seen_key(id))?;
+        Ok(place.map(|place| (place.incident, place.index)))
     }
 
     fn refuse(&mut self, node: &NodeId, because: &str) {

@@ -6,6 +6,8 @@ mod ask;
 mod incidents;
 mod ingest;
 mod links;
+mod news;
+mod orphans;
 mod people;
 mod runs;
 mod settle;

@@ -8,6 +8,7 @@ use crate::{
     api::{ApiError, ApiErrorKind, Done},
     audit::Draft,
     playbooks::Book,
+    store::Rest,
 };
 
 /// A reason is shortened to so many characters (I11).
@@ -82,6 +83,7 @@ impl Core {
             let (input, said) = match word {
                 Word::Yes => (RunInput::Approve { step: step.clone(), by: by.clone() }, "approved"),
                 Word::No => {
+                    self.undid_run(&id, &run).map_err(|error| self.store_failed(&error))?;
                     let because = because.to_owned();
                     (RunInput::Deny { step: step.clone(), by: by.clone(), because }, "denied")
                 }
@@ -129,6 +131,9 @@ impl Core {
             let why = if refusals.is_empty() { "nothing was done".to_owned() } else { refusals.join("; ") };
             return Err(conflict(format!("there is nothing to roll back in {id}: {why}")));
         }
+        self.undid_all(id).map_err(|error| self.store_failed(&error))?;
+        self.calm(id, turn);
+        self.settle(id, turn).map_err(|error| self.store_failed(&error))?;
         Ok(Done { incident: id.clone(), what })
     }
 
@@ -140,13 +145,16 @@ impl Core {
         turn: &mut Turn,
     ) -> Result<Done, ApiError> {
         let Some((incident, run)) = self.owner_of(action, turn)? else {
-            let known = self.state.adopted.contains_key(action);
-            let message = if known {
-                format!("{action} belongs to no incident; `hemostat release` on its node lifts it")
-            } else {
-                format!("there is no action {action}; `hemostat status` lists those in force")
+            let Some(adopted) = self.state.adopted.get(action) else {
+                let message = format!("there is no action {action}; `hemostat status` lists those in force");
+                return Err(ApiError::new(ApiErrorKind::Unknown, message));
             };
-            return Err(ApiError::new(ApiErrorKind::Unknown, message));
+            // Only what is in force and was reported with what undoes it gets a run to be undone by.
+            let record = &adopted.record;
+            return Err(conflict(match record.rollback {
+                Some(_) => format!("nothing to undo: {action} is {:?}", record.state),
+                None => format!("{action} was reported without what is needed to undo it"),
+            }));
         };
         let scope = RollbackScope::Action(action.clone());
         self.run(&run)?.may_roll_back(&scope).map_err(|refusal| conflict(refusal.to_string()))?;
@@ -158,6 +166,8 @@ impl Core {
             format!("rolls back {action}{}", tail(because)),
             turn,
         );
+        let record = self.record_of(&run, action);
+        self.undid_action(&incident, &run, record.as_ref()).map_err(|error| self.store_failed(&error))?;
         self.drive(&run, RunInput::Rollback { scope, by: by.clone(), because: because.into() }, turn);
         Ok(Done { incident, what: vec![format!("{action} is being rolled back")] })
     }
@@ -180,12 +190,15 @@ impl Core {
             &id,
             |whole, now| {
                 whole.row.incident.verdict = Some(verdict);
+                whole.row.rest = Rest::Undisturbed;
                 whole.touch(now);
             },
             turn,
         )?;
+        self.close_group(&id, turn);
         let mut what = vec![format!("{id} is {word}")];
         if verdict == Verdict::FalsePositive {
+            self.undid_all(&id).map_err(|error| self.store_failed(&error))?;
             match self.roll_back(&id, by, "false positive", turn) {
                 Ok(done) => what.extend(done.what),
                 Err(error) if error.kind == ApiErrorKind::Conflict => what.push(error.message),
@@ -210,8 +223,7 @@ impl Core {
             },
             turn,
         )?;
-        self.state.correlator.close(&id);
-        turn.batch.remove(crate::store::Table::Groups, id.as_str().as_bytes().to_vec());
+        self.close_group(&id, turn);
         Ok(Done {
             incident: id.clone(),
             what: vec![format!("{id} is closed; what is in force stays in force")],

@@ -1,15 +1,15 @@
 //! Drives the runs of playbooks: inputs in, effects out, each journalled before what follows from it.
 
 use model::{
-    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, GateOutcome, IncidentId, NodeId, RunId,
-    RunSummary, Timestamp,
+    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, FindingId, GateOutcome, IncidentId,
+    NodeAction, NodeId, PlaybookName, ProcessKey, RunId, RunSummary, Target, Timestamp,
 };
 use respond::run::{Effect, Input as RunInput, Run, Transition};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Core,
-    incidents::Whole,
+    incidents::{Whole, is_in_force},
     ingest::{agent, controller},
     turn::Turn,
 };
@@ -36,6 +36,32 @@ pub(super) struct RunRow {
     /// What the gate said, and how many actions came of it: for budgets.
     pub(super) outcome: GateOutcome,
     pub(super) actions: u32,
+    /// What it answers; nothing where it only holds what the node did by itself.
+    #[serde(default)]
+    pub(super) answers: Option<Answers>,
+    /// Whether something of it is in force.
+    #[serde(default)]
+    pub(super) grip: Grip,
+}
+
+/// What a run answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answers {
+    pub(super) playbook: PlaybookName,
+    pub(super) finding: FindingId,
+    pub(super) rule: String,
+    pub(super) process: ProcessKey,
+}
+
+/// Whether a run holds a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Grip {
+    /// Nothing of it that contains is in force.
+    #[default]
+    None,
+    /// Something on the process or its cgroup is in force, or the process was killed.
+    Holds,
 }
 
 /// Whether a run is loaded at the start.
@@ -143,6 +169,14 @@ impl Core {
         let lifted = matches!(record.state, ActionState::Reverted | ActionState::Vacuous);
         match self.run(run) {
             Ok(known) if known.node() == node && lifted => {
+                let by_person = record.state == ActionState::Reverted
+                    && known
+                        .records()
+                        .iter()
+                        .any(|r| r.id == record.id && is_in_force(r) && r.state != ActionState::Reverting);
+                if by_person {
+                    self.lifted(run, &record);
+                }
                 let input = RunInput::Released { action: record.id.clone(), by: agent(node) };
                 self.drive(run, input, turn);
             }
@@ -232,10 +266,11 @@ impl Core {
         let (summary, actions): (RunSummary, Vec<ActionRecord>) = (run.summary(), run.records());
         let life = if run.is_over() { Life::Over } else { Life::Live };
         let done = u32::try_from(actions.iter().filter(|a| a.step.is_some()).count()).unwrap_or(u32::MAX);
+        let grip = if actions.iter().any(holds) { Grip::Holds } else { Grip::None };
         if let Some(row) = self.state.rows.get_mut(id)
-            && (row.life, row.actions) != (life, done)
+            && (row.life, row.actions, row.grip) != (life, done, grip)
         {
-            (row.life, row.actions) = (life, done);
+            (row.life, row.actions, row.grip) = (life, done, grip);
             turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), row, ReadBack::Yes);
         }
         for record in &actions {
@@ -313,8 +348,11 @@ impl Core {
         action: &ActionId,
         turn: &mut Turn,
     ) -> Result<Option<(IncidentId, RunId)>, ApiError> {
-        let adopted = self.state.adopted.get(action).and_then(|a| a.incident.clone());
-        if let Some(incident) = adopted {
+        if let Some(adopted) = self.state.adopted.get(action) {
+            let incident = match adopted.incident.clone() {
+                Some(incident) => self.root(&incident),
+                None => self.shelter(action, turn)?,
+            };
             if !self.state.undone_by.contains_key(action) {
                 self.own_reactions(&incident, turn)?;
             }
@@ -436,6 +474,13 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Whether an action has hold of a process.
+fn holds(record: &ActionRecord) -> bool {
+    let killed = matches!(record.action, NodeAction::Kill(_))
+        && matches!(record.state, ActionState::Applied | ActionState::Verified);
+    killed || (is_in_force(record) && !matches!(record.target, Target::File { .. }))
 }
 
 fn put_summary(whole: &mut Whole, summary: RunSummary, now: Timestamp) {

@@ -6,7 +6,7 @@ use model::{
 };
 
 use super::{Core, incidents::is_in_force, ingest::controller, turn::Turn};
-use crate::store::StoreError;
+use crate::store::{IncidentRow, Rest, StoreError};
 
 impl Core {
     /// Brings the state of an incident and the moment of its containment up to date.
@@ -25,7 +25,11 @@ impl Core {
             incident.contained = contained_at(&incident.actions);
         }
         if incident.state != IncidentState::Closed {
-            incident.state = state_of(incident);
+            incident.state = match (state_of(incident), whole.row.rest) {
+                // Something came after all that: nothing is at rest before a person, or a run, has dealt with it.
+                (state, Rest::Disturbed) if is_rest(state) => IncidentState::Open,
+                (state, _) => state,
+            };
         }
         if before == (incident.state, incident.contained) {
             return Ok(());
@@ -39,6 +43,16 @@ impl Core {
         whole.touch(turn.now);
         Ok(())
     }
+}
+
+/// Whether nothing more comes of it by itself; what comes then is news.
+pub(super) fn is_rest(state: IncidentState) -> bool {
+    matches!(state, IncidentState::Remediated | IncidentState::Failed | IncidentState::RolledBack)
+}
+
+/// Whether a person had the last word on it: what comes then is another incident.
+pub(super) fn is_final(row: &IncidentRow) -> bool {
+    row.incident.verdict.is_some() || row.incident.state == IncidentState::Closed
 }
 
 /// When the last containment came into force, if all are.

@@ -15,7 +15,9 @@ use redb::{Database, ReadableDatabase as _, TableDefinition};
 use serde::de::DeserializeOwned;
 
 pub(crate) use batch::{Batch, ReadBack};
-pub(crate) use rows::{Adopted, IncidentRow, NodeRow, Visibility, journal_key, numbered_key, seen_key};
+pub(crate) use rows::{
+    Adopted, IncidentRow, NodeRow, Rest, Undone, Visibility, journal_key, numbered_key, seen_key,
+};
 
 /// Format of the database; another is refused.
 const SCHEMA: u64 = 1;

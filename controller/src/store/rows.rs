@@ -1,6 +1,6 @@
 //! What the tables hold.
 
-use model::{ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, NodeId, RunId, Seq};
+use model::{ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, NodeId, ProcessKey, RunId, Seq};
 use serde::{Deserialize, Serialize};
 
 /// An incident without its findings, which have a table of their own because they are large and never change.
@@ -18,6 +18,31 @@ pub(crate) struct IncidentRow {
     pub(crate) absorbed: Vec<IncidentId>,
     /// Grows with each change, over all incidents.
     pub(crate) revision: u64,
+    /// What a person undid or refused here: the machine does not do it again.
+    #[serde(default)]
+    pub(crate) undone: Vec<Undone>,
+    /// Whether something came after it was over.
+    #[serde(default)]
+    pub(crate) rest: Rest,
+}
+
+/// What a person undid or refused: the answer to a rule, for a process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Undone {
+    pub(crate) node: NodeId,
+    pub(crate) process: ProcessKey,
+    pub(crate) rule: String,
+}
+
+/// Whether something came after an incident was over and nothing was done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Rest {
+    /// Nothing.
+    #[default]
+    Undisturbed,
+    /// Something: it is open again.
+    Disturbed,
 }
 
 /// Whether people see an incident.

@@ -1,6 +1,8 @@
 //! The controller, with nodes whose world is a file.
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod lab;

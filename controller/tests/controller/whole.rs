@@ -18,7 +18,7 @@ fn sorted(mut effects: Vec<String>) -> Vec<String> {
     effects
 }
 
-fn names(world: &crate::support::World) -> Vec<String> {
+pub(crate) fn names(world: &crate::support::World) -> Vec<String> {
     let short = |e: &String| e.split(' ').take(2).collect::<Vec<_>>().join(" ");
     sorted(world.effects.iter().map(short).collect())
 }
@@ -186,24 +186,6 @@ async fn a_release_on_the_node_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_false_positive_is_rolled_back_and_not_answered_again() {
-    let mut lab = Lab::start("Auto").await;
-    lab.spool(Report::Finding(finding(1, 100, Level::High)));
-    lab.connect(Faint::Never);
-    let incident = lab.until_state(IncidentState::NeedsApproval).await;
-    lab.client.judge(incident.id.as_str(), Verdict::FalsePositive, "a backup job").await.unwrap();
-    lab.until_state(IncidentState::RolledBack).await;
-    let before = lab.until_world(|w| w.in_force.is_empty()).await;
-    let mut lab = lab.restart().await;
-    lab.spool(Report::Finding(finding(2, 101, Level::High)));
-    lab.connect(Faint::Never);
-    lab.until(|line| line.findings == 2).await;
-    lab.until_world(|w| w.spool.is_empty()).await;
-    assert_eq!(lab.node.lock().unwrap().world().effects, before.effects);
-    lab.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weak_findings_wait_for_a_strong_one() {
     let mut lab = Lab::start("Auto").await;
     lab.spool(Report::Finding(finding(1, 100, Level::Low)));
@@ -355,7 +337,7 @@ async fn i4_nothing_is_applied_before_its_rollback_state_is_stored_and_read_back
 }
 
 /// A finding in a cgroup of its own.
-fn apart(seq: u64, pid: u32, cgroup: u64) -> Finding {
+pub(crate) fn apart(seq: u64, pid: u32, cgroup: u64) -> Finding {
     let mut finding = finding(seq, pid, Level::High);
     let mut process = (*finding.event.process).clone();
     process.cgroup = CgroupId(cgroup);

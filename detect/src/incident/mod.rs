@@ -132,6 +132,11 @@ impl Correlator {
 
     /// Places a finding that arrived at `now`. A finding that was placed before goes where it went.
     pub fn place(&mut self, finding: &Finding, now: Timestamp) -> Placement {
+        self.place_as(finding, incident_of(finding), now)
+    }
+
+    /// Places a finding that arrived at `now`; if it opens an incident, that is called `name`.
+    pub fn place_as(&mut self, finding: &Finding, name: IncidentId, now: Timestamp) -> Placement {
         let at = if finding.first > now.plus(FUTURE) { now } else { finding.first };
         self.watermark = self.watermark.max(at);
         let keys = keys_of(finding);
@@ -148,7 +153,7 @@ impl Correlator {
             Some(group) => (group, Opening::Joined),
             None => {
                 self.next_serial += 1;
-                (Group::new(incident_of(finding), self.next_serial - 1), Opening::New)
+                (Group::new(name, self.next_serial - 1), Opening::New)
             }
         };
         let mut absorbed = Vec::new();
@@ -172,7 +177,15 @@ impl Correlator {
         Placement { incident, opening, absorbed, shared, forgotten }
     }
 
-    /// An incident that a person closed takes no more findings: the next of its story opens a new one.
+    /// Where something without a finding of its own belongs that has one of `keys` and was done at `at`: the oldest, if
+    /// there are several.
+    #[must_use]
+    pub fn about(&self, keys: &[Key], at: Timestamp) -> Option<IncidentId> {
+        let (linked, _) = self.linked(keys, at);
+        linked.into_iter().min_by_key(|id| self.groups.get(id).map(|g| g.serial))
+    }
+
+    /// An incident that a person closed or judged takes no more findings: the next of its story opens a new one.
     pub fn close(&mut self, incident: &IncidentId) {
         drop(self.take(incident));
     }
@@ -304,8 +317,17 @@ impl Correlator {
 }
 
 /// The incident that `finding` opens: its id is part of the name, so a repeated delivery opens the same.
-fn incident_of(finding: &Finding) -> IncidentId {
+#[must_use]
+pub fn incident_of(finding: &Finding) -> IncidentId {
     IncidentId::new(format!("inc-{}", short_hash([finding.id.as_str()], 5)))
+}
+
+/// The incident that `finding` opens when its cause is seen for the `finding.count`-th time and the incident that it was in
+/// is closed: not the one that it opened at first, and the same for a repeated delivery.
+#[must_use]
+pub fn incident_of_repeat(finding: &Finding) -> IncidentId {
+    let count = finding.count.to_string();
+    IncidentId::new(format!("inc-{}", short_hash([finding.id.as_str(), count.as_str()], 5)))
 }
 
 /// Whether two times lie within `window` of each other.

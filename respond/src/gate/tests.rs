@@ -166,6 +166,40 @@ fn i2_lost_events_ask_a_person() {
 }
 
 #[test]
+fn a_loss_of_something_else_is_said_and_does_not_switch_the_response_off() {
+    let lost = |class, count| {
+        let start = decided("Auto", &[], |incident| {
+            incident.findings[0].loss.lost.insert(class, count);
+        });
+        let said = start.decision.reasons.join("; ");
+        assert!(said.contains(&format!("{count} {class:?}")), "{said}");
+        start.decision.outcome
+    };
+    for class in EventClass::ALL {
+        let depends = [EventClass::Exec, EventClass::Fork, EventClass::Credentials].contains(&class);
+        let one = if depends { GateOutcome::Approval } else { GateOutcome::Automatic };
+        assert_eq!(lost(class, 1), one, "{class:?}");
+    }
+    assert_eq!(lost(EventClass::FileOpen, 100), GateOutcome::Automatic);
+    assert_eq!(lost(EventClass::FileOpen, 101), GateOutcome::Approval, "the node did not keep up");
+    // What a finding of the incident is made of, is what it depends on.
+    let start = decided("Auto", &[], |incident| {
+        let mut opened = finding("r2", Level::Low, 2);
+        opened.event.activity = Activity::MemfdCreate { name: "x".into(), flags: 0 };
+        incident.findings.push(opened);
+        incident.findings[0].loss.lost.insert(EventClass::Memfd, 1);
+    });
+    assert_eq!(start.decision.outcome, GateOutcome::Approval);
+    // Another finding's window is not this one's.
+    let start = decided("Auto", &[], |incident| {
+        let mut earlier = finding("r2", Level::Low, 2);
+        earlier.loss.lost.insert(EventClass::Exec, 500);
+        incident.findings.push(earlier);
+    });
+    assert_eq!(start.decision.outcome, GateOutcome::Automatic);
+}
+
+#[test]
 fn i6_and_i9_are_known_before_anything_begins() {
     let protected = policy("  match: {units: [other.service]}\n  protected: {cgroupPaths: [/work.slice]}\n");
     let start = decided("Auto", &[protected], |_| {});

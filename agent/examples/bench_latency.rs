@@ -17,7 +17,7 @@ use detect::{
     matcher::{Options, RuleSet, Swap},
     source::SourceFile,
 };
-use hemostat_agent::{Agent, AgentConfig, AgentHandle, contain::Which, mask::Masker};
+use hemostat_agent::{Agent, AgentConfig, AgentHandle, contain::Which, edge::ReactionBounds, mask::Masker};
 use model::{ActionRecord, Down, Finding, NodeId, Report, Up};
 use wire::link::{ControllerLink, in_process};
 
@@ -142,6 +142,7 @@ impl Scene {
         );
         let pins = PathBuf::from(format!("/sys/fs/bpf/hemostat-bench-{}", std::process::id()));
         config.probes.pins.clone_from(&pins);
+        config.bounds = ReactionBounds::none();
         let handle = Agent::start(config, agent_end)?;
         // The first containment finds everything prepared.
         thread::sleep(Duration::from_millis(500));

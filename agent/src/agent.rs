@@ -4,20 +4,19 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use detect::matcher::{RuleSet, Swap};
+use detect::matcher::{RuleIndex, RuleSet, Swap};
 use model::{
     ActionFailure, ActionRecord, CommandOutcome, FilterPlan, NodeAction, NodeCommand, NodeId, NodeStatus,
-    ProcessKey, Target, Timestamp,
+    ProcessKey, Reaction, Target, Timestamp,
 };
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::link::AgentLink;
@@ -26,21 +25,31 @@ use crate::{
     clock::Clock,
     contain::{Contain, ContainConfig, Lineage, OpenError, ProtectedList},
     contain_folder,
-    edge::{Authority, Draft, Edge, EdgeCounts, EdgeParts, Holder, Reactor},
+    edge::{Authority, Draft, Edge, EdgeCounts, EdgeParts, Holder, ReactionBounds, Reactor},
     finding::Fold,
     house::{House, LossWatch, ProbeLosses, Shared, lock},
     mask::Masker,
-    probe::{ProbeConfig, ProbeError, Probes, StopFlag},
+    probe::{HeldProcess, ProbeConfig, ProbeError, Probes, StopFlag, continue_process, unpin},
     reporter::Reporter,
     spool::{Spool, SpoolError},
     spool_folder,
-    tree::{Limits, NS_PER_TICK, ProcSource, ProcessTree, Procfs},
+    tree::{Limits, ProcessTree, Procfs},
     uplink::{Commands, Uplink},
     workload::Workloads,
 };
 
 /// Drafts that wait for the reporter (I11). Each is a finding with its context.
 const MAX_DRAFTS: usize = 128;
+
+/// A process that stands held for so long has lost its record: judging takes well below a millisecond, and the rings are emptied
+/// every 50 ms.
+const HELD_TOO_LONG: Duration = Duration::from_millis(500);
+
+/// Held processes without a record are looked for this often.
+const LOOK_FOR_HELD: Duration = Duration::from_millis(250);
+
+/// Held processes without a record that are judged between two looks at the rings: /proc is read for each.
+const HELD_AT_ONCE: usize = 64;
 
 /// Nice value of the reader thread.
 const READER_NICE: i32 = -15;
@@ -68,6 +77,8 @@ pub struct AgentConfig {
     pub drain_limit: Duration,
     /// Whether the node may act on its own authority.
     pub authority: Authority,
+    /// How often it may.
+    pub bounds: ReactionBounds,
     /// What the process tree may hold.
     pub tree: Limits,
 }
@@ -87,6 +98,7 @@ impl AgentConfig {
             status_every: Duration::from_secs(5),
             drain_limit: Duration::from_secs(3),
             authority: Authority::React,
+            bounds: ReactionBounds::default(),
             tree: Limits::default(),
         }
     }
@@ -160,7 +172,7 @@ impl Agent {
             ))
         }));
 
-        let mut probes = Probes::load(&config.probes, config.rules.current().1.plan())?;
+        let mut probes = Probes::load(&config.probes, &plan(&config.rules.current().1, &config.authority))?;
         let reader = probes.reader()?;
         // Listed after the hooks are attached: what starts from now on comes as a record.
         let exact: Vec<ProcessKey> = match probes.processes() {
@@ -187,12 +199,13 @@ impl Agent {
             counts: Arc::new(EdgeCounts::default()),
             losses: Mutex::new(LossWatch::default()),
             rules: Arc::clone(&config.rules),
+            authority: Arc::new(RwLock::new(config.authority)),
             blind: AtomicBool::new(false),
             notes: Mutex::new(notes),
         });
         let fold = Arc::new(Mutex::new(Fold::default()));
         let news = Arc::new(Notify::new());
-        let mut edge = Edge::new(EdgeParts {
+        let edge = Edge::new(EdgeParts {
             node: config.node.clone(),
             epoch,
             clock,
@@ -201,7 +214,8 @@ impl Agent {
             fold: Arc::clone(&fold),
             reactor: Arc::clone(&contain) as Arc<dyn Reactor>,
             holder: Box::new(HeldByProbes(Arc::clone(&shared))),
-            authority: config.authority,
+            authority: Arc::clone(&shared.authority),
+            bounds: config.bounds,
             drafts: drafts.clone(),
             counts: Arc::clone(&shared.counts),
         });
@@ -232,26 +246,24 @@ impl Agent {
         threads.house = Some(spawn("hemostat-house", move || house.run())?);
 
         let (blind, failed) = watch::channel(None);
-        let (flag, of_reader) = (stop.clone(), Arc::clone(&shared));
+        let (flag, of_reader, pins) = (stop.clone(), Arc::clone(&shared), config.probes.pins);
         threads.stop = Some(stop);
         threads.reader = Some(spawn("hemostat-read", move || {
-            let _at_the_end = HoldsNobody(Arc::clone(&of_reader));
+            let _at_the_end = HoldsNobody { shared: Arc::clone(&of_reader), pins };
             // On a busy machine the time until this thread gets a core is most of the time until an attack stands still. It works in
             // short bursts, so a higher weight takes nothing from others for long.
             if let Err(error) = rustix::process::setpriority_process(None, READER_NICE) {
                 tracing::warn!(%error, "the reader runs at ordinary priority");
             }
-            let contained = of_reader.contain.in_force();
-            for process in held {
-                let stands =
-                    contained.iter().any(|record| record.target == Target::Process { process: process.key });
-                if stands {
-                    let _ = lock(&of_reader.probes).judged(process.key);
-                } else {
-                    edge.judge_held(process.key, process.at);
-                }
-            }
-            if let Err(error) = reader.run(&flag, |record| edge.take_in(record)) {
+            let mut judge = Judge { edge, shared: Arc::clone(&of_reader), next_look: Instant::now() };
+            judge.judge(held);
+            let ended = reader.run_with(
+                &flag,
+                &mut judge,
+                |judge, record| judge.edge.take_in(record),
+                Judge::look_for_held,
+            );
+            if let Err(error) = ended {
                 tracing::error!(%error, "the reader has ended: nothing is seen any more");
                 of_reader.blind.store(true, Ordering::Relaxed);
                 blind.send_replace(Some(error.to_string()));
@@ -303,9 +315,25 @@ impl AgentHandle {
     /// # Errors
     /// [`ProbeError`] if the kernel side does not take the plan; the rules before stay in force.
     pub fn set_rules(&self, rules: Arc<RuleSet>) -> Result<(), ProbeError> {
-        lock(&self.shared.probes).apply_plan(rules.plan())?;
+        let authority = self.authority();
+        lock(&self.shared.probes).apply_plan(&plan(&rules, &authority))?;
         self.shared.rules.replace(rules);
         Ok(())
+    }
+
+    /// Puts other rules in force, and says which of them may act. Authority that is taken away is gone before this does anything else.
+    ///
+    /// # Errors
+    /// As [`AgentHandle::set_rules`]; the authority is changed in any case.
+    pub fn set_rules_with(&self, rules: Arc<RuleSet>, authority: Authority) -> Result<(), ProbeError> {
+        *self.shared.authority.write().unwrap_or_else(PoisonError::into_inner) = authority;
+        self.set_rules(rules)
+    }
+
+    /// Whether the node may act by itself.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        self.shared.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until the agent is blind though nobody asked it to stop, and says why.
@@ -406,6 +434,65 @@ impl Commands for Carrier {
     }
 }
 
+/// What the kernel needs: nobody is held for a rule that may not act.
+fn plan(rules: &RuleSet, authority: &Authority) -> FilterPlan {
+    let mut plan = rules.plan().clone();
+    let holds = (0..rules.len() as u32)
+        .filter_map(|index| rules.rule(RuleIndex(index)))
+        .any(|rule| rule.reaction == Reaction::Stop && authority.permits(rule));
+    if !holds {
+        plan.hold.clear();
+    }
+    plan
+}
+
+/// The edge on the reader's thread, with an eye on processes that stand held though nobody judges them.
+struct Judge {
+    edge: Edge,
+    shared: Arc<Shared>,
+    next_look: Instant,
+}
+
+impl Judge {
+    /// Between looks at the rings. A record may be lost or not understood: its process must not stand for ever.
+    fn look_for_held(&mut self) {
+        self.edge.try_again(Clock::boot_now());
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK_FOR_HELD;
+        let since = Clock::boot_now().0.saturating_sub(HELD_TOO_LONG.as_nanos() as u64);
+        let mut held = lock(&self.shared.probes).held();
+        held.retain(|process| process.at.0 <= since);
+        held.sort_unstable_by_key(|process| process.at);
+        if held.len() > HELD_AT_ONCE {
+            held.truncate(HELD_AT_ONCE);
+            self.next_look = now;
+        }
+        if !held.is_empty() {
+            tracing::warn!(
+                processes = held.len(),
+                "held processes whose record did not come are judged by /proc"
+            );
+            self.judge(held);
+        }
+    }
+
+    fn judge(&mut self, held: Vec<HeldProcess>) {
+        let contained = self.shared.contain.in_force();
+        for process in held {
+            let stands =
+                contained.iter().any(|record| record.target == Target::Process { process: process.key });
+            if stands {
+                let _ = lock(&self.shared.probes).judged(process.key);
+            } else {
+                self.edge.judge_held(process.key, process.at);
+            }
+        }
+    }
+}
+
 /// The probes' memory of held processes.
 struct HeldByProbes(Arc<Shared>);
 
@@ -424,15 +511,18 @@ impl Holder for HeldByProbes {
 
 /// However the reader ends, also by a panic: the kernel holds nobody from then on, and whom it holds goes on, since there is nobody left
 /// to judge.
-struct HoldsNobody(Arc<Shared>);
+struct HoldsNobody {
+    shared: Arc<Shared>,
+    pins: PathBuf,
+}
 
 impl Drop for HoldsNobody {
     fn drop(&mut self) {
-        let mut probes = lock(&self.0.probes);
+        let mut probes = lock(&self.shared.probes);
         if let Err(error) = probes.apply_plan(&FilterPlan::default()) {
             tracing::error!(%error, "the kernel side still holds programs at exec though nobody judges them any more");
         }
-        let contained = self.0.contain.in_force();
+        let contained = self.shared.contain.in_force();
         for process in probes.held() {
             if !contained.iter().any(|record| record.target == Target::Process { process: process.key }) {
                 continue_process(process.key);
@@ -441,21 +531,12 @@ impl Drop for HoldsNobody {
                 tracing::warn!(%error, pid = process.key.pid.0, "a judged process stays on the list of held ones");
             }
         }
-    }
-}
-
-/// SIGCONT to exactly this process: the pidfd is opened before its start time is compared, so the pid cannot be another's by then.
-fn continue_process(process: ProcessKey) {
-    let Some(pid) = i32::try_from(process.pid.0).ok().and_then(rustix::process::Pid::from_raw) else {
-        return;
-    };
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return }; // it has ended
-    let coarse = ProcessKey { start: model::BootNs(process.start.0 / NS_PER_TICK * NS_PER_TICK), ..process };
-    if !Procfs::new().is_alive(coarse) {
-        return;
-    }
-    if let Err(error) = pidfd_send_signal(&pidfd, Signal::CONT) {
-        tracing::warn!(%error, pid = process.pid.0, "a process that was held could not be continued");
+        // Only who comes after a crash needs it: an uninstall after this leaves no trace.
+        if probes.held().is_empty()
+            && let Err(error) = unpin(&self.pins)
+        {
+            tracing::warn!(%error, "the map of held processes stays pinned");
+        }
     }
 }
 

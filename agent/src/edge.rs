@@ -1,28 +1,37 @@
 //! From a record to a reaction, on the reader's own thread and without a queue in between: join, match, react. What a person needs to
 //! know of it goes to the reporter afterwards.
 
+mod bounds;
+mod late;
+mod reacted;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::BTreeSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
 };
 
 use detect::{
-    matcher::{Follower, RuleIndex},
+    matcher::{Follower, RuleIndex, RuleSet},
     schema::Context,
 };
 use model::{
     ActionFailure, ActionRecord, Activity, AgentEpoch, BootNs, Event, EventId, Finding, FindingId,
-    FreezeScope, Level, LossWindow, NodeAction, NodeId, Process, ProcessKey, Reaction, Seq, Target,
+    FreezeScope, Level, LossWindow, NodeAction, NodeId, Process, ProcessKey, Reaction, RuleRef, Seq, Target,
     Timestamp,
 };
 
+use bounds::Budget;
+pub use bounds::ReactionBounds;
+use late::Late;
+use reacted::Reacted;
+
 use crate::{
     clock::Clock,
-    finding::{Fold, Folded, Recent},
+    finding::{Acted, Fold, Folded, Recent},
     record::{Body, Held, Record},
     tree::{ProcessTree, View},
 };
@@ -50,13 +59,27 @@ pub trait Holder: Send {
 }
 
 /// Whether the node may act on its own authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Authority {
     /// What rules ask for is done at once.
     #[default]
     React,
+    /// What these rules ask for is done at once, by their ids; of others findings say what would have been (I8).
+    Only(BTreeSet<String>),
     /// Nothing is done; findings say what would have been (I8).
     Observe,
+}
+
+impl Authority {
+    /// Whether what this rule asks for may be done.
+    #[must_use]
+    pub fn permits(&self, rule: &RuleRef) -> bool {
+        match self {
+            Self::React => true,
+            Self::Only(rules) => rules.contains(&rule.id),
+            Self::Observe => false,
+        }
+    }
 }
 
 /// For the reporter.
@@ -79,8 +102,10 @@ pub struct EdgeCounts {
     pub findings: AtomicU64,
     /// Findings below high that were given up because the reporter was behind.
     pub given_up: AtomicU64,
-    /// Reactions that failed.
+    /// Reactions that failed, each try counted.
     pub failed_reactions: AtomicU64,
+    /// Reactions that were not done because there had been too many in the last minute.
+    pub withheld_reactions: AtomicU64,
 }
 
 /// What the edge is made of.
@@ -101,8 +126,10 @@ pub struct EdgeParts {
     pub reactor: Arc<dyn Reactor>,
     /// Who lets go.
     pub holder: Box<dyn Holder>,
-    /// Whether to act.
-    pub authority: Authority,
+    /// Whether to act; may change at any time.
+    pub authority: Arc<RwLock<Authority>>,
+    /// How often to act.
+    pub bounds: ReactionBounds,
     /// To the reporter.
     pub drafts: SyncSender<Draft>,
     /// Counters.
@@ -116,13 +143,24 @@ pub struct Edge {
     hits: Vec<RuleIndex>,
     recent: Recent,
     reacted: Reacted,
+    budget: Budget,
+    late: Late,
 }
 
 impl Edge {
     /// Nothing seen yet.
     #[must_use]
     pub fn new(parts: EdgeParts) -> Self {
-        Self { parts, seq: 0, hits: Vec::new(), recent: Recent::default(), reacted: Reacted::default() }
+        let budget = Budget::new(parts.bounds);
+        Self {
+            parts,
+            seq: 0,
+            hits: Vec::new(),
+            recent: Recent::default(),
+            reacted: Reacted::default(),
+            budget,
+            late: Late::default(),
+        }
     }
 
     /// Takes in a record: when it returns, what a rule asked for is in force, and a process that was held either is contained or
@@ -130,6 +168,12 @@ impl Edge {
     pub fn take_in(&mut self, record: Record) {
         self.parts.counts.records.fetch_add(1, Ordering::Relaxed);
         let held = match &record.body {
+            // Judged before its record came: it is not held any more.
+            Body::Exec(facts)
+                if facts.held == Held::Yes && self.late.was_judged(record.task.key, record.at) =>
+            {
+                Held::No
+            }
             Body::Exec(facts) => facts.held,
             _ => Held::No,
         };
@@ -139,26 +183,51 @@ impl Edge {
             (view, other_process(&record.body).and_then(|other| tree.process(other).cloned()))
         };
         let ended = matches!(record.body, Body::Exit(_)).then_some(record.task.key);
-        let event = self.event(record.at, view, activity(record.body));
-        self.judge(event, target.as_deref(), held);
+        let at = record.at;
+        let event = self.event(at, view, activity(record.body));
+        self.judge(event, at, target.as_deref(), held);
         if let Some(ended) = ended {
             self.recent.forget(ended);
         }
     }
 
-    /// Judges a process that was found held when the agent started, as if its exec were seen now.
+    /// Judges a process that stands held since `at` and whose record is not to be had (it was lost, or an earlier agent left the
+    /// process), by what /proc says of it now, as if its exec were seen.
     pub fn judge_held(&mut self, process: ProcessKey, at: BootNs) {
         let view = {
             let mut tree = self.parts.tree.lock().unwrap_or_else(PoisonError::into_inner);
-            tree.look(process)
+            tree.look_anew(process)
         };
+        self.late.judged(process, at);
         let Some(view) = view else {
             self.parts.holder.let_go(process);
             return;
         };
         let requested = view.process.exe.clone();
         let event = self.event(at, view, Activity::Exec { requested });
-        self.judge(event, None, Held::Yes);
+        self.judge(event, at, None, Held::Yes);
+    }
+
+    /// Tries reactions again that failed and whose pause is over. Between looks at the rings; costs nothing while there is none.
+    pub fn try_again(&mut self, now: BootNs) {
+        while self.reacted.is_waiting() {
+            let (generation, _) = self.parts.rules.matcher();
+            let Some((process, rule)) = self.reacted.due(generation, now) else { return };
+            if !self.permits(&rule) || !self.budget.has_room(&rule, now) {
+                continue;
+            }
+            let mut records = Vec::new();
+            match self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records) {
+                Ok(()) => {
+                    self.budget.spend(&rule, now);
+                    self.reacted.done(process, generation);
+                }
+                Err(failure) => self.reacted.failed(process, generation, now, &rule, &failure),
+            }
+            for record in records {
+                self.draft(Draft::Reaction(Box::new(record)), Level::Critical);
+            }
+        }
     }
 
     fn event(&mut self, at: BootNs, view: View, activity: Activity) -> Event {
@@ -174,7 +243,7 @@ impl Edge {
         }
     }
 
-    fn judge(&mut self, event: Event, target: Option<&Process>, held: Held) {
+    fn judge(&mut self, event: Event, at: BootNs, target: Option<&Process>, held: Held) {
         self.hits.clear();
         let (generation, matcher) = self.parts.rules.matcher();
         matcher.evaluate_with(&event, Context { target }, &mut self.hits);
@@ -187,16 +256,16 @@ impl Edge {
             return;
         }
         // First act, then tell.
-        let asks = |index: &RuleIndex| rules.rule(*index).map_or(Reaction::None, |rule| rule.reaction);
-        let wanted = self.hits.iter().map(asks).max().unwrap_or_default();
-        let reactions = self.react(&event, wanted, generation, held);
+        let reactions = self.react(&event, at, &rules, generation, held);
         self.parts.counts.matches.fetch_add(self.hits.len() as u64, Ordering::Relaxed);
         for hit in std::mem::take(&mut self.hits) {
             let Some(rule) = rules.rule(hit) else { continue };
             let id = FindingId::derive(&event.id, &rule.id);
+            let acted =
+                if reactions.is_empty() || rule.reaction == Reaction::None { Acted::No } else { Acted::Yes };
             let (folded, matched) = {
                 let mut fold = self.parts.fold.lock().unwrap_or_else(PoisonError::into_inner);
-                fold.take_in(rule, &event.process, &id, event.time, || {
+                fold.take_in(rule, &event.process, &id, event.time, acted, || {
                     rules.matched_with(hit, &detect::schema::View::with_context(&event, Context { target }))
                 })
             };
@@ -227,36 +296,86 @@ impl Edge {
     }
 
     /// Does what the rules ask for, and answers for a held process in any case.
-    fn react(&mut self, event: &Event, wanted: Reaction, generation: u64, held: Held) -> Vec<ActionRecord> {
+    fn react(
+        &mut self,
+        event: &Event,
+        at: BootNs,
+        rules: &RuleSet,
+        generation: u64,
+        held: Held,
+    ) -> Vec<ActionRecord> {
         let process = event.process.key;
         let mut records = Vec::new();
-        let act = wanted != Reaction::None && self.parts.authority == Authority::React;
-        // What a person has lifted stays lifted: a process is reacted to once by one set of rules.
-        if act && (held == Held::Yes || self.reacted.first(process, generation)) {
+        // What a person has lifted stays lifted: a process is reacted to once by one set of rules. One that is held again must be
+        // answered for again.
+        if (held == Held::Yes || self.reacted.may(process, generation, at))
+            && let Some(rule) = self.asking(rules, at)
+        {
             if held == Held::Yes {
-                self.do_one(NodeAction::Stop, process, &mut records);
+                // Without it the freeze alone must do.
+                let _ = self.do_one(NodeAction::Stop, process, &mut records);
             }
             // An accomplice could send SIGCONT: a freeze follows.
-            self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records);
+            match self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records) {
+                Ok(()) => self.reacted.done(process, generation),
+                Err(failure) => self.reacted.failed(process, generation, at, rule, &failure),
+            }
+            if !records.is_empty() {
+                self.budget.spend(rule, at);
+            }
         }
         if held == Held::Yes {
             if records.is_empty() {
                 self.parts.holder.let_go(process);
             } else {
-                self.reacted.first(process, generation);
                 self.parts.holder.taken_over(process);
             }
         }
         records
     }
 
-    fn do_one(&self, action: NodeAction, process: ProcessKey, records: &mut Vec<ActionRecord>) {
+    /// The rule among the hits that asks for a reaction, may have it, and has not had too many.
+    fn asking<'a>(&mut self, rules: &'a RuleSet, at: BootNs) -> Option<&'a RuleRef> {
+        let mut asking: Vec<&RuleRef> = self
+            .hits
+            .iter()
+            .filter_map(|hit| rules.rule(*hit))
+            .filter(|rule| rule.reaction != Reaction::None && self.permits(rule))
+            .collect();
+        asking.sort_by_key(|rule| std::cmp::Reverse(rule.level));
+        let found = asking.iter().copied().find(|rule| self.budget.has_room(rule, at));
+        if found.is_none() && !asking.is_empty() {
+            let before = self.parts.counts.withheld_reactions.fetch_add(1, Ordering::Relaxed);
+            if before == 0 {
+                tracing::warn!(
+                    rule = asking[0].id,
+                    "too many reactions in a minute: the node observes only until there are fewer; more are counted"
+                );
+            }
+        }
+        found
+    }
+
+    fn permits(&self, rule: &RuleRef) -> bool {
+        self.parts.authority.read().unwrap_or_else(PoisonError::into_inner).permits(rule)
+    }
+
+    fn do_one(
+        &self,
+        action: NodeAction,
+        process: ProcessKey,
+        records: &mut Vec<ActionRecord>,
+    ) -> Result<(), ActionFailure> {
         let name = action.name();
         match self.parts.reactor.react(action, Target::Process { process }, self.parts.clock.now()) {
-            Ok(record) => records.push(record),
+            Ok(record) => {
+                records.push(record);
+                Ok(())
+            }
             Err(failure) => {
                 self.parts.counts.failed_reactions.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(pid = process.pid.0, action = name, %failure, "a reaction was not done");
+                Err(failure)
             }
         }
     }
@@ -286,34 +405,6 @@ impl Edge {
 enum Told {
     No,
     Yes,
-}
-
-/// Processes that were reacted to, with the generation of rules that asked for it.
-#[derive(Debug, Default)]
-struct Reacted {
-    by: HashMap<ProcessKey, u64>,
-    order: VecDeque<ProcessKey>,
-}
-
-impl Reacted {
-    /// Processes remembered (I11).
-    const MOST: usize = 4096;
-
-    /// Whether this is the first time.
-    fn first(&mut self, process: ProcessKey, generation: u64) -> bool {
-        match self.by.insert(process, generation) {
-            Some(before) => before != generation,
-            None => {
-                self.order.push_back(process);
-                if self.order.len() > Self::MOST
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.by.remove(&oldest);
-                }
-                true
-            }
-        }
-    }
 }
 
 fn activity(body: Body) -> Activity {

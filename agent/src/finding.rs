@@ -5,5 +5,5 @@ mod fold;
 mod recent;
 
 pub use fit::{MAX_REPORT, fit};
-pub use fold::{Cause, Fold, Folded, Repeat};
+pub use fold::{Acted, Cause, Fold, Folded, Repeat};
 pub use recent::Recent;

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::{
     clock::Clock,
     contain::Contain,
-    edge::{Draft, EdgeCounts},
+    edge::{Authority, Draft, EdgeCounts},
     probe::Probes,
     reporter::Losses,
     spool::Spool,
@@ -101,6 +101,8 @@ pub struct Shared {
     pub losses: Mutex<LossWatch>,
     /// The rules in force.
     pub rules: Arc<detect::matcher::Swap>,
+    /// Whether the node may act by itself.
+    pub authority: Arc<RwLock<Authority>>,
     /// The reader has ended though nobody asked it to.
     pub blind: AtomicBool,
     /// Found wrong at the start.
@@ -142,7 +144,13 @@ impl Shared {
         }
         let failed = self.counts.failed_reactions.load(Ordering::Relaxed);
         if failed > 0 {
-            degraded.push(format!("{failed} reactions were not done; the log says why"));
+            degraded.push(format!("{failed} tries of reactions failed; the log says why"));
+        }
+        let withheld = self.counts.withheld_reactions.load(Ordering::Relaxed);
+        if withheld > 0 {
+            degraded.push(format!(
+                "{withheld} reactions were withheld because rules asked for too many in a minute: only observed"
+            ));
         }
         {
             let spool = lock(&self.spool);

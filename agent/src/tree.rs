@@ -181,6 +181,34 @@ impl ProcessTree {
         Some(View { process, ancestors, exposure })
     }
 
+    /// A process as /proc has it now: what is known of one whose exec no record told of is the program before it. `None` if it has
+    /// ended.
+    pub fn look_anew(&mut self, key: ProcessKey) -> Option<View> {
+        self.rekey(key);
+        let facts = self.procfs.read(key)?;
+        let parent = facts.parent;
+        let mut image = self.image_from_proc(key, facts, ProcessOrigin::Recovered);
+        if let Some(known) = self.entries.get(&key) {
+            image.parent = known.parent;
+            let image = self.within_budget(&Arc::new(image));
+            let weight = image::weight(&image);
+            if let Some(entry) = self.entries.get_mut(&key) {
+                self.bytes = self.bytes + weight - entry.weight;
+                entry.weight = weight;
+                entry.image = image;
+                entry.lineage = None;
+                self.generation += 1;
+            }
+        } else {
+            self.insert(key, parent, Arc::new(image), Listens::No);
+            self.tie_to_parent(key);
+        }
+        let (ancestors, exposure) = self.lineage(key);
+        let process = self.entries.get(&key)?.image.clone();
+        self.trim();
+        Some(View { process, ancestors, exposure })
+    }
+
     /// Living processes that descend from `of`, also through parents that have ended.
     #[must_use]
     pub fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {

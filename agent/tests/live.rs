@@ -22,7 +22,8 @@ use detect::{
     source::SourceFile,
 };
 use hemostat_agent::{
-    Agent, AgentConfig, AgentHandle, StartError, contain::Which, mask::Masker, probe::ProbeError,
+    Agent, AgentConfig, AgentHandle, StartError, contain::Which, edge::ReactionBounds, mask::Masker,
+    probe::ProbeError,
 };
 use model::{
     ActionRecord, ActionState, Activity, Down, Finding, NodeId, ProcessOrigin, Reaction, Report, Seq, Up,
@@ -57,6 +58,8 @@ impl Scene {
         let mut config =
             AgentConfig::new(node, folder.path().join("state"), rules, Masker::new(None).unwrap());
         config.probes.pins = pins.clone();
+        // A measurement has more of them in a minute than an attack.
+        config.bounds = ReactionBounds::none();
         config.status_every = Duration::from_millis(200);
         match Agent::start(config, agent_end) {
             Ok(handle) => Some(Self { handle: Some(handle), controller, folder, pins, children: Vec::new() }),

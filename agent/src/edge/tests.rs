@@ -18,14 +18,16 @@ use crate::{
     workload::WorkloadSource,
 };
 
-struct NoProc;
+/// What /proc says of every process, if anything.
+#[derive(Default)]
+struct FixedProc(Arc<Mutex<Option<ProcFacts>>>);
 
-impl ProcSource for NoProc {
+impl ProcSource for FixedProc {
     fn all(&mut self) -> Vec<ProcFacts> {
         Vec::new()
     }
-    fn read(&mut self, _: ProcessKey) -> Option<ProcFacts> {
-        None
+    fn read(&mut self, key: ProcessKey) -> Option<ProcFacts> {
+        self.0.lock().unwrap().clone().filter(|facts| facts.pid == key.pid)
     }
     fn is_alive(&mut self, _: ProcessKey) -> bool {
         true
@@ -43,9 +45,18 @@ impl WorkloadSource for OneWorkload {
 /// What was done, in order: reactions and judgements.
 type Log = Arc<Mutex<Vec<String>>>;
 
+/// How reactions come out.
+#[derive(Debug, Clone, PartialEq)]
+enum Answer {
+    Done,
+    Protected,
+    /// So many fail, then they are done.
+    Busy(u32),
+}
+
 struct Watching {
     log: Log,
-    refuse: bool,
+    answer: Mutex<Answer>,
 }
 
 impl Reactor for Watching {
@@ -61,9 +72,22 @@ impl Reactor for Watching {
             "a node may only do by itself what can be undone exactly (I5)"
         );
         self.log.lock().unwrap().push(format!("{} {target}", action.name()));
-        if self.refuse {
-            return Err(ActionFailure::Protected { target: target.to_string(), because: "test".into() });
+        let mut answer = self.answer.lock().unwrap();
+        match &mut *answer {
+            Answer::Protected => {
+                return Err(ActionFailure::Protected { target: target.to_string(), because: "test".into() });
+            }
+            Answer::Busy(times) if *times > 0 => {
+                *times -= 1;
+                return Err(ActionFailure::Io {
+                    operation: "freeze".into(),
+                    object: target.to_string(),
+                    because: "busy".into(),
+                });
+            }
+            Answer::Busy(_) | Answer::Done => {}
         }
+        drop(answer);
         Ok(ActionRecord {
             id: ActionId::new("act"),
             incident: None,
@@ -96,6 +120,7 @@ struct Bench {
     log: Log,
     drafts: Receiver<Draft>,
     counts: Arc<EdgeCounts>,
+    proc: Arc<Mutex<Option<ProcFacts>>>,
 }
 
 fn rule(name: &str, level: &str, reaction: &str) -> SourceFile {
@@ -106,7 +131,7 @@ fn rule(name: &str, level: &str, reaction: &str) -> SourceFile {
     SourceFile { name: format!("{name}.yml"), text }
 }
 
-fn bench(authority: Authority, refuse: bool, room: usize) -> Bench {
+fn bench(authority: Authority, answer: Answer, room: usize) -> Bench {
     let rules = [
         rule("freezeme", "critical", "freeze"),
         rule("stopme", "critical", "stop"),
@@ -119,7 +144,9 @@ fn bench(authority: Authority, refuse: bool, room: usize) -> Bench {
     let log = Log::default();
     let (sender, drafts) = sync_channel(room);
     let counts = Arc::new(EdgeCounts::default());
-    let tree = ProcessTree::new(Limits::default(), Box::new(NoProc), Box::new(OneWorkload));
+    let proc = Arc::<Mutex<Option<ProcFacts>>>::default();
+    let source = Box::new(FixedProc(Arc::clone(&proc)));
+    let tree = ProcessTree::new(Limits::default(), source, Box::new(OneWorkload));
     let edge = Edge::new(EdgeParts {
         node: NodeId::new("n"),
         epoch: AgentEpoch(3),
@@ -127,13 +154,14 @@ fn bench(authority: Authority, refuse: bool, room: usize) -> Bench {
         tree: Arc::new(Mutex::new(tree)),
         rules: swap.follow(),
         fold: Arc::default(),
-        reactor: Arc::new(Watching { log: Arc::clone(&log), refuse }),
+        reactor: Arc::new(Watching { log: Arc::clone(&log), answer: Mutex::new(answer) }),
         holder: Box::new(Letting(Arc::clone(&log))),
-        authority,
+        authority: Arc::new(RwLock::new(authority)),
+        bounds: ReactionBounds::default(),
         drafts: sender,
         counts: Arc::clone(&counts),
     });
-    Bench { edge, log, drafts, counts }
+    Bench { edge, log, drafts, counts, proc }
 }
 
 fn record(pid: u32, at: u64, body: Body) -> Record {
@@ -186,7 +214,7 @@ fn on(pid: u32) -> String {
 
 #[test]
 fn a_match_is_acted_on_before_it_is_told() {
-    let mut bench = bench(Authority::React, false, 16);
+    let mut bench = bench(Authority::React, Answer::Done, 16);
     bench.edge.take_in(exec(7, 1, &["x", "freezeme"], Held::No));
     assert_eq!(bench.done(), [format!("node.freeze {}", on(7))]);
     let drafts: Vec<Draft> = bench.drafts.try_iter().collect();
@@ -198,7 +226,7 @@ fn a_match_is_acted_on_before_it_is_told() {
 
 #[test]
 fn a_held_process_is_always_answered_for() {
-    let mut bench = bench(Authority::React, false, 16);
+    let mut bench = bench(Authority::React, Answer::Done, 16);
     bench.edge.take_in(exec(7, 1, &["x", "innocent"], Held::Yes));
     assert_eq!(bench.done(), ["let go 7"]);
     bench.edge.take_in(exec(8, 2, &["x", "tellme"], Held::Yes));
@@ -215,7 +243,7 @@ fn a_held_process_is_always_answered_for() {
 
 #[test]
 fn i9_a_refused_reaction_lets_a_held_process_go() {
-    let mut bench = bench(Authority::React, true, 16);
+    let mut bench = bench(Authority::React, Answer::Protected, 16);
     bench.edge.take_in(exec(9, 3, &["x", "stopme"], Held::Yes));
     assert_eq!(bench.done().last().unwrap(), "let go 9");
     assert_eq!(bench.counts.failed_reactions.load(Ordering::Relaxed), 2);
@@ -224,7 +252,7 @@ fn i9_a_refused_reaction_lets_a_held_process_go() {
 
 #[test]
 fn i8_an_observing_node_does_nothing_and_holds_nobody() {
-    let mut bench = bench(Authority::Observe, false, 16);
+    let mut bench = bench(Authority::Observe, Answer::Done, 16);
     bench.edge.take_in(exec(7, 1, &["x", "freezeme"], Held::No));
     bench.edge.take_in(exec(8, 2, &["x", "stopme"], Held::Yes));
     assert_eq!(bench.done(), ["let go 8"]);
@@ -235,7 +263,7 @@ fn i8_an_observing_node_does_nothing_and_holds_nobody() {
 
 #[test]
 fn what_a_person_has_lifted_is_not_done_again_to_the_same_process() {
-    let mut bench = bench(Authority::React, false, 16);
+    let mut bench = bench(Authority::React, Answer::Done, 16);
     for at in 1..4 {
         bench.edge.take_in(exec(7, at, &["x", "freezeme"], Held::No));
     }
@@ -246,12 +274,15 @@ fn what_a_person_has_lifted_is_not_done_again_to_the_same_process() {
         [format!("node.freeze {}", on(8))],
         "another process of the same cause is acted on"
     );
-    assert_eq!(bench.findings().len(), 1, "though it is told once");
+    let findings = bench.findings();
+    assert_eq!(findings.len(), 2, "and told");
+    assert!(findings.iter().all(|finding| finding.reactions.len() == 1), "each with its own reaction");
+    assert_eq!(findings[1].event.process.key, process_key(8));
 }
 
 #[test]
 fn a_finding_carries_what_the_process_did_before() {
-    let mut bench = bench(Authority::React, false, 16);
+    let mut bench = bench(Authority::React, Answer::Done, 16);
     bench.edge.take_in(exec(7, 1, &["x", "start"], Held::No));
     for n in 0..3 {
         bench.edge.take_in(record(
@@ -270,7 +301,7 @@ fn a_finding_carries_what_the_process_did_before() {
 
 #[test]
 fn i11_a_low_finding_that_finds_no_room_is_counted_and_told_with_the_next() {
-    let mut bench = bench(Authority::React, false, 0);
+    let mut bench = bench(Authority::React, Answer::Done, 0);
     bench.edge.take_in(exec(7, 1, &["x", "tellme"], Held::No));
     assert_eq!(bench.counts.given_up.load(Ordering::Relaxed), 1);
     assert_eq!(bench.counts.findings.load(Ordering::Relaxed), 0);
@@ -282,10 +313,146 @@ fn i11_a_low_finding_that_finds_no_room_is_counted_and_told_with_the_next() {
 
 #[test]
 fn i3_event_ids_are_unique_and_grow() {
-    let mut bench = bench(Authority::React, false, 64);
+    let mut bench = bench(Authority::React, Answer::Done, 64);
     for pid in 10..30 {
         bench.edge.take_in(exec(pid, u64::from(pid), &["x", "tellme", &pid.to_string()], Held::No));
     }
     let seqs: Vec<u64> = bench.findings().iter().map(|finding| finding.event.id.seq.0).collect();
     assert_eq!(seqs, (1..=20).collect::<Vec<_>>());
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn i11_a_flood_of_reacting_processes_is_bounded_and_every_reaction_is_told() {
+    let mut bench = bench(Authority::React, Answer::Done, 64);
+    let (mut told, mut reacted) = (0, 0);
+    for pid in 10..10_010 {
+        bench.edge.take_in(exec(pid, SECOND, &["x", "freezeme", &pid.to_string()], Held::No));
+        for finding in bench.findings() {
+            told += 1;
+            reacted += finding.reactions.len();
+        }
+    }
+    let bounds = ReactionBounds::default();
+    assert_eq!((reacted, bench.done().len()), (bounds.by_rule, bounds.by_rule));
+    assert_eq!(told, Fold::MAX_VARIANTS + 1);
+    assert_eq!(bench.counts.withheld_reactions.load(Ordering::Relaxed), 10_000 - bounds.by_rule as u64);
+}
+
+#[test]
+fn reactions_are_bounded_by_rule_and_by_node_and_go_on_after_a_minute() {
+    let mut bench = bench(Authority::React, Answer::Done, 256);
+    bench.edge.budget = Budget::new(ReactionBounds { by_node: 5, by_rule: 3 });
+    let mut frozen = |at: u64, what: &str, pids: std::ops::Range<u32>| {
+        for pid in pids {
+            bench.edge.take_in(exec(pid, at, &["x", what], Held::No));
+        }
+        assert_eq!(bench.findings().len(), 10, "each is told");
+        bench.done().iter().filter(|line| line.starts_with("node.freeze")).count()
+    };
+    assert_eq!(frozen(SECOND, "freezeme", 10..20), 3);
+    assert_eq!(frozen(2 * SECOND, "stopme", 20..30), 2);
+    assert_eq!(frozen(60 * SECOND, "freezeme", 30..40), 0);
+    assert_eq!(frozen(61 * SECOND + 1, "freezeme", 40..50), 3);
+    // Withheld ones are not contained: what is held goes on.
+    bench.edge.take_in(exec(99, 61 * SECOND + 2, &["x", "stopme"], Held::Yes));
+    assert_eq!(bench.done(), ["let go 99"]);
+}
+
+#[test]
+fn i8_only_permitted_rules_react_and_authority_can_be_taken_away() {
+    let mut bench = bench(Authority::Only(BTreeSet::from(["freezeme".into()])), Answer::Done, 64);
+    bench.edge.take_in(exec(7, 1, &["x", "freezeme"], Held::No));
+    bench.edge.take_in(exec(8, 2, &["x", "stopme"], Held::Yes));
+    // Both match: the one that may act, acts.
+    bench.edge.take_in(exec(9, 3, &["x", "stopme", "freezeme"], Held::No));
+    assert_eq!(
+        bench.done(),
+        [format!("node.freeze {}", on(7)), "let go 8".into(), format!("node.freeze {}", on(9))]
+    );
+    *bench.edge.parts.authority.write().unwrap() = Authority::Only(BTreeSet::new());
+    bench.edge.take_in(exec(10, 4, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done(), Vec::<String>::new());
+    let findings = bench.findings();
+    assert_eq!(findings.len(), 5, "all are told");
+    assert!(findings.last().unwrap().reactions.is_empty());
+    assert_eq!(bench.counts.withheld_reactions.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_failed_reaction_is_tried_again_by_the_next_event_after_a_pause() {
+    let mut bench = bench(Authority::React, Answer::Busy(1), 16);
+    let at = SECOND;
+    bench.edge.take_in(exec(7, at, &["x", "freezeme"], Held::No));
+    bench.edge.take_in(exec(7, at + 1, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done().len(), 1, "not before the pause is over");
+    bench.edge.take_in(exec(7, at + SECOND / 10, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done().len(), 1);
+    bench.edge.take_in(exec(7, at + 9 * SECOND, &["x", "freezeme"], Held::No));
+    bench.edge.try_again(BootNs(at + 99 * SECOND));
+    assert_eq!(bench.done().len(), 0, "done is done");
+    let findings = bench.findings();
+    assert_eq!(findings.iter().map(|finding| finding.reactions.len()).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn a_failed_reaction_is_tried_again_without_another_event() {
+    let mut bench = bench(Authority::React, Answer::Busy(2), 16);
+    bench.edge.take_in(exec(7, SECOND, &["x", "freezeme"], Held::No));
+    let mut tries = Vec::new();
+    for tenth in 10..200 {
+        bench.edge.try_again(BootNs(tenth * SECOND / 10));
+        if !bench.done().is_empty() {
+            tries.push(tenth);
+        }
+    }
+    assert_eq!(tries, [10, 11, 15], "the event's own, then after 0.1 s and 0.4 s");
+    assert!(bench.drafts.try_iter().any(|draft| matches!(draft, Draft::Reaction(_))), "and it is told");
+}
+
+#[test]
+fn i11_tries_are_bounded_and_a_refusal_is_not_tried_by_itself() {
+    let mut busy = bench(Authority::React, Answer::Busy(u32::MAX), 16);
+    busy.edge.take_in(exec(7, SECOND, &["x", "freezeme"], Held::No));
+    for second in 2..1000 {
+        busy.edge.try_again(BootNs(second * SECOND));
+        busy.edge.take_in(exec(7, second * SECOND, &["x", "freezeme"], Held::No));
+    }
+    assert_eq!(busy.done().len(), Reacted::MAX_TRIES as usize);
+    let mut refused = bench(Authority::React, Answer::Protected, 16);
+    refused.edge.take_in(exec(7, SECOND, &["x", "freezeme"], Held::No));
+    refused.edge.try_again(BootNs(999 * SECOND));
+    assert_eq!(refused.done().len(), 1);
+}
+
+#[test]
+fn a_held_process_whose_record_is_lost_is_judged_by_what_proc_says_now() {
+    let mut bench = bench(Authority::React, Answer::Done, 16);
+    let facts = |pid: u32, args: &[&str]| ProcFacts {
+        pid: Pid(pid),
+        exe: "/bin/x".into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..ProcFacts::default()
+    };
+    // Known as what it was before its exec, which no record told of.
+    bench.edge.take_in(exec(7, 1, &["x", "innocent"], Held::No));
+    *bench.proc.lock().unwrap() = Some(facts(7, &["x", "stopme"]));
+    bench.edge.judge_held(process_key(7), BootNs(5));
+    assert_eq!(
+        bench.done(),
+        [format!("node.stop {}", on(7)), format!("node.freeze {}", on(7)), "taken over 7".to_owned()]
+    );
+    assert_eq!(bench.findings().len(), 1);
+    // The record comes after all: nobody is let go a second time.
+    bench.edge.take_in(exec(7, 5, &["x", "innocent"], Held::Yes));
+    assert_eq!(bench.done(), Vec::<String>::new());
+    // A later exec of it is judged by its own record.
+    bench.edge.take_in(exec(7, 6, &["x", "innocent"], Held::Yes));
+    assert_eq!(bench.done(), ["let go 7"]);
+    // Never seen, and innocent; and one that has ended meanwhile.
+    *bench.proc.lock().unwrap() = Some(facts(8, &["x", "innocent"]));
+    bench.edge.judge_held(process_key(8), BootNs(7));
+    bench.edge.judge_held(process_key(9), BootNs(8));
+    assert_eq!(bench.done(), ["let go 8", "let go 9"]);
 }

@@ -71,13 +71,28 @@ impl Reader {
     ///
     /// # Errors
     /// [`ProbeError::System`] if waiting fails.
-    pub fn run(mut self, stop: &StopFlag, mut sink: impl FnMut(Record)) -> Result<(), ProbeError> {
+    pub fn run(self, stop: &StopFlag, sink: impl FnMut(Record)) -> Result<(), ProbeError> {
+        self.run_with(stop, &mut { sink }, |sink, record| sink(record), |_| {})
+    }
+
+    /// [`Reader::run`] with a state that is also given to `between` after each look, at least every 50 ms.
+    ///
+    /// # Errors
+    /// As [`Reader::run`].
+    pub fn run_with<S>(
+        mut self,
+        stop: &StopFlag,
+        state: &mut S,
+        mut take_in: impl FnMut(&mut S, Record),
+        mut between: impl FnMut(&mut S),
+    ) -> Result<(), ProbeError> {
         loop {
-            let (critical, bulk) = self.look(&mut sink);
+            let (critical, bulk) = self.look(&mut |record| take_in(state, record));
             if stop_raised(stop)? {
-                self.look(&mut sink);
+                self.look(&mut |record| take_in(state, record));
                 return Ok(());
             }
+            between(state);
             if bulk >= MANY {
                 wait(&[self.critical.as_fd(), stop.as_fd()], BUSY_LOOK)?;
             } else if critical + bulk == 0 {

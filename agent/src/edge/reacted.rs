@@ -1,0 +1,108 @@
+//! To which processes the node has reacted, and which reactions are to be tried again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use model::{ActionFailure, BootNs, ProcessKey, RuleRef};
+
+/// Processes that were reacted to, with the generation of rules that asked for it.
+#[derive(Debug, Default)]
+pub(super) struct Reacted {
+    by: HashMap<ProcessKey, Note>,
+    order: VecDeque<ProcessKey>,
+    /// Those of `by` that are tried again without another event.
+    waiting: VecDeque<(ProcessKey, RuleRef)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    generation: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Done,
+    Failed { tries: u32, next: BootNs },
+}
+
+impl Reacted {
+    /// Processes remembered (I11).
+    const MOST: usize = 4096;
+    /// Processes that are tried again by themselves (I11).
+    const MOST_WAITING: usize = 256;
+    /// A reaction is tried so many times.
+    pub(super) const MAX_TRIES: u32 = 5;
+    /// Pause after the first failure; each further one is four times as long. 8.5 s in all: what fails for longer does not fail
+    /// because something was busy.
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    /// Whether the process may be reacted to: not if it was already (what a person has lifted stays lifted), and not before the
+    /// pause after a failure is over.
+    pub(super) fn may(&self, process: ProcessKey, generation: u64, at: BootNs) -> bool {
+        match self.by.get(&process) {
+            Some(note) if note.generation == generation => match note.state {
+                State::Done => false,
+                State::Failed { tries, next } => tries < Self::MAX_TRIES && at >= next,
+            },
+            _ => true,
+        }
+    }
+
+    pub(super) fn done(&mut self, process: ProcessKey, generation: u64) {
+        self.waiting.retain(|(waiting, _)| *waiting != process);
+        self.note(process, Note { generation, state: State::Done });
+    }
+
+    /// Notes a failure. A failure of the system is tried again; what was refused only if another event asks for it.
+    pub(super) fn failed(
+        &mut self,
+        process: ProcessKey,
+        generation: u64,
+        at: BootNs,
+        rule: &RuleRef,
+        failure: &ActionFailure,
+    ) {
+        let before = match self.by.get(&process) {
+            Some(Note { generation: same, state: State::Failed { tries, .. } }) if *same == generation => {
+                *tries
+            }
+            _ => 0,
+        };
+        let pause = Self::PAUSE.as_nanos() as u64 * 4_u64.pow(before.min(Self::MAX_TRIES));
+        let tries = before + 1;
+        let next = BootNs(at.0.saturating_add(pause));
+        self.note(process, Note { generation, state: State::Failed { tries, next } });
+        self.waiting.retain(|(waiting, _)| *waiting != process);
+        let may_help = matches!(failure, ActionFailure::Io { .. } | ActionFailure::Expired);
+        if may_help && tries < Self::MAX_TRIES && self.waiting.len() < Self::MOST_WAITING {
+            self.waiting.push_back((process, rule.clone()));
+        }
+    }
+
+    /// Takes out a process whose reaction is to be tried again now.
+    pub(super) fn due(&mut self, generation: u64, now: BootNs) -> Option<(ProcessKey, RuleRef)> {
+        // Other rules are in force: they ask anew.
+        let by = &self.by;
+        self.waiting.retain(|(process, _)| by.get(process).is_some_and(|note| note.generation == generation));
+        let at = self.waiting.iter().position(|(process, _)| self.may(*process, generation, now))?;
+        self.waiting.remove(at)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn note(&mut self, process: ProcessKey, note: Note) {
+        if self.by.insert(process, note).is_none() {
+            self.order.push_back(process);
+            if self.order.len() > Self::MOST
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.by.remove(&oldest);
+            }
+        }
+    }
+}

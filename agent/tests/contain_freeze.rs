@@ -312,22 +312,145 @@ fn i6_what_is_protected_is_never_touched() {
 }
 
 #[test]
-fn a_protected_descendant_protects_the_tree_and_everyone_goes_free() {
-    let Some(ground) = Ground::new("protected child") else { return };
-    let root = tree(&ground, &[2, 2]);
+fn i6_a_protected_descendant_is_left_out_and_named_and_the_rest_is_contained() {
+    for without_jail in [false, true] {
+        let Some(ground) = Ground::new("protected child") else { return };
+        let root = tree(&ground, &[2, 2]);
+        if without_jail {
+            fs::write(ground.cgroup.join("cgroup.max.descendants"), "0").unwrap();
+        }
+        let before = ground.snapshot();
+        let is_leaf = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep")
+        };
+        let (leaves, inner): (Vec<u32>, Vec<u32>) = ground.members().into_iter().partition(is_leaf);
+        // only the leaves are protected
+        let mut config = ground.config();
+        config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", leaves[0])).unwrap()];
+        let contain = ground::open(&config);
+        let record = contain.react_freeze(key(root), now()).unwrap();
+        assert_eq!((leaves.len(), inner.len()), (4, 3));
+        for leaf in &leaves {
+            assert_eq!(cgroup_of(*leaf).unwrap(), ground.path);
+            assert_eq!(state_of(*leaf), Some('S'));
+            assert!(record.detail.contains(&format!("pid {leaf} ")), "{}", record.detail);
+        }
+        for pid in &inner {
+            if without_jail {
+                assert_eq!(state_of(*pid), Some('T'));
+            } else {
+                assert_ne!(cgroup_of(*pid).unwrap(), ground.path);
+            }
+        }
+        assert!(contain.watch(now()).is_empty());
+        contain.release(&Which::All);
+        wait_for("all to be as before", || ground.snapshot() == before);
+        let killed = contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+        assert!(killed.detail.contains("protected"), "{}", killed.detail);
+        wait_for("the end of the rest", || ground.members() == leaves);
+        let refused = contain.react_freeze(key(leaves[0]), now());
+        assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{refused:?}");
+    }
+}
+
+/// Whoever may make cgroups may give one the name of a jail.
+#[test]
+fn a_cgroup_with_the_name_of_a_jail_is_an_ordinary_one() {
+    let Some(ground) = Ground::new("false jail") else { return };
+    let (at, path) = ground.sub("hemostat-jail-0123456789abcdef");
+    let inside = ground.start_in(&at, Command::new("sleep").arg("1000"));
+    let around = ground.shell("exec sleep 1000");
+    ground.await_members(2);
     let before = ground.snapshot();
-    let mut config = ground.config();
-    let leaf = ground
-        .members()
-        .into_iter()
-        .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep"));
-    // only the leaves are protected
-    config.protected.executables = vec![fs::read_link(format!("/proc/{}/exe", leaf.unwrap())).unwrap()];
-    let contain = ground::open(&config);
-    let refused = contain.react_freeze(key(root), now());
-    assert!(matches!(refused, Err(ActionFailure::Protected { .. })), "{refused:?}");
+    let contain = ground.contain();
+    // the whole of its cgroup is the false jail, not what is around it
+    let record = contain.react(CGROUP, process(inside), now()).unwrap();
+    assert!(
+        matches!(&record.rollback, Some(RollbackState::Freeze { in_place: Some(place), .. }) if *place == path),
+        "{record:?}"
+    );
+    assert_eq!(fs::read_to_string(ground.cgroup.join("cgroup.freeze")).unwrap().trim(), "0");
+    contain.release(&Which::All);
     assert_eq!(ground.snapshot(), before);
-    assert!(contain.in_force().is_empty());
+    // and a subtree gets a true jail within
+    contain.react_freeze(key(inside), now()).unwrap();
+    let jail = cgroup_of(inside).unwrap();
+    assert!(jail.starts_with(&format!("{path}/hemostat-jail-")), "{jail}");
+    assert_eq!(cgroup_of(around).unwrap(), ground.path);
+    contain.release(&Which::All);
+    assert_eq!(ground.snapshot(), before);
+}
+
+/// A file system that is held still, in which whoever writes sleeps uninterruptibly.
+struct Held {
+    at: std::path::PathBuf,
+}
+
+impl Held {
+    fn new(dir: &std::path::Path) -> Option<Self> {
+        let run = |program: &str, args: &[&str]| {
+            let done = Command::new(program).args(args).stdout(std::process::Stdio::null()).status();
+            done.is_ok_and(|status| status.success())
+        };
+        let (image, at) = (dir.join("image"), dir.join("held"));
+        fs::create_dir(&at).unwrap();
+        fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        let (image, place) = (image.to_str().unwrap(), at.to_str().unwrap());
+        let made = run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop", image, place]);
+        if !made {
+            println!("SKIPPED: uninterruptible sleep: no loop mount of an ext4 can be made");
+            return None;
+        }
+        let held = Self { at: at.clone() };
+        if run("fsfreeze", &["-f", place]) {
+            return Some(held);
+        }
+        println!("SKIPPED: uninterruptible sleep: no fsfreeze");
+        None
+    }
+
+    fn thaw(&self) {
+        let _thawed = Command::new("fsfreeze").arg("-u").arg(&self.at).status();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _thawed =
+            Command::new("fsfreeze").arg("-u").arg(&self.at).stderr(std::process::Stdio::null()).status();
+        let _unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+#[test]
+fn uninterruptible_sleep_is_no_drift() {
+    let Some(ground) = Ground::new("uninterruptible sleep") else { return };
+    let Some(held) = Held::new(ground.dir.path()) else { return };
+    let pid = ground.shell(&format!("while :; do echo x > {}/file; done", held.at.display()));
+    wait_for("the sleep", || state_of(pid) == Some('D'));
+    let contain = ground.contain();
+    let record = contain.react_freeze(key(pid), now()).unwrap();
+    assert_eq!(record.state, ActionState::Applied);
+    for _ in 0..3 {
+        assert_eq!(contain.watch(now()), []);
+    }
+    // asked by the controller, it is told as it is
+    let verify = Phase::Verify { rollback: record.rollback.clone().unwrap() };
+    let verify =
+        NodeCommand { action_id: record.id.clone(), ..command(&SUBTREE, &process(pid), verify, "v") };
+    let seen = contain.handle(&verify, now()).result;
+    assert!(matches!(seen, Ok(PhaseDone::Verified { effect: Effect::Missing { .. } })), "{seen:?}");
+    contain.release(&Which::All);
+    // nor is a stop that it has not taken yet
+    let stop = contain.react(NodeAction::Stop, process(pid), now()).unwrap();
+    assert_eq!(stop.state, ActionState::Applied);
+    assert_eq!(contain.watch(now()), []);
+    held.thaw();
+    wait_for("the stop", || state_of(pid) == Some('T'));
+    contain.release(&Which::All);
+    wait_for("it to go on", || state_of(pid) != Some('T'));
+    fs::write(ground.cgroup.join("cgroup.kill"), "1").unwrap();
+    wait_for("its end", || !lives(pid));
 }
 
 #[test]
@@ -360,7 +483,7 @@ fn a_stopped_process_is_adopted_and_only_ours_is_continued() {
     signal(ours, rustix::process::Signal::CONT);
     let drifts = contain.watch(now());
     assert!(matches!(&drifts[..], [drift] if drift.again.is_ok()), "{drifts:?}");
-    assert_eq!(state_of(ours), Some('T'));
+    wait_for("the stop", || state_of(ours) == Some('T'));
     // stop, then freeze, then both undone in the order of their making
     let freeze = contain.react_freeze(key(ours), now()).unwrap();
     let stop = contain.in_force()[0].id.clone();

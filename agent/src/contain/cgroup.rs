@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,9 +22,9 @@ use super::process;
 const MAX_FILE: u64 = 1 << 20;
 
 /// The mount of cgroup v2.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Hierarchy {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
 }
 
 /// One cgroup, held open: its name may go, the directory stays the one that was opened.
@@ -45,7 +46,7 @@ impl Hierarchy {
         };
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root })
+        Ok(Self { root: Arc::new(root) })
     }
 
     /// Opens the cgroup at `path` below the mount.
@@ -97,6 +98,11 @@ fn path_in(file: &str) -> io::Result<Option<String>> {
 impl Cgroup {
     pub(super) fn id(&self) -> io::Result<CgroupId> {
         Ok(CgroupId(rustix::fs::fstat(&self.dir)?.st_ino))
+    }
+
+    /// The user that its directory belongs to, who may move processes out of it.
+    pub(super) fn owner(&self) -> io::Result<u32> {
+        Ok(rustix::fs::fstat(&self.dir)?.st_uid)
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -208,6 +214,12 @@ impl Cgroup {
 
     pub(super) fn set_freeze_wish(&self, wish: Frozen) -> io::Result<()> {
         self.write("cgroup.freeze", if wish == Frozen::Yes { b"1" } else { b"0" })
+    }
+
+    /// Whether everyone in it and below it stands still now.
+    pub(super) fn is_frozen(&self) -> io::Result<bool> {
+        // the root has no such file, and is never frozen
+        Ok(!self.is_root() && self.read("cgroup.events")?.lines().any(|line| line == "frozen 1"))
     }
 
     /// Kills every member and everything below, atomically against forks (Linux 5.14).

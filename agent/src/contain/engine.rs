@@ -1,7 +1,7 @@
 //! Commands and reactions, one phase at a time: what was asked is checked, written down, done, and its outcome written down.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Condvar, Mutex, PoisonError},
     time::Instant,
 };
@@ -14,7 +14,7 @@ use model::{
 
 use super::{
     bpffs,
-    journal::{Durability, Line, Slot, is_over},
+    journal::{Durability, Journal, Line, Slot, is_over},
     scene::{Force, Scene, Task, Undone, act},
 };
 
@@ -22,6 +22,8 @@ use super::{
 pub struct Contain {
     pub(super) scene: Scene,
     busy: Busy,
+    /// What `watch` found and could not mend, so that the same is told once.
+    pub(super) unmended: Mutex<HashMap<ActionId, (String, ActionFailure)>>,
 }
 
 /// Which containments to lift.
@@ -44,7 +46,7 @@ pub struct Lifted {
 
 impl Contain {
     pub(super) fn over(scene: Scene) -> Self {
-        Self { scene, busy: Busy::default() }
+        Self { scene, busy: Busy::default(), unmended: Mutex::default() }
     }
 
     /// Does one phase of one action for the controller. A repeated command (same key and phase) is not done again and gets the same
@@ -293,13 +295,14 @@ impl Contain {
         let id = task.id.clone();
         match act(action).apply(task, rollback) {
             Ok(outputs) => {
-                let line = Line::Applied { id, at: clock.time(), outputs: outputs.clone() };
-                self.note(line)?;
+                // The effect stands and is announced in the journal, so it is not given up because the disk is full: that would
+                // put containment into the hands of whoever fills it.
+                self.note_done(Line::applied(id, clock.time(), outputs.clone()))?;
                 Ok(outputs)
             }
             Err(failure) => {
                 let detail = failure.to_string();
-                self.note(Line::State { id, state: ActionState::Failed, detail })?;
+                self.note_done(Line::State { id, state: ActionState::Failed, detail })?;
                 Err(failure)
             }
         }
@@ -324,22 +327,22 @@ impl Contain {
         self.note(state(ActionState::Reverting, ""))?;
         if let Some(heir) = self.hand_over(&record)? {
             let detail = format!("{heir} still holds it and will restore what was");
-            self.note(state(ActionState::Reverted, &detail))?;
+            self.note_done(state(ActionState::Reverted, &detail))?;
             return Ok(PhaseDone::Reverted { detail });
         }
         let task = Task::new(&self.scene, id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         match act(&record.action).revert(&task, &rollback, force) {
             Ok(Undone::Restored { detail }) => {
-                self.note(state(ActionState::Reverted, &detail))?;
+                self.note_done(state(ActionState::Reverted, &detail))?;
                 Ok(PhaseDone::Reverted { detail })
             }
             Ok(Undone::Vacuous { detail }) => {
-                self.note(state(ActionState::Vacuous, &detail))?;
+                self.note_done(state(ActionState::Vacuous, &detail))?;
                 Ok(PhaseDone::Reverted { detail })
             }
             Ok(Undone::Drifted { difference }) => {
-                self.note(state(ActionState::RevertBlocked, &difference))?;
+                self.note_done(state(ActionState::RevertBlocked, &difference))?;
                 Ok(PhaseDone::Drifted { difference })
             }
             // still Reverting: tried again at the next command, release or start
@@ -427,21 +430,20 @@ impl Contain {
         journal.append(Line::Put(Box::new(slot)), durability(action))
     }
 
+    /// Writes a line before the effect that it announces.
     pub(super) fn note(&self, line: Line) -> Result<(), ActionFailure> {
         self.scene.step("journal");
         let mut journal = self.scene.journal();
-        let id = match &line {
-            Line::Put(slot) => &slot.record.id,
-            Line::State { id, .. }
-            | Line::Applied { id, .. }
-            | Line::Rollback { id, .. }
-            | Line::Work { id, .. }
-            | Line::Moved { id, .. }
-            | Line::Paused { id, .. }
-            | Line::Outcome { id, .. } => id,
-        };
-        let durability = journal.slot(id).map_or(Durability::Agent, |slot| durability(&slot.record.action));
+        let durability = durability_of(&journal, &line);
         journal.append(line, durability)
+    }
+
+    /// Writes a line of what is done already; see [`super::journal::Journal::append_done`].
+    pub(super) fn note_done(&self, line: Line) -> Result<(), ActionFailure> {
+        self.scene.step("journal");
+        let mut journal = self.scene.journal();
+        let durability = durability_of(&journal, &line);
+        journal.append_done(line, durability)
     }
 
     fn outputs(&self, id: &ActionId) -> Outputs {
@@ -458,6 +460,20 @@ impl Contain {
     pub(super) fn enter(&self, id: &ActionId) -> Alone<'_> {
         self.busy.enter(id)
     }
+}
+
+fn durability_of(journal: &Journal, line: &Line) -> Durability {
+    let id = match line {
+        Line::Put(slot) => &slot.record.id,
+        Line::State { id, .. }
+        | Line::Applied { id, .. }
+        | Line::Rollback { id, .. }
+        | Line::Work { id, .. }
+        | Line::Moved { id, .. }
+        | Line::Paused { id, .. }
+        | Line::Outcome { id, .. } => id,
+    };
+    journal.slot(id).map_or(Durability::Agent, |slot| durability(&slot.record.action))
 }
 
 /// It holds something now, or may, and undoing it restores what was.

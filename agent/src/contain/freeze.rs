@@ -1,11 +1,15 @@
 //! `node.freeze`: processes stand still with all they have in memory, and go on where they were.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use model::{
     ActionFailure, Effect, FreezeScope, Frozen, MovedProcess, Outputs, ProcessKey, RollbackState,
     StoppedProcess, Target,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
@@ -14,10 +18,13 @@ use super::{
     journal::Line,
     process::{self, Held},
     scene::{Act, Force, Task, Undone, mismatch},
-    stop,
+    spared::Spared,
+    stop::{self, Stand},
 };
 
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
+/// How long one round of SIGSTOP is awaited. Anything but uninterruptible sleep takes the signal at its next return to user space.
+const STAND_LIMIT: Duration = Duration::from_millis(200);
 /// Rounds of SIGSTOP over a tree that keeps forking, in the fallback.
 const MAX_ROUNDS: usize = 64;
 
@@ -49,6 +56,7 @@ impl Act for Freeze {
 
     fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure> {
         let state = parts(task, rollback)?;
+        let mut spared = Spared::default();
         let (frozen, by) = match (state.in_place, state.jail, task.target) {
             (Some(path), _, _) => (freeze_in_place(task, path)?, "cgroup"),
             (None, Some(path), Target::Process { process }) => {
@@ -64,65 +72,35 @@ impl Act for Freeze {
                     }
                 };
                 match jail::imprison(task, &held, path) {
-                    Ok(frozen) => (frozen, "jail"),
+                    Ok((frozen, left)) => {
+                        spared = left;
+                        (frozen, "jail")
+                    }
                     Err(NoJail::Failed(failure)) => return Err(failure),
                     Err(NoJail::Impossible(error)) => {
                         tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
-                        (stop_tree(task, &held)?, "signal")
+                        (stop_tree(task, &held, &mut spared)?, "signal")
                     }
                 }
             }
             _ => return Err(mismatch(task)),
         };
         let members = jail::known_members(task).len();
-        Ok(Outputs::from([
+        let mut outputs = Outputs::from([
             ("frozen".to_owned(), json!(frozen == Frozen::Yes)),
             ("by".to_owned(), json!(by)),
             ("processes".to_owned(), json!(members)),
-        ]))
+        ]);
+        spared.tell(&mut outputs);
+        Ok(outputs)
     }
 
     fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
-        let state = parts(task, rollback)?;
-        if !state.stopped.is_empty() {
-            return stop::verify_stopped(state.stopped);
-        }
-        let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
-        let missing = |found: String| Ok(Effect::Missing { found });
-        let cgroup = match task.scene.cgroups.cgroup(path) {
-            Ok(cgroup) => cgroup,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return match state.members.iter().find(|member| Held::open(member.process).is_ok()) {
-                    Some(member) => {
-                        missing(format!("{} runs outside the jail", process::name(member.process)))
-                    }
-                    None => Err(ActionFailure::TargetGone { target: format!("cgroup {path}") }),
-                };
-            }
-            Err(error) => return Err(cgroup::failure("open", path, &error)),
-        };
-        let read = |error: io::Error| cgroup::failure("read", path, &error);
-        let alive = |member: &MovedProcess| Held::open(member.process).is_ok();
-        if state.jail.is_some()
-            && cgroup.members().map_err(read)?.is_empty()
-            && !state.members.iter().any(alive)
-        {
-            return Err(ActionFailure::TargetGone { target: format!("everyone in cgroup {path}") });
-        }
-        if cgroup.freeze_wish().map_err(read)? == Frozen::No {
-            return missing(format!("cgroup {path} is not asked to be frozen"));
-        }
-        for member in state.members {
-            let Ok(held) = Held::open(member.process) else { continue };
-            let at = cgroup_of(task, &held)?;
-            if state.jail.is_some() && at != path {
-                return missing(format!("{} is in cgroup {at}", process::name(member.process)));
-            }
-        }
-        if cgroup.await_event("frozen 1", FREEZE_LIMIT).map_err(read)? {
-            return Ok(Effect::InForce);
-        }
-        missing(format!("cgroup {path} has members that do not stand still (uninterruptible sleep)"))
+        look(task, rollback, Patience::UntilFrozen)
+    }
+
+    fn still_holds(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
+        look(task, rollback, Patience::AskedIsEnough)
     }
 
     fn revert(
@@ -148,6 +126,55 @@ impl Act for Freeze {
     }
 }
 
+/// What a look at a freeze is content with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// That everyone stands still.
+    UntilFrozen,
+    /// That the kernel has been asked: one in uninterruptible sleep runs no code of its own until it stands still, and asking again
+    /// would change nothing.
+    AskedIsEnough,
+}
+
+fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result<Effect, ActionFailure> {
+    let state = parts(task, rollback)?;
+    if !state.stopped.is_empty() {
+        return stop::verify_stopped(task, state.stopped);
+    }
+    let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
+    let missing = |found: String| Ok(Effect::Missing { found });
+    let cgroup = match task.scene.cgroups.cgroup(path) {
+        Ok(cgroup) => cgroup,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match state.members.iter().find(|member| Held::open(member.process).is_ok()) {
+                Some(member) => missing(format!("{} runs outside the jail", process::name(member.process))),
+                None => Err(ActionFailure::TargetGone { target: format!("cgroup {path}") }),
+            };
+        }
+        Err(error) => return Err(cgroup::failure("open", path, &error)),
+    };
+    let read = |error: io::Error| cgroup::failure("read", path, &error);
+    let alive = |member: &MovedProcess| Held::open(member.process).is_ok();
+    if state.jail.is_some() && cgroup.members().map_err(read)?.is_empty() && !state.members.iter().any(alive)
+    {
+        return Err(ActionFailure::TargetGone { target: format!("everyone in cgroup {path}") });
+    }
+    if cgroup.freeze_wish().map_err(read)? == Frozen::No {
+        return missing(format!("cgroup {path} is not asked to be frozen"));
+    }
+    for member in state.members {
+        let Ok(held) = Held::open(member.process) else { continue };
+        let at = cgroup_of(task, &held)?;
+        if state.jail.is_some() && at != path {
+            return missing(format!("{} is in cgroup {at}", process::name(member.process)));
+        }
+    }
+    if patience == Patience::AskedIsEnough || cgroup.await_event("frozen 1", FREEZE_LIMIT).map_err(read)? {
+        return Ok(Effect::InForce);
+    }
+    missing(format!("cgroup {path} has members that do not stand still (uninterruptible sleep)"))
+}
+
 /// The cgroup that a target names, both id and path checked (I9), or that its process is in.
 pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, ActionFailure> {
     let path = match target {
@@ -157,7 +184,7 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
             let path = cgroup_of(task, &held)?;
             task.scene.protected.check_process(&held, &path)?;
             // the jail that another action put it in is not its home
-            jail::outside(&path).to_owned()
+            jail::home(task, &path).to_owned()
         }
         Target::File { .. } => {
             return Err(ActionFailure::Unsupported {
@@ -196,14 +223,14 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
     let held = Held::open(process)?;
     let from = cgroup_of(task, &held)?;
     task.scene.protected.check_process(&held, &from)?;
-    if jail::is_jail(&from) && from != jail::jail_path(jail::outside(&from), task.id) {
+    let home = jail::home(task, &from).to_owned();
+    if home != from && from != jail::jail_path(&home, task.id) {
         // Another action froze it already. Its jail is kept frozen "in place" by this one too; when the other is lifted first, this
         // one inherits the jail (see `Contain`).
         let cgroup =
             task.scene.cgroups.cgroup(&from).map_err(|error| cgroup::failure("open", &from, &error))?;
         return capture_in_place(&cgroup);
     }
-    let home = jail::outside(&from).to_owned();
     task.taken.replace(Some(held));
     Ok(RollbackState::Freeze {
         jail: Some(jail::jail_path(&home, task.id)),
@@ -233,13 +260,13 @@ fn capture_in_place(cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
 
 fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure> {
     let cgroup = match task.target {
-        target @ Target::Cgroup { path: named, .. } if jail::outside(path) == named || path == named => {
+        target @ Target::Cgroup { path: named, .. } if jail::home(task, path) == named || path == named => {
             target_cgroup(task, target)?
         }
         Target::Cgroup { .. } => return Err(mismatch(task)),
         _ => task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error))?,
     };
-    if !jail::is_jail(path) {
+    if !jail::is_jail(task, path) {
         task.scene.protected.check_cgroup(&cgroup)?;
     }
     let _one_at_a_time = task.scene.foreign.lock();
@@ -266,7 +293,7 @@ fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, Act
 }
 
 /// The fallback: SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new.
-fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
+fn stop_tree(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<Frozen, ActionFailure> {
     // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
     let mut stopped: Vec<StoppedProcess> = known_stopped(task);
     let mut all = Frozen::Yes;
@@ -278,13 +305,19 @@ fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
             .filter_map(|one| Held::open(one.process).ok()),
     );
     for _ in 0..MAX_ROUNDS {
+        let mut asked = Vec::with_capacity(round.len());
         for held in &round {
             let cgroup = cgroup_of(task, held);
             let Ok(cgroup) = cgroup else { continue };
-            task.scene.protected.check_process(held, &cgroup).inspect_err(|_| {
+            let reason = task.scene.protected.process_reason(held, &cgroup).inspect_err(|_| {
                 // all or nothing
                 let _undone = stop::continue_all(task, &stopped);
-            })?;
+            });
+            if let Some(because) = reason? {
+                spared.add(held.key, because);
+                continue;
+            }
+            asked.push(held);
             if stopped.iter().all(|one| one.process.pid != held.key.pid) {
                 let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
                 stopped.push(StoppedProcess { process: held.key, was_stopped });
@@ -298,13 +331,18 @@ fn stop_tree(task: &Task<'_>, root: &Held) -> Result<Frozen, ActionFailure> {
             stopped: stopped.clone(),
         };
         task.note(Line::Rollback { id: task.id.clone(), rollback })?;
-        for held in &round {
+        for held in &asked {
             task.step("stop");
-            if !stop::stop(held)? && !held.has_ended() {
+            held.signal(Signal::STOP)?;
+        }
+        // One that does not stand yet could be in the middle of a fork: here no freeze follows that would catch the child.
+        let deadline = Instant::now() + STAND_LIMIT;
+        for held in &asked {
+            if matches!(stop::await_stand(task, held, deadline)?, Stand::Asked | Stand::Runs) {
                 all = Frozen::No;
             }
         }
-        round = unstopped_children(task, root.key, &stopped)?;
+        round = jail::without(spared, unstopped_children(task, root.key, &stopped)?)?;
         if round.is_empty() {
             return Ok(all);
         }

@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{ActionFailure, ActionId, Frozen, MovedProcess, ProcessKey, RollbackState};
+use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
     cgroup::{self, Cgroup},
-    journal::Line,
+    journal::{Line, is_over},
     process::{self, Held},
     scene::{Force, Task, tag},
+    spared::Spared,
 };
 
 /// Everything moved by one action; more is a fork bomb, for which the whole cgroup should be frozen.
@@ -42,17 +43,42 @@ pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
     format!("{}/{}", from.trim_end_matches('/'), jail_name(id))
 }
 
-/// Whether the path is that of a jail of ours.
-pub(super) fn is_jail(path: &str) -> bool {
+/// Whether a jail of ours is there: one that the journal knows and that is ours. The name alone says nothing, since anybody who may make
+/// cgroups may give it to one.
+pub(super) fn is_jail(task: &Task<'_>, path: &str) -> bool {
+    let known = || {
+        task.scene.journal().slots().any(|slot| {
+            let begun = !matches!(slot.record.state, ActionState::Planned | ActionState::Prepared);
+            let stands = begun && !is_over(slot.record.state);
+            let states = [slot.work.as_ref(), slot.record.rollback.as_ref()];
+            (stands || slot.record.id == *task.id)
+                && states.into_iter().flatten().any(
+                    |state| matches!(state, RollbackState::Freeze { jail: Some(jail), .. } if jail == path),
+                )
+        })
+    };
+    has_name_of_jail(path) && known() && task.scene.cgroups.cgroup(path).is_ok_and(|jail| is_ours(&jail))
+}
+
+/// The cgroup around a jail of ours; the path itself where there is none.
+pub(super) fn home<'a>(task: &Task<'_>, path: &'a str) -> &'a str {
+    if is_jail(task, path) { outside(path) } else { path }
+}
+
+fn is_ours(jail: &Cgroup) -> bool {
+    jail.owner().is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
+}
+
+fn has_name_of_jail(path: &str) -> bool {
     let tag = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
     tag.is_some_and(|tag| tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The cgroup around a jail; the path itself where it is none.
-pub(super) fn outside(path: &str) -> &str {
+/// The cgroup around a path that is known to be a jail's; the path itself where it has not the name of one.
+fn outside(path: &str) -> &str {
     match path.rsplit_once('/') {
-        Some(("", _)) if is_jail(path) => "/",
-        Some((parent, _)) if is_jail(path) => parent,
+        Some(("", _)) if has_name_of_jail(path) => "/",
+        Some((parent, _)) if has_name_of_jail(path) => parent,
         _ => path,
     }
 }
@@ -72,8 +98,9 @@ impl From<ActionFailure> for NoJail {
     }
 }
 
-/// Makes the jail at `path`, moves `root` and its descendants in and waits until they stand still. `Ok` says whether they do.
-pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<Frozen, NoJail> {
+/// Makes the jail at `path`, moves `root` and its descendants in and waits until they stand still. `Ok` says whether they do, and
+/// which of the descendants were left out because they are protected.
+pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Frozen, Spared), NoJail> {
     let parent = outside(path);
     let home = task.scene.cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
     let kind = home.kind().map_err(|error| cgroup::failure("read the type of", parent, &error))?;
@@ -82,6 +109,10 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<Froze
     }
     task.step("jail");
     let jail = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
+    if !is_ours(&jail) {
+        return Err(NoJail::Impossible(io::Error::other(format!("somebody else has made cgroup {path}"))));
+    }
+    let mut spared = Spared::default();
     let gathered = jail
         .set_freeze_wish(Frozen::Yes)
         .map_err(sort(path))
@@ -89,7 +120,7 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<Froze
             task.step("move");
             jail.take(root.pid()).map_err(sort(path))
         })
-        .and_then(|_| gather(task, root, &jail));
+        .and_then(|_| gather(task, root, &jail, &mut spared));
     if let Err(failure) = gathered {
         // all or nothing: whoever was moved goes back
         resume(task)?;
@@ -100,7 +131,7 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<Froze
     let frozen = jail
         .await_event("frozen 1", limit)
         .map_err(|error| cgroup::failure("await the freeze of", path, &error))?;
-    Ok(if frozen { Frozen::Yes } else { Frozen::No })
+    Ok((if frozen { Frozen::Yes } else { Frozen::No }, spared))
 }
 
 /// Moves every member back to where it came from and removes the jail. Returns how many lived, or what drifted.
@@ -179,11 +210,8 @@ pub(super) fn resume(task: &Task<'_>) -> Result<(), ActionFailure> {
             Err(error) => return Err(cgroup::failure("thaw", path, &error)),
         }
     }
-    // A full disk must not keep anybody frozen: the line is only there for a crash in between.
-    if let Err(failure) = task.note(Line::Paused { id: task.id.clone(), cgroups: Vec::new() }) {
-        tracing::warn!(%failure, "that a cgroup is set free could not be written down");
-    }
-    Ok(())
+    // a full disk must not keep anybody frozen
+    task.note_done(Line::Paused { id: task.id.clone(), cgroups: Vec::new() })
 }
 
 /// Members as the journal has them.
@@ -198,8 +226,8 @@ pub(super) fn known_members(task: &Task<'_>) -> Vec<MovedProcess> {
 }
 
 /// The rounds: children of members, and whoever the process tree names, are moved in until there is nobody left outside.
-fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup) -> Result<(), NoJail> {
-    let first = outside_members(task, root.key, jail)?;
+fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup, spared: &mut Spared) -> Result<(), NoJail> {
+    let first = outside_members(task, root.key, jail, spared)?;
     if first.is_empty() {
         return Ok(());
     }
@@ -216,7 +244,7 @@ fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup) -> Result<(), NoJail> {
                 because: format!("it has more than {MAX_MEMBERS} processes: freeze its cgroup"),
             }));
         }
-        if let Err(failure) = take_round(task, jail, &round, &mut paused) {
+        if let Err(failure) = take_round(task, jail, &round, &mut paused, spared) {
             break Err(failure);
         }
         if begun.elapsed() > PAUSE_LIMIT && !paused.is_empty() {
@@ -224,7 +252,7 @@ fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup) -> Result<(), NoJail> {
             resume(task)?;
             paused.clear();
         }
-        match outside_members(task, root.key, jail) {
+        match outside_members(task, root.key, jail, spared) {
             Ok(next) if next.is_empty() => break Ok(()),
             Ok(next) => round = next,
             Err(failure) => break Err(failure.into()),
@@ -234,30 +262,39 @@ fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup) -> Result<(), NoJail> {
     result
 }
 
-/// Moves these in: their cgroups are held still first, then each is recorded, checked and moved.
+/// Moves these in: each is checked, their cgroups are held still, then they are recorded and moved.
 fn take_round(
     task: &Task<'_>,
     jail: &Cgroup,
     round: &[Held],
     paused: &mut Vec<String>,
+    spared: &mut Spared,
 ) -> Result<(), NoJail> {
     let cgroups = &task.scene.cgroups;
     let mut members = Vec::with_capacity(round.len());
+    let mut taken = Vec::with_capacity(round.len());
     let mut hold = paused.clone();
     for held in round {
         let from = cgroups
             .path_of(held.pid())
             .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
         let Some(from) = from else { continue };
-        task.scene.protected.check_process(held, &from)?;
-        if !hold.contains(&from) && task.scene.protected.may_pause(cgroups, &from) && !is_jail(&from) {
+        if let Some(because) = task.scene.protected.process_reason(held, &from)? {
+            spared.add(held.key, because);
+            continue;
+        }
+        if !hold.contains(&from) && task.scene.protected.may_pause(&from) && !is_jail(task, &from) {
             hold.push(from.clone());
         }
         members.push(MovedProcess { process: held.key, from });
+        taken.push(held);
+    }
+    if taken.is_empty() {
+        return Ok(());
     }
     pause(task, &hold, paused)?;
     task.note(Line::Moved { id: task.id.clone(), members })?;
-    for held in round {
+    for held in taken {
         task.step("move child");
         if !held.has_ended() {
             jail.take(held.pid()).map_err(sort(&jail.path))?;
@@ -294,7 +331,12 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
 }
 
 /// Descendants that are not in the jail yet.
-fn outside_members(task: &Task<'_>, root: ProcessKey, jail: &Cgroup) -> Result<Vec<Held>, ActionFailure> {
+fn outside_members(
+    task: &Task<'_>,
+    root: ProcessKey,
+    jail: &Cgroup,
+    spared: &Spared,
+) -> Result<Vec<Held>, ActionFailure> {
     let inside: HashSet<u32> = jail
         .members()
         .map_err(|error| cgroup::failure("list the members of", &jail.path, &error))?
@@ -318,7 +360,24 @@ fn outside_members(task: &Task<'_>, root: ProcessKey, jail: &Cgroup) -> Result<V
             }
         }
     }
-    Ok(found.into_values().collect())
+    without(spared, found.into_values())
+}
+
+/// All but the spared and what is below them.
+pub(super) fn without(
+    spared: &Spared,
+    found: impl IntoIterator<Item = Held>,
+) -> Result<Vec<Held>, ActionFailure> {
+    let mut left = Vec::new();
+    for held in found {
+        let covered = spared.covers(&held);
+        if !covered
+            .map_err(|error| ActionFailure::io("find the parents of", process::name(held.key), &error))?
+        {
+            left.push(held);
+        }
+    }
+    Ok(left)
 }
 
 /// Where a process in the jail belongs; `None` when it has ended. One born inside belongs where its nearest known ancestor does.
@@ -395,11 +454,11 @@ mod tests {
         let id = ActionId::new("act-1");
         for from in ["/", "/a", "/a/b"] {
             let path = jail_path(from, &id);
-            assert!(is_jail(&path), "{path}");
+            assert!(has_name_of_jail(&path), "{path}");
             assert_eq!(outside(&path), from);
         }
         assert_eq!(outside("/a/b"), "/a/b");
-        assert!(!is_jail("/hemostat-jail-0123456789abcdef/b"));
-        assert!(!is_jail("/hemostat-jail-mine"));
+        assert!(!has_name_of_jail("/hemostat-jail-0123456789abcdef/b"));
+        assert!(!has_name_of_jail("/hemostat-jail-mine"));
     }
 }

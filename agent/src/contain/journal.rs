@@ -6,7 +6,7 @@
 //! quarantine outlives a power cut, so its lines are synced to the disk ([`Durability::Disk`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -20,6 +20,8 @@ use model::{
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
+use super::spared::SPARED;
+
 /// A journal larger than this is rewritten at the next start, or when it grows past it while running.
 const COMPACT_ABOVE: u64 = 4 << 20;
 /// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded.
@@ -28,6 +30,8 @@ const RESERVE: u64 = 1 << 20;
 const MAX_ENDED: usize = 1024;
 /// Outcomes remembered of one action.
 const MAX_OUTCOMES: usize = 64;
+/// Lines that wait for room on the disk.
+const MAX_OWED: usize = 4096;
 /// A line longer than this is damage: 16,384 members of about 100 bytes each fit well.
 const MAX_LINE: u64 = 16 << 20;
 
@@ -63,6 +67,8 @@ pub(super) enum Line {
         id: ActionId,
         at: Timestamp,
         outputs: Outputs,
+        #[serde(default)]
+        detail: String,
     },
     Rollback {
         id: ActionId,
@@ -85,6 +91,16 @@ pub(super) enum Line {
         id: ActionId,
         outcome: CommandOutcome,
     },
+}
+
+impl Line {
+    pub(super) fn applied(id: ActionId, at: Timestamp, outputs: Outputs) -> Self {
+        let spared = outputs.get(SPARED).and_then(|names| names.as_array()).map(|names| {
+            let names: Vec<&str> = names.iter().filter_map(|name| name.as_str()).collect();
+            format!("left out, because protected: {}", names.join("; "))
+        });
+        Self::Applied { id, at, outputs, detail: spared.unwrap_or_default() }
+    }
 }
 
 /// What a line must survive.
@@ -124,6 +140,8 @@ pub(super) struct Journal {
     length: u64,
     slots: BTreeMap<ActionId, Slot>,
     next: u64,
+    /// Held to be true, since they tell of what is done, and written before the next line.
+    owed: VecDeque<Line>,
     /// Held for its flock.
     _lock: File,
 }
@@ -146,7 +164,7 @@ impl Journal {
         }
         let file = rewrite(&path, &slots)?;
         let length = file.metadata().map_err(fault("measure", &path))?.len();
-        let journal = Self { path, file, length, slots, next, _lock: lock };
+        let journal = Self { path, file, length, slots, next, owed: VecDeque::new(), _lock: lock };
         journal.reserve();
         Ok(journal)
     }
@@ -167,10 +185,52 @@ impl Journal {
 
     /// Writes a line, reads it back (I4) and only then holds it to be true.
     pub(super) fn append(&mut self, line: Line, durability: Durability) -> Result<(), ActionFailure> {
+        self.settle()?;
+        self.write(&line, durability)?;
+        self.hold(line);
+        Ok(())
+    }
+
+    /// For a line that tells of what is done already: it is true whether or not the disk takes it. One that it does not take is
+    /// written before the next. After a crash until then the file still has the line that announced the effect, so recovery brings
+    /// it to its end again.
+    pub(super) fn append_done(&mut self, line: Line, durability: Durability) -> Result<(), ActionFailure> {
+        if let Err(failure) = self.settle().and_then(|()| self.write(&line, durability)) {
+            if self.owed.len() >= MAX_OWED {
+                return Err(failure);
+            }
+            tracing::error!(%failure, "what is done could not be written down yet: it is remembered");
+            self.owed.push_back(line.clone());
+        }
+        self.hold(line);
+        Ok(())
+    }
+
+    /// Writes what the disk did not take before.
+    ///
+    /// Errors: [`ActionFailure::Io`] while it still does not.
+    pub(super) fn settle(&mut self) -> Result<(), ActionFailure> {
+        while let Some(line) = self.owed.pop_front() {
+            if let Err(failure) = self.write(&line, Durability::Disk) {
+                self.owed.push_front(line);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, line: Line) {
+        admit(&mut self.slots, line);
+        if self.length > COMPACT_ABOVE {
+            self.compact();
+        }
+    }
+
+    fn write(&mut self, line: &Line, durability: Durability) -> Result<(), ActionFailure> {
         let failed = |operation: &str, error: &io::Error| {
             ActionFailure::io(operation, "the containment journal", error)
         };
-        let bytes = encode(&line).map_err(|error| failed("encode", &error))?;
+        let bytes = encode(line).map_err(|error| failed("encode", &error))?;
         if let Err(error) = self.file.write_all_at(&bytes, self.length) {
             // what was half written is overwritten by the next line, or dropped as a torn tail
             return Err(failed("write", &error));
@@ -184,10 +244,6 @@ impl Journal {
             return Err(failed("read back", &io::Error::other("it is not what was written")));
         }
         self.length += bytes.len() as u64;
-        admit(&mut self.slots, line);
-        if self.length > COMPACT_ABOVE {
-            self.compact();
-        }
         Ok(())
     }
 
@@ -207,6 +263,7 @@ impl Journal {
             Ok(file) => {
                 self.length = file.metadata().map_or(0, |meta| meta.len());
                 self.file = file;
+                self.owed.clear();
                 self.reserve();
             }
             Err(error) => tracing::warn!(%error, "the containment journal could not be compacted"),
@@ -243,11 +300,11 @@ fn admit(slots: &mut BTreeMap<ActionId, Slot>, line: Line) {
                 slot.record.detail = detail;
             }
         }
-        Line::Applied { id, at, outputs } => {
+        Line::Applied { id, at, outputs, detail } => {
             if let Some(slot) = slots.get_mut(&id) {
                 slot.record.state = ActionState::Applied;
                 slot.record.applied = Some(at);
-                slot.record.detail.clear();
+                slot.record.detail = detail;
                 slot.outputs = outputs;
             }
         }
@@ -395,6 +452,16 @@ mod tests {
         }
     }
 
+    /// A child that another test has forked and that has not come to its exec yet has our lock's descriptor, too: that passes.
+    fn opened(dir: &Path) -> Journal {
+        loop {
+            match Journal::open(dir) {
+                Err(JournalError::Busy { .. }) => std::thread::yield_now(),
+                other => return other.unwrap(),
+            }
+        }
+    }
+
     fn state(id: &str, state: ActionState) -> Line {
         Line::State { id: ActionId::new(id), state, detail: "d".into() }
     }
@@ -405,7 +472,7 @@ mod tests {
         let path = dir.path().join("journal");
         let mut states = vec![BTreeMap::new()];
         {
-            let mut journal = Journal::open(dir.path()).unwrap();
+            let mut journal = opened(dir.path());
             for line in [
                 Line::Put(Box::new(slot("a"))),
                 state("a", ActionState::Applying),
@@ -420,10 +487,34 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let journal = Journal::open(dir.path()).unwrap();
+            let journal = opened(dir.path());
             assert!(states.contains(&journal.slots), "cut at byte {cut}");
             assert!(!dir.path().join("journal.damaged").exists());
         }
+    }
+
+    #[test]
+    fn what_is_done_is_remembered_while_the_disk_takes_nothing_and_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let on_disk = || read(&path).unwrap().0.remove(&ActionId::new("a")).unwrap().record.state;
+        let mut journal = opened(dir.path());
+        journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
+        journal.append(state("a", ActionState::Applying), Durability::Agent).unwrap();
+        let takes = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+        let done = Line::applied(ActionId::new("a"), Timestamp(2), Outputs::new());
+        journal.append_done(done, Durability::Agent).unwrap();
+        assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applied);
+        assert!(
+            journal.append(state("a", ActionState::Reverting), Durability::Agent).is_err(),
+            "no new effect"
+        );
+        assert!(journal.settle().is_err());
+        assert_eq!(on_disk(), ActionState::Applying, "a recovery would bring it to its end");
+        journal.file = takes;
+        journal.settle().unwrap();
+        assert_eq!(on_disk(), ActionState::Applied);
+        assert!(journal.owed.is_empty());
     }
 
     #[test]
@@ -431,7 +522,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         {
-            let mut journal = Journal::open(dir.path()).unwrap();
+            let mut journal = opened(dir.path());
             for id in ["a", "b", "c"] {
                 journal.append(Line::Put(Box::new(slot(id))), Durability::Disk).unwrap();
             }
@@ -440,7 +531,7 @@ mod tests {
         let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
         bytes[second] ^= 1;
         fs::write(&path, &bytes).unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = opened(dir.path());
         let ids: Vec<&str> = journal.slots().map(|slot| slot.record.id.as_str()).collect();
         assert_eq!(ids, ["a", "c"]);
         assert!(dir.path().join("journal.damaged").exists());
@@ -449,7 +540,7 @@ mod tests {
     #[test]
     fn i11_the_journal_stays_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = opened(dir.path());
         for n in 0..20_000 {
             let id = format!("act-{n}");
             let mut slot = slot(&id);
@@ -465,7 +556,7 @@ mod tests {
     #[test]
     fn a_second_agent_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Journal::open(dir.path()).unwrap();
+        let _first = opened(dir.path());
         assert!(matches!(Journal::open(dir.path()), Err(JournalError::Busy { .. })));
     }
 }

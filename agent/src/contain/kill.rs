@@ -13,6 +13,7 @@ use super::{
     journal::Line,
     process::{self, Held},
     scene::{Act, Force, Task, Undone},
+    spared::Spared,
 };
 
 /// SIGKILL is taken at once except in uninterruptible sleep.
@@ -35,17 +36,20 @@ impl Act for Kill {
     }
 
     fn apply(&self, task: &Task<'_>, _: &RollbackState) -> Result<Outputs, ActionFailure> {
+        let mut spared = Spared::default();
         let killed = match (task.target, self.0) {
             (Target::Process { process }, KillScope::Process) => {
                 let held = checked(task, *process)?;
                 task.step("kill");
                 usize::from(held.signal(Signal::KILL)? && ended(&held)?)
             }
-            (Target::Process { process }, KillScope::Subtree) => kill_subtree(task, *process)?,
+            (Target::Process { process }, KillScope::Subtree) => kill_subtree(task, *process, &mut spared)?,
             (cgroup @ Target::Cgroup { .. }, _) => kill_cgroup(task, cgroup)?,
             (Target::File { .. }, _) => return Err(no_process(task)),
         };
-        Ok(Outputs::from([("killed".to_owned(), json!(killed))]))
+        let mut outputs = Outputs::from([("killed".to_owned(), json!(killed))]);
+        spared.tell(&mut outputs);
+        Ok(outputs)
     }
 
     fn verify(&self, task: &Task<'_>, _: &RollbackState) -> Result<Effect, ActionFailure> {
@@ -76,13 +80,13 @@ impl Act for Kill {
         jail::resume(task)?;
         if let Some(RollbackState::Freeze { jail: Some(path), members, .. }) = work(task) {
             jail::free(task, &path, &members, Force::Yes)?.map_err(|_| no_process(task))?;
-            task.note(Line::Work { id: task.id.clone(), work: None })?;
+            task.note_done(Line::Work { id: task.id.clone(), work: None })?;
         }
         Ok(Undone::Vacuous { detail: "what was killed is gone".into() })
     }
 }
 
-fn kill_subtree(task: &Task<'_>, process: ProcessKey) -> Result<usize, ActionFailure> {
+fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Result<usize, ActionFailure> {
     jail::resume(task)?;
     // after a crash the first process may be dead already while its descendants still stand in the jail
     let held = match checked(task, process) {
@@ -110,19 +114,19 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey) -> Result<usize, ActionFai
     if ours {
         if let Some(held) = &held {
             match jail::imprison(task, held, &path) {
-                Ok(_) => {}
+                Ok((_, left)) => *spared = left,
                 Err(NoJail::Failed(failure)) => return Err(failure),
                 Err(NoJail::Impossible(error)) => {
                     tracing::warn!(%error, "no jail can be made: killing round by round");
-                    killed += kill_rounds(task, held)?;
+                    killed += kill_rounds(task, held, spared)?;
                 }
             }
         }
         killed += kill_members(task, &path)?;
         jail::free(task, &path, &[], Force::Yes)?.map_err(|_| no_process(task))?;
-        task.note(Line::Work { id: task.id.clone(), work: None })?;
+        task.note_done(Line::Work { id: task.id.clone(), work: None })?;
     } else if let Some(held) = &held {
-        killed += kill_rounds(task, held)?;
+        killed += kill_rounds(task, held, spared)?;
     }
     Ok(killed)
 }
@@ -151,12 +155,15 @@ fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
 }
 
 /// Without a jail: stop and kill from the top, until nobody is left.
-fn kill_rounds(task: &Task<'_>, root: &Held) -> Result<usize, ActionFailure> {
+fn kill_rounds(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<usize, ActionFailure> {
     let mut round = vec![Held::open(root.key)?];
     let mut killed = 0;
     while let Some(held) = round.pop() {
         let Ok(cgroup) = cgroup_of(task, &held) else { continue };
-        task.scene.protected.check_process(&held, &cgroup)?;
+        if let Some(because) = task.scene.protected.process_reason(&held, &cgroup)? {
+            spared.add(held.key, because);
+            continue;
+        }
         task.step("kill");
         held.signal(Signal::STOP)?;
         let children = process::children(held.pid())

@@ -23,6 +23,7 @@ mod protect;
 mod recover;
 mod scene;
 mod sockets;
+mod spared;
 mod stop;
 mod sys;
 
@@ -126,8 +127,8 @@ impl Contain {
             state_dir,
             bpffs: config.bpffs,
             boot: boot.trim().to_owned(),
+            protected: protect::Protected::new(config.protected, cgroups.clone()),
             cgroups,
-            protected: protect::Protected::new(config.protected),
             lineage: config.lineage,
             mask: config.mask,
             evidence: config.evidence,

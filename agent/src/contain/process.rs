@@ -123,6 +123,23 @@ impl Held {
         }
     }
 
+    /// Whether it was sent this signal and has not taken it.
+    pub(super) fn is_pending(&self, signal: Signal) -> io::Result<bool> {
+        let status = match fs::read_to_string(self.proc_path("status")) {
+            Ok(status) => status,
+            Err(error) if is_gone(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // of the process (ShdPnd) and of its first thread (SigPnd), as masks with bit 0 for signal 1
+        let masks = status.lines().filter_map(|line| {
+            let mask = line.strip_prefix("ShdPnd:").or_else(|| line.strip_prefix("SigPnd:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        });
+        let bit =
+            u32::try_from(signal.as_raw() - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or(0);
+        Ok(masks.fold(0, |all, mask| all | mask) & bit != 0)
+    }
+
     /// Its state now; `None` when it has ended.
     pub(super) fn look(&self) -> io::Result<Option<Stat>> {
         let Some(now) = stat(self.pid())?.filter(|_| !self.has_ended()) else { return Ok(None) };

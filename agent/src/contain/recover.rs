@@ -1,6 +1,10 @@
 //! After a start: what was half done is finished or undone (I7). And from time to time: what somebody undid is done again.
 
-use std::time::Instant;
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use model::{
     ActionFailure, ActionId, ActionRecord, ActionState, Effect, NodeAction, RollbackState, Timestamp,
@@ -60,6 +64,9 @@ impl Contain {
     /// kernel would notify of (`cgroup.events`) it notifies of only for some kinds, and at most every 10 ms.
     pub fn watch(&self, now: Timestamp) -> Vec<Drift> {
         let clock = Clock { now, begun: Instant::now() };
+        if let Err(failure) = self.scene.journal().settle() {
+            tracing::warn!(%failure, "the disk still does not take what is to be written down");
+        }
         let mut drifts = Vec::new();
         for record in self.in_force() {
             let settled = matches!(
@@ -80,10 +87,14 @@ impl Contain {
         let record = self.record(id).filter(|record| !is_over(record.state))?;
         let task = Task::new(&self.scene, id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
-        let found = match act(&record.action).verify(&task, &rollback) {
-            Ok(Effect::InForce) => return None,
+        let found = match act(&record.action).still_holds(&task, &rollback) {
+            Ok(Effect::InForce) => {
+                self.unmended().remove(id);
+                return None;
+            }
             Ok(Effect::Missing { found }) => found,
             Err(ActionFailure::TargetGone { .. }) => {
+                self.unmended().remove(id);
                 // nothing is left to hold: what we made for it goes
                 if let Err(failure) = self.revert(id, Force::Yes) {
                     tracing::warn!(action = %id, %failure, "the remains of a containment cannot be removed yet");
@@ -92,11 +103,28 @@ impl Contain {
             }
             Err(failure) => failure.to_string(),
         };
-        tracing::warn!(action = %id, %found, "a containment was undone by somebody: it is done again");
         let again = act(&record.action)
             .apply(&task, &rollback)
-            .and_then(|outputs| self.note(Line::Applied { id: id.clone(), at: clock.time(), outputs }));
+            .and_then(|outputs| self.note_done(Line::applied(id.clone(), clock.time(), outputs)));
+        let news = match &again {
+            Ok(()) => {
+                self.unmended().remove(id);
+                true
+            }
+            Err(failure) => {
+                let now = (found.clone(), failure.clone());
+                self.unmended().insert(id.clone(), now.clone()).as_ref() != Some(&now)
+            }
+        };
+        if !news {
+            return None;
+        }
+        tracing::warn!(action = %id, %found, mended = again.is_ok(), "a containment was undone by somebody");
         Some(Drift { record: self.record(id).unwrap_or(record), found, again })
+    }
+
+    fn unmended(&self) -> MutexGuard<'_, HashMap<ActionId, (String, ActionFailure)>> {
+        self.unmended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recover_one(&self, slot: Slot, clock: &Clock) -> Result<(), ActionFailure> {
@@ -112,9 +140,10 @@ impl Contain {
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         match record.state {
             ActionState::Applying => {
-                let Err(failure) = act(&record.action).apply(&task, &rollback).and_then(|outputs| {
-                    self.note(Line::Applied { id: id.clone(), at: clock.time(), outputs })
-                }) else {
+                let Err(failure) = act(&record.action)
+                    .apply(&task, &rollback)
+                    .and_then(|outputs| self.note_done(Line::applied(id.clone(), clock.time(), outputs)))
+                else {
                     return Ok(());
                 };
                 if matches!(
@@ -122,11 +151,11 @@ impl Contain {
                     (NodeAction::Kill(_), ActionFailure::TargetGone { .. })
                 ) {
                     let outputs = model::Outputs::new();
-                    return self.note(Line::Applied { id, at: clock.time(), outputs });
+                    return self.note_done(Line::applied(id, clock.time(), outputs));
                 }
                 tracing::warn!(action = %id, %failure, "what was half done cannot be finished: it is undone");
                 act(&record.action).revert(&task, &rollback, Force::Yes)?;
-                self.note(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })
+                self.note_done(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })
             }
             ActionState::Reverting => self.revert(&id, Force::No).map(drop),
             _ => Ok(()),

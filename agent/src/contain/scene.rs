@@ -84,6 +84,12 @@ impl Task<'_> {
         self.scene.journal().append(line, Durability::Agent)
     }
 
+    /// Writes a line of what is done already: what the disk does not take is remembered and written later.
+    pub(super) fn note_done(&self, line: Line) -> Result<(), ActionFailure> {
+        self.scene.step("journal");
+        self.scene.journal().append_done(line, Durability::Agent)
+    }
+
     pub(super) fn step(&self, name: &'static str) {
         self.scene.step(name);
     }
@@ -125,6 +131,10 @@ pub(super) trait Act {
     fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure>;
     fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure>;
     fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure>;
+    /// The same question, asked again and again: waits for nothing, and an effect that has been asked for and is still to come counts.
+    fn still_holds(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
+        self.verify(task, rollback)
+    }
     fn revert(
         &self,
         task: &Task<'_>,

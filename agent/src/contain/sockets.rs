@@ -85,7 +85,14 @@ fn processes(task: &Task<'_>) -> Result<Vec<Held>, ActionFailure> {
                     ActionFailure::io("list the children of", format!("pid {parent}"), &error)
                 })?;
                 for child in children {
-                    found.extend(hold(child)?.filter(|held| held.stat.parent == parent));
+                    let Some(child) = hold(child)?.filter(|held| held.stat.parent == parent) else {
+                        continue;
+                    };
+                    // a protected descendant and what is below it are left out
+                    let Ok(cgroup) = cgroup_of(task, &child) else { continue };
+                    if task.scene.protected.process_reason(&child, &cgroup)?.is_none() {
+                        found.push(child);
+                    }
                 }
                 at += 1;
             }

@@ -1,7 +1,10 @@
 //! `node.stop`: a process stopped by the kernel at the hook is taken over. Its undo is SIGCONT, and only for a process that nobody
 //! else had stopped before.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use model::{ActionFailure, Effect, Frozen, Outputs, ProcessKey, RollbackState, StoppedProcess, Target};
 use rustix::process::Signal;
@@ -12,8 +15,10 @@ use super::{
     scene::{Act, Force, Task, Undone, mismatch},
 };
 
-/// A signal is taken at the next return to user space: this is long enough for anything but uninterruptible sleep.
-const STOP_LIMIT: Duration = Duration::from_millis(200);
+/// How long a stop is awaited. Not longer: while it waits, whoever may signal the process could continue it, and the freeze that
+/// comes next is what holds. A signal that is sent and not taken yet counts
+/// as in force: it is taken before the process is back in its own code.
+const STOP_LIMIT: Duration = Duration::from_millis(2);
 
 pub(super) struct Stop;
 
@@ -26,18 +31,20 @@ impl Act for Stop {
 
     fn apply(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Outputs, ActionFailure> {
         let RollbackState::Stop { processes } = rollback else { return Err(mismatch(task)) };
-        let mut stopped = 0;
+        let mut seen = Vec::with_capacity(processes.len());
         for process in processes {
             let held = checked(task, process.process)?;
             task.step("stop");
-            stopped += u32::from(stop(&held)?);
+            seen.push(stop(task, &held)?);
         }
-        Ok(Outputs::from([("stopped".to_owned(), json!(stopped))]))
+        let stopped = seen.iter().filter(|stand| matches!(stand, Stand::Stopped | Stand::Frozen)).count();
+        let seen: Vec<&str> = seen.into_iter().map(Stand::word).collect();
+        Ok(Outputs::from([("stopped".to_owned(), json!(stopped)), ("seen".to_owned(), json!(seen))]))
     }
 
     fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
         let RollbackState::Stop { processes } = rollback else { return Err(mismatch(task)) };
-        verify_stopped(processes)
+        verify_stopped(task, processes)
     }
 
     fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
@@ -58,25 +65,78 @@ pub(super) struct Continued {
     pub(super) continued: usize,
 }
 
-/// Stops a process and waits until it stands; `Ok(false)` when it ended instead or does not stand yet (uninterruptible sleep).
-pub(super) fn stop(held: &Held) -> Result<bool, ActionFailure> {
-    let begun = Instant::now();
-    let look = || held.look().map_err(|error| ActionFailure::io("look at", process::name(held.key), &error));
-    if look()?.is_some_and(|stat| stat.is_stopped()) {
-        return Ok(true);
-    }
-    if !held.signal(Signal::STOP)? {
-        return Ok(false);
-    }
-    // No event tells a stranger of a stop (only the parent's waitid does), so it looks.
-    while begun.elapsed() < STOP_LIMIT {
-        match look()? {
-            None => return Ok(false),
-            Some(stat) if stat.is_stopped() || stat.state == b't' => return Ok(true),
-            Some(_) => std::thread::yield_now(),
+/// How a process was seen to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// By a signal, or by a tracer.
+    Stopped,
+    /// With its cgroup.
+    Frozen,
+    /// It has not taken the SIGSTOP that is pending.
+    Asked,
+    Runs,
+    Ended,
+}
+
+impl Stand {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Frozen => "frozen",
+            Self::Asked => "asked",
+            Self::Runs => "running",
+            Self::Ended => "ended",
         }
     }
-    Ok(false)
+}
+
+/// Stops a process and waits a moment for it to stand.
+fn stop(task: &Task<'_>, held: &Held) -> Result<Stand, ActionFailure> {
+    if stand(task, held)? == Stand::Stopped {
+        return Ok(Stand::Stopped);
+    }
+    if !held.signal(Signal::STOP)? {
+        return Ok(Stand::Ended);
+    }
+    await_stand(task, held, Instant::now() + STOP_LIMIT)
+}
+
+/// Waits until one that was sent a SIGSTOP stands, or ends.
+pub(super) fn await_stand(task: &Task<'_>, held: &Held, deadline: Instant) -> Result<Stand, ActionFailure> {
+    // No event tells a stranger of a stop (only the parent's waitid does), so it looks.
+    loop {
+        let seen = stand(task, held)?;
+        if matches!(seen, Stand::Stopped | Stand::Frozen | Stand::Ended) || Instant::now() >= deadline {
+            return Ok(seen);
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn stand(task: &Task<'_>, held: &Held) -> Result<Stand, ActionFailure> {
+    let look = || -> io::Result<Stand> {
+        let Some(stat) = held.look()? else { return Ok(Stand::Ended) };
+        if stat.is_stopped() || stat.state == b't' {
+            return Ok(Stand::Stopped);
+        }
+        // asked first: one that takes the signal in between is seen to be stopped the next time
+        let asked = held.is_pending(Signal::STOP)?;
+        let path = task.scene.cgroups.path_of(held.pid())?;
+        if let Some(path) = path
+            && task.scene.cgroups.cgroup(&path).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false)
+        {
+            return Ok(Stand::Frozen);
+        }
+        if asked {
+            return Ok(Stand::Asked);
+        }
+        Ok(match held.look()? {
+            Some(stat) if stat.is_stopped() || stat.state == b't' => Stand::Stopped,
+            Some(_) => Stand::Runs,
+            None => Stand::Ended,
+        })
+    };
+    look().map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))
 }
 
 /// SIGCONT to all that were running before.
@@ -100,8 +160,8 @@ pub(super) fn continue_all(
     Ok(count)
 }
 
-/// Whether all that still live are stopped.
-pub(super) fn verify_stopped(processes: &[StoppedProcess]) -> Result<Effect, ActionFailure> {
+/// Whether all that still live are stopped or about to be.
+pub(super) fn verify_stopped(task: &Task<'_>, processes: &[StoppedProcess]) -> Result<Effect, ActionFailure> {
     let mut alive = 0;
     for process in processes {
         let held = match Held::open(process.process) {
@@ -110,7 +170,7 @@ pub(super) fn verify_stopped(processes: &[StoppedProcess]) -> Result<Effect, Act
             Err(other) => return Err(other),
         };
         alive += 1;
-        if !held.stat.is_stopped() && held.stat.state != b't' {
+        if stand(task, &held)? == Stand::Runs {
             let found = format!("{} is in state {}", process::name(held.key), char::from(held.stat.state));
             return Ok(Effect::Missing { found });
         }

@@ -13,13 +13,13 @@ use std::{
 use model::Up;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wire::link::ControllerLink;
 
 use crate::{
-    api::{ApiError, Health, Playbooks, Served, serve},
+    api::{ApiError, Health, MAX_READERS, Playbooks, Served, serve},
     audit::{KeyError, LogError},
     config::ControllerConfig,
     core::{self, Asker, Change, Input, Shared},
@@ -100,6 +100,8 @@ impl Controller {
             metrics: Arc::clone(&metrics),
             revision: watched,
             stop: stop.clone(),
+            audit_log: config.audit_log.clone(),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         };
         let path = config.socket.clone();
         let shared = Shared {

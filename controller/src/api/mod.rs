@@ -32,7 +32,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 pub use peer::{PeerError, actor_of_uid};
-pub(crate) use server::{Served, serve};
+pub(crate) use server::{MAX_READERS, Served, serve};
 
 use crate::audit::Anchor;
 

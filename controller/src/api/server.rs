@@ -22,11 +22,15 @@ use axum::{
 };
 use model::Actor;
 use serde::Deserialize;
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, watch},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiError, ApiErrorKind, Because, Condition, Decide, Judge, peer::actor_of};
+use super::{ApiError, ApiErrorKind, AuditPage, Because, Condition, Decide, Judge, peer::actor_of};
 use crate::{
+    audit::AuditLog,
     core::{Ask, Asker, Change, Merged},
     health::HealthBoard,
     metrics::Metrics,
@@ -46,7 +50,13 @@ pub(crate) struct Served {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) revision: watch::Receiver<u64>,
     pub(crate) stop: CancellationToken,
+    /// Where the audit log lies, and who may read it at the same time.
+    pub(crate) audit_log: PathBuf,
+    pub(crate) readers: Arc<Semaphore>,
 }
+
+/// Requests that read the audit log at the same time; more wait.
+pub(crate) const MAX_READERS: usize = 2;
 
 /// Binds the socket (mode 0600) and serves until `stop`.
 pub(crate) async fn serve(path: PathBuf, served: Served) -> io::Result<impl Future<Output = ()> + Send> {
@@ -226,9 +236,29 @@ impl Default for AuditParams {
     }
 }
 
-async fn audit(s: State<Served>, p: ConnectInfo<Peer>, params: Params<AuditParams>) -> Answer {
+async fn audit(
+    State(served): State<Served>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    params: Params<AuditParams>,
+) -> Answer {
+    actor(peer)?;
     let AuditParams { after, limit } = query(params)?;
-    ask(s, p, Ask::Audit { after, limit: limit.min(10_000) }).await
+    let unavailable = |because: String| ApiError::new(ApiErrorKind::Unavailable, because);
+    let bytes = served.asker.ask(Ask::Audit).await?;
+    let mut page: AuditPage = serde_json::from_slice(&bytes).map_err(|e| unavailable(e.to_string()))?;
+    // Readers of the whole file wait for each other, not the core for them.
+    let turn = served.readers.acquire_owned().await.map_err(|e| unavailable(e.to_string()))?;
+    let path = served.audit_log;
+    let read = move || {
+        let entries = AuditLog::read(&path, after, limit.min(10_000));
+        drop(turn);
+        entries
+    };
+    let entries = tokio::task::spawn_blocking(read).await.map_err(|e| unavailable(e.to_string()))?;
+    page.entries = entries.map_err(|e| unavailable(e.to_string()))?;
+    // What was appended since the anchor was asked for belongs to the next page.
+    page.entries.retain(|entry| entry.seq <= page.anchor.head.count);
+    Ok(Json(page).into_response())
 }
 
 async fn health(State(served): State<Served>) -> Response {

@@ -14,6 +14,9 @@ use super::{ChainHead, chain::line};
 /// How much of the log's end is read to find its last entry: more than the longest line twice over.
 const TAIL: u64 = 256 * 1024;
 
+/// No entry is longer, in bytes; what is longer in the file was put there from outside (I11).
+const MAX_LINE: u64 = TAIL / 2;
+
 /// The log, open for appending. `append` syncs before it returns (fdatasync).
 #[derive(Debug)]
 pub struct AuditLog {
@@ -109,15 +112,17 @@ impl AuditLog {
         &self.path
     }
 
-    /// Entries after `after`, oldest first, at most `limit`; lines that are no entries are passed over (verify names them).
+    /// Entries after `after`, oldest first, at most `limit`; lines that are no entries, or longer than any entry, are passed over
+    /// (verify names them). Reads from the beginning: not for the thread that decides.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn read(path: &Path, after: u64, limit: usize) -> Result<Vec<AuditEntry>, LogError> {
         let at = |operation| move |source| LogError { operation, path: path.into(), source };
         let mut entries = Vec::new();
-        for line in BufReader::new(File::open(path).map_err(at("open"))?).split(b'\n') {
-            let line = line.map_err(at("read"))?;
+        let mut reader = BufReader::new(File::open(path).map_err(at("open"))?);
+        let mut line = Vec::new();
+        while next_line(&mut reader, &mut line).map_err(at("read"))? == More::Yes {
             if let Ok(entry) = serde_json::from_slice::<AuditEntry>(&line)
                 && entry.seq > after
             {
@@ -188,6 +193,27 @@ impl AuditLog {
     fn error(&self, operation: &'static str, source: io::Error) -> LogError {
         LogError { operation, path: self.path.clone(), source }
     }
+}
+
+/// Whether a line was read, or the end was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+}
+
+/// The next line without its end; of one that is too long only the beginning is kept in memory, and the rest is passed over.
+fn next_line(reader: &mut impl io::BufRead, line: &mut Vec<u8>) -> io::Result<More> {
+    line.clear();
+    if reader.take(MAX_LINE).read_until(b'\n', line)? == 0 {
+        return Ok(More::No);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        return Ok(More::Yes);
+    }
+    reader.skip_until(b'\n')?;
+    Ok(More::Yes)
 }
 
 /// The end of the file.

@@ -64,11 +64,18 @@ pub(crate) type Answer = oneshot::Sender<Result<Vec<u8>, ApiError>>;
 #[derive(Debug)]
 pub(crate) enum Ask {
     Status,
-    Incidents { since: u64, limit: usize, merged: Merged },
+    Incidents {
+        since: u64,
+        limit: usize,
+        merged: Merged,
+    },
     Incident(String),
-    Actions { all: bool },
+    Actions {
+        all: bool,
+    },
     Playbooks,
-    Audit { after: u64, limit: usize },
+    /// Where the audit log stands; who asks reads it.
+    Audit,
 }
 
 /// Whether incidents whose story goes on in another are shown.

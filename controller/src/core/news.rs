@@ -50,7 +50,9 @@ impl Core {
             let name = incident_of_repeat(&again);
             return self.found(again, name, turn);
         }
-        if resting && self.respond(&of, &again, turn)? == Answered::Not {
+        let runs: Vec<RunId> = whole.row.incident.runs.iter().map(|run| run.id.clone()).collect();
+        let busy = runs.iter().any(|run| self.is_live(run));
+        if !busy && self.respond(&of, &again, turn)? == Answered::Not && resting {
             self.disturb(&of, turn)?;
         }
         self.settle(&of, turn)

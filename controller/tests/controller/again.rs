@@ -207,3 +207,52 @@ async fn at_the_limit_of_runs_a_person_is_told() {
     );
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_person_denied_or_lifted_on_the_node_is_not_done_again() {
+    let mut lab = Lab::start("Approve").await;
+    let one = finding(1, 100, Level::High);
+    lab.spool(Report::Finding(one.clone()));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.waiting == 1).await;
+    lab.client.deny(incident.id.as_str(), None, "no").await.unwrap();
+    lab.until(|line| line.waiting == 0).await;
+    let lab = then(lab, [again(&one, 2), Report::Finding(finding(2, 100, Level::High))]).await;
+    let incident = lab.until(|line| line.findings == 2).await;
+    assert_eq!((incident.runs.len(), incident.runs[0].state), (1, RunState::Denied));
+    assert!(lab.node.lock().unwrap().world().effects.is_empty());
+    lab.stop().await;
+
+    let mut lab = Lab::start("Auto").await;
+    lab.spool(Report::Finding(one.clone()));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    lab.client.deny(incident.id.as_str(), None, "no").await.unwrap();
+    let incident = lab.until(|line| line.waiting == 0).await;
+    let lifted = incident.actions.iter().filter(|a| a.action.undo() == UndoClass::Exact);
+    let lifted = lifted.map(|a| Report::Reaction(ActionRecord { state: ActionState::Reverted, ..a.clone() }));
+    let lab = then(lab, lifted).await;
+    let incident = lab.until(|line| line.actions_in_force == 0).await;
+    let lab = then(lab, [again(&one, 2)]).await;
+    let after = lab.until(|line| line.state == IncidentState::Open).await;
+    assert_eq!((&after.id, after.runs.len(), after.findings[0].count), (&incident.id, 1, 2));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_a_repeat_of_a_merged_incident_goes_where_its_story_went() {
+    use crate::whole::apart;
+    let mut lab = Lab::start("Shadow").await;
+    let two = apart(2, 200, 20);
+    lab.spool(Report::Finding(apart(1, 100, 10)));
+    lab.spool(Report::Finding(two.clone()));
+    lab.spool(Report::Finding(apart(3, 200, 10)));
+    lab.spool(again(&two, 4));
+    lab.connect(Faint::Never);
+    let incident = lab.until(|line| line.findings == 3).await;
+    lab.until_world(|w| w.spool.is_empty()).await;
+    let view = lab.client.incident(incident.id.as_str()).await.unwrap().incident;
+    assert_eq!(view.findings.iter().find(|f| f.id == two.id).map(|f| f.count), Some(4));
+    assert_eq!(all(&lab).await.len(), 1, "a merged incident is not one that a person closed");
+    lab.stop().await;
+}

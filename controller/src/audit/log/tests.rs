@@ -99,3 +99,29 @@ fn a_page_is_read_from_where_it_is_wanted() {
     log.append(&entries).unwrap();
     assert_eq!(AuditLog::read(&path, 2, 3).unwrap(), entries[2..5]);
 }
+
+#[test]
+fn i11_a_line_without_end_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (entries, _) = sealed(3);
+    let mut bytes = Vec::new();
+    for (n, entry) in entries.iter().enumerate() {
+        bytes.extend(line(entry));
+        bytes.push(b'\n');
+        // At, below and above the limit, and far above.
+        for length in [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, MAX_LINE * 5 + n as u64] {
+            bytes.extend(std::iter::repeat_n(b'x', usize::try_from(length).unwrap()));
+            bytes.push(b'\n');
+        }
+    }
+    bytes.extend(std::iter::repeat_n(b'x', usize::try_from(MAX_LINE * 3).unwrap()));
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(AuditLog::read(&path, 0, 10).unwrap(), entries);
+    assert_eq!(AuditLog::read(&path, 1, 1).unwrap(), entries[1..2]);
+    let mut line = Vec::new();
+    let mut endless = io::BufReader::new(io::repeat(b'x').take(MAX_LINE * 10));
+    assert_eq!(next_line(&mut endless, &mut line).unwrap(), More::Yes);
+    assert!(line.len() as u64 == MAX_LINE && line.capacity() as u64 <= MAX_LINE * 2, "{}", line.capacity());
+    assert_eq!(next_line(&mut endless, &mut line).unwrap(), More::No);
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Finding, Incident, NodeId};
+use model::{Finding, Incident, NodeId, RuleRef};
 
 use crate::{
     expression::{EvaluationError, Variables},
@@ -68,17 +68,10 @@ impl Plan {
         incident: &'a Incident,
         node: &NodeId,
     ) -> Result<Option<&'a Finding>, EvaluationError> {
-        let trigger = &self.spec.trigger;
         let mut fitting: Vec<&Finding> = incident
             .findings
             .iter()
-            .filter(|finding| {
-                let rule = &finding.rule;
-                (trigger.rules.is_empty() || trigger.rules.contains(&rule.id))
-                    && (trigger.techniques.is_empty()
-                        || names_technique(&trigger.techniques, &rule.techniques))
-                    && trigger.minimum_level.is_none_or(|least| rule.level >= least)
-            })
+            .filter(|finding| self.may_answer(&finding.rule))
             .filter(|finding| finding.event.id.node == *node)
             .collect();
         fitting.sort_by_key(|finding| (std::cmp::Reverse(finding.rule.level), finding.first));
@@ -92,6 +85,15 @@ impl Plan {
             }
         }
         fault.map_or(Ok(None), Err)
+    }
+
+    /// Whether this playbook answers some finding of this rule: all of its trigger but `when`, which depends on the finding.
+    #[must_use]
+    pub fn may_answer(&self, rule: &RuleRef) -> bool {
+        let trigger = &self.spec.trigger;
+        (trigger.rules.is_empty() || trigger.rules.contains(&rule.id))
+            && (trigger.techniques.is_empty() || names_technique(&trigger.techniques, &rule.techniques))
+            && trigger.minimum_level.is_none_or(|least| rule.level >= least)
     }
 
     fn rank(&self) -> u8 {

@@ -1,5 +1,7 @@
 //! `hemostat standalone`: agent and controller in one process, joined by a link within it. The same crates as in a cluster.
 
+mod reactions;
+
 use std::{
     io::IsTerminal as _,
     os::unix::fs::DirBuilderExt as _,
@@ -19,6 +21,7 @@ use model::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use self::reactions::Reactions;
 use super::rules::read_rules;
 use crate::{
     Shared,
@@ -45,6 +48,10 @@ pub(crate) struct Options {
     /// More rules for what is masked before it leaves the agent (docs/agent.md).
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
+    /// What the node does at once when a rule asks for it: `auto` lets those rules act that a playbook in mode Auto could answer; `off`
+    /// only observes.
+    #[arg(long, value_enum, default_value_t)]
+    reactions: Reactions,
     /// Size of the spool in MB.
     #[arg(long, default_value_t = 256)]
     spool_mb: u64,
@@ -99,9 +106,11 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     }
     let (agent_end, controller_end) = wire::link::in_process(node.clone(), LINK_CAPACITY);
     controller.attach(controller_end);
+    let authority = options.reactions.authority(&rules.current().1, &options.playbooks);
     let config = AgentConfig {
+        authority,
         spool_limit: options.spool_mb << 20,
-        ..AgentConfig::new(node.clone(), options.state.join("node"), rules, masker)
+        ..AgentConfig::new(node.clone(), options.state.join("node"), Arc::clone(&rules), masker)
     };
     // Loading the programs takes some tenths of a second of plain computing.
     let started = tokio::task::spawn_blocking(move || Agent::start(config, agent_end))
@@ -120,7 +129,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     for degraded in &status.degraded {
         tracing::warn!("degraded: {degraded}");
     }
-    let why = until_told(agent, &controller, &mut signals, &options.rules).await;
+    let why = until_told(agent, &controller, &mut signals, &rules, &options).await;
     controller.shutdown().await;
     match why {
         None => Ok(Exit::Good),
@@ -151,13 +160,14 @@ async fn until_told(
     mut agent: AgentHandle,
     controller: &ControllerHandle,
     signals: &mut Signals,
-    rules: &[PathBuf],
+    rules: &Swap,
+    options: &Options,
 ) -> Option<String> {
     let why = loop {
         tokio::select! {
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
-            _ = signals.hangup.recv() => reload(&agent, controller, rules).await,
+            _ = signals.hangup.recv() => reload(&agent, controller, rules, options).await,
             blind = agent.failed() => break Some(blind),
         }
     };
@@ -170,17 +180,20 @@ async fn until_told(
     why
 }
 
-/// SIGHUP: rules and playbooks are read again. Broken ones are named; what was in force stays where nothing better is to be had.
-async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &[PathBuf]) {
-    match read_rule_set(rules) {
-        Ok(set) => {
-            let count = set.len();
-            match agent.set_rules(Arc::new(set)) {
-                Ok(()) => tracing::info!(rules = count, "rules read again"),
-                Err(error) => tracing::error!(%error, "the rules before stay in force"),
-            }
+/// SIGHUP: rules and playbooks are read again. Broken ones are named; what was in force stays where nothing better is to be had. Which
+/// rules may act follows the playbooks in any case.
+async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &Swap, options: &Options) {
+    let set = match read_rule_set(&options.rules) {
+        Ok(set) => Arc::new(set),
+        Err(error) => {
+            tracing::error!("the rules before stay in force: {error:#}");
+            rules.current().1
         }
-        Err(error) => tracing::error!("the rules before stay in force: {error:#}"),
+    };
+    let (count, authority) = (set.len(), options.reactions.authority(&set, &options.playbooks));
+    match agent.set_rules_with(set, authority) {
+        Ok(()) => tracing::info!(rules = count, "rules read again"),
+        Err(error) => tracing::error!(%error, "the rules before stay in force"),
     }
     match controller.reload().await {
         Ok(playbooks) => {

@@ -38,6 +38,8 @@ enum Story {
     Back,
     /// Denies the kill, and judges it a false positive.
     FalsePositive,
+    /// Undoes a reaction that no finding tells of.
+    Orphan,
 }
 
 impl Story {
@@ -45,6 +47,7 @@ impl Story {
         match name {
             "Forward" => Self::Forward,
             "Back" => Self::Back,
+            "Orphan" => Self::Orphan,
             _ => Self::FalsePositive,
         }
     }
@@ -93,7 +96,9 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     let node = Arc::new(Mutex::new(FileNode::open(&dir.join("node.json"))));
     {
         let mut node = node.lock().unwrap();
-        if node.is_new() {
+        if node.is_new() && story == Story::Orphan {
+            node.spool(Report::Reaction(crate::support::reaction("act-own", 100)));
+        } else if node.is_new() {
             let mut weak = crate::support::finding(2, 100, Level::Low);
             weak.reactions = vec![crate::support::reaction("act-own", 100)];
             let first = crate::support::finding(1, 100, Level::High);
@@ -116,6 +121,12 @@ async fn person(client: &Client, story: Story) {
         assert!(tokio::time::Instant::now() < deadline, "{:#?}", client.incidents(10).await);
         let list = client.watch(since, Duration::from_millis(500)).await.unwrap();
         since = list.revision;
+        if story == Story::Orphan {
+            let listed = client.actions_in_force().await.unwrap();
+            if listed.iter().any(|action| action.record.state == model::ActionState::Applied) {
+                drop(client.rollback_action("act-own", "drill").await);
+            }
+        }
         let Some(line) = client.incidents(10).await.unwrap().incidents.into_iter().next() else { continue };
         let id = line.id.as_str();
         let acked = client.incident(id).await.unwrap().incident.findings.len() == 2;
@@ -136,7 +147,7 @@ async fn person(client: &Client, story: Story) {
             ) if line.waiting == 0 && acked && is_idle(client, id).await => {
                 drop(client.judge(id, model::Verdict::FalsePositive, "drill").await);
             }
-            (IncidentState::RolledBack, Story::Back | Story::FalsePositive) => return,
+            (IncidentState::RolledBack, Story::Back | Story::FalsePositive | Story::Orphan) => return,
             _ => {}
         }
     }
@@ -251,7 +262,8 @@ fn kill_at_every(story: Story, moment: Moment) -> usize {
         n += 1;
         assert!(n < 500, "the story has an end");
     }
-    assert!(n > 10, "the story has many points, {n} were found");
+    let least = if story == Story::Orphan { 3 } else { 10 };
+    assert!(n > least, "the story has many points, {n} were found");
     n - 1
 }
 
@@ -303,6 +315,13 @@ fn i7_killed_after_every_write_false_positive() {
 #[test]
 fn i7_killed_after_every_effect_false_positive() {
     println!("{} points", kill_at_every(Story::FalsePositive, Moment::AfterEffect));
+}
+
+#[test]
+fn i7_killed_at_every_point_of_the_undo_of_a_reaction_without_a_finding() {
+    for moment in [Moment::BeforeWrite, Moment::AfterWrite, Moment::AfterAudit, Moment::AfterEffect] {
+        println!("{moment:?}: {} points", kill_at_every(Story::Orphan, moment));
+    }
 }
 
 /// Killed twice: at every point, and then at every point of what follows.

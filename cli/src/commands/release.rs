@@ -1,12 +1,19 @@
 //! `hemostat release`: lifts containments on this node from the node's own journal. It needs no controller, no agent and no network,
-//! so it works on the night on which everything else is down. While an agent runs, the journal is its own, and the request goes to the
+//! so it works on the night on which everything else is down; `--all` also lets processes go that the kernel holds for an agent that is
+//! gone, and takes away what is pinned in bpffs. While an agent runs, the journal is its own, and the request goes to the
 //! controller beside it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
 
-use agent::contain::{Contain, ContainConfig, JournalError, OpenError, Which};
+use agent::{
+    contain::{Contain, ContainConfig, JournalError, OpenError, Which},
+    probe::{ProbeConfig, release_held},
+};
 use anyhow::{Result, bail};
-use model::{ActionId, ActionRecord, NodeId};
+use model::{ActionId, ActionRecord, NodeId, ProcessKey, Target};
 use serde::Serialize;
 
 use super::{asking, client, now, refused};
@@ -39,6 +46,9 @@ struct Released {
 pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     let folder = agent::contain_folder(&options.state.join("node"));
     if !folder.exists() {
+        if options.all && held_file().exists() {
+            return tell(shared, &held_ones(shared));
+        }
         return Err(Ended::with(
             Exit::Unknown,
             format!(
@@ -93,7 +103,43 @@ fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit
             },
         }));
     }
+    if options.all {
+        released.extend(held_ones(shared));
+        if released.iter().all(|one| one.done)
+            && let Err(failure) = contain.uninstall()
+        {
+            // Something else is pinned there; nothing is contained by it.
+            tracing::warn!(%failure, "the folder in bpffs stays");
+        }
+    }
     tell(shared, &released)
+}
+
+/// Where an agent pins the map of held processes.
+fn held_file() -> PathBuf {
+    ProbeConfig::default().pins.join("held")
+}
+
+/// Lets those go that an agent which is gone has left standing. One that runs, be it with another state folder, looks after its own.
+fn held_ones(shared: &Shared) -> Vec<Released> {
+    if UnixStream::connect(&shared.socket).is_ok() {
+        return Vec::new();
+    }
+    let all = match release_held(&ProbeConfig::default().pins) {
+        Ok(all) => all,
+        Err(error) => {
+            return vec![Released { action: "held".into(), done: false, what: error.to_string() }];
+        }
+    };
+    let one = |process: ProcessKey| Released {
+        action: "held".into(),
+        done: true,
+        what: format!(
+            "{} goes on; the kernel held it for an agent that is gone",
+            Target::Process { process }
+        ),
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// The agent runs and holds the journal; the controller in the same standalone asks it.

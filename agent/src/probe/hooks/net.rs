@@ -43,6 +43,7 @@ pub(super) const HOOKS: &[Hook] = &[
             parts: &[
                 Part::TpBtf { program: "net_state", tracepoint: "inet_sock_set_state" },
                 Part::TpBtf { program: "net_state_interrupt", tracepoint: "inet_sock_set_state" },
+                Part::TpBtf { program: "net_state_twin", tracepoint: "inet_sock_set_state" },
             ],
         }],
     },

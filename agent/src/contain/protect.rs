@@ -135,7 +135,7 @@ impl Protected {
 
     /// Why a process is not to be touched, if it is not.
     pub(super) fn process_reason(&self, held: &Held, cgroup: &str) -> Result<Option<String>, ActionFailure> {
-        if let Some(because) = self.reason(held, cgroup) {
+        if let Some(because) = self.reason(held, || cgroup.to_owned()) {
             return Ok(Some(because));
         }
         let unit = self.unit_of(cgroup).map_err(|error| unreadable(held.key, &error))?;
@@ -157,14 +157,19 @@ impl Protected {
         let members = cgroup
             .members_below()
             .map_err(|error| cgroup::failure("list the members of", &cgroup.path, &error))?;
+        // a cgroup around services, such as system.slice
+        let may_hold_services = parts(&cgroup.path).nth(1).is_none();
         for pid in members {
             let held = Held::open_pid(pid)
                 .map_err(|error| ActionFailure::io("look at", format!("pid {pid}"), &error))?;
             let Some(held) = held else { continue };
-            // A cgroup around a service, such as system.slice, has the service's processes in it: each counts where it is.
-            let at = self.cgroups.path_of(pid);
-            let at = at.map_err(|error| unreadable(held.key, &error))?.unwrap_or_else(|| cgroup.path.clone());
-            if let Some(because) = self.process_reason(&held, &at)? {
+            // looked up only for those that it matters for: there may be thousands
+            let at = || self.cgroups.path_of(pid).ok().flatten().unwrap_or_else(|| cgroup.path.clone());
+            let because = match may_hold_services {
+                true => self.process_reason(&held, &at())?,
+                false => self.reason(&held, at),
+            };
+            if let Some(because) = because {
                 return refused(format!("pid {pid} is in it: {because}"));
             }
         }
@@ -188,7 +193,7 @@ impl Protected {
         listed.then(|| "it is on the protected list".into())
     }
 
-    fn reason(&self, held: &Held, cgroup: &str) -> Option<String> {
+    fn reason(&self, held: &Held, cgroup: impl FnOnce() -> String) -> Option<String> {
         let pid = held.pid();
         if pid == INIT_PID.0 {
             return Some("it is init".into());
@@ -202,7 +207,7 @@ impl Protected {
         if self.ancestors.iter().any(|key| key.pid.0 == pid && held.stat.started(*key)) {
             return Some("it is an ancestor of the agent".into());
         }
-        let listed = self.runs_listed(&held.proc_path("exe"), || self.is_of_the_node(pid, cgroup));
+        let listed = self.runs_listed(&held.proc_path("exe"), || self.is_of_the_node(pid, &cgroup()));
         listed.then(|| "its executable is on the protected list".into())
     }
 

@@ -23,5 +23,5 @@ pub use error::ProbeError;
 pub use held::HeldProcess;
 pub use load::{Budgets, OwnEvents, ProbeConfig, Probes};
 pub use reader::{Reader, StopFlag};
-pub(crate) use release::{continue_process, unpin};
 pub use release::release_held;
+pub(crate) use release::{continue_process, unpin};

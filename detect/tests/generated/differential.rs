@@ -56,6 +56,14 @@ fn differs(rule: &Rule, event: &Drafted) -> bool {
         if item.modifiers.iter().any(one_sided) && item.values.iter().any(wildcard) {
             return true;
         }
+        // "The value is expected to be contained": rsigma compares true and false as wholes, also under these modifiers.
+        let within = |modifier: &Spanned<Modifier>| {
+            matches!(modifier.value, Modifier::Contains | Modifier::StartsWith | Modifier::EndsWith)
+        };
+        let truth = |value: &ItemValue| matches!(value.value.value, Value::Bool(_));
+        if item.modifiers.iter().any(within) && item.values.iter().any(truth) {
+            return true;
+        }
         // "Strings that are applied to the full log message": rsigma compares keywords with `all` to whole values.
         if item.field.is_none() && !item.modifiers.is_empty() {
             return true;

@@ -1,4 +1,5 @@
 //! Freeze, stop and kill on the real kernel.
+//! Long because every check of a freeze, its undo and what it spares is read beside the others that share its cgroups and processes.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 

@@ -6,26 +6,40 @@
 
 mod compile;
 mod distinct;
+mod durable;
 mod engine;
 mod group;
 mod pending;
 mod samples;
 mod window;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
+pub use durable::Row;
 pub use engine::{Checkpoint, Correlator};
 
 use model::Timestamp;
+
+use crate::{
+    ast::{Correlation, Generate, Rule},
+    schema::Field,
+};
 
 /// Bounds of the correlations' state, and what happens at each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How much later than a newer hit one may come and still be put in order. One that is later yet is counted as
-    /// [`Counts::late`] and left out.
+    /// [`Counts::late`] and left out, but for [`Limits::catch_up`].
     pub lateness: Duration,
+    /// How old a hit may be by the caller's clock and still be taken although its turn has passed, as those of a node that was cut off:
+    /// in the order of its own groups, one lateness after it came. Groups are kept for so long after their window, while there is room.
+    /// One whose group has gone on beyond it is [`Counts::late`]. Zero: none is taken.
+    pub catch_up: Duration,
     /// How far ahead of the caller's clock a hit may be dated. One that is further ahead is counted as [`Counts::ahead`] and left
     /// out, so that a node with a wrong clock does not fill the buffer.
     pub ahead: Duration,
@@ -48,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             lateness: Duration::from_secs(2),
+            catch_up: Duration::ZERO,
             ahead: Duration::from_secs(60),
             waiting: 65_536,
             groups: 100_000,
@@ -74,6 +89,61 @@ pub struct Counts {
     pub folded: u64,
     /// Without a group's field or value, so that they belong nowhere.
     pub ungrouped: u64,
+    /// Repetitions of which the values that a correlation looks at are not known ([`Values::Mixed`]): left out.
+    #[serde(default)]
+    pub mixed: u64,
+}
+
+impl Counts {
+    /// Hits that were left out, in whole or for one correlation.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.late + self.ahead + self.refused + self.mixed
+    }
+}
+
+/// A hit that stands for several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Folded {
+    /// What the caller calls it by.
+    pub reference: u64,
+    /// How many times it was seen; 0 is nothing. They count together, at the event's time.
+    pub count: u32,
+    /// Whether the event's values are those of all of them.
+    pub values: Values,
+}
+
+/// Whether the event's values are those of all hits that it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Values {
+    /// They are.
+    Same,
+    /// Only those that one executable in one cgroup always has; the others differ and are not known.
+    Mixed,
+}
+
+/// Keys of the rules and correlations that report nothing by themselves: some correlation refers to them, and none of those that do has
+/// `generate: true`.
+#[must_use]
+pub fn quiet(correlations: &[Correlation]) -> BTreeSet<String> {
+    let referred = |generate: Generate| {
+        correlations
+            .iter()
+            .filter(move |one| one.generate == generate)
+            .flat_map(|one| one.rules.iter().map(|rule| rule.key.clone()))
+    };
+    let loud: BTreeSet<String> = referred(Generate::RulesToo).collect();
+    referred(Generate::Correlation).filter(|key| !loud.contains(key)).collect()
+}
+
+/// By rule key: the fields that correlations look at in its hits. Hits that differ in one of them must not be folded into one.
+#[must_use]
+pub fn fields(correlations: &[Correlation], rules: &[Rule]) -> BTreeMap<String, BTreeSet<Field>> {
+    let (compiled, _) = compile::compile(correlations, rules);
+    let of = |routes: Vec<compile::Route>| {
+        routes.into_iter().flat_map(|route| route.group_by.into_iter().chain(route.values)).collect()
+    };
+    compiled.routes.into_iter().map(|(key, routes)| (key, of(routes))).collect()
 }
 
 /// A correlation's condition has become true.

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::{
-    Correlated, Counts, Limits,
+    Correlated, Counts, Folded, Limits, Values,
     compile::{Compiled, Program, Route, compile},
     group::{Fed, Group},
-    pending::{Feed, Feeds, Hit, Pending},
+    durable::Changed,
+    pending::{Feed, Feeds, Hit, Late, Pending},
 };
 use crate::{
     ast::{Correlation, CorrelationKind, Rule},
@@ -25,25 +26,32 @@ use crate::{
 /// Correlations at work. See the module for its promises.
 #[derive(Debug)]
 pub struct Correlator {
-    compiled: Compiled,
+    pub(super) compiled: Compiled,
     limits: Limits,
     /// Key of the groups' hashes: without it nobody can make two groups collide.
     seed: (u64, u64),
-    tables: Vec<Table>,
-    pending: Pending,
-    /// The caller's clock as of the last [`Correlator::advance`]; `None` before the first.
-    now: Option<i64>,
+    pub(super) tables: Vec<Table>,
+    pub(super) pending: Pending,
+    /// The caller's clock as of the last [`Correlator::advance`], never set back; `None` before the first.
+    pub(super) now: Option<i64>,
+    /// The same as the caller gave it.
+    clock: i64,
     /// Everything before it has had its turn.
-    floor: i64,
-    counts: Counts,
+    pub(super) floor: i64,
+    pub(super) counts: Counts,
+    /// Number of the next hit.
+    pub(super) next: u64,
+    pub(super) changed: Changed,
 }
 
 /// The groups of one correlation.
 #[derive(Debug, Default)]
-struct Table {
-    groups: HashMap<u128, Group, foldhash::fast::FixedState>,
+pub(super) struct Table {
+    pub(super) groups: HashMap<u128, Group, foldhash::fast::FixedState>,
     /// When each group's window has passed, at the earliest: one entry per group.
     ends: BinaryHeap<Reverse<(i64, u128)>>,
+    /// Groups that were forgotten.
+    gone: Vec<u128>,
 }
 
 /// Everything that a restart must not forget, as plain data.
@@ -56,6 +64,8 @@ pub struct Checkpoint {
     /// By correlation.
     tables: Vec<Kept>,
     pending: Vec<Hit>,
+    late: Vec<Late>,
+    next: u64,
 }
 
 /// One correlation's groups as they are written out.
@@ -87,8 +97,11 @@ impl Correlator {
             tables,
             pending: Pending::default(),
             now: None,
+            clock: i64::MIN,
             floor: i64::MIN,
             counts: Counts::default(),
+            next: 0,
+            changed: Changed::default(),
         };
         (correlator, diagnostics)
     }
@@ -96,25 +109,57 @@ impl Correlator {
     /// Takes in a hit of a rule. `reference` is what the caller calls it by: hits of one time are taken in its order. What has become
     /// true is told by [`Correlator::advance`], and here where the buffer is full.
     pub fn observe(&mut self, rule: &str, view: &View<'_>, reference: u64, told: &mut Vec<Correlated>) {
-        let Some(routes) = self.compiled.routes.get(rule) else { return };
-        self.counts.seen += 1;
+        self.observe_folded(rule, view, Folded { reference, count: 1, values: Values::Same }, told);
+    }
+
+    /// As [`Correlator::observe`], for a hit that stands for several.
+    pub fn observe_folded(
+        &mut self,
+        rule: &str,
+        view: &View<'_>,
+        folded: Folded,
+        told: &mut Vec<Correlated>,
+    ) {
+        let Folded { reference, count, values } = folded;
+        let Some(routes) = self.compiled.routes.get(rule).filter(|_| count > 0) else { return };
+        let times = u64::from(count);
+        self.counts.seen += times;
+        self.changed.touch();
         let time = view.event().time.0;
-        let ahead = self.now.is_some_and(|now| time > now.saturating_add(nanos(self.limits.ahead)));
-        if time < self.floor || ahead {
-            self.counts.late += u64::from(!ahead);
-            self.counts.ahead += u64::from(ahead);
+        if self.now.is_some_and(|now| time > now.saturating_add(nanos(self.limits.ahead))) {
+            self.counts.ahead += times;
+            return;
+        }
+        let is_late = time < self.floor;
+        let catch_up = nanos(self.limits.catch_up);
+        if is_late && (catch_up == 0 || time < self.clock.saturating_sub(catch_up)) {
+            self.counts.late += times;
             return;
         }
         let (programs, seed) = (&self.compiled.programs, self.seed);
+        let known = |route: &&Route| values == Values::Same || is_always_same(route, &programs[route.program]);
         let fed = |route: &Route| feed(route, &programs[route.program], seed, view);
-        let feeds = match routes.as_slice() {
-            [only] => fed(only).map(Feeds::One),
-            several => Feeds::of(several.iter().filter_map(fed).collect()),
+        let (asked, feeds) = match routes.as_slice() {
+            [only] if values == Values::Same => (1, fed(only).map(Feeds::One)),
+            several => {
+                let asked: Vec<&Route> = several.iter().filter(known).collect();
+                self.counts.mixed += (several.len() - asked.len()) as u64 * times;
+                (asked.len(), Feeds::of(asked.into_iter().filter_map(fed).collect()))
+            }
         };
         let fed = feeds.as_ref().map_or(0, |feeds| feeds.as_slice().len());
-        self.counts.ungrouped += (routes.len() - fed) as u64;
+        self.counts.ungrouped += (asked - fed) as u64 * times;
         if let Some(feeds) = feeds {
-            self.pending.push(Hit { time, reference, feeds });
+            self.next += 1;
+            let hit = Hit { time, reference, feeds, count, number: self.next };
+            if is_late {
+                let late = Late { release: self.clock.saturating_add(nanos(self.limits.lateness)), hit };
+                self.changed.came(&late.hit, Some(late.release));
+                self.pending.push_late(late);
+            } else {
+                self.changed.came(&hit, None);
+                self.pending.push(hit);
+            }
         }
         if self.pending.len() > self.limits.waiting
             && let Some(hit) = self.pending.pop()
@@ -128,6 +173,8 @@ impl Correlator {
     /// Moves the clock (the caller's, not the events': a node with a wrong clock must not make others late) and tells what has become
     /// true, in order of time.
     pub fn advance(&mut self, now: Timestamp, told: &mut Vec<Correlated>) {
+        self.clock = now.0;
+        self.pending.admit(now.0, nanos(self.limits.lateness));
         let now = self.now.map_or(now.0, |before| before.max(now.0));
         self.now = Some(now);
         self.floor = self.floor.max(now.saturating_sub(nanos(self.limits.lateness)));
@@ -138,6 +185,7 @@ impl Correlator {
 
     /// Takes all that waits, at the end of a replay.
     pub fn finish(&mut self, told: &mut Vec<Correlated>) {
+        self.pending.admit_all();
         while let Some(hit) = self.pending.pop() {
             self.floor = self.floor.max(hit.time);
             self.take(&hit, told);
@@ -148,6 +196,29 @@ impl Correlator {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// When [`Correlator::advance`] has something to do next, by the caller's clock.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let (oldest, late) = self.pending.next();
+        let due = oldest.map(|time| time.saturating_add(nanos(self.limits.lateness)).saturating_add(1));
+        due.into_iter().chain(late).min().map(Timestamp)
+    }
+
+    /// Whether hits of this rule matter to some correlation.
+    #[must_use]
+    pub fn is_fed_by(&self, rule: &str) -> bool {
+        self.compiled.routes.contains_key(rule)
+    }
+
+    /// How long what came may still matter: the longest window, and how old a hit may be.
+    #[must_use]
+    pub fn memory(&self) -> std::time::Duration {
+        let longest = self.compiled.programs.iter().map(|program| program.span).max().unwrap_or(0);
+        std::time::Duration::from_nanos(u64::try_from(longest).unwrap_or(0))
+            + self.limits.lateness
+            + self.limits.catch_up
     }
 
     /// Groups kept.
@@ -183,6 +254,8 @@ impl Correlator {
             counts: self.counts,
             tables: tables.collect(),
             pending: self.pending.sorted(),
+            late: self.pending.late().cloned().collect(),
+            next: self.next,
         }
     }
 
@@ -210,12 +283,13 @@ impl Correlator {
             let span = correlator.compiled.programs[place].span;
             let table = &mut correlator.tables[place];
             for (key, group) in kept.groups.into_iter().take(limits.groups) {
-                table.ends.push(Reverse((group.last.saturating_add(span), key)));
-                table.groups.insert(key, group);
+                table.put(key, group, span);
             }
         }
         let moved = |place: usize| places.get(place).copied().flatten();
-        for hit in checkpoint.pending.into_iter().take(limits.waiting) {
+        let pending = checkpoint.pending.into_iter().map(|hit| (hit, None));
+        let late = checkpoint.late.into_iter().map(|late| (late.hit, Some(late.release)));
+        for (hit, release) in pending.chain(late).take(limits.waiting) {
             let feeds = hit.feeds.as_slice().iter().filter_map(|feed| {
                 let after = match feed.after {
                     Some(place) => Some(moved(place)?),
@@ -224,16 +298,26 @@ impl Correlator {
                 Some(Feed { program: moved(feed.program)?, after, ..*feed })
             });
             if let Some(feeds) = Feeds::of(feeds.collect()) {
-                correlator.pending.push(Hit { feeds, ..hit });
+                correlator.pend(Hit { feeds, ..hit }, release);
             }
         }
+        correlator.next = checkpoint.next;
         correlator.now = checkpoint.now;
         correlator.floor = checkpoint.floor;
         correlator.counts = checkpoint.counts;
         (correlator, diagnostics)
     }
 
+    /// Puts a hit that waits back; with the time of its release if it is late.
+    pub(super) fn pend(&mut self, hit: Hit, release: Option<i64>) {
+        match release {
+            Some(release) => self.pending.push_late(Late { release, hit }),
+            None => self.pending.push(hit),
+        }
+    }
+
     fn take(&mut self, hit: &Hit, told: &mut Vec<Correlated>) {
+        self.changed.left(hit.number);
         let feeds = hit.feeds.as_slice();
         // Those that this hit has made true, in order; each may feed others.
         let mut risen: Vec<usize> = vec![];
@@ -255,20 +339,34 @@ impl Correlator {
     fn feed_group(&mut self, hit: &Hit, feed: &Feed, told: &mut Vec<Correlated>) -> bool {
         let program = &self.compiled.programs[feed.program];
         let table = &mut self.tables[feed.program];
-        table.forget(hit.time, program.span, 2);
+        let linger = nanos(self.limits.catch_up);
+        table.forget(hit.time.saturating_sub(linger), program.span, 2);
         if !table.groups.contains_key(&feed.group) {
             if table.groups.len() >= self.limits.groups {
                 table.forget(hit.time, program.span, usize::MAX);
             }
             if table.groups.len() >= self.limits.groups {
                 self.counts.refused += 1;
+                self.changed.groups(feed.program, &mut table.gone);
                 return false;
             }
             table.ends.push(Reverse((hit.time.saturating_add(program.span), feed.group)));
         }
+        self.changed.groups(feed.program, &mut table.gone);
+        self.changed.group(feed.program, feed.group);
         let group = table.groups.entry(feed.group).or_insert_with(|| Group::new(program, hit.time));
-        let fed =
-            Fed { time: hit.time, position: feed.position, value: feed.value, reference: hit.reference };
+        if hit.time < group.last {
+            // Only one that was late can come so: the group has gone on without it.
+            self.counts.late += u64::from(hit.count);
+            return false;
+        }
+        let fed = Fed {
+            time: hit.time,
+            position: feed.position,
+            value: feed.value,
+            reference: hit.reference,
+            count: hit.count,
+        };
         let Some(value) = group.feed(fed, program, &self.limits, &mut self.counts) else { return false };
         told.push(Correlated {
             correlation: program.key.clone(),
@@ -298,9 +396,41 @@ impl Table {
                 self.ends.push(Reverse((real, key)));
             } else {
                 self.groups.remove(&key);
+                self.gone.push(key);
             }
         }
     }
+
+    /// Takes a group of an earlier life.
+    pub(super) fn put(&mut self, key: u128, group: Group, span: i64) {
+        self.ends.push(Reverse((group.last.saturating_add(span), key)));
+        self.groups.insert(key, group);
+    }
+}
+
+/// Whether a correlation looks only at what all hits that were folded have in common.
+fn is_always_same(route: &Route, program: &Program) -> bool {
+    use crate::schema::Field;
+    let of_cause = |field: &Field| {
+        matches!(
+            field,
+            Field::Computer
+                | Field::Image
+                | Field::ExeBacking
+                | Field::Workload
+                | Field::InContainer
+                | Field::ContainerId
+                | Field::ContainerRuntime
+                | Field::PodUid
+                | Field::SystemdUnit
+                | Field::CgroupPath
+        )
+    };
+    let counts = matches!(
+        program.kind,
+        CorrelationKind::EventCount | CorrelationKind::Temporal | CorrelationKind::TemporalOrdered
+    );
+    counts && route.group_by.iter().all(of_cause)
 }
 
 fn feed(route: &Route, program: &Program, seed: (u64, u64), view: &View<'_>) -> Option<Feed> {

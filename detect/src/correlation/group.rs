@@ -21,6 +21,8 @@ pub(super) struct Fed {
     /// A number, or the hash of a value that is counted; 0 where the kind looks at none.
     pub(super) value: i64,
     pub(super) reference: u64,
+    /// How many times it was seen; at least one.
+    pub(super) count: u32,
 }
 
 /// What a group remembers.
@@ -127,7 +129,10 @@ impl State {
         match self {
             Self::Count(newest) => {
                 newest.expire(start);
-                newest.push(fed.time, program.exact);
+                // More than count at all need not be kept.
+                for _ in 0..program.exact.min(fed.count as usize) {
+                    newest.push(fed.time, program.exact);
+                }
                 false
             }
             Self::Distinct(distinct) => {
@@ -137,11 +142,15 @@ impl State {
             }
             Self::Sum(sum) => {
                 sum.expire(start);
-                sum.push(fed.time, fed.value, limits.samples)
+                sum.push(fed.time, fed.value, fed.count, limits.samples)
             }
             Self::Ranked(ranked) => {
                 ranked.expire(start);
-                ranked.push(fed.time, fed.value, limits.samples)
+                let mut folded = false;
+                for _ in 0..limits.samples.max(1).min(fed.count as usize) {
+                    folded |= ranked.push(fed.time, fed.value, limits.samples);
+                }
+                folded
             }
             Self::Live(times) => {
                 if let Some(time) = times.get_mut(fed.position) {

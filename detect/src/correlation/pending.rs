@@ -1,6 +1,9 @@
 //! Hits that wait for their turn.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +15,10 @@ pub(super) struct Hit {
     /// Second: so that the order does not depend on the order of arrival.
     pub(super) reference: u64,
     pub(super) feeds: Feeds,
+    /// How many times it was seen; at least one.
+    pub(super) count: u32,
+    /// Names it within one runtime.
+    pub(super) number: u64,
 }
 
 /// What a hit feeds: mostly one correlation.
@@ -48,10 +55,18 @@ impl Feeds {
     }
 }
 
-/// Hits in order of time.
+/// Hits in order of time, and late ones by when they may join that order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
     heap: BinaryHeap<Reverse<Hit>>,
+    late: VecDeque<Late>,
+}
+
+/// A hit whose turn has passed, with the time by the caller's clock when it is taken all the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Late {
+    pub(super) release: i64,
+    pub(super) hit: Hit,
 }
 
 impl Pending {
@@ -59,11 +74,43 @@ impl Pending {
         self.heap.push(Reverse(hit));
     }
 
+    pub(super) fn push_late(&mut self, late: Late) {
+        self.late.push_back(late);
+    }
+
+    /// Puts the late ones whose time has come in order. `longest` is how far ahead a release can lie: one that is further ahead was
+    /// reckoned before the clock was set back, and is due.
+    pub(super) fn admit(&mut self, now: i64, longest: i64) {
+        while let Some(late) = self.late.front()
+            && (late.release <= now || late.release > now.saturating_add(longest))
+        {
+            if let Some(late) = self.late.pop_front() {
+                self.heap.push(Reverse(late.hit));
+            }
+        }
+    }
+
+    pub(super) fn admit_all(&mut self) {
+        self.heap.extend(self.late.drain(..).map(|late| Reverse(late.hit)));
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.heap.len()
+        self.heap.len() + self.late.len()
+    }
+
+    /// Time of the oldest in order, and when the next late one is due.
+    pub(super) fn next(&self) -> (Option<i64>, Option<i64>) {
+        (self.heap.peek().map(|Reverse(hit)| hit.time), self.late.front().map(|late| late.release))
+    }
+
+    pub(super) fn late(&self) -> impl Iterator<Item = &Late> {
+        self.late.iter()
     }
 
     pub(super) fn pop(&mut self) -> Option<Hit> {
+        if self.heap.is_empty() {
+            return self.late.pop_front().map(|late| late.hit);
+        }
         self.heap.pop().map(|Reverse(hit)| hit)
     }
 

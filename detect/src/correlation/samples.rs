@@ -14,11 +14,12 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// Whether two parts were folded into one to stay within `bound`.
-    pub(super) fn push(&mut self, time: i64, value: i64, bound: usize) -> bool {
-        self.parts.push_back((time, i128::from(value), 1));
-        self.sum += i128::from(value);
-        self.count += 1;
+    /// Takes a value in that was seen `times` times. Whether two parts were folded into one to stay within `bound`.
+    pub(super) fn push(&mut self, time: i64, value: i64, times: u32, bound: usize) -> bool {
+        let sum = i128::from(value) * i128::from(times);
+        self.parts.push_back((time, sum, u64::from(times)));
+        self.sum += sum;
+        self.count += u64::from(times);
         if self.parts.len() <= bound.max(2) {
             return false;
         }

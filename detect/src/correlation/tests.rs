@@ -202,6 +202,131 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// I3, I7: as a database keeps it, row by row, killed after any step.
+    #[test]
+    fn i7_rows_are_the_state_after_every_step(hits in some_hits(), cut in any::<prop::sample::Index>()) {
+        let all: String = BODIES.iter().enumerate().map(|(n, body)| correlation(&format!("x{n}"), body)).collect();
+        let loaded = loaded(&all);
+        let mut ordered = hits;
+        ordered.sort_by_key(|at| at.time);
+        let cut = cut.index(ordered.len() + 1);
+        let mut rows = std::collections::BTreeMap::<Vec<u8>, String>::new();
+        let resume = |rows: &std::collections::BTreeMap<Vec<u8>, String>| {
+            let rows = rows.iter().map(|(key, text)| (key.clone(), serde_json::from_str(text).unwrap()));
+            Correlator::resume(&loaded.correlations, &loaded.rules, Limits::default(), SEED, rows.collect::<Vec<_>>()).0
+        };
+        let keep = |correlator: &mut Correlator, rows: &mut std::collections::BTreeMap<Vec<u8>, String>| {
+            for (key, row) in correlator.changes() {
+                match row {
+                    Some(row) => drop(rows.insert(key, serde_json::to_string(&row).unwrap())),
+                    None => assert!(rows.remove(&key).is_some(), "only what is there is removed"),
+                }
+            }
+        };
+        let mut correlator = resume(&rows);
+        let mut told = vec![];
+        for (position, at) in ordered.iter().enumerate() {
+            if position == cut {
+                correlator = resume(&rows);
+            }
+            hit(&mut correlator, *at, &mut told);
+            correlator.advance(Timestamp(EPOCH + at.time * 1_000_000), &mut told);
+            keep(&mut correlator, &mut rows);
+            let whole: std::collections::BTreeMap<_, _> =
+                correlator.rows().into_iter().map(|(key, row)| (key, serde_json::to_string(&row).unwrap())).collect();
+            let mut kept = rows.clone();
+            // The clock alone is no change worth a write.
+            let clock = whole.get(b"c".as_slice()).cloned();
+            kept.extend(clock.map(|clock| (b"c".to_vec(), clock)));
+            prop_assert_eq!(&kept, &whole);
+        }
+        correlator.finish(&mut told);
+        prop_assert_eq!(told, run(&loaded, &ordered));
+    }
+}
+
+#[test]
+fn rows_of_another_definition_begin_anew_and_are_removed() {
+    let before = loaded(&correlation("x", BODIES[0]));
+    let mut correlator =
+        Correlator::resume(&before.correlations, &before.rules, Limits::default(), SEED, []).0;
+    let mut told = vec![];
+    hit(&mut correlator, at(1, 0, 7), &mut told);
+    hit(&mut correlator, at(2, 0, 7), &mut told);
+    correlator.advance(Timestamp(EPOCH + SECOND), &mut told);
+    let rows = correlator.rows();
+    assert_eq!(rows.len(), 3);
+    let after = loaded(&correlation("x", BODIES[1]));
+    let mut correlator = Correlator::resume(&after.correlations, &after.rules, Limits::default(), SEED, rows).0;
+    let changes = correlator.changes();
+    assert_eq!(changes.iter().filter(|(_, row)| row.is_none()).count(), 2, "the hits that wait");
+    assert!(correlator.pending.len() == 0 && correlator.groups() == 0);
+}
+
+#[test]
+fn folded_hits_count_as_many_and_mixed_ones_only_where_nothing_differs() {
+    let by_user = correlation("user", BODIES[0]);
+    let anywhere = "type: event_count, rules: [a], group-by: [Image], timespan: 5s, condition: {gte: 8}";
+    let sum = correlation("sum", "type: value_sum, rules: [a], group-by: [Uid], timespan: 5s, condition: {field: ProcessId, gte: 8}");
+    let loaded = loaded(&(by_user + &correlation("image", anywhere) + &sum));
+    let mut correlator = correlator(&loaded, Limits::default());
+    let mut told = vec![];
+    let mut folded = |correlator: &mut Correlator, time: i64, count, values| {
+        let stamp = Timestamp(EPOCH + time * 1_000_000).to_string();
+        let fields = [(Field::UtcTime, stamp.as_str()), (Field::Uid, "7"), (Field::ProcessId, "2"), (Field::Image, "/a")];
+        let fields = fields.map(|(field, text)| (field, DraftValue::One(text.to_owned())));
+        let drafted = Drafted::new(Category::ProcessCreation, &fields).unwrap();
+        correlator.observe_folded("a", &drafted.view(), Folded { reference: 1, count, values }, &mut told);
+    };
+    folded(&mut correlator, 0, 1, Values::Same);
+    folded(&mut correlator, 10, 0, Values::Same);
+    folded(&mut correlator, 20, 2, Values::Same);
+    folded(&mut correlator, 30, 4, Values::Mixed);
+    folded(&mut correlator, 40, 1, Values::Same);
+    correlator.finish(&mut told);
+    let told: Vec<(&str, f64)> = told.iter().map(|one| (one.correlation.as_str(), one.value)).collect();
+    assert_eq!(told, [("user", 3.0), ("image", 8.0), ("sum", 8.0)]);
+    assert_eq!((correlator.counts().seen, correlator.counts().mixed), (8, 8));
+}
+
+#[test]
+fn what_a_node_that_was_cut_off_saw_counts_where_its_groups_have_not_gone_on() {
+    let loaded = loaded(&correlation("x", BODIES[0]));
+    let limits = Limits { catch_up: Duration::from_secs(600), ..Limits::default() };
+    let mut correlator = correlator(&loaded, limits);
+    let mut told = vec![];
+    let clock = |seconds: i64| Timestamp(EPOCH + seconds * SECOND);
+    hit(&mut correlator, at(1_000, 0, 7), &mut told);
+    hit(&mut correlator, at(1_000, 0, 8), &mut told);
+    // Another group keeps the clock going meanwhile, long past the window of the first.
+    for time in [60, 120, 180] {
+        hit(&mut correlator, at(time * 1000, 0, 9), &mut told);
+        correlator.advance(clock(time + 3), &mut told);
+    }
+    hit(&mut correlator, at(183_500, 0, 8), &mut told);
+    correlator.advance(clock(200), &mut told);
+    for (time, user) in [(3_000, 7), (2_000, 7), (2_000, 8), (3_000, 8)] {
+        hit(&mut correlator, at(time, 0, user), &mut told);
+    }
+    correlator.advance(clock(201), &mut told);
+    assert_eq!(told, [], "they wait for what may still come before them");
+    correlator.advance(clock(202), &mut told);
+    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(3_000, 3.0)]);
+    assert_eq!(correlator.counts().late, 2, "those of the group that has gone on");
+    hit(&mut correlator, at(1_000, 0, 7), &mut told);
+    correlator.advance(clock(1000), &mut told);
+    hit(&mut correlator, at(2_000, 0, 7), &mut told);
+    assert_eq!(correlator.counts().late, 4, "and those that are too old");
+    // A clock that is set back holds nothing up.
+    hit(&mut correlator, at(990_000, 0, 5), &mut told);
+    correlator.advance(clock(500), &mut told);
+    correlator.advance(clock(502), &mut told);
+    assert_eq!(correlator.pending.len(), 0);
+}
+
 fn at(time: i64, rule: usize, user: u32) -> At {
     At { time, rule, user, value: 1, reference: time.unsigned_abs() }
 }

@@ -6,10 +6,11 @@ use model::{Event, FilterPlan, Reaction, RuleRef, Truncated};
 
 use super::{background::Background, engine::Engine, options::Options, scratch::Scratch};
 use crate::{
-    ast::Rule,
+    ast::{Correlation, Rule},
+    correlation,
     diagnostic::{Code, Diagnostic},
     plan::{self, Planned},
-    schema::{Category, Context, FieldValue, Scratch as Room, View},
+    schema::{Category, Context, Field, FieldValue, Scratch as Room, View},
 };
 
 /// Longest value that a finding's explanation shows, in bytes.
@@ -43,6 +44,8 @@ pub struct RuleSet {
     engines: Vec<Option<Engine>>,
     text_bytes: usize,
     plan: Planned,
+    /// By position: what correlations look at in a rule's hits.
+    feeds: BTreeMap<usize, Vec<Field>>,
 }
 
 impl RuleSet {
@@ -75,7 +78,26 @@ impl RuleSet {
             .enumerate()
             .map(|(position, rule)| rule_ref(rule, plan.unheld.contains(&position)))
             .collect();
-        (Self { rules, engines, text_bytes: options.text_bytes.max(1), plan }, diagnostics)
+        let (text_bytes, feeds) = (options.text_bytes.max(1), BTreeMap::new());
+        (Self { rules, engines, text_bytes, plan, feeds }, diagnostics)
+    }
+
+    /// Says which fields correlations look at in the hits of rules: [`RuleSet::matched`] names them too, so that what differs in one of
+    /// them is not taken for the same. `rules` are those that were compiled.
+    #[must_use]
+    pub fn feeding(mut self, correlations: &[Correlation], rules: &[Rule]) -> Self {
+        let mut fields = correlation::fields(correlations, rules);
+        self.feeds = rules
+            .iter()
+            .enumerate()
+            .filter_map(|(position, rule)| Some((position, fields.remove(rule.key())?.into_iter().collect())))
+            .collect();
+        self
+    }
+
+    /// The rules whose hits correlations look at.
+    pub fn fed(&self) -> impl Iterator<Item = &RuleRef> {
+        self.feeds.keys().filter_map(|position| self.rules.get(*position))
     }
 
     /// How many rules.
@@ -140,6 +162,12 @@ impl RuleSet {
             engine.explain(index, view, &mut scratch, |field| {
                 fields.entry(field.name().to_owned()).or_insert_with(|| shown(view.get(field)));
             });
+        }
+        for field in self.feeds.get(&(index.0 as usize)).into_iter().flatten() {
+            let value = view.get(*field);
+            if !matches!(value, FieldValue::Absent) {
+                fields.entry(field.name().to_owned()).or_insert_with(|| shown(value));
+            }
         }
         fields
     }

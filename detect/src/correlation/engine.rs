@@ -13,8 +13,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::{
     Correlated, Counts, Folded, Limits, Values,
     compile::{Compiled, Program, Route, compile},
-    group::{Fed, Group},
     durable::Changed,
+    group::{Fed, Group},
     pending::{Feed, Feeds, Hit, Late, Pending},
 };
 use crate::{
@@ -137,7 +137,8 @@ impl Correlator {
             return;
         }
         let (programs, seed) = (&self.compiled.programs, self.seed);
-        let known = |route: &&Route| values == Values::Same || is_always_same(route, &programs[route.program]);
+        let known =
+            |route: &&Route| values == Values::Same || is_always_same(route, &programs[route.program]);
         let fed = |route: &Route| feed(route, &programs[route.program], seed, view);
         let (asked, feeds) = match routes.as_slice() {
             [only] if values == Values::Same => (1, fed(only).map(Feeds::One)),

@@ -260,7 +260,8 @@ fn rows_of_another_definition_begin_anew_and_are_removed() {
     let rows = correlator.rows();
     assert_eq!(rows.len(), 3);
     let after = loaded(&correlation("x", BODIES[1]));
-    let mut correlator = Correlator::resume(&after.correlations, &after.rules, Limits::default(), SEED, rows).0;
+    let mut correlator =
+        Correlator::resume(&after.correlations, &after.rules, Limits::default(), SEED, rows).0;
     let changes = correlator.changes();
     assert_eq!(changes.iter().filter(|(_, row)| row.is_none()).count(), 2, "the hits that wait");
     assert!(correlator.pending.len() == 0 && correlator.groups() == 0);
@@ -270,13 +271,21 @@ fn rows_of_another_definition_begin_anew_and_are_removed() {
 fn folded_hits_count_as_many_and_mixed_ones_only_where_nothing_differs() {
     let by_user = correlation("user", BODIES[0]);
     let anywhere = "type: event_count, rules: [a], group-by: [Image], timespan: 5s, condition: {gte: 8}";
-    let sum = correlation("sum", "type: value_sum, rules: [a], group-by: [Uid], timespan: 5s, condition: {field: ProcessId, gte: 8}");
+    let sum = correlation(
+        "sum",
+        "type: value_sum, rules: [a], group-by: [Uid], timespan: 5s, condition: {field: ProcessId, gte: 8}",
+    );
     let loaded = loaded(&(by_user + &correlation("image", anywhere) + &sum));
     let mut correlator = correlator(&loaded, Limits::default());
     let mut told = vec![];
     let mut folded = |correlator: &mut Correlator, time: i64, count, values| {
         let stamp = Timestamp(EPOCH + time * 1_000_000).to_string();
-        let fields = [(Field::UtcTime, stamp.as_str()), (Field::Uid, "7"), (Field::ProcessId, "2"), (Field::Image, "/a")];
+        let fields = [
+            (Field::UtcTime, stamp.as_str()),
+            (Field::Uid, "7"),
+            (Field::ProcessId, "2"),
+            (Field::Image, "/a"),
+        ];
         let fields = fields.map(|(field, text)| (field, DraftValue::One(text.to_owned())));
         let drafted = Drafted::new(Category::ProcessCreation, &fields).unwrap();
         correlator.observe_folded("a", &drafted.view(), Folded { reference: 1, count, values }, &mut told);

@@ -432,7 +432,9 @@ fn texts_of_activity(activity: &mut Activity, each: &mut impl FnMut(&mut String)
         | Activity::SocketClose { .. }
         | Activity::Ptrace { .. }
         | Activity::ProcessVmWrite { .. }
-        | Activity::IoUringSetup { .. } => {}
+        | Activity::IoUringSetup { .. }
+        // No agent makes these: the controller reads those sources itself.
+        | Activity::Record(_) => {}
     }
 }
 

@@ -25,11 +25,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// No placeholders; the node's kernel events; ECS and OCSF.
+    /// No placeholders; every source that this product can read; ECS and OCSF.
     fn default() -> Self {
         Self {
             placeholders: BTreeMap::new(),
-            sources: CategorySet::kernel(),
+            sources: CategorySet::all(),
             taxonomies: taxonomy::built_in(),
         }
     }

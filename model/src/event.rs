@@ -4,9 +4,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Credentials, EventId, Exit, Namespaces, Process, ProcessKey, Timestamp, Truncated};
+use crate::{Credentials, EventId, Exit, Namespaces, Process, ProcessKey, Record, Timestamp, Truncated};
 
-/// Something that a process did.
+/// Something that a process did, or that another source told ([`Event::record`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Its identity.
@@ -220,6 +220,8 @@ pub enum Activity {
         /// Submission queue entries.
         entries: u32,
     },
+    /// Another source than the kernel told it: no process is known ([`Process::nobody`]).
+    Record(Arc<Record>),
 }
 
 /// Whether a file came into being by this open.

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionRecord, Actor, CgroupId, Finding, IncidentId, Level, NodeId, PlaybookName, ProcessKey, RunId,
-    StepName, Timestamp,
+    ActionRecord, Actor, CgroupId, Finding, IncidentId, Level, NodeId, PlaybookName, Principal, ProcessKey,
+    RecordObject, RunId, StepName, Timestamp,
 };
 
 /// Something that findings can have in common.
@@ -46,6 +46,16 @@ pub enum Entity {
         /// The other end.
         addr: std::net::IpAddr,
     },
+    /// An account.
+    Principal {
+        /// Which.
+        who: Principal,
+    },
+    /// What a record is about: a Kubernetes object, an application.
+    Object {
+        /// Which.
+        object: RecordObject,
+    },
     /// The machine itself.
     Node {
         /// Which.
@@ -61,6 +71,8 @@ impl fmt::Display for Entity {
             Self::Pod { uid } => write!(f, "pod {uid}"),
             Self::User { auid, .. } => write!(f, "user {auid}"),
             Self::Address { addr } => write!(f, "address {addr}"),
+            Self::Principal { who } => write!(f, "account {who}"),
+            Self::Object { object } => object.fmt(f),
             Self::Node { node } => write!(f, "node {node}"),
         }
     }

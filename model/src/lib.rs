@@ -13,6 +13,7 @@ mod incident;
 mod link;
 mod plan;
 mod process;
+mod record;
 mod status;
 mod time;
 
@@ -25,5 +26,6 @@ pub use incident::*;
 pub use link::*;
 pub use plan::*;
 pub use process::*;
+pub use record::*;
 pub use status::*;
 pub use time::*;

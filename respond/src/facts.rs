@@ -1,6 +1,8 @@
 //! What CEL expressions and targets see of an incident: plain, bounded, and stable whatever the model's own shape becomes.
 
-use model::{Activity, Backing, CgroupId, Event, Finding, Incident, NodeId, Process, ProcessKey, Workload};
+use model::{
+    Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, Process, ProcessKey, Record, Workload,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -167,12 +169,33 @@ fn event(event: &Event) -> Value {
         Activity::Mount { .. } => ("mount", json!({})),
         Activity::ProcessVmWrite { .. } => ("process_vm_write", json!({})),
         Activity::IoUringSetup { .. } => ("io_uring_setup", json!({})),
+        Activity::Record(record) => ("record", record_facts(record)),
     };
     let mut facts = json!({ "kind": kind, "exposure": event.exposure });
     if let (Value::Object(all), Value::Object(more)) = (&mut facts, detail) {
         all.extend(more);
     }
     facts
+}
+
+/// `fields` are under the names of docs/fields.md.
+fn record_facts(record: &Record) -> Value {
+    let value = |fact: &Fact| match fact {
+        Fact::Text(text) => json!(text),
+        Fact::Number(number) => json!(number),
+        Fact::Bool(truth) => json!(truth),
+        Fact::Address(addr) => json!(addr.to_string()),
+        Fact::List(texts) => json!(bounded(texts)),
+    };
+    let fields: serde_json::Map<String, Value> =
+        record.facts.iter().map(|(name, fact)| (name.to_owned(), value(fact))).collect();
+    json!({
+        "source": record.kind,
+        "principal": record.principal.as_ref().map(|who| json!({ "realm": who.realm, "name": who.name })),
+        "origin": record.origin.map(|addr| addr.to_string()),
+        "object": record.object,
+        "fields": fields,
+    })
 }
 
 fn kind_of_file(activity: &Activity) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{Activity, CgroupId, Entity, Finding, INIT_PID, NodeId, ProcessKey, Workload};
+use model::{Activity, CgroupId, Entity, Finding, INIT_PID, NodeId, Principal, ProcessKey, Record, Workload};
 use serde::{Deserialize, Serialize};
 
 /// Ancestors that are looked at, from the parent upwards.
@@ -43,10 +43,15 @@ pub enum Key {
         /// Terminal.
         tty: String,
     },
-    /// The other end of a conversation.
+    /// The other end of a conversation; of a record, from where it was done.
     Address {
         /// Which.
         addr: IpAddr,
+    },
+    /// Who did what a record tells.
+    Principal {
+        /// Account and realm.
+        who: Principal,
     },
 }
 
@@ -56,10 +61,14 @@ pub enum Key {
 ///   unless the finding is about that process itself;
 /// - ancestors in another cgroup: a container's shim, the service that opened the login session;
 /// - the root cgroup, slices, `init.scope`, `user@` managers, the kubelet's `kubepods` parents;
-/// - loopback, unspecified, multicast, broadcast and link-local addresses, and DNS servers.
+/// - loopback, unspecified, multicast, broadcast and link-local addresses, and DNS servers;
+/// - Kubernetes' own accounts (`system:apiserver`, `system:anonymous`), but not its service accounts.
 #[must_use]
 pub fn keys_of(finding: &Finding) -> Vec<Key> {
     let event = &finding.event;
+    if let Some(record) = event.record() {
+        return keys_of_record(record);
+    }
     let (node, process) = (&event.id.node, &event.process);
     let mut keys = Vec::with_capacity(8);
     if process.key.pid != INIT_PID {
@@ -88,10 +97,28 @@ pub fn keys_of(finding: &Finding) -> Vec<Key> {
     keys
 }
 
+fn keys_of_record(record: &Record) -> Vec<Key> {
+    let person = |who: &&Principal| {
+        let own = who.name.strip_prefix("system:");
+        !who.name.is_empty() && own.is_none_or(|rest| rest.starts_with("serviceaccount:"))
+    };
+    let who = record.principal.as_ref().filter(person).map(|who| Key::Principal { who: who.clone() });
+    let addr = record.origin.filter(|addr| address_links(*addr)).map(|addr| Key::Address { addr });
+    let mut keys: Vec<Key> = who.into_iter().chain(addr).collect();
+    keys.sort();
+    keys
+}
+
 /// What an incident with `finding` is about, for people: the hubs that do not link are among it.
 #[must_use]
 pub fn entities_of(finding: &Finding) -> Vec<Entity> {
     let event = &finding.event;
+    if let Some(record) = event.record() {
+        let who = record.principal.iter().map(|who| Entity::Principal { who: who.clone() });
+        let what = record.object.iter().map(|object| Entity::Object { object: object.clone() });
+        let addr = record.origin.map(|addr| Entity::Address { addr });
+        return who.chain(what).chain(addr).collect();
+    }
     let (node, process) = (&event.id.node, &event.process);
     let mut entities = vec![Entity::Process { node: node.clone(), process: process.key }];
     let path = process.workload.cgroup_path().unwrap_or("").to_owned();

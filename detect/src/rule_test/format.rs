@@ -220,7 +220,6 @@ impl Written {
 
     fn explain(&self, error: &DraftError, taxonomy: Taxonomy) -> Diagnostic {
         let (code, field) = match error {
-            DraftError::NoEvent(_) => (Code::BadValue, None),
             DraftError::NoField { field, .. } => (Code::AbsentField, Some(*field)),
             DraftError::BadValue { field, .. } | DraftError::Derived { field, .. } => {
                 (Code::BadValue, Some(*field))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use model::{Activity, Created, Event, EventClass};
+use model::{Activity, Created, Event, EventClass, RecordKind};
 
 macro_rules! categories {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $class:expr;)*) => {
@@ -83,9 +83,25 @@ categories! {
     IoUring = "io_uring_setup", Some(EventClass::IoUring);
     /// A request in the Kubernetes API server's audit log.
     KubernetesAudit = "kubernetes_audit", None;
-    /// A login or its failure, from an identity provider or sshd.
+    /// What OpenSSH's server logs.
+    Sshd = "sshd", None;
+    /// What sudo logs.
+    Sudo = "sudo", None;
+    /// What other programs log that log in through PAM: su, login, cron, systemd.
+    Pam = "pam", None;
+    /// An event of Okta's System Log.
+    Okta = "okta", None;
+    /// A user or admin event of Keycloak.
+    Keycloak = "keycloak", None;
+    /// A sign-in at Entra ID.
+    Entra = "entra", None;
+    /// A login that another source tells (OCSF class 3002).
     Authentication = "authentication", None;
-    /// A network flow log entry.
+    /// A flow that Cilium's Hubble saw.
+    HubbleFlow = "hubble_flow", None;
+    /// A line of an AWS VPC flow log.
+    VpcFlow = "vpc_flow", None;
+    /// A flow that another source tells (OCSF class 4001).
     Flow = "flow", None;
 }
 
@@ -124,7 +140,45 @@ impl Category {
             Activity::Mount { .. } => Self::Mount,
             Activity::ProcessVmWrite { .. } => Self::ProcessVmWrite,
             Activity::IoUringSetup { .. } => Self::IoUring,
+            Activity::Record(record) => Self::of_record(record.kind),
         }
+    }
+
+    /// The category of a record.
+    #[must_use]
+    pub fn of_record(kind: RecordKind) -> Self {
+        match kind {
+            RecordKind::KubernetesAudit => Self::KubernetesAudit,
+            RecordKind::Sshd => Self::Sshd,
+            RecordKind::Sudo => Self::Sudo,
+            RecordKind::Pam => Self::Pam,
+            RecordKind::Okta => Self::Okta,
+            RecordKind::Keycloak => Self::Keycloak,
+            RecordKind::Entra => Self::Entra,
+            RecordKind::Authentication => Self::Authentication,
+            RecordKind::HubbleFlow => Self::HubbleFlow,
+            RecordKind::VpcFlow => Self::VpcFlow,
+            RecordKind::Flow => Self::Flow,
+        }
+    }
+
+    /// The kind of records behind it; `None` for what the kernel tells.
+    #[must_use]
+    pub fn record_kind(self) -> Option<RecordKind> {
+        Some(match self {
+            Self::KubernetesAudit => RecordKind::KubernetesAudit,
+            Self::Sshd => RecordKind::Sshd,
+            Self::Sudo => RecordKind::Sudo,
+            Self::Pam => RecordKind::Pam,
+            Self::Okta => RecordKind::Okta,
+            Self::Keycloak => RecordKind::Keycloak,
+            Self::Entra => RecordKind::Entra,
+            Self::Authentication => RecordKind::Authentication,
+            Self::HubbleFlow => RecordKind::HubbleFlow,
+            Self::VpcFlow => RecordKind::VpcFlow,
+            Self::Flow => RecordKind::Flow,
+            _ => return None,
+        })
     }
 
     /// By its [`Category::name`].
@@ -163,6 +217,12 @@ impl CategorySet {
     #[must_use]
     pub fn kernel() -> Self {
         Category::ALL.iter().copied().filter(|category| category.class().is_some()).collect()
+    }
+
+    /// All that some source of this product can feed: kernel events and records.
+    #[must_use]
+    pub fn all() -> Self {
+        Category::ALL.iter().copied().collect()
     }
 
     /// Whether it is in.

@@ -1,6 +1,7 @@
 //! Events written down by their fields, as rule tests do.
 
 mod blank;
+mod record;
 mod written;
 
 use std::{net::IpAddr, sync::Arc};
@@ -12,6 +13,7 @@ use model::{
 
 use self::{
     blank::{activity, process},
+    record::record,
     written::{Written, parse_time},
 };
 use crate::schema::{
@@ -21,6 +23,9 @@ use crate::schema::{
         OPEN_FLAGS, PTRACE_REQUESTS,
     },
 };
+
+/// When drafted events happen: the beginning of 2026.
+const BEGIN: Timestamp = Timestamp(1_767_225_600_000_000_000);
 
 /// A field's value as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +46,6 @@ pub struct Drafted {
 /// Why no such event can exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DraftError {
-    /// Such events do not come from the kernel.
-    #[error("{0} events cannot be written down: no source gives them yet")]
-    NoEvent(&'static str),
     /// The category does not have the field.
     #[error("{category} events have no `{field}`")]
     NoField {
@@ -79,14 +81,17 @@ impl Drafted {
     /// # Errors
     /// [`DraftError`]: no such event can exist.
     pub fn new(category: Category, fields: &[(Field, DraftValue)]) -> Result<Self, DraftError> {
-        let mut draft = Draft::new(category)?;
-        for (field, value) in fields {
-            if !field.exists_in(category) {
-                return Err(DraftError::NoField { category: category.name(), field: field.name() });
-            }
-            draft.set(*field, value)?;
+        if let Some((field, _)) = fields.iter().find(|(field, _)| !field.exists_in(category)) {
+            return Err(DraftError::NoField { category: category.name(), field: field.name() });
         }
-        let drafted = draft.finish();
+        let drafted = match activity(category) {
+            Some(activity) => {
+                let mut draft = Draft::new(category, activity);
+                fields.iter().try_for_each(|(field, value)| draft.set(*field, value))?;
+                draft.finish()
+            }
+            None => record(category, fields)?,
+        };
         fields.iter().try_for_each(|(field, value)| drafted.check(*field, value)).map(|()| drafted)
     }
 
@@ -150,10 +155,10 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(category: Category) -> Result<Self, DraftError> {
-        Ok(Self {
+    fn new(category: Category, activity: Activity) -> Self {
+        Self {
             category,
-            activity: activity(category).ok_or(DraftError::NoEvent(category.name()))?,
+            activity,
             process: process(4242),
             parent: None,
             grandparent: None,
@@ -161,9 +166,9 @@ impl Draft {
             target: None,
             exposure: Exposure::None,
             node: NodeId::new("node"),
-            time: Timestamp(1_767_225_600_000_000_000),
+            time: BEGIN,
             args_written: false,
-        })
+        }
     }
 
     fn finish(mut self) -> Drafted {

@@ -2,10 +2,11 @@
 
 use crate::schema::{
     Category::{
-        self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, FileAccess, FileDelete, FileEvent,
-        FileLink, FileMode, FileOwner, FileRename, Flow, IoUring, KubernetesAudit, Memfd, Mount,
-        NamespaceChange, NetworkAccept, NetworkBind, NetworkClose, NetworkConnection, NetworkListen,
-        ProcessCreation, ProcessFork, ProcessTermination, ProcessVmWrite, Ptrace,
+        self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
+        FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
+        KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
+        NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
+        ProcessVmWrite, Ptrace, Sshd, Sudo, VpcFlow,
     },
     CategorySet,
 };
@@ -104,12 +105,23 @@ const KERNEL: CategorySet = only(&[
     Mount,
     IoUring,
 ]);
-const ANY: CategorySet = KERNEL.union(only(&[KubernetesAudit, Authentication, Flow]));
+const LINUX_AUTH: CategorySet = only(&[Sshd, Sudo, Pam]);
+/// Identity providers, and logins that come as OCSF.
+const PROVIDER: CategorySet = only(&[Okta, Keycloak, Entra, Authentication]);
+const AUTH: CategorySet = LINUX_AUTH.union(PROVIDER);
+const FLOWS: CategorySet = only(&[HubbleFlow, VpcFlow, Flow]);
+const K8S: CategorySet = only(&[KubernetesAudit]);
+const RECORDS: CategorySet = K8S.union(AUTH).union(FLOWS);
+const ANY: CategorySet = KERNEL.union(RECORDS);
+const OKTA: CategorySet = only(&[Okta]);
+const KEYCLOAK: CategorySet = only(&[Keycloak]);
+const ENTRA: CategorySet = only(&[Entra]);
+const HUBBLE: CategorySet = only(&[HubbleFlow]);
+const VPC: CategorySet = only(&[VpcFlow]);
 const FILE: CategorySet =
     only(&[FileEvent, FileAccess, FileDelete, FileRename, FileLink, FileMode, FileOwner]);
-const PEERED: CategorySet = only(&[NetworkConnection, NetworkAccept, NetworkClose, Flow]);
+const PEERED: CategorySet = only(&[NetworkConnection, NetworkAccept, NetworkClose]).union(FLOWS);
 const SOCKET: CategorySet = PEERED.union(only(&[NetworkBind, NetworkListen]));
-const K8S: CategorySet = only(&[KubernetesAudit]);
 
 fields! {
     // the process that did it
@@ -142,8 +154,8 @@ fields! {
     Stdout "Stdout" [] [] Text KERNEL, "What standard output was at exec";
     Stderr "Stderr" [] [] Text KERNEL, "What standard error was at exec";
     // where it runs
-    Computer "Computer" ["ComputerName", "Hostname", "host"] ["node"] Text KERNEL, "The node's name";
-    UtcTime "UtcTime" ["EventTime", "TimeCreated", "@timestamp", "timestamp"] [] Time ANY, "When it happened";
+    Computer "Computer" ["ComputerName", "Hostname", "host"] ["node"] Text KERNEL.union(LINUX_AUTH), "The node's name; of a login the host's, as its log gives it";
+    UtcTime "UtcTime" ["EventTime", "TimeCreated", "@timestamp", "timestamp", "requestReceivedTimestamp", "published", "createdDateTime"] [] Time ANY, "When it happened, by the clock of who tells it";
     Workload "Workload" [] [] Text KERNEL, "What the process's cgroup belongs to: `container`, `unit`, `host` or `unresolved`";
     InContainer "InContainer" [] [] Bool KERNEL, "Whether it runs in a container; absent where that could not be resolved";
     ContainerId "ContainerId" [] [] Text KERNEL, "The runtime's full container id";
@@ -182,9 +194,9 @@ fields! {
     SourceIsIpv6 "SourceIsIpv6" [] [] Bool SOCKET, "Whether `SourceIp` is IPv6";
     Protocol "Protocol" ["proto"] [] Text SOCKET, "`tcp`, `udp`, or the protocol's number";
     Initiated "Initiated" [] [] Bool only(&[NetworkConnection, NetworkAccept]), "`true` for connect, `false` for accept";
-    SentBytes "SentBytes" [] [] Number only(&[NetworkClose, Flow]), "Payload bytes sent";
-    ReceivedBytes "ReceivedBytes" [] [] Number only(&[NetworkClose, Flow]), "Payload bytes received";
-    QueryName "QueryName" ["query", "record_name"] [] Keyword only(&[DnsQuery]), "Name asked, lower case, no final dot";
+    SentBytes "SentBytes" [] [] Number only(&[NetworkClose]).union(FLOWS), "Bytes sent: payload of a socket; of a flow as its log counts them";
+    ReceivedBytes "ReceivedBytes" [] [] Number only(&[NetworkClose, Flow]), "Bytes received, likewise";
+    QueryName "QueryName" ["query", "record_name"] [] Keyword only(&[DnsQuery, HubbleFlow]), "Name asked, lower case, no final dot";
     QueryType "QueryType" ["record_type", "qtype_name"] [] Text only(&[DnsQuery]), "Type asked, by name where it has one: `A`, `TXT`";
     // kernel
     ImageLoaded "ImageLoaded" ["ModuleName"] [] Keyword only(&[DriverLoad]), "Kernel module's name or file";
@@ -218,26 +230,152 @@ fields! {
     AuditA7 "AuditA7" [] ["a7"] Text only(&[ProcessCreation]), "Eighth argument of an EXECVE record";
     AuditA8 "AuditA8" [] ["a8"] Text only(&[ProcessCreation]), "Ninth argument of an EXECVE record";
     AuditA9 "AuditA9" [] ["a9"] Text only(&[ProcessCreation]), "Tenth argument of an EXECVE record";
+    // records of all kinds
+    RecordId "RecordId" ["auditID", "uuid"] [] Text RECORDS, "The record's identity in its log";
+    Message "Message" ["message", "msg"] [] Keyword LINUX_AUTH.union(only(&[Authentication])), "The log line, without time, host and program";
     // Kubernetes audit log
-    Verb "verb" [] [] Text K8S, "Request verb";
-    ObjectResource "objectRef.resource" [] [] Text K8S, "Resource, plural";
-    ObjectSubresource "objectRef.subresource" [] [] Text K8S, "Subresource, for example `exec`";
-    ObjectNamespace "objectRef.namespace" [] [] Text K8S, "Namespace";
+    Stage "stage" [] [] Text K8S, "`ResponseComplete`, `ResponseStarted` (a watch or exec that goes on) or `Panic`; `RequestReceived` is not taken in";
+    Verb "verb" [] [] Text K8S, "Request verb: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection` …";
+    ObjectResource "objectRef.resource" ["resource"] [] Text K8S, "Resource, plural";
+    ObjectSubresource "objectRef.subresource" ["subresource"] [] Text K8S, "Subresource, for example `exec`";
+    ObjectNamespace "objectRef.namespace" ["namespace"] [] Text K8S, "Namespace";
     ObjectName "objectRef.name" [] [] Text K8S, "Object name";
-    ObjectApiGroup "objectRef.apiGroup" [] [] Text K8S, "API group";
+    ObjectApiGroup "objectRef.apiGroup" ["apiGroup"] [] Text K8S, "API group; absent for the core group";
+    ObjectApiVersion "objectRef.apiVersion" ["apiVersion"] [] Text K8S, "API version";
     RequestUser "user.username" ["username"] [] Text K8S, "Who asked";
     RequestGroups "user.groups" [] [] List K8S, "Groups of who asked";
-    RequestSourceIps "sourceIPs" [] [] List K8S, "Where from";
-    RequestUserAgent "userAgent" ["user_agent"] [] Text K8S, "User agent";
+    RequestPod "user.extra.authentication.kubernetes.io/pod-name" [] [] List K8S, "Pod whose token was used";
+    ImpersonatedUser "impersonatedUser.username" [] [] Text K8S, "As whom it was asked";
+    ImpersonatedGroups "impersonatedUser.groups" [] [] List K8S, "Groups of that";
+    RequestSourceIps "sourceIPs" [] [] List K8S, "Where from, through which proxies";
+    RequestUserAgent "userAgent" ["user_agent", "client.userAgent.rawUserAgent"] [] Text K8S.union(PROVIDER), "User agent, as the client gives it";
     RequestUri "requestURI" [] [] Keyword K8S, "Path and query";
+    ExecCommand "ExecCommand" [] [] Keyword K8S, "The command of an exec, its words joined by single spaces";
     ResponseCode "responseStatus.code" [] [] Number K8S, "HTTP status of the answer";
+    ResponseReason "responseStatus.reason" [] [] Text K8S, "Why, for example `Forbidden`";
     AuthorizationDecision "annotations.authorization.k8s.io/decision" [] [] Text K8S, "`allow` or `forbid`";
-    // identity and flows
-    AuthUser "TargetUserName" [] ["acct"] Text only(&[Authentication]), "Account";
-    AuthOutcome "AuthOutcome" [] ["res"] Text only(&[Authentication]), "`success` or `failure`";
-    AuthMethod "AuthMethod" [] [] Text only(&[Authentication]), "For example `publickey`";
-    AuthSourceIp "IpAddress" [] ["addr"] Address only(&[Authentication]), "Where from";
-    FlowVerdict "FlowVerdict" ["action"] [] Text only(&[Flow]), "`forwarded` or `dropped`";
+    AuthorizationReason "annotations.authorization.k8s.io/reason" [] [] Text K8S, "Which binding allowed it";
+    PodImages "requestObject.spec.containers.image" [] [] List K8S, "Images of all containers of the pod or pod template, init and ephemeral ones too";
+    PodContainers "requestObject.spec.containers.name" [] [] List K8S, "Names of these containers";
+    PodCommands "requestObject.spec.containers.command" [] [] List K8S, "Command and arguments of each, joined by single spaces";
+    PodPrivileged "requestObject.spec.containers.securityContext.privileged" [] [] Bool K8S, "Whether one of them is privileged";
+    PodEscalation "requestObject.spec.containers.securityContext.allowPrivilegeEscalation" [] [] Bool K8S, "Whether one of them says that it may gain privileges";
+    PodRunAsUser "requestObject.spec.containers.securityContext.runAsUser" [] [] List K8S, "User ids that the pod and its containers ask for";
+    PodCapabilities "requestObject.spec.containers.securityContext.capabilities.add" ["capabilities"] [] List K8S, "Capabilities that one of them adds";
+    PodHostPaths "requestObject.spec.volumes.hostPath.path" ["hostPath"] [] List K8S, "Paths of the node that the pod mounts";
+    PodHostNetwork "requestObject.spec.hostNetwork" [] [] Bool K8S, "Whether it is in the node's network";
+    PodHostPid "requestObject.spec.hostPID" [] [] Bool K8S, "Whether it sees the node's processes";
+    PodHostIpc "requestObject.spec.hostIPC" [] [] Bool K8S, "Whether it is in the node's IPC namespace";
+    PodServiceAccount "requestObject.spec.serviceAccountName" [] [] Text K8S, "Service account of the pod";
+    PodNode "requestObject.spec.nodeName" [] [] Text K8S, "Node that the request itself chooses";
+    RoleRefName "requestObject.roleRef.name" [] [] Text K8S, "Role that a binding gives";
+    RoleSubjects "requestObject.subjects.name" [] [] List K8S, "To whom";
+    RoleSubjectKinds "requestObject.subjects.kind" [] [] List K8S, "`User`, `Group`, `ServiceAccount`";
+    RoleVerbs "requestObject.rules.verbs" [] [] List K8S, "Verbs that a role allows";
+    RoleResources "requestObject.rules.resources" [] [] List K8S, "Resources that a role allows";
+    WebhookUrls "requestObject.webhooks.clientConfig.url" [] [] List K8S, "Where an admission webhook sends objects; absent where it names a service";
+    ServiceType "requestObject.spec.type" [] [] Text K8S, "Type of a service, for example `NodePort`";
+    ServiceExternalIps "requestObject.spec.externalIPs" [] [] List K8S, "Addresses that a service claims";
+    SignerName "requestObject.spec.signerName" [] [] Text K8S, "Signer of a certificate request";
+    TokenSeconds "requestObject.spec.expirationSeconds" [] [] Number K8S, "Lifetime asked for: of a token, of a certificate";
+    // logins
+    AuthAction "AuthAction" [] [] Text AUTH, "`login`, `logout`, `session` (opened), `elevate` (sudo, su), `mfa`, `account`, `credential`, `policy` or `other`";
+    AuthUser "TargetUserName" ["acct", "user"] [] Text AUTH, "Account; of sudo and su who asks";
+    AuthRunAs "RunAsUser" ["USER"] [] Text only(&[Sudo, Pam]), "As whom sudo and su run";
+    AuthOutcome "AuthOutcome" ["res"] [] Text AUTH, "`success` or `failure`";
+    AuthMethod "AuthMethod" [] [] Text AUTH, "For example `publickey`, `password`";
+    AuthReason "FailureReason" [] [] Text AUTH, "Why it failed, in the source's words";
+    AuthSourceIp "IpAddress" ["addr", "ipAddress", "client.ipAddress", "IPAddress"] [] Address AUTH, "Where from";
+    AuthSourcePort "IpPort" [] [] Number LINUX_AUTH, "Port there";
+    AuthRemoteHost "RemoteHost" ["rhost"] [] Text LINUX_AUTH, "Where from, as PAM names it";
+    AuthService "AuthService" [] [] Text AUTH, "What logs in: `sshd`, `sudo`, `su`, `okta` …";
+    AuthTerminal "AuthTerminal" ["TTY"] [] Text LINUX_AUTH, "Terminal";
+    AuthCommand "SudoCommand" ["COMMAND"] [] Keyword only(&[Sudo]), "What sudo runs";
+    AuthDirectory "SudoDirectory" ["PWD"] [] Text only(&[Sudo]), "Where sudo was called";
+    AuthInvalidUser "InvalidUser" [] [] Bool only(&[Sshd]), "`true` where the host has no such account";
+    AuthKey "KeyFingerprint" [] [] Text only(&[Sshd]), "Fingerprint of the key, for example `SHA256:…`";
+    AuthCountry "SourceCountry" ["client.geographicalContext.country", "Location", "location.countryOrRegion"] [] Text PROVIDER, "Country, as the provider places the address";
+    AuthApplication "Application" ["AppDisplayName", "appDisplayName"] [] Text PROVIDER, "Application that was logged in to";
+    // Okta System Log
+    OktaEventType "eventType" ["eventtype"] [] Text OKTA, "For example `user.session.start`";
+    OktaMessage "displayMessage" ["displaymessage"] [] Text OKTA, "The same for people";
+    OktaSeverity "severity" [] [] Text OKTA, "`DEBUG`, `INFO`, `WARN` or `ERROR`";
+    OktaResult "outcome.result" [] [] Text OKTA, "`SUCCESS`, `FAILURE`, `ALLOW`, `DENY`, `CHALLENGE` …";
+    OktaReason "outcome.reason" [] [] Text OKTA, "Why";
+    OktaActor "actor.alternateId" ["actor.alternateid"] [] Text OKTA, "Who, usually a mail address";
+    OktaActorType "actor.type" [] [] Text OKTA, "For example `User`, `SystemPrincipal`";
+    OktaActorName "actor.displayName" ["actor.displayname"] [] Text OKTA, "Who, for people";
+    OktaTargets "target.alternateId" ["target.alternateid"] [] List OKTA, "To whom or what";
+    OktaTargetNames "target.displayName" ["target.displayname"] [] List OKTA, "The same for people";
+    OktaTargetTypes "target.type" [] [] List OKTA, "For example `User`, `AppInstance`, `ROLE`";
+    OktaZone "client.zone" [] [] Text OKTA, "Okta's network zone";
+    OktaDevice "client.device" [] [] Text OKTA, "For example `Computer`";
+    OktaIsProxy "securityContext.isProxy" ["securitycontext.isproxy"] [] Bool OKTA, "Whether Okta knows the address for an anonymising proxy";
+    OktaAsOrg "securityContext.asOrg" ["securitycontext.asorg"] [] Text OKTA, "Who owns the network";
+    OktaBehaviors "debugContext.debugData.behaviors" ["debugcontext.debugdata.behaviors"] [] Text OKTA, "What is new for this user, as Okta writes it: `{New Device=POSITIVE, …}`";
+    OktaRisk "debugContext.debugData.risk" ["debugcontext.debugdata.risk"] [] Text OKTA, "Okta's risk, as it writes it";
+    OktaThreat "debugContext.debugData.threatSuspected" ["debugcontext.debugdata.threatsuspected"] [] Text OKTA, "Whether Okta suspects a threat";
+    OktaRequestUri "debugContext.debugData.requestUri" ["debugcontext.debugdata.requesturi"] [] Text OKTA, "Path of the request";
+    OktaSession "authenticationContext.externalSessionId" [] [] Text OKTA, "Okta's session";
+    OktaCredential "authenticationContext.credentialType" [] [] Text OKTA, "For example `PASSWORD`, `OTP`";
+    // Keycloak
+    KeycloakType "type" [] [] Text KEYCLOAK, "Of a user event, for example `LOGIN_ERROR`";
+    KeycloakRealm "realmId" ["realmName"] [] Text KEYCLOAK, "Realm";
+    KeycloakClient "clientId" [] [] Text KEYCLOAK, "Client that was logged in to";
+    KeycloakUserId "userId" [] [] Text KEYCLOAK, "Id of the user";
+    KeycloakError "error" [] [] Text KEYCLOAK, "For example `invalid_user_credentials`";
+    KeycloakUsername "details.username" [] [] Text KEYCLOAK, "Name given";
+    KeycloakMethod "details.auth_method" [] [] Text KEYCLOAK, "For example `openid-connect`";
+    KeycloakProvider "details.identity_provider" [] [] Text KEYCLOAK, "Identity provider behind Keycloak";
+    KeycloakRedirect "details.redirect_uri" [] [] Text KEYCLOAK, "Where the login leads";
+    KeycloakGrant "details.grant_type" [] [] Text KEYCLOAK, "OAuth grant";
+    KeycloakOperation "operationType" [] [] Text KEYCLOAK, "Of an admin event: `CREATE`, `UPDATE`, `DELETE`, `ACTION`";
+    KeycloakResourceType "resourceType" [] [] Text KEYCLOAK, "For example `REALM_ROLE_MAPPING`";
+    KeycloakResourcePath "resourcePath" [] [] Text KEYCLOAK, "For example `users/…/role-mappings/realm`";
+    KeycloakAdminUser "authDetails.userId" [] [] Text KEYCLOAK, "Which admin";
+    KeycloakAdminClient "authDetails.clientId" [] [] Text KEYCLOAK, "Through which client";
+    KeycloakAdminRealm "authDetails.realmId" ["authDetails.realmName"] [] Text KEYCLOAK, "Realm of the admin";
+    // Entra ID sign-ins
+    EntraResultType "ResultType" ["resultType", "status.errorCode", "Status.errorCode"] [] Number ENTRA, "Error code, 0 for success";
+    EntraResult "ResultDescription" ["Resultdescription", "resultDescription", "status.failureReason"] [] Text ENTRA, "The same for people";
+    EntraStatus "Status" [] [] Text ENTRA, "`Success` or `Failure`";
+    EntraUser "UserPrincipalName" ["userPrincipalName"] [] Text ENTRA, "Who";
+    EntraUserType "UserType" ["userType"] [] Text ENTRA, "`member` or `guest`";
+    EntraAppId "AppId" ["appId"] [] Text ENTRA, "Id of the application";
+    EntraClientApp "ClientAppUsed" ["clientAppUsed", "ClientApp"] [] Text ENTRA, "For example `Browser`, `IMAP4`";
+    EntraResource "ResourceDisplayName" ["resourceDisplayName"] [] Text ENTRA, "What the token is for";
+    EntraAccess "ConditionalAccessStatus" ["conditionalAccessStatus"] [] Text ENTRA, "`success`, `failure` or `notApplied`";
+    EntraRequirement "AuthenticationRequirement" ["authenticationRequirement"] [] Text ENTRA, "`singleFactorAuthentication` or `multiFactorAuthentication`";
+    EntraProtocol "AuthenticationProtocol" ["authenticationProtocol"] [] Text ENTRA, "For example `deviceCode`, `ropc`";
+    EntraRiskState "RiskState" ["riskState"] [] Text ENTRA, "For example `atRisk`";
+    EntraRiskLevel "RiskLevelDuringSignIn" ["riskLevelDuringSignIn"] [] Text ENTRA, "`none`, `low`, `medium`, `high`";
+    EntraRiskAggregated "RiskLevelAggregated" ["riskLevelAggregated"] [] Text ENTRA, "The same over time";
+    EntraRiskTypes "RiskEventTypes" ["riskEventTypes", "riskEventTypes_v2", "riskEventType"] [] List ENTRA, "For example `unfamiliarFeatures`";
+    EntraInteractive "IsInteractive" ["isInteractive"] [] Bool ENTRA, "Whether a person was there";
+    EntraTrustType "DeviceDetail.trusttype" ["DeviceDetail.trustType", "deviceDetail.trustType"] [] Text ENTRA, "How the device is joined; empty for an unknown one";
+    EntraDeviceOs "DeviceDetail.operatingSystem" ["deviceDetail.operatingSystem"] [] Text ENTRA, "Operating system, as the client gives it";
+    EntraCompliant "DeviceDetail.isCompliant" ["deviceDetail.isCompliant"] [] Bool ENTRA, "Whether the device is compliant";
+    EntraTokenIssuer "TokenIssuerType" ["tokenIssuerType"] [] Text ENTRA, "For example `AzureAD`";
+    // flows
+    FlowVerdict "FlowVerdict" ["action"] [] Text FLOWS, "`forwarded` or `dropped`";
+    FlowDirection "FlowDirection" ["direction"] [] Text FLOWS, "`ingress` or `egress`, from where it was seen";
+    FlowDropReason "DropReason" [] [] Text HUBBLE, "Why it was dropped, for example `POLICY_DENIED`";
+    FlowSourceNamespace "SourceNamespace" [] [] Text HUBBLE, "Kubernetes namespace of the source";
+    FlowSourcePod "SourcePod" [] [] Text HUBBLE, "Pod of the source";
+    FlowSourceWorkload "SourceWorkload" [] [] Text HUBBLE, "Its workload";
+    FlowSourceLabels "SourceLabels" [] [] List HUBBLE, "Cilium's labels of the source: `reserved:world` is outside of the cluster";
+    FlowDestinationNamespace "DestinationNamespace" [] [] Text HUBBLE, "Kubernetes namespace of the destination";
+    FlowDestinationPod "DestinationPod" [] [] Text HUBBLE, "Pod of the destination";
+    FlowDestinationWorkload "DestinationWorkload" [] [] Text HUBBLE, "Its workload";
+    FlowDestinationLabels "DestinationLabels" [] [] List HUBBLE, "Cilium's labels of the destination";
+    FlowDestinationNames "DestinationHostname" ["dest_host"] [] List HUBBLE, "DNS names that led to the destination's address";
+    FlowHttpMethod "HttpMethod" ["cs-method"] [] Text HUBBLE, "Method of a request that Hubble saw";
+    FlowHttpUrl "HttpUrl" ["c-uri"] [] Keyword HUBBLE, "URL of a request that Hubble saw";
+    FlowPackets "Packets" [] [] Number FLOWS, "Packets";
+    FlowAccount "AccountId" ["account-id"] [] Text VPC, "AWS account";
+    FlowInterface "InterfaceId" ["interface-id"] [] Text VPC, "Network interface";
+    FlowInstance "InstanceId" ["instance-id"] [] Text VPC, "Instance";
+    FlowService "DestinationService" ["pkt-dst-aws-service"] [] Text VPC, "AWS service behind the destination";
 }
 
 impl Field {

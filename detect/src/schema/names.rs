@@ -261,6 +261,7 @@ pub(crate) fn audit_types(activity: &Activity) -> &'static [&'static str] {
         Activity::ModuleLoad { .. } => &["SYSCALL", "KERN_MODULE", "PROCTITLE"],
         Activity::Bpf { .. } => &["SYSCALL", "BPF", "PROCTITLE"],
         Activity::Ptrace { .. } | Activity::ProcessVmWrite { .. } => &["SYSCALL", "OBJ_PID", "PROCTITLE"],
+        Activity::Record(_) => &[],
         _ => &["SYSCALL", "PROCTITLE"],
     }
 }
@@ -314,6 +315,7 @@ pub(crate) fn audit_syscalls(activity: &Activity) -> &'static [&'static str] {
         Activity::Mount { .. } => &["mount", "165"],
         Activity::ProcessVmWrite { .. } => &["process_vm_writev", "311"],
         Activity::IoUringSetup { .. } => &["io_uring_setup", "425"],
+        Activity::Record(_) => &[],
     }
 }
 

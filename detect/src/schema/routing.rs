@@ -4,10 +4,11 @@ use crate::{
     ast::Logsource,
     schema::{
         Category::{
-            self, Bpf, CredentialChange, DnsQuery, DriverLoad, FileAccess, FileDelete, FileEvent, FileLink,
-            FileMode, FileOwner, FileRename, IoUring, KubernetesAudit, Memfd, Mount, NamespaceChange,
-            NetworkAccept, NetworkBind, NetworkClose, NetworkConnection, NetworkListen, ProcessCreation,
-            ProcessFork, ProcessTermination, ProcessVmWrite, Ptrace,
+            self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
+            FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
+            KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
+            NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
+            ProcessVmWrite, Ptrace, Sshd, Sudo, VpcFlow,
         },
         CategorySet, Field,
     },
@@ -51,6 +52,16 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
     match (product.as_deref(), service.as_deref(), category.as_deref()) {
         (None, None, None) => Err("the logsource names neither category, product nor service".into()),
         (Some("kubernetes"), None | Some("audit"), _) => Ok(sigma(&[KubernetesAudit])),
+        (Some("okta"), None | Some("okta"), _) => Ok(sigma(&[Okta])),
+        (Some("keycloak"), None | Some("keycloak" | "events"), _) => Ok(sigma(&[Keycloak])),
+        (Some("azure" | "entra" | "microsoft"), Some("signinlogs" | "signin"), _) => Ok(sigma(&[Entra])),
+        (Some("aws"), Some("vpcflow" | "vpc_flow" | "vpcflowlogs"), _) => Ok(sigma(&[VpcFlow])),
+        (Some("cilium" | "hubble"), None | Some("hubble" | "flow"), _) => Ok(sigma(&[HubbleFlow])),
+        (Some("linux") | None, Some("auth" | "authpriv"), _) => Ok(sigma(&[Sshd, Sudo, Pam])),
+        (Some("linux") | None, Some("sshd" | "ssh"), _) => Ok(sigma(&[Sshd])),
+        (Some("linux") | None, Some("sudo"), _) => Ok(sigma(&[Sudo])),
+        (Some("linux") | None, Some("pam" | "su"), _) => Ok(sigma(&[Pam])),
+        (Some("linux"), None, Some("authentication")) => Ok(sigma(&[Sshd, Sudo, Pam])),
         (Some("linux") | None, Some("auditd"), _) => {
             Ok(Routing { categories: CategorySet::kernel(), taxonomy: Taxonomy::Auditd })
         }
@@ -59,10 +70,11 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
             Ok(Routing { categories: CategorySet::kernel(), taxonomy: Taxonomy::Sigma })
         }
         (Some("linux") | None, Some(service), _) => Err(format!(
-            "the log of service `{service}` is not among the sources; kernel events and `auditd` are"
+            "the log of service `{service}` is not among the sources; kernel events, `auditd`, `auth`, `sshd` and `sudo` are"
         )),
         (Some(product), _, _) => {
-            Err(format!("product `{product}` is not among the sources; `linux` and `kubernetes` are"))
+            let known = "`linux`, `kubernetes`, `okta`, `keycloak`, `azure` (signinlogs), `aws` (vpcflow) and `cilium` are";
+            Err(format!("that log of product `{product}` is not among the sources; {known}"))
         }
     }
 }
@@ -91,7 +103,7 @@ fn by_category(name: &str) -> Result<Routing, String> {
         "network_bind" => &[NetworkBind],
         "network_listen" => &[NetworkListen],
         "network_close" => &[NetworkClose],
-        "firewall" => &[NetworkConnection, NetworkAccept],
+        "firewall" => &[NetworkConnection, NetworkAccept, HubbleFlow, VpcFlow, Flow],
         "dns" | "dns_query" => &[DnsQuery],
         "driver_load" => &[DriverLoad],
         "bpf" => &[Bpf],
@@ -101,8 +113,16 @@ fn by_category(name: &str) -> Result<Routing, String> {
         "mount" => &[Mount],
         "io_uring_setup" => &[IoUring],
         "kubernetes_audit" => &[KubernetesAudit],
-        "authentication" => &[Category::Authentication],
-        "flow" => &[Category::Flow],
+        "sshd" => &[Sshd],
+        "sudo" => &[Sudo],
+        "pam" => &[Pam],
+        "okta" => &[Okta],
+        "keycloak" => &[Keycloak],
+        "entra" => &[Entra],
+        "authentication" => &[Sshd, Sudo, Pam, Okta, Keycloak, Entra, Authentication],
+        "hubble_flow" => &[HubbleFlow],
+        "vpc_flow" => &[VpcFlow],
+        "flow" | "network_flow" => &[HubbleFlow, VpcFlow, Flow],
         _ => return Err(format!("category `{name}` is not among the sources")),
     }))
 }
@@ -119,9 +139,23 @@ impl Taxonomy {
             Self::Sigma => None,
             Self::Auditd => Field::ALL.iter().find(|field| field.spec().auditd.contains(&name)),
         };
-        own.or_else(|| {
+        let shared = |name: &str| {
             Field::ALL.iter().find(|field| field.spec().name == name || field.spec().aliases.contains(&name))
-        })
-        .copied()
+        };
+        own.or_else(|| shared(name)).or_else(|| shared(&plain_path(name)?)).copied()
     }
+}
+
+/// A path into a record's object as the table has it: without marks of lists (`containers[]`, `containers{}`, `containers.0`), and that of a pod
+/// template as that of a pod, whose fields hold both.
+fn plain_path(name: &str) -> Option<String> {
+    if name.len() > 256 || !name.starts_with("requestObject.") {
+        return None;
+    }
+    let plain = name.replace("[]", "").replace("{}", "").replace("[*]", "");
+    let parts: Vec<&str> = plain.split('.').filter(|part| part.parse::<u8>().is_err()).collect();
+    let path = parts.join(".");
+    let of_pod = path.replace("spec.jobTemplate.spec.", "spec.").replace("spec.template.spec.", "spec.");
+    let of_pod = of_pod.replace(".initContainers.", ".containers.").replace(".ephemeralContainers.", ".containers.");
+    (of_pod != name).then_some(of_pod)
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use model::{
     Activity, Backing, Created, Endpoint, Event, Exposure, FdKind, Flow, LinkKind, Process, Protocol,
-    Runtime, Workload,
+    Record, Runtime, Workload,
 };
 
 use crate::schema::{
@@ -13,6 +13,7 @@ use crate::schema::{
         BPF_COMMANDS, BPF_PROG_LOAD, BPF_PROGRAM_TYPES, CAPABILITIES, DNS_TYPES, MEMFD_FLAGS, MOUNT_FLAGS,
         NAMESPACES, OPEN_FLAGS, PTRACE_REQUESTS, audit_syscalls, audit_types, name_of,
     },
+    record,
 };
 
 /// What is known beside the event.
@@ -58,6 +59,9 @@ impl<'a> View<'a> {
     /// A field's value.
     #[must_use]
     pub fn get(&self, field: Field) -> FieldValue<'a> {
+        if let Activity::Record(of) = &self.event.activity {
+            return self.record_field(of, field);
+        }
         match field {
             Field::UtcTime => FieldValue::Time(self.event.time),
             Field::Computer => FieldValue::Str(self.event.id.node.as_str()),
@@ -72,6 +76,13 @@ impl<'a> View<'a> {
                 .or_else(|| self.network_field(field))
                 .or_else(|| self.audit_field(field))
                 .unwrap_or(FieldValue::Absent),
+        }
+    }
+
+    fn record_field(&self, of: &'a Record, field: Field) -> FieldValue<'a> {
+        match field {
+            Field::UtcTime => FieldValue::Time(self.event.time),
+            _ => record::derived(&of.facts, field).unwrap_or_else(|| record::value(&of.facts, field)),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn look(verdict: &mut Verdict, situation: &Situation<'_>) {
     }
     let findings = situation.incident.findings.iter().chain([situation.finding]);
     let needed: Vec<EventClass> =
-        findings.map(|finding| class_of(&finding.event.activity)).chain(PROCESS).collect();
+        findings.filter_map(|finding| class_of(&finding.event.activity)).chain(PROCESS).collect();
     let (relevant, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         lost.iter().filter(|(_, count)| **count > 0).partition(|(class, _)| needed.contains(class));
     let list = |lost: &BTreeMap<&EventClass, &u64>| {
@@ -46,8 +46,8 @@ pub(super) fn look(verdict: &mut Verdict, situation: &Situation<'_>) {
     }
 }
 
-fn class_of(activity: &Activity) -> EventClass {
-    match activity {
+fn class_of(activity: &Activity) -> Option<EventClass> {
+    Some(match activity {
         Activity::Exec { .. } => EventClass::Exec,
         Activity::Fork { .. } => EventClass::Fork,
         Activity::Exit(_) => EventClass::Exit,
@@ -72,5 +72,7 @@ fn class_of(activity: &Activity) -> EventClass {
         Activity::Mount { .. } => EventClass::Mount,
         Activity::ProcessVmWrite { .. } => EventClass::ProcessVmWrite,
         Activity::IoUringSetup { .. } => EventClass::IoUring,
-    }
+        // Not the kernel's: its source counts its own losses.
+        Activity::Record(_) => return None,
+    })
 }

@@ -1,0 +1,303 @@
+//! What other sources than the kernel tell: audit logs, logins, network flows.
+//!
+//! A record is one typed event of one kind. What rules ask of it are [`Facts`]: values under the names of `detect`'s field table, which is
+//! the only list of them, so that a source's reader, the rules, their tests and the documentation cannot disagree. What the rest of the
+//! product needs (who, from where, to what) are fields of their own.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventId, ExeFile, Exposure, Namespaces, NodeId,
+    Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload, short_hash,
+};
+
+/// Kind of a record: which log it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// A request in the Kubernetes API server's audit log (audit.k8s.io/v1).
+    KubernetesAudit,
+    /// OpenSSH's server.
+    Sshd,
+    /// sudo.
+    Sudo,
+    /// Other programs that log in through PAM: su, login, cron, systemd.
+    Pam,
+    /// Okta's System Log.
+    Okta,
+    /// Keycloak's user and admin events.
+    Keycloak,
+    /// Entra ID's sign-ins.
+    Entra,
+    /// A login that a source without a kind of its own tells (OCSF 3002).
+    Authentication,
+    /// A flow that Cilium's Hubble saw.
+    HubbleFlow,
+    /// A line of an AWS VPC flow log.
+    VpcFlow,
+    /// A flow that a source without a kind of its own tells (OCSF 4001).
+    Flow,
+}
+
+/// Something that another source than the kernel tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which log it is from.
+    pub kind: RecordKind,
+    /// Its identity in that log (`auditID` and stage, `uuid`), or of its place there.
+    pub id: String,
+    /// Who did it.
+    pub principal: Option<Principal>,
+    /// From where.
+    pub origin: Option<IpAddr>,
+    /// To what.
+    pub object: Option<RecordObject>,
+    /// What rules ask of it.
+    pub facts: Facts,
+}
+
+/// An account, certainly: a name alone may mean two people in two realms.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Principal {
+    /// Who gives the name its meaning: `kubernetes`, a host, an identity provider's domain.
+    pub realm: String,
+    /// The name there.
+    pub name: String,
+}
+
+/// `name@realm`.
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.realm)
+    }
+}
+
+/// What a record is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecordObject {
+    /// For example `pods`, `host`, `application`.
+    pub kind: String,
+    /// Namespace, where there is one.
+    pub namespace: Option<String>,
+    /// Name; empty where the request names none.
+    pub name: String,
+}
+
+/// `kind namespace/name`.
+impl fmt::Display for RecordObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, "{namespace}/"))?;
+        f.write_str(&self.name)
+    }
+}
+
+/// One value of a record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+    /// `true` or `false`.
+    Bool(bool),
+    /// An address.
+    Address(IpAddr),
+    /// Several texts.
+    List(Vec<String>),
+}
+
+/// Values by field name, bounded (I11): what does not fit is cut or left out, and [`Facts::truncated`] says so.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// Sorted by name.
+    entries: Vec<(String, Fact)>,
+    truncated: Truncated,
+}
+
+impl Facts {
+    /// Fields kept.
+    pub const MAX_FIELDS: usize = 96;
+    /// Elements of one list kept.
+    pub const MAX_LIST: usize = 64;
+    /// Bytes of one text kept.
+    pub const MAX_TEXT: usize = 4096;
+    /// Bytes of all texts together.
+    pub const MAX_BYTES: usize = 32 * 1024;
+
+    /// A field's value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Fact> {
+        let at = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()?;
+        self.entries.get(at).map(|(_, fact)| fact)
+    }
+
+    /// Gives a field a value; an earlier one goes.
+    pub fn set(&mut self, name: &str, fact: Fact) {
+        let place = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        if let Ok(at) = place {
+            self.entries.remove(at);
+        }
+        let mut left = Self::MAX_BYTES.saturating_sub(self.bytes());
+        let mut cut = |text: String| {
+            let keep = text.floor_char_boundary(Self::MAX_TEXT.min(left));
+            left -= keep;
+            if keep < text.len() {
+                self.truncated = Truncated::Yes;
+                return text[..keep].to_owned();
+            }
+            text
+        };
+        let fact = match fact {
+            Fact::Text(text) => Fact::Text(cut(text)),
+            Fact::List(mut texts) => {
+                let too_many = texts.len() > Self::MAX_LIST;
+                texts.truncate(Self::MAX_LIST);
+                let texts = texts.into_iter().map(cut).collect();
+                if too_many {
+                    self.truncated = Truncated::Yes;
+                }
+                Fact::List(texts)
+            }
+            other => other,
+        };
+        let (Ok(at) | Err(at)) = place;
+        if self.entries.len() < Self::MAX_FIELDS {
+            self.entries.insert(at, (name.to_owned(), fact));
+        } else {
+            self.truncated = Truncated::Yes;
+        }
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Fact)> {
+        self.entries.iter().map(|(name, fact)| (name.as_str(), fact))
+    }
+
+    /// Whether something was cut or left out.
+    #[must_use]
+    pub fn truncated(&self) -> Truncated {
+        self.truncated
+    }
+
+    fn bytes(&self) -> usize {
+        let of = |fact: &Fact| match fact {
+            Fact::Text(text) => text.len(),
+            Fact::List(texts) => texts.iter().map(String::len).sum(),
+            Fact::Number(_) | Fact::Bool(_) | Fact::Address(_) => 0,
+        };
+        self.entries.iter().map(|(_, fact)| of(fact)).sum()
+    }
+}
+
+impl Record {
+    /// The event that it is. There is no process behind it: [`Event::process`] is [`Process::nobody`], which nothing can be done to (I9).
+    ///
+    /// `source` is its source's name and takes the place of the node. The event's number comes from the record's own identity, so a log that
+    /// is read twice gives the same events (I3).
+    #[must_use]
+    pub fn into_event(self, source: &NodeId, time: Timestamp) -> Event {
+        let digest = short_hash([self.id.as_str()], 8);
+        // 53 bits: a number that every JSON reader keeps whole.
+        let seq = u64::from_str_radix(&digest, 16).unwrap_or(0) >> 11;
+        Event {
+            id: EventId { node: source.clone(), epoch: AgentEpoch(1), seq: Seq(seq) },
+            time,
+            process: Arc::new(Process::nobody(self.principal.as_ref())),
+            parent: None,
+            ancestors: Arc::new([]),
+            exposure: Exposure::None,
+            activity: Activity::Record(Arc::new(self)),
+        }
+    }
+}
+
+impl Event {
+    /// What another source than the kernel told; `None` for what a process did.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match &self.activity {
+            Activity::Record(record) => Some(record),
+            _ => None,
+        }
+    }
+}
+
+impl Process {
+    /// Stands where no process is known: pid 0, which no action takes for a target, in no cgroup. Its start tells principals apart, so that
+    /// what was said of one is not taken for the other.
+    #[must_use]
+    pub fn nobody(of: Option<&Principal>) -> Self {
+        let digest = of.map(|of| short_hash([of.realm.as_str(), of.name.as_str()], 6));
+        let start = digest.and_then(|digest| u64::from_str_radix(&digest, 16).ok()).unwrap_or(0);
+        Self {
+            key: ProcessKey { pid: Pid(0), start: BootNs(start) },
+            parent: None,
+            exe: String::new(),
+            exe_file: ExeFile::default(),
+            command_line: String::new(),
+            args: Vec::new(),
+            args_truncated: Truncated::No,
+            cwd: String::new(),
+            comm: String::new(),
+            credentials: Credentials::default(),
+            namespaces: Namespaces::default(),
+            tty: None,
+            stdio: Stdio::default(),
+            cgroup: CgroupId(0),
+            workload: Arc::new(Workload::Unresolved { cgroup: CgroupId(0) }),
+            origin: ProcessOrigin::Recovered,
+            exit: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_facts_are_bounded_and_say_when_something_is_missing() {
+        let mut facts = Facts::default();
+        facts.set("b", Fact::Text("ä".repeat(4096)));
+        assert_eq!(facts.truncated(), Truncated::Yes);
+        let Some(Fact::Text(text)) = facts.get("b") else { panic!() };
+        assert_eq!(text.len(), Facts::MAX_TEXT);
+        for n in 0..200 {
+            facts.set(&format!("f{n}"), Fact::List(vec!["x".repeat(100); 1000]));
+        }
+        assert!(facts.iter().count() <= Facts::MAX_FIELDS);
+        assert!(facts.bytes() <= Facts::MAX_BYTES);
+        assert!(facts.iter().map(|(name, _)| name).is_sorted());
+    }
+
+    #[test]
+    fn a_field_has_one_value() {
+        let mut facts = Facts::default();
+        facts.set("a", Fact::Number(1));
+        facts.set("a", Fact::Number(2));
+        assert_eq!((facts.get("a"), facts.iter().count()), (Some(&Fact::Number(2)), 1));
+        assert_eq!(facts.truncated(), Truncated::No);
+    }
+
+    #[test]
+    fn i3_the_same_record_is_the_same_event_and_i9_nobody_is_no_target() {
+        let record = |id: &str| Record {
+            kind: RecordKind::Sshd,
+            id: id.into(),
+            principal: Some(Principal { realm: "host".into(), name: "root".into() }),
+            origin: None,
+            object: None,
+            facts: Facts::default(),
+        };
+        let event = |id: &str| record(id).into_event(&NodeId::new("auth"), Timestamp(1));
+        assert_eq!(event("a"), event("a"));
+        assert_ne!(event("a").id, event("b").id);
+        assert_eq!(event("a").process.key.pid, Pid(0));
+        let text = serde_json::to_string(&event("a")).unwrap();
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap().record(), event("a").record());
+    }
+}

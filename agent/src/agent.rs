@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use wire::link::AgentLink;
 
 use crate::{
+    aside::is_reader,
     clock::Clock,
     contain::{Contain, ContainConfig, Lineage, OpenError, ProtectedList},
     contain_folder,
@@ -30,6 +31,7 @@ use crate::{
     house::{House, LossWatch, ProbeLosses, Shared, lock},
     mask::Masker,
     probe::{HeldProcess, ProbeConfig, ProbeError, Probes, StopFlag, continue_process, unpin},
+    record::Body,
     reporter::Reporter,
     spool::{Spool, SpoolError},
     spool_folder,
@@ -260,7 +262,13 @@ impl Agent {
             let ended = reader.run_with(
                 &flag,
                 &mut judge,
-                |judge, record| judge.edge.take_in(record),
+                |judge, record| {
+                    // What our own readers open is no more an event than what we open ourselves.
+                    let acts = matches!(record.body, Body::Act(_));
+                    if !(acts && is_reader(record.task.key.pid, record.task.parent)) {
+                        judge.edge.take_in(record);
+                    }
+                },
                 Judge::look_for_held,
             );
             if let Err(error) = ended {

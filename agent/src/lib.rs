@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod allocator;
+pub mod aside;
 pub mod clock;
 pub mod contain;
 pub mod edge;

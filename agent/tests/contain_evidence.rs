@@ -4,10 +4,13 @@
 
 mod ground;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
-use ground::{Ground, key, now, process};
-use hemostat_agent::contain::{Contain, EvidenceLimits};
+use ground::{Ground, fuse::Fuse, key, now, process};
+use hemostat_agent::{
+    aside::Patience,
+    contain::{Contain, EvidenceLimits, Which},
+};
 use model::{
     ActionId, CaptureEvidence, Effect, MemoryCapture, NodeAction, Phase, PhaseDone, RollbackState, Target,
 };
@@ -179,6 +182,36 @@ fn sockets_of_the_process_are_listed() {
     for table in ["tcp", "udp"] {
         assert!(facts["sockets"][table][0].as_str().unwrap().contains(&port), "{facts}");
     }
+}
+
+/// A program may bring its filesystem with it, and so freeze the server of its own file with itself.
+#[test]
+fn i11_a_file_that_never_answers_is_said_to_be_missing_and_holds_nobody_up() {
+    let Some(ground) = Ground::new("silent file") else { return };
+    let sleep = fs::read(fs::canonicalize("/bin/sleep").unwrap()).unwrap();
+    let Some(fuse) = Fuse::serve(&ground.dir.path().join("fuse"), sleep) else { return };
+    let pid = ground.start(Command::new(fuse.tool()).arg("1000"));
+    let shell = ground.shell("exec sleep 1000");
+    fuse.fall_silent();
+    let mut config = ground.config();
+    config.evidence.patience = Patience { silence: Duration::from_millis(300), all: Duration::from_secs(20) };
+    let contain = ground::open(&config);
+    let (_, outputs) = capture(&contain, &ground.target(), MemoryCapture::Private);
+    let bundle = bundle(&outputs);
+    let manifest = json(bundle.join("manifest.json"));
+    let notes: Vec<&str> =
+        manifest["incomplete"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    let said = format!("/proc/{pid}/exe: not taken: it did not answer in");
+    assert!(notes.iter().any(|note| note.starts_with(&said)), "{notes:?}");
+    assert!(fs::metadata(bundle.join(format!("{pid}/status"))).unwrap().len() > 0, "the rest is there");
+    let facts = json(bundle.join(format!("{pid}/process.json")));
+    assert_eq!(facts["exe_sha256"], Value::Null);
+    assert_eq!(facts["arguments"][1], "1000");
+    let other = json(bundle.join(format!("{shell}/process.json")));
+    assert!(other["exe_sha256"].is_string(), "who comes after it is whole");
+    // and the next command is done
+    let frozen = contain.react_freeze(key(pid), now()).unwrap();
+    contain.release(&Which::One(frozen.id));
 }
 
 /// Not a test: the program that the tests start.

@@ -5,15 +5,27 @@
 
 mod sockets;
 
-use std::{collections::HashMap, fs, io::Read, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use model::{Backing, BootNs, CgroupId, Credentials, ExeFile, Namespaces, Pid, ProcessKey, Truncated};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::NS_PER_TICK;
-use crate::workload;
+use crate::{
+    aside::{Aside, Patience},
+    workload,
+};
 
 /// Longest argv that is read, in bytes: the probes' limit.
 const MAX_ARGV: u64 = 8192;
+/// A command line is read from the program's own memory, which may not answer; events wait meanwhile.
+const PATIENCE: Patience = Patience { silence: Duration::from_millis(500), all: Duration::from_secs(4) };
 
 /// Where the tree finds what the records did not say.
 pub trait ProcSource: Send {
@@ -67,19 +79,25 @@ impl ProcFacts {
 }
 
 /// The machine's /proc.
-#[derive(Debug, Default)]
 pub struct Procfs {
     cgroup_mount: Option<PathBuf>,
+    aside: Aside,
+}
+
+impl Default for Procfs {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Procfs {
     /// Reads `/proc` of the initial pid namespace.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroup_mount: workload::cgroup2_mount().ok() }
+        Self { cgroup_mount: workload::cgroup2_mount().ok(), aside: Aside::new(PATIENCE) }
     }
 
-    fn facts(&self, pid: Pid) -> Option<ProcFacts> {
+    fn facts(&mut self, pid: Pid) -> Option<ProcFacts> {
         let stat = Stat::read(pid)?;
         let folder = format!("/proc/{pid}");
         let comm = stat.comm.clone();
@@ -88,7 +106,7 @@ impl Procfs {
             Some(link) => executable(&link.to_string_lossy(), &folder),
             None => (format!("[{comm}]"), ExeFile::default()),
         };
-        let (args, args_truncated) = arguments(&folder);
+        let (args, args_truncated) = arguments(&mut self.aside, &folder);
         let status = fs::read_to_string(format!("{folder}/status")).ok()?;
         let namespace = |name: &str| {
             fs::metadata(format!("{folder}/ns/{name}")).map_or(0, |m| u32::try_from(m.ino()).unwrap_or(0))
@@ -145,10 +163,12 @@ impl ProcSource for Procfs {
             facts.listens = listening.any_of(facts.pid);
         }
         found.sort_by_key(|facts| facts.start_ticks);
+        self.aside = Aside::new(PATIENCE);
         found
     }
 
     fn read(&mut self, key: ProcessKey) -> Option<ProcFacts> {
+        self.aside.rest();
         let facts = self.facts(key.pid)?;
         (facts.start_ticks == key.start.0 / NS_PER_TICK).then_some(facts)
     }
@@ -199,25 +219,32 @@ fn executable(link: &str, folder: &str) -> (String, ExeFile) {
         Some(path) => (path.to_owned(), Backing::Deleted),
         None => (link.to_owned(), Backing::File),
     };
-    let file = fs::metadata(format!("{folder}/exe")).map_or_else(
+    // As it is cached: a filesystem whose server stands still is not asked.
+    let exe = statx(CWD, format!("{folder}/exe"), AtFlags::STATX_DONT_SYNC, StatxFlags::INO);
+    let file = exe.map_or_else(
         |_| ExeFile { backing, ..ExeFile::default() },
-        |m| ExeFile { inode: m.ino(), device: kernel_device(m.dev()), backing },
+        |file| ExeFile {
+            inode: file.stx_ino,
+            device: kernel_device(file.stx_dev_major, file.stx_dev_minor),
+            backing,
+        },
     );
     (path, file)
 }
 
-/// `st_dev` as stat(2) gives it → `major << 20 | minor`, as the kernel holds it.
-fn kernel_device(dev: u64) -> u32 {
-    (rustix::fs::major(dev) << 20) | rustix::fs::minor(dev)
+/// As the kernel holds a device.
+fn kernel_device(major: u32, minor: u32) -> u32 {
+    (major << 20) | minor
 }
 
-fn arguments(folder: &str) -> (Vec<String>, Truncated) {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(format!("{folder}/cmdline"))
-        .and_then(|f| f.take(MAX_ARGV + 1).read_to_end(&mut bytes));
-    if read.is_err() || bytes.is_empty() {
-        return (Vec::new(), Truncated::No);
-    }
+/// Of one that does not answer it is said that it is not whole.
+fn arguments(aside: &mut Aside, folder: &str) -> (Vec<String>, Truncated) {
+    let path = format!("{folder}/cmdline");
+    let mut bytes = match aside.read_some(Path::new(&path), MAX_ARGV + 1) {
+        Ok(bytes) if bytes.is_empty() => return (Vec::new(), Truncated::No),
+        Ok(bytes) => bytes,
+        Err(_) => return (Vec::new(), Truncated::Yes),
+    };
     let truncated = if bytes.len() as u64 > MAX_ARGV { Truncated::Yes } else { Truncated::No };
     bytes.truncate(usize::try_from(MAX_ARGV).unwrap_or(usize::MAX));
     if bytes.last() == Some(&0) {

@@ -8,6 +8,7 @@
 )]
 
 pub mod file;
+pub mod fuse;
 pub mod puppet;
 
 use std::{
@@ -28,7 +29,14 @@ use hemostat_agent::contain::{Contain, ContainConfig, JournalError, OpenError};
 use model::{BootNs, CgroupId, NodeId, Pid, ProcessKey, Target, Timestamp};
 
 /// How long an event is awaited before the test gives up; nothing is asserted about time.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub fn patience() -> Duration {
+    Duration::from_secs(20) * slowness()
+}
+
+/// How many times slower than usual this machine is: whoever runs the tests in an emulated one says so.
+pub fn slowness() -> u32 {
+    std::env::var("HEMOSTAT_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -168,7 +176,7 @@ impl Drop for Ground {
             let _reaped = child.wait();
         }
         let begun = Instant::now();
-        while remove_all(&self.cgroup).is_err() && begun.elapsed() < PATIENCE {
+        while remove_all(&self.cgroup).is_err() && begun.elapsed() < patience() {
             std::thread::yield_now();
         }
         if let Some(at) = &self.own_bpffs {
@@ -240,7 +248,7 @@ pub fn lives(pid: u32) -> bool {
 pub fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !there() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < patience(), "waited in vain for {what}");
         std::thread::yield_now();
     }
 }

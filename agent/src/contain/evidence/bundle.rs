@@ -65,24 +65,24 @@ impl Bundle {
         source: &mut dyn Read,
         limit: u64,
     ) -> Result<u64, ActionFailure> {
-        let path = self.part.join(name);
-        if let Some(above) = path.parent() {
-            make_dir(above)?;
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("create", &path))?;
         let limit = limit.min(self.left);
+        let mut buffer = vec![0_u8; 64 << 10];
+        // What gives nothing at all makes no file.
+        let mut first = match read(source, &mut buffer) {
+            Ok(length) => Some(length),
+            Err(error) => {
+                self.note(format!("{name}: {error}"));
+                return Ok(0);
+            }
+        };
+        let path = self.part.join(name);
+        let mut file = create(&path)?;
         let mut hash = Sha256::new();
-        let (mut size, mut buffer) = (0_u64, vec![0_u8; 64 << 10]);
+        let mut size = 0_u64;
         loop {
-            let length = match source.read(&mut buffer) {
+            let length = match first.take().map_or_else(|| read(source, &mut buffer), Ok) {
                 Ok(0) => break,
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     self.note(format!("{name}: {error} after {size} bytes"));
                     break;
@@ -111,26 +111,53 @@ impl Bundle {
         self.add(name, &mut text.as_slice(), u64::MAX).map(drop)
     }
 
-    /// Copies a file under its hash, once. Returns the hash.
-    pub(super) fn add_by_hash(&mut self, source: &File, limit: u64) -> Result<Option<String>, ActionFailure> {
-        let size = source.metadata().map_or(0, |meta| meta.len());
-        let Ok(sum) = attributes::hash(source) else {
-            self.note("an executable could not be read".into());
-            return Ok(None);
+    /// Copies a file under its hash, once. Returns the hash; `None`, noted, if it could not be read to its end. Above `limit` bytes only
+    /// the hash is kept.
+    pub(super) fn add_by_hash(
+        &mut self,
+        what: &str,
+        source: &mut dyn Read,
+        limit: u64,
+    ) -> Result<Option<String>, ActionFailure> {
+        const UNNAMED: &str = "binaries/unnamed";
+        let limit = limit.min(self.left);
+        let path = self.part.join(UNNAMED);
+        let mut file = create(&path)?;
+        let (mut hash, mut size, mut buffer) = (Sha256::new(), 0_u64, vec![0_u8; 64 << 10]);
+        let whole = loop {
+            match read(source, &mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(length) => {
+                    hash.update(&buffer[..length]);
+                    if size.saturating_add(length as u64) <= limit {
+                        file.write_all(&buffer[..length]).map_err(failed("write", &path))?;
+                    }
+                    size += length as u64;
+                }
+                Err(error) => break Err(error),
+            }
         };
+        let sum = hex::encode(hash.finalize());
         let name = format!("binaries/{sum}");
-        if self.files.iter().any(|file| file.path == name) {
+        let known = self.files.iter().any(|file| file.path == name);
+        if whole.is_err() || known || size > limit {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+        if let Err(error) = whole {
+            self.note(format!("{what}: {error} after {size} bytes"));
+            return Ok(None);
+        }
+        if known {
             return Ok(Some(sum));
         }
-        if size > limit.min(self.left) {
+        if size > limit {
             self.note(format!("{name}: {size} bytes are above the limit, only the hash is kept"));
             return Ok(Some(sum));
         }
-        use std::io::Seek;
-        let mut source = source;
-        if source.rewind().is_ok() {
-            self.add(&name, &mut source, limit)?;
-        }
+        file.sync_data().map_err(failed("sync", &path))?;
+        fs::rename(&path, self.part.join(&name)).map_err(failed("name", &path))?;
+        self.left -= size;
+        self.files.push(Entry { path: name, size, sha256: sum.clone() });
         Ok(Some(sum))
     }
 
@@ -163,6 +190,23 @@ impl Bundle {
         File::open(above).and_then(|dir| dir.sync_all()).map_err(failed("sync", above))?;
         Ok(outputs(&self.folder, &text, &manifest))
     }
+}
+
+fn read(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn create(path: &Path) -> Result<File, ActionFailure> {
+    if let Some(above) = path.parent() {
+        make_dir(above)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path).map_err(failed("create", path))
 }
 
 /// Outputs of a bundle that is in place; `None` when there is none.

@@ -1,16 +1,15 @@
 //! Memory of a process: all its writable private mappings, up to a limit, with an index of what lies where.
 
 use std::{
-    fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
 };
 
 use model::ActionFailure;
 use serde_json::json;
 
-use super::{Bundle, read_some, skip_if_gone};
-use crate::contain::process::Held;
+use super::{Bundle, skip_if_gone};
+use crate::{aside::Aside, contain::process::Held};
 
 const MAX_MAPS: u64 = 16 << 20;
 
@@ -23,12 +22,18 @@ struct Mapping {
 }
 
 /// Writes `PID/memory.bin` and `PID/memory.json`; `left` is what remains of the limit over all processes.
-pub(super) fn capture(bundle: &mut Bundle, held: &Held, left: &mut u64) -> Result<(), ActionFailure> {
+pub(super) fn capture(
+    bundle: &mut Bundle,
+    aside: &mut Aside,
+    held: &Held,
+    left: &mut u64,
+) -> Result<(), ActionFailure> {
     let pid = held.pid();
     let path = held.proc_path("maps");
-    let Some(maps) = skip_if_gone(bundle, &path, read_some(&path, MAX_MAPS)) else { return Ok(()) };
-    let path = held.proc_path("mem");
-    let Some(memory) = skip_if_gone(bundle, &path, File::open(&path)) else { return Ok(()) };
+    let Some(maps) = skip_if_gone(bundle, &path, aside.read_some(Path::new(&path), MAX_MAPS)) else {
+        return Ok(());
+    };
+    let path = PathBuf::from(held.proc_path("mem"));
     let mut mappings = parse(&String::from_utf8_lossy(&maps));
     let whole: u64 = mappings.iter().map(|mapping| mapping.end - mapping.start).sum();
     let mut room = *left;
@@ -50,34 +55,56 @@ pub(super) fn capture(bundle: &mut Bundle, held: &Held, left: &mut u64) -> Resul
         at += length;
     }
     *left -= at;
-    let mut reader = Memory { memory, mappings, current: 0, at: 0 };
+    let mut reader = Memory { aside, path, mappings, current: 0, at: 0, silent: None, notes: Vec::new() };
     bundle.add(&format!("{pid}/memory.bin"), &mut reader, at)?;
+    for note in reader.notes {
+        bundle.note(format!("{pid}/memory.bin: {note}"));
+    }
     bundle.add_json(&format!("{pid}/memory.json"), &json!(index))
 }
 
-/// The mappings one after the other; a page that cannot be read counts as zeros, so that offsets stay true.
-struct Memory {
-    memory: File,
+/// The mappings one after the other; a page that cannot be read counts as zeros, so that offsets stay true, and so does the rest of a
+/// mapping that does not answer.
+struct Memory<'a> {
+    aside: &'a mut Aside,
+    path: PathBuf,
     mappings: Vec<Mapping>,
     current: usize,
     at: u64,
+    /// The mapping that does not answer.
+    silent: Option<usize>,
+    notes: Vec<String>,
 }
 
-impl Read for Memory {
+impl Read for Memory<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         const PAGE: u64 = 4096;
         let Some(mapping) = self.mappings.get(self.current) else { return Ok(0) };
         let address = mapping.start + self.at;
         let left = mapping.end - address;
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let length = match self.memory.read_at(&mut buffer[..room], address) {
-            Ok(length) if length > 0 => length,
-            _ => {
-                let page = usize::try_from(PAGE - address % PAGE).unwrap_or(room).min(room);
-                buffer[..page].fill(0);
-                page
+        let mut length = 0;
+        if self.silent != Some(self.current) {
+            let mut answer = self.aside.read_part(&self.path, address, room as u64);
+            let failure = loop {
+                match answer.read(&mut buffer[length..room]) {
+                    Ok(0) => break None,
+                    Ok(more) => length += more,
+                    Err(error) => break Some(error),
+                }
+            };
+            if let Some(error) = failure.filter(|error| error.kind() == io::ErrorKind::TimedOut) {
+                self.silent = Some(self.current);
+                self.notes.push(format!("{address:#x} to {:#x} ({}): {error}", mapping.end, mapping.name));
             }
-        };
+        }
+        if length == 0 {
+            length = match self.silent {
+                Some(silent) if silent == self.current => room,
+                _ => usize::try_from(PAGE - address % PAGE).unwrap_or(room).min(room),
+            };
+            buffer[..length].fill(0);
+        }
         self.at += length as u64;
         if self.at >= mapping.end - mapping.start {
             self.current += 1;

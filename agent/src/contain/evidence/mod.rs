@@ -7,7 +7,7 @@ mod bundle;
 mod memory;
 mod process;
 
-use std::{fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use model::{ActionFailure, CaptureEvidence, Effect, MemoryCapture, Outputs, RollbackState, Target};
 
@@ -18,6 +18,7 @@ use super::{
     process::{self as proc, Held},
     scene::{Act, Force, Task, Undone},
 };
+use crate::aside::{Aside, Patience};
 
 /// Bounds of one capture (I11). What did not fit is named in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct EvidenceLimits {
     pub bundle_bytes: u64,
     /// Bytes of all bundles that are kept.
     pub store_bytes: u64,
+    /// How long what does not answer is waited for: a program's file or memory on a filesystem whose server stands still.
+    pub patience: Patience,
 }
 
 impl Default for EvidenceLimits {
@@ -48,6 +51,7 @@ impl Default for EvidenceLimits {
             memory_bytes: 256 << 20,
             bundle_bytes: 1 << 30,
             store_bytes: 8 << 30,
+            patience: Patience::default(),
         }
     }
 }
@@ -80,13 +84,14 @@ impl Act for Capture {
         }
         task.step("begin bundle");
         let mut bundle = Bundle::begin(&folder, limits.bundle_bytes)?;
-        process::tree(task, &mut bundle, &processes)?;
+        let mut aside = Aside::new(limits.patience);
+        process::tree(task, &mut bundle, &mut aside, &processes)?;
         let mut memory = limits.memory_bytes;
         for held in &processes {
             task.step("capture process");
-            process::capture(task, &mut bundle, held)?;
+            process::capture(task, &mut bundle, &mut aside, held)?;
             if self.0.memory == MemoryCapture::Private {
-                memory::capture(&mut bundle, held, &mut memory)?;
+                memory::capture(&mut bundle, &mut aside, held, &mut memory)?;
             }
         }
         task.step("finish bundle");
@@ -167,12 +172,4 @@ fn skip_if_gone<T>(bundle: &mut Bundle, what: &str, result: io::Result<T>) -> Op
             None
         }
     }
-}
-
-/// Reads a small file whole, at most `limit` bytes.
-fn read_some(path: &str, limit: u64) -> io::Result<Vec<u8>> {
-    use io::Read;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -1,15 +1,18 @@
 //! What /proc knows of a process.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, fs, io, io::Read, path::Path};
 
 use model::ActionFailure;
 use serde_json::{Value, json};
 
-use super::{Bundle, read_some, skip_if_gone};
-use crate::contain::{
-    process::{self as proc, Held},
-    scene::Task,
-    sockets,
+use super::{Bundle, skip_if_gone};
+use crate::{
+    aside::Aside,
+    contain::{
+        process::{self as proc, Held},
+        scene::Task,
+        sockets,
+    },
 };
 
 /// Copied as they are; the kernel escapes what programs put into them.
@@ -21,7 +24,12 @@ const SOCKET_TABLES: [(&str, usize); 7] =
 const MAX_DEPTH: usize = 64;
 
 /// `tree.json`: the processes of the target and their ancestors.
-pub(super) fn tree(task: &Task<'_>, bundle: &mut Bundle, processes: &[Held]) -> Result<(), ActionFailure> {
+pub(super) fn tree(
+    task: &Task<'_>,
+    bundle: &mut Bundle,
+    aside: &mut Aside,
+    processes: &[Held],
+) -> Result<(), ActionFailure> {
     let mut nodes: BTreeMap<u32, Value> = BTreeMap::new();
     for held in processes {
         let mut pid = held.pid();
@@ -30,7 +38,7 @@ pub(super) fn tree(task: &Task<'_>, bundle: &mut Bundle, processes: &[Held]) -> 
                 break;
             }
             let Ok(Some(stat)) = proc::stat(pid) else { break };
-            nodes.insert(pid, describe(task, pid, stat.parent, stat.key(pid).start.0));
+            nodes.insert(pid, describe(task, aside, pid, stat.parent, stat.key(pid).start.0));
             pid = stat.parent;
         }
     }
@@ -40,17 +48,24 @@ pub(super) fn tree(task: &Task<'_>, bundle: &mut Bundle, processes: &[Held]) -> 
 }
 
 /// Everything of one process, in a folder named by its pid.
-pub(super) fn capture(task: &Task<'_>, bundle: &mut Bundle, held: &Held) -> Result<(), ActionFailure> {
+pub(super) fn capture(
+    task: &Task<'_>,
+    bundle: &mut Bundle,
+    aside: &mut Aside,
+    held: &Held,
+) -> Result<(), ActionFailure> {
     let pid = held.pid();
     let limits = task.scene.evidence;
     for name in PLAIN {
         let path = held.proc_path(name);
-        if let Some(mut file) = skip_if_gone(bundle, &path, fs::File::open(&path)) {
-            bundle.add(&format!("{pid}/{name}"), &mut file, limits.proc_file_bytes)?;
-        }
+        // a byte more than is kept, so that a cut is seen
+        let mut file = aside.read(Path::new(&path), limits.proc_file_bytes.saturating_add(1));
+        bundle.add(&format!("{pid}/{name}"), &mut file, limits.proc_file_bytes)?;
     }
     let path = held.proc_path("environ");
-    if let Some(bytes) = skip_if_gone(bundle, &path, read_some(&path, limits.proc_file_bytes)) {
+    if let Some(bytes) =
+        skip_if_gone(bundle, &path, aside.read_some(Path::new(&path), limits.proc_file_bytes))
+    {
         let masked: BTreeMap<String, String> = words(&bytes)
             .iter()
             .map(|word| {
@@ -61,12 +76,10 @@ pub(super) fn capture(task: &Task<'_>, bundle: &mut Bundle, held: &Held) -> Resu
         bundle.add_json(&format!("{pid}/environ.json"), &json!(masked))?;
     }
     let path = held.proc_path("exe");
-    let mut binary = None;
-    if let Some(exe) = skip_if_gone(bundle, &path, fs::File::open(&path)) {
-        binary = bundle.add_by_hash(&exe, limits.binary_bytes)?;
-    }
+    let binary =
+        bundle.add_by_hash(&path, &mut aside.read(Path::new(&path), u64::MAX), limits.binary_bytes)?;
     let facts = json!({
-        "arguments": arguments(task, pid),
+        "arguments": arguments(task, aside, pid),
         "exe": link(&held.proc_path("exe")),
         "exe_sha256": binary,
         "cwd": link(&held.proc_path("cwd")),
@@ -82,7 +95,7 @@ pub(super) fn capture(task: &Task<'_>, bundle: &mut Bundle, held: &Held) -> Resu
     Ok(())
 }
 
-fn describe(task: &Task<'_>, pid: u32, parent: u32, start: u64) -> Value {
+fn describe(task: &Task<'_>, aside: &mut Aside, pid: u32, parent: u32, start: u64) -> Value {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     json!({
         "pid": pid,
@@ -90,14 +103,14 @@ fn describe(task: &Task<'_>, pid: u32, parent: u32, start: u64) -> Value {
         "start_ns": start,
         "name": String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)),
         "exe": link(&format!("/proc/{pid}/exe")),
-        "arguments": arguments(task, pid),
+        "arguments": arguments(task, aside, pid),
         "cgroup": task.scene.cgroups.path_of(pid).ok().flatten(),
     })
 }
 
-fn arguments(task: &Task<'_>, pid: u32) -> Vec<String> {
-    let bytes =
-        read_some(&format!("/proc/{pid}/cmdline"), task.scene.evidence.proc_file_bytes).unwrap_or_default();
+fn arguments(task: &Task<'_>, aside: &mut Aside, pid: u32) -> Vec<String> {
+    let path = format!("/proc/{pid}/cmdline");
+    let bytes = aside.read_some(Path::new(&path), task.scene.evidence.proc_file_bytes).unwrap_or_default();
     task.scene.mask.arguments(&words(&bytes))
 }
 
@@ -158,6 +171,13 @@ fn socket_lines(held: &Held, limit: u64) -> BTreeMap<&'static str, Vec<String>> 
         }
     }
     found
+}
+
+/// Reads what the kernel answers from its own tables, at most `limit` bytes.
+fn read_some(path: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `cargo xtask`: everything that is done with this repository, each with its own set-up.
 
 mod bench;
+mod cluster;
 mod demo;
 mod ebpf;
+mod enclosure;
 mod progress;
 mod setup;
 mod test;
@@ -28,6 +30,8 @@ enum Task {
     Ebpf,
     /// Play real attacks by harmless stand-ins against Hemostat on this host: seen, contained, undone.
     Demo(demo::Options),
+    /// A real Kubernetes of one node on this machine: up, down, status, logs.
+    Cluster(cluster::Options),
     /// Measure, with targets.
     Bench(bench::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
@@ -50,6 +54,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
+        Task::Cluster(options) => cluster::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),

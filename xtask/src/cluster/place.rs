@@ -1,0 +1,193 @@
+//! Where the cluster is on this machine: its folder, its cgroup, its addresses, and the record of what was made, written before it is
+//! made, from which `down` works.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::enclosure::{cgroup2, mounts};
+
+/// The cgroup of everything, in each hierarchy; pods are in `kubepods` below it.
+pub(super) const CGROUP: &str = "hemostat-cluster";
+/// The machine's end of the pair of network links.
+pub(super) const LINK: &str = "hemostat-c0";
+pub(super) const MACHINE_ADDRESS: &str = "192.168.244.1";
+pub(super) const NODE_ADDRESS: &str = "192.168.244.2";
+pub(super) const NETWORK: &str = "192.168.244.0/30";
+pub(super) const NODE: &str = "node-1";
+pub(super) const POD_RANGE: &str = "10.244.0.0/16";
+pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
+/// The Service `kubernetes`. It is an address of the node itself, so that pods reach the API server without kube-proxy.
+pub(super) const SERVICE_ADDRESS: &str = "10.96.0.1";
+pub(super) const API_SERVER: &str = "https://192.168.244.2:443";
+
+/// Folders that the parts insist on; each gets a folder of ours put over it, in the cluster's own view of the mounts.
+const COVERED: &[(&str, &str)] = &[
+    ("kubelet", "/var/lib/kubelet"),
+    ("pod-logs", "/var/log/pods"),
+    ("container-logs", "/var/log/containers"),
+    ("run-containerd", "/run/containerd"),
+    ("run-cilium", "/run/cilium"),
+];
+
+/// The cluster's folder. A short path: sockets below it may have 107 bytes.
+pub(super) fn state() -> PathBuf {
+    std::env::var_os("HEMOSTAT_CLUSTER")
+        .filter(|value| !value.is_empty())
+        .map_or_else(|| PathBuf::from("/var/lib/hemostat-cluster"), PathBuf::from)
+}
+
+/// How pods are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cni {
+    /// The bridge plugin: pods reach each other; NetworkPolicies are stored and not enforced.
+    Bridge,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// Our cgroup in each hierarchy.
+    pub(super) cgroups: Vec<PathBuf>,
+    /// Folders of the machine that were not there before.
+    pub(super) made: Vec<PathBuf>,
+    pub(super) cni: Cni,
+    /// The process that holds the namespaces.
+    pub(super) keeper: Option<u32>,
+    /// Everything came up.
+    pub(super) ready: bool,
+}
+
+impl Record {
+    const VERSION: u32 = 1;
+
+    /// What is about to be made.
+    pub(super) fn plan(cni: Cni) -> Result<Self> {
+        let mut cgroups = vec![cgroup2()?.join(CGROUP)];
+        cgroups.extend(mounts("cgroup")?.into_iter().map(|hierarchy| hierarchy.join(CGROUP)));
+        let mut made = Vec::new();
+        for (_, over) in COVERED {
+            // With the parents that are missing, the outermost first.
+            let mut missing: Vec<PathBuf> = Path::new(over)
+                .ancestors()
+                .take_while(|path| !path.exists())
+                .map(Path::to_path_buf)
+                .collect();
+            missing.reverse();
+            made.extend(missing);
+        }
+        Ok(Self { version: Self::VERSION, cgroups, made, cni, keeper: None, ready: false })
+    }
+
+    /// `None` when there is no cluster.
+    pub(super) fn load(state: &Path) -> Result<Option<Self>> {
+        let path = file(state);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let record: Self =
+            serde_json::from_str(&text).with_context(|| format!("read the record {}", path.display()))?;
+        if record.version != Self::VERSION {
+            bail!("{} was written by another version ({})", path.display(), record.version);
+        }
+        Ok(Some(record))
+    }
+
+    /// Whole or not at all, and on disk when this returns.
+    pub(super) fn save(&self, state: &Path) -> Result<()> {
+        let partial = state.join("record.partial");
+        let text = serde_json::to_string_pretty(self).context("write the record")?;
+        let mut file_now = fs::File::create(&partial).with_context(|| format!("create {}", partial.display()))?;
+        file_now.write_all(text.as_bytes()).context("write the record")?;
+        file_now.sync_all().context("write the record to disk")?;
+        fs::rename(&partial, file(state)).context("name the record")?;
+        fs::File::open(state).and_then(|folder| folder.sync_all()).context("write the record's folder to disk")
+    }
+
+    /// Makes the folders and cgroups of the record.
+    pub(super) fn make(&self, state: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+        for folder in &self.made {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("make {}", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        for cgroup in &self.cgroups {
+            fs::create_dir_all(cgroup).with_context(|| format!("make the cgroup {}", cgroup.display()))?;
+            // A cpuset without processors takes no process.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let from = cgroup.parent().map(|parent| parent.join(file)).filter(|from| from.exists());
+                if let Some(from) = from {
+                    fs::read(&from)
+                        .and_then(|value| fs::write(cgroup.join(file), value))
+                        .with_context(|| format!("set up {}", cgroup.join(file).display()))?;
+                }
+            }
+        }
+        COVERED
+            .iter()
+            .map(|(own, over)| {
+                let own = state.join(own);
+                fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
+                Ok((own, PathBuf::from(over)))
+            })
+            .collect()
+    }
+}
+
+/// Makes the cluster's folder, readable by root only.
+pub(super) fn make_state(state: &Path) -> Result<()> {
+    let taken = fs::read_dir(state).is_ok_and(|mut entries| entries.next().is_some());
+    if taken {
+        bail!("{} holds something that is no record of a cluster: empty it, or set HEMOSTAT_CLUSTER", state.display());
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .with_context(|| format!("make {}", state.display()))
+}
+
+fn file(state: &Path) -> PathBuf {
+    state.join("record.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_a_broken_one_is_named() {
+        let state = std::env::temp_dir().join(format!("hemostat-record-{}", std::process::id()));
+        fs::create_dir_all(&state).unwrap();
+        assert!(Record::load(&state).unwrap().is_none());
+        let mut record = Record {
+            version: Record::VERSION,
+            cgroups: vec!["/sys/fs/cgroup/x".into()],
+            made: vec!["/a".into(), "/a/b".into()],
+            cni: Cni::Bridge,
+            keeper: None,
+            ready: false,
+        };
+        record.save(&state).unwrap();
+        record.keeper = Some(7);
+        record.save(&state).unwrap();
+        let read = Record::load(&state).unwrap().unwrap();
+        assert_eq!((read.keeper, read.made, read.ready), (Some(7), record.made, false));
+        fs::write(file(&state), "{").unwrap();
+        assert!(format!("{:#}", Record::load(&state).unwrap_err()).contains("record.json"));
+        fs::remove_dir_all(&state).unwrap();
+    }
+}

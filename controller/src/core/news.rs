@@ -22,6 +22,7 @@ impl Core {
         last: Timestamp,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
+        tracing::debug!(finding = %id, count, "a finding came again");
         let Some((of, index)) = self.place_of(id, turn)? else { return Ok(()) };
         let Some(whole) = self.state.incidents.get(&self.state.store, &of)? else { return Ok(()) };
         let Some(known) = whole.row.incident.findings.get(index as usize) else { return Ok(()) };

@@ -145,6 +145,8 @@ pub struct Edge {
     reacted: Reacted,
     budget: Budget,
     late: Late,
+    /// The rules of which the fold knows what correlations look at.
+    told_apart: Option<u64>,
 }
 
 impl Edge {
@@ -160,6 +162,7 @@ impl Edge {
             reacted: Reacted::default(),
             budget,
             late: Late::default(),
+            told_apart: None,
         }
     }
 
@@ -263,13 +266,20 @@ impl Edge {
             let id = FindingId::derive(&event.id, &rule.id);
             let acted =
                 if reactions.is_empty() || rule.reaction == Reaction::None { Acted::No } else { Acted::Yes };
-            let (folded, matched) = {
+            let (folded, mut matched) = {
                 let mut fold = self.parts.fold.lock().unwrap_or_else(PoisonError::into_inner);
+                if self.told_apart != Some(generation) {
+                    fold.feed(rules.fed().map(|rule| rule.id.clone()));
+                    self.told_apart = Some(generation);
+                }
                 fold.take_in(rule, &event.process, &id, event.time, acted, || {
                     rules.matched_with(hit, &detect::schema::View::with_context(&event, Context { target }))
                 })
             };
             let Folded::First(cause) = folded else { continue };
+            if cause.is_mixed() {
+                matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
+            }
             let finding = Finding {
                 id,
                 rule: rule.clone(),

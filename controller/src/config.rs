@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use detect::incident::GroupingConfig;
+use detect::{correlation, incident::GroupingConfig};
 use model::{Level, Timestamp};
 
 use crate::crash::{CrashPoints, NeverCrash};
@@ -39,6 +39,10 @@ pub struct ControllerConfig {
     pub socket: PathBuf,
     /// Folders and files with playbooks and policies (`*.yaml`, `*.yml`), read in this order.
     pub playbooks: Vec<PathBuf>,
+    /// Folders and files with rules, whose correlations run here.
+    pub rules: Vec<PathBuf>,
+    /// Bounds of the correlations' state.
+    pub correlation: correlation::Limits,
     /// How findings become incidents.
     pub grouping: GroupingConfig,
     /// A group of findings is shown and responded to once one of them has this level.
@@ -62,6 +66,8 @@ impl ControllerConfig {
             audit_anchor: state.join("audit.anchor"),
             socket: run.join("controller.sock"),
             playbooks: Vec::new(),
+            rules: Vec::new(),
+            correlation: correlation_limits(),
             grouping: GroupingConfig::default(),
             open_at: Level::Medium,
             limits: Limits::default(),
@@ -69,6 +75,11 @@ impl ControllerConfig {
             crash: Arc::new(NeverCrash),
         }
     }
+}
+
+/// A node that was cut off for an hour still counts; 20,000 groups are some megabytes for each correlation.
+fn correlation_limits() -> correlation::Limits {
+    correlation::Limits { catch_up: Duration::from_secs(3600), groups: 20_000, ..Default::default() }
 }
 
 impl std::fmt::Debug for ControllerConfig {
@@ -103,6 +114,9 @@ pub struct Limits {
     pub node_queue: usize,
     /// Reactions of nodes that are remembered without an incident; the oldest are forgotten first.
     pub orphans: usize,
+    /// Findings that correlations look at, remembered as their evidence and for their repetitions, each with its event; the longest
+    /// unseen are forgotten first, and counted if they were still wanted.
+    pub fed: usize,
     /// How long a request on the control socket waits for the core.
     pub request: Duration,
 }
@@ -118,6 +132,7 @@ impl Default for Limits {
             runs_per_playbook: 8,
             node_queue: 1024,
             orphans: 1024,
+            fed: 16_384,
             request: Duration::from_secs(10),
         }
     }

@@ -24,6 +24,10 @@ pub(crate) enum Part {
     Ingest,
     /// Grouping of findings.
     Grouping,
+    /// Rules.
+    Rules,
+    /// Findings that correlations could not count.
+    Correlation,
 }
 
 impl Part {
@@ -36,6 +40,8 @@ impl Part {
             Self::Playbooks => "playbooks",
             Self::Ingest => "ingest",
             Self::Grouping => "grouping",
+            Self::Rules => "rules",
+            Self::Correlation => "correlation",
         }
     }
 }

@@ -12,9 +12,11 @@ pub mod config;
 pub mod crash;
 
 mod core;
+mod files;
 mod health;
 mod metrics;
 mod playbooks;
+mod rules;
 mod start;
 mod store;
 

@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) commit: Histogram,
     pub(crate) degraded: Gauge,
     pub(crate) lag: Gauge<f64, AtomicU64>,
+    pub(crate) correlation_hits: Family<Kind, Gauge>,
+    pub(crate) correlation_groups: Gauge,
 }
 
 impl Default for Metrics {
@@ -64,6 +66,8 @@ impl Default for Metrics {
             )),
             degraded: Gauge::default(),
             lag: Gauge::default(),
+            correlation_hits: Family::default(),
+            correlation_groups: Gauge::default(),
         };
         let r = &mut m.registry;
         r.register("findings", "Findings stored, by level", m.findings.clone());
@@ -91,6 +95,12 @@ impl Default for Metrics {
             Unit::Seconds,
             m.lag.clone(),
         );
+        r.register(
+            "correlation_hits",
+            "Findings that correlations counted, and those that a limit touched, by what became of them",
+            m.correlation_hits.clone(),
+        );
+        r.register("correlation_groups", "Groups of correlations", m.correlation_groups.clone());
         m
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,14 +15,9 @@ use respond::plan::Plan;
 
 use crate::{
     api::{PlaybookView, Playbooks},
+    files,
     health::{HealthBoard, Part},
 };
-
-/// Files read in all (I11); more are named as broken.
-const MAX_FILES: usize = 4096;
-
-/// How deep folders are followed.
-const MAX_DEPTH: usize = 8;
 
 /// Problems kept (I11).
 const MAX_PROBLEMS: usize = 256;
@@ -45,21 +40,12 @@ impl Book {
     /// Reads all `*.yaml` and `*.yml` in `sources`, which are files or folders. Never fails as a whole.
     pub(crate) fn load(sources: &[PathBuf]) -> Self {
         let mut book = Self::default();
-        let mut files = Vec::new();
-        for source in sources {
-            let mut found = Vec::new();
-            if let Err(error) = collect(source, 0, &mut found) {
-                book.problem(format!("{}: cannot be read: {error}", source.display()));
-            }
-            found.sort();
-            files.append(&mut found);
-        }
-        if files.len() > MAX_FILES {
-            book.problem(format!("{} files of playbooks: only the first {MAX_FILES} are read", files.len()));
-            files.truncate(MAX_FILES);
+        let found = files::yaml_below(sources);
+        for problem in found.problems {
+            book.problem(problem);
         }
         let mut resources = Vec::new();
-        for file in &files {
+        for file in &found.files {
             book.read(file, &mut resources);
         }
         book.check(resources);
@@ -165,25 +151,4 @@ impl Book {
             self.broken.push(what);
         }
     }
-}
-
-fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
-    if !fs::metadata(source)?.is_dir() {
-        found.push(source.into());
-        return Ok(());
-    }
-    for entry in fs::read_dir(source)? {
-        let path = entry?.path();
-        // A test beside a playbook is no playbook.
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let yaml = name.ends_with(".yaml") || name.ends_with(".yml");
-        let test =
-            name.ends_with(".test.yaml") || name.ends_with(".test.yml") || name.ends_with("_test.yaml");
-        if path.is_dir() && depth < MAX_DEPTH {
-            collect(&path, depth + 1, found)?;
-        } else if yaml && !test && found.len() <= MAX_FILES {
-            found.push(path);
-        }
-    }
-    Ok(())
 }

@@ -56,6 +56,12 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// No random number is to be had.
+    #[error("cannot draw a random number from /dev/urandom: {source}")]
+    Random {
+        /// The system's word.
+        source: io::Error,
+    },
     /// There is no thread to be had.
     #[error("cannot start the core's thread: {source}")]
     Thread {

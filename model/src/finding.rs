@@ -62,7 +62,7 @@ pub struct Finding {
     pub rule: RuleRef,
     /// The first event of this cause.
     pub event: Event,
-    /// Matched fields and values, masked, for the explanation.
+    /// Matched fields and values, masked, for the explanation. With [`Finding::MIXED`] among them: those of the first only.
     pub matched: BTreeMap<String, String>,
     /// How many times the same cause was seen, this one included.
     pub count: u64,
@@ -78,4 +78,16 @@ pub struct Finding {
     pub reactions: Vec<ActionRecord>,
     /// Events lost around it (I2).
     pub loss: LossWindow,
+}
+
+impl Finding {
+    /// A name among the matched fields, which no field has: repetitions of this finding are counted together although their values
+    /// differ, because there were too many different ones.
+    pub const MIXED: &str = "(and others)";
+
+    /// Whether repetitions may have other values than the first.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        self.matched.contains_key(Self::MIXED)
+    }
 }

@@ -3,7 +3,8 @@
 //! One cause is: the same rule, the same executable (file and path), the same cgroup, and the same matched values; for a rule that asks
 //! for a reaction or is high, also the same process, since each process of an attack is to be seen, contained and answered by itself.
 //! A rule that matches ever other values or processes of the same executable in the same cgroup (a scan, a loop with a counter) becomes
-//! one cause from its [`Fold::MAX_VARIANTS`]th on, so that no loop can flood the controller. A cause ends [`Fold::EXPIRES`] after its
+//! one cause from its [`Fold::MAX_VARIANTS`]th on ([`Fold::MAX_VARIANTS_FED`] where correlations look at the rule's matches, whose
+//! values then also tell causes apart), so that no loop can flood the controller. A cause ends [`Fold::EXPIRES`] after its
 //! finding: what goes on then is told anew. A match to which the node has reacted is always told.
 
 use std::{
@@ -99,6 +100,16 @@ pub struct Fold {
     variants: HashMap<Source, HashSet<Variant>>,
     /// Counts of causes that have ended, still to be told.
     ended: Vec<Repeat>,
+    /// Rules whose matches correlations look at.
+    fed: HashSet<String>,
+}
+
+impl Cause {
+    /// Whether it holds matches with other values than its first.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        self.values == Values::Many
+    }
 }
 
 impl Fold {
@@ -106,9 +117,16 @@ impl Fold {
     pub const MAX_CAUSES: usize = 4096;
     /// Variants of one rule, executable and cgroup that are told apart.
     pub const MAX_VARIANTS: usize = 64;
+    /// The same for rules whose matches correlations look at: what is not told apart cannot be counted apart.
+    pub const MAX_VARIANTS_FED: usize = 1024;
     /// A cause is told again after this, in event time: long enough that a loop is no flood (4 findings an hour and variant), short
     /// enough that a new attack in the same place is a new finding while the incident of the last one may already be closed.
     pub const EXPIRES: Duration = Duration::from_secs(15 * 60);
+
+    /// Names the rules whose matches correlations look at.
+    pub fn feed(&mut self, rules: impl IntoIterator<Item = String>) {
+        self.fed = rules.into_iter().collect();
+    }
 
     /// Takes in a match. `matched` gives the values, and is not called where they no longer matter.
     pub fn take_in(
@@ -148,11 +166,13 @@ impl Fold {
         if self.causes.len() >= Self::MAX_CAUSES {
             self.forget_oldest();
         }
-        if self.variants.get(&source).is_some_and(|variants| variants.len() >= Self::MAX_VARIANTS) {
+        let most =
+            if self.fed.contains(&rule.id) { Self::MAX_VARIANTS_FED } else { Self::MAX_VARIANTS };
+        if self.variants.get(&source).is_some_and(|variants| variants.len() >= most) {
             self.end_expired_of(&source, at);
         }
         let variants = self.variants.entry(source).or_default();
-        let cause = if variants.len() < Self::MAX_VARIANTS {
+        let cause = if variants.len() < most {
             variants.insert(variant);
             cause
         } else if acted == Acted::Yes {
@@ -325,6 +345,25 @@ mod tests {
             })
             .count();
         assert_eq!(firsts, Fold::MAX_VARIANTS + 1);
+    }
+
+    #[test]
+    fn i11_what_correlations_look_at_is_told_apart_further_but_not_without_end() {
+        let mut fold = Fold::default();
+        fold.feed(["r".to_owned()]);
+        let (rule, process) = (rule("r", Level::Low), process("/bin/scan"));
+        let mut firsts: Vec<Cause> = Vec::new();
+        for n in 0..10_000 {
+            let (id, matched) = (FindingId::new(format!("f{n}")), || values(&n.to_string()));
+            if let (Folded::First(cause), _) =
+                fold.take_in(&rule, &process, &id, Timestamp(n), Acted::No, matched)
+            {
+                firsts.push(cause);
+            }
+        }
+        assert_eq!(firsts.len(), Fold::MAX_VARIANTS_FED + 1);
+        let mixed: Vec<usize> = (0..firsts.len()).filter(|n| firsts[*n].is_mixed()).collect();
+        assert_eq!(mixed, [Fold::MAX_VARIANTS_FED], "only the last stands for others");
     }
 
     #[test]

@@ -97,6 +97,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     let controller = Controller::start(ControllerConfig {
         socket: shared.socket.clone(),
         playbooks: options.playbooks.clone(),
+        rules: options.rules.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     })
     .await
@@ -215,7 +216,7 @@ fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
         let text = render(std::slice::from_ref(diagnostic), &files, detect::diagnostic::Colour::Plain);
         tracing::warn!("{}", text.trim_end());
     }
-    Ok(set)
+    Ok(set.feeding(&loaded.correlations, &loaded.rules))
 }
 
 fn masker(file: Option<&Path>) -> Result<Masker> {

@@ -58,7 +58,7 @@ pub enum Condition {
 /// Something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Which part: storage, journal, audit, anchor, playbooks, ingest, grouping.
+    /// Which part: storage, journal, audit, anchor, playbooks, ingest, grouping, rules, correlation.
     pub part: String,
     /// What, and what to do.
     pub what: String,
@@ -83,6 +83,9 @@ pub struct Status {
     pub actions_in_force: u64,
     /// Playbooks loaded.
     pub playbooks: u64,
+    /// Correlations that run here.
+    #[serde(default)]
+    pub correlations: u64,
 }
 
 /// A node as the controller sees it.

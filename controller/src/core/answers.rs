@@ -52,7 +52,8 @@ impl Core {
             let Some(whole) = self.state.incidents.get(&self.state.store, id)? else {
                 return Ok(Answered::Not);
             };
-            let incident = whole.row.incident.clone();
+            let mut incident = whole.row.incident.clone();
+            incident.findings.retain(|finding| !self.state.correlations.is_quiet(finding));
             chosen = self.choose(&incident, &node, &mut faults);
         }
         for fault in faults {

@@ -46,6 +46,7 @@ impl Core {
             approvals_waiting: incidents.visible().map(|i| i.waiting).sum(),
             actions_in_force: incidents.visible().map(|i| i.actions_in_force).sum(),
             playbooks: self.state.book.len() as u64,
+            correlations: self.state.correlations.len() as u64,
         }
     }
 

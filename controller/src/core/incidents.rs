@@ -228,12 +228,23 @@ impl Whole {
 
     /// Adds a finding, or counts it when there are too many. Its index, where it was kept.
     pub(super) fn add(&mut self, finding: Finding, entities: Vec<Entity>, now: Timestamp) -> Option<u32> {
-        self.touch(now);
         let incident = &mut self.row.incident;
         if finding.rule.level > incident.severity || incident.title.is_empty() {
             incident.severity = finding.rule.level;
             incident.title.clone_from(&finding.rule.title);
         }
+        self.add_evidence(finding, entities, now)
+    }
+
+    /// As [`Whole::add`], for a finding that reports nothing by itself: it does not make the incident graver.
+    pub(super) fn add_evidence(
+        &mut self,
+        finding: Finding,
+        entities: Vec<Entity>,
+        now: Timestamp,
+    ) -> Option<u32> {
+        self.touch(now);
+        let incident = &mut self.row.incident;
         for technique in &finding.rule.techniques {
             if let Err(at) = incident.techniques.binary_search(technique) {
                 incident.techniques.insert(at, technique.clone());

@@ -9,7 +9,10 @@ use model::{
 };
 use tokio::sync::mpsc;
 
-use super::{Core, LinkNumber, answers::Answered, incidents::is_in_force, settle::is_rest, turn::Turn};
+use super::{
+    Core, LinkNumber, answers::Answered, correlate::Reports, incidents::is_in_force, settle::is_rest,
+    turn::Turn,
+};
 use crate::{
     health::Part,
     metrics::{kind, level, phase_result},
@@ -95,14 +98,14 @@ impl Core {
                     self.metrics.duplicates.inc();
                 } else {
                     self.remember(&finding.id, turn)?;
-                    let name = incident_of(&finding);
-                    self.found(finding, name, turn)?;
+                    self.accept(finding, turn)?;
                 }
                 // A spool that begins anew in a newer epoch begins to be counted anew.
                 row.seq = if epoch > row.epoch { seq } else { row.seq.max(seq) };
                 row.epoch = row.epoch.max(epoch);
             }
             Report::Repeat { finding, count, last } => {
+                self.feed_again(&finding, count, last, turn)?;
                 self.repeated(&finding, count, last, turn)?;
                 row.seq = row.seq.max(seq);
             }
@@ -116,11 +119,22 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a finding in its place; if it opens an incident, that is called `name`.
+    /// Takes a new finding in, wherever it comes from: correlations look at it, and unless its rule is only there for them it goes to
+    /// its incident.
+    pub(super) fn accept(&mut self, finding: Finding, turn: &mut Turn) -> Result<(), StoreError> {
+        if self.feed(&finding, turn) == Reports::ThroughCorrelations {
+            return Ok(());
+        }
+        let name = incident_of(&finding);
+        self.found(finding, name, Vec::new(), turn)
+    }
+
+    /// Puts a finding in its place, and beside it the evidence that has none yet; if it opens an incident, that is called `name`.
     pub(super) fn found(
         &mut self,
         finding: Finding,
         name: IncidentId,
+        evidence: Vec<Finding>,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
         let now = turn.now;
@@ -168,6 +182,12 @@ impl Core {
         if let Some(index) = whole.add(finding, entities, now) {
             put_place(turn, &finding_id, &id, index);
         }
+        for finding in evidence {
+            let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
+            if let Some(index) = whole.add_evidence(finding, entities, now) {
+                put_place(turn, &finding_id, &id, index);
+            }
+        }
         if strong && whole.row.visibility == Visibility::Dormant {
             whole.row.visibility = Visibility::Open;
             whole.row.incident.opened = now;
@@ -208,7 +228,11 @@ impl Core {
         let Some(whole) = self.state.incidents.get(&self.state.store, into)? else { return Ok(()) };
         for finding in findings {
             let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
-            if let Some(index) = whole.add(finding, entities, now) {
+            let added = match self.state.correlations.is_quiet(&finding) {
+                true => whole.add_evidence(finding, entities, now),
+                false => whole.add(finding, entities, now),
+            };
+            if let Some(index) = added {
                 put_place(turn, &finding_id, into, index);
             }
         }
@@ -341,11 +365,11 @@ impl Core {
         }
     }
 
-    fn is_seen(&self, id: &FindingId, turn: &Turn) -> Result<bool, StoreError> {
+    pub(super) fn is_seen(&self, id: &FindingId, turn: &Turn) -> Result<bool, StoreError> {
         Ok(turn.places.contains_key(id) || self.state.store.get::<u64>(Table::Seen, &seen_key(id))?.is_some())
     }
 
-    fn remember(&mut self, id: &FindingId, turn: &mut Turn) -> Result<(), StoreError> {
+    pub(super) fn remember(&mut self, id: &FindingId, turn: &mut Turn) -> Result<(), StoreError> {
         let seen = &mut self.state.seen;
         turn.batch.put(Table::Seen, seen_key(id), &seen.next, ReadBack::No);
         turn.batch.put(Table::SeenOrder, seen.next.to_be_bytes().to_vec(), id, ReadBack::No);

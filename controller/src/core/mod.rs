@@ -3,6 +3,7 @@
 
 mod answers;
 mod ask;
+mod correlate;
 mod incidents;
 mod ingest;
 mod links;
@@ -189,6 +190,8 @@ impl Core {
     fn live(mut self, mut inbox: mpsc::Receiver<Input>, runtime: &Handle) {
         let mut begin = self.turn();
         self.recover(&mut begin);
+        // From now on it is known what comes late.
+        self.correlate(&mut begin);
         self.conclude(begin);
         loop {
             let wait = self.patience();

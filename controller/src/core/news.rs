@@ -33,6 +33,10 @@ impl Core {
         let mut again = known.clone();
         (again.count, again.last) = (count, last);
         whole.repeat(index, count, last, turn.now);
+        if self.state.correlations.is_quiet(&again) {
+            // Evidence: what its repetitions mean is for the correlation to say.
+            return Ok(());
+        }
         let of = self.root(&of);
         let Some(whole) = self.state.incidents.get(&self.state.store, &of)? else { return Ok(()) };
         if whole.row.visibility == Visibility::Dormant {
@@ -49,7 +53,7 @@ impl Core {
             again.reactions.clear();
             again.first = last;
             let name = incident_of_repeat(&again);
-            return self.found(again, name, turn);
+            return self.found(again, name, Vec::new(), turn);
         }
         let runs: Vec<RunId> = whole.row.incident.runs.iter().map(|run| run.id.clone()).collect();
         let busy = runs.iter().any(|run| self.is_live(run));

@@ -234,6 +234,7 @@ impl Core {
         let book = Book::load(&self.config.playbooks);
         book.report(&self.health);
         self.state.book = book;
+        let correlations = self.reload_rules(turn);
         let shown = self.state.book.show();
         turn.audit(Draft {
             at: turn.now,
@@ -243,7 +244,7 @@ impl Core {
             run: None,
             action: None,
             what: format!(
-                "playbooks read again: {} in use, {} broken",
+                "playbooks read again: {} in use, {} broken; {correlations} correlations in use",
                 shown.loaded.len(),
                 shown.broken.len()
             ),

@@ -134,6 +134,7 @@ impl Core {
 
     pub(super) fn tick(&mut self, turn: &mut Turn) {
         self.forgive(turn.now);
+        self.correlate(turn);
         let due: Vec<RunId> = self
             .state
             .runs
@@ -147,7 +148,8 @@ impl Core {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.state.runs.values().filter_map(Run::next_deadline).min()
+        let runs = self.state.runs.values().filter_map(Run::next_deadline);
+        runs.chain(self.state.correlations.next_due()).min()
     }
 
     /// A node's answer goes to the run of its action; the node answers only for itself.

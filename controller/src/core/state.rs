@@ -6,7 +6,7 @@ use detect::incident::{Correlator, Group};
 use model::{ActionId, AuditEntry, NodeId, RunId};
 use respond::run::Run;
 
-use super::{incidents::Incidents, links::Links, runs::RunRow};
+use super::{correlate::Correlations, incidents::Incidents, links::Links, runs::RunRow};
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
     config::ControllerConfig,
@@ -21,6 +21,7 @@ pub(super) struct State {
     pub(super) store: Store,
     pub(super) audit: Audit,
     pub(super) correlator: Correlator,
+    pub(super) correlations: Correlations,
     pub(super) incidents: Incidents,
     /// Runs that are not over, or were needed lately.
     pub(super) runs: BTreeMap<RunId, Run>,
@@ -59,6 +60,7 @@ impl State {
         let audit = Audit::load(&store, config, health)?;
         let groups = store.scan::<Group>(Table::Groups, b"")?.into_iter().map(|(_, group)| group);
         let correlator = Correlator::restore(config.grouping.clone(), groups);
+        let correlations = Correlations::load(&store, config, health)?;
         // Later than any revision of an earlier life, which grew by one for each change.
         let floor = u64::try_from((config.clock)().0 / 1000).unwrap_or(0);
         let incidents = Incidents::load(&store, floor)?;
@@ -84,6 +86,7 @@ impl State {
             store,
             audit,
             correlator,
+            correlations,
             incidents,
             runs,
             rows,

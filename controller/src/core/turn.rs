@@ -110,6 +110,7 @@ impl Core {
             }
         }
         self.state.incidents.evict(self.config.limits.cached_findings);
+        self.state.correlations.evict();
         self.unload_runs();
         let revision = self.state.incidents.revision();
         self.revision.send_if_modified(|known| mem::replace(known, revision) != revision);
@@ -133,6 +134,7 @@ impl Core {
             }
         }
         self.state.incidents.flush(&mut turn.batch);
+        self.state.correlations.flush(&mut turn.batch);
         let entries = self.seal(turn);
         if !turn.batch.is_empty() {
             let crash = self.config.crash.clone();
@@ -241,6 +243,7 @@ impl Core {
         m.nodes_linked.set(count(self.state.links.up()));
         m.groups.set(count(self.state.correlator.len()));
         m.degraded.set(count(self.health.count()));
+        self.state.correlations.gauge(m);
     }
 }
 

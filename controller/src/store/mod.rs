@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use batch::{Batch, ReadBack};
 pub(crate) use rows::{
-    Adopted, IncidentRow, NodeRow, Rest, Undone, Visibility, journal_key, numbered_key, seen_key,
+    Adopted, FedRow, IncidentRow, NodeRow, Rest, Undone, Visibility, journal_key, numbered_key, seen_key,
 };
 
 /// Format of the database; another is refused.
@@ -49,10 +49,16 @@ pub(crate) enum Table {
     AuditPending,
     /// action id → the node's own reaction and its incident.
     Adopted,
+    /// reference → a finding that correlations look at: how often it was counted.
+    Fed,
+    /// reference → that finding.
+    FedFindings,
+    /// The correlations' state, in rows of its own making.
+    Correlation,
 }
 
 impl Table {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::Meta,
         Self::Nodes,
         Self::Seen,
@@ -65,6 +71,9 @@ impl Table {
         Self::Groups,
         Self::AuditPending,
         Self::Adopted,
+        Self::Fed,
+        Self::FedFindings,
+        Self::Correlation,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -85,6 +94,9 @@ impl Table {
             Self::Groups => "groups",
             Self::AuditPending => "audit_pending",
             Self::Adopted => "adopted",
+            Self::Fed => "fed",
+            Self::FedFindings => "fed_findings",
+            Self::Correlation => "correlation",
         }
     }
 }

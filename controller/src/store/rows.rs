@@ -1,6 +1,8 @@
 //! What the tables hold.
 
-use model::{ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, NodeId, ProcessKey, RunId, Seq};
+use model::{
+    ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, NodeId, ProcessKey, RunId, Seq, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// An incident without its findings, which have a table of their own because they are large and never change.
@@ -73,6 +75,21 @@ pub(crate) struct Adopted {
     pub(crate) record: ActionRecord,
     /// To which incident it belongs, once that is known.
     pub(crate) incident: Option<IncidentId>,
+}
+
+/// A finding that correlations look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FedRow {
+    /// Which.
+    pub(crate) id: FindingId,
+    /// Of which rule.
+    pub(crate) rule: String,
+    /// How often it was counted.
+    pub(crate) count: u64,
+    /// Time of the last one.
+    pub(crate) last: Timestamp,
+    /// When it was last counted, by the controller's clock.
+    pub(crate) at: Timestamp,
 }
 
 /// Key of the `n`-th row of something with a text id.

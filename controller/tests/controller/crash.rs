@@ -40,6 +40,8 @@ enum Story {
     FalsePositive,
     /// Undoes a reaction that no finding tells of.
     Orphan,
+    /// Approves what answers a correlation.
+    Correlated,
 }
 
 impl Story {
@@ -48,6 +50,7 @@ impl Story {
             "Forward" => Self::Forward,
             "Back" => Self::Back,
             "Orphan" => Self::Orphan,
+            "Correlated" => Self::Correlated,
             _ => Self::FalsePositive,
         }
     }
@@ -87,6 +90,12 @@ fn child() {
 async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     let mut config = ControllerConfig::in_folders(&dir.join("state"), dir);
     config.playbooks = vec![dir.join("playbooks")];
+    config.rules = vec![dir.join("rules")];
+    config.correlation.lateness = Duration::from_millis(50);
+    if story == Story::Correlated {
+        // Each report a write of its own, so that it can die between any two.
+        config.limits.batch = 1;
+    }
     if let Some((moment, n)) = kill {
         let log = dir.join("killed-at");
         config.crash = Arc::new(KillAt { moment, left: AtomicUsize::new(n), log });
@@ -98,6 +107,8 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
         let mut node = node.lock().unwrap();
         if node.is_new() && story == Story::Orphan {
             node.spool(Report::Reaction(crate::support::reaction("act-own", 100)));
+        } else if node.is_new() && story == Story::Correlated {
+            node.spool_all(crate::correlate::five_steps());
         } else if node.is_new() {
             let mut weak = crate::support::finding(2, 100, Level::Low);
             weak.reactions = vec![crate::support::reaction("act-own", 100)];
@@ -129,13 +140,14 @@ async fn person(client: &Client, story: Story) {
         }
         let Some(line) = client.incidents(10).await.unwrap().incidents.into_iter().next() else { continue };
         let id = line.id.as_str();
-        let acked = client.incident(id).await.unwrap().incident.findings.len() == 2;
+        let wanted = if story == Story::Correlated { 3 } else { 2 };
+        let acked = client.incident(id).await.unwrap().incident.findings.len() == wanted;
         match (line.state, story) {
             (IncidentState::NeedsApproval, Story::FalsePositive) => {
                 drop(client.deny(id, None, "no").await);
             }
             (IncidentState::NeedsApproval, _) => drop(client.approve(id, None, "yes").await),
-            (IncidentState::Remediated, Story::Forward) if acked => return,
+            (IncidentState::Remediated, Story::Forward | Story::Correlated) if acked => return,
             (IncidentState::Remediated | IncidentState::Contained | IncidentState::Failed, Story::Back)
                 if line.waiting == 0 && acked && is_idle(client, id).await =>
             {
@@ -181,6 +193,12 @@ fn new_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("playbooks")).unwrap();
     fs::write(dir.path().join("playbooks/miner.yaml"), crate::support::playbook("Auto")).unwrap();
+    let many = crate::support::playbook("Auto")
+        .replace("name: miner", "name: many")
+        .replace("rule-miner", "rule-many");
+    fs::write(dir.path().join("playbooks/many.yaml"), many).unwrap();
+    fs::create_dir(dir.path().join("rules")).unwrap();
+    fs::write(dir.path().join("rules/many.yml"), crate::correlate::RULES).unwrap();
     dir
 }
 
@@ -321,6 +339,13 @@ fn i7_killed_after_every_effect_false_positive() {
 fn i7_killed_at_every_point_of_the_undo_of_a_reaction_without_a_finding() {
     for moment in [Moment::BeforeWrite, Moment::AfterWrite, Moment::AfterAudit, Moment::AfterEffect] {
         println!("{moment:?}: {} points", kill_at_every(Story::Orphan, moment));
+    }
+}
+
+#[test]
+fn i7_killed_at_every_point_of_a_correlation_and_its_answer() {
+    for moment in Moment::ALL {
+        println!("{moment:?}: {} points", kill_at_every(Story::Correlated, moment));
     }
 }
 

@@ -34,9 +34,11 @@ impl Lab {
     }
 
     pub(crate) async fn start_with(mode: &str, adjust: impl FnOnce(&mut ControllerConfig)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("playbooks")).unwrap();
-        fs::write(dir.path().join("playbooks/miner.yaml"), crate::support::playbook(mode)).unwrap();
+        Self::start_in(new_dir(mode), adjust).await
+    }
+
+    /// In a folder that was made for it.
+    pub(crate) async fn start_in(dir: TempDir, adjust: impl FnOnce(&mut ControllerConfig)) -> Self {
         let mut config = config(dir.path());
         adjust(&mut config);
         let client = Client::new(&config.socket);
@@ -67,6 +69,14 @@ impl Lab {
         let (agent, link) = crate::support::link();
         self.handle.attach(link);
         self.session = Some(tokio::spawn(session(Arc::clone(&self.node), agent, 1, faint)));
+    }
+
+    /// Ends the node's connection.
+    pub(crate) async fn disconnect(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.abort();
+            drop(session.await);
+        }
     }
 
     /// Waits for the end of the node's connection.
@@ -118,8 +128,20 @@ impl Lab {
     }
 }
 
+/// With one playbook in `mode`.
+pub(crate) fn new_dir(mode: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("playbooks")).unwrap();
+    fs::write(dir.path().join("playbooks/miner.yaml"), crate::support::playbook(mode)).unwrap();
+    dir
+}
+
 pub(crate) fn config(dir: &Path) -> ControllerConfig {
     let mut config = ControllerConfig::in_folders(&dir.join("state"), dir);
     config.playbooks = vec![dir.join("playbooks")];
+    if dir.join("rules").is_dir() {
+        config.rules = vec![dir.join("rules")];
+    }
+    config.correlation.lateness = Duration::from_millis(50);
     config
 }

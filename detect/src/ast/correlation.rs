@@ -42,6 +42,22 @@ pub enum CorrelationKind {
     ValuePercentile,
 }
 
+impl CorrelationKind {
+    /// Sigma's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EventCount => "event_count",
+            Self::ValueCount => "value_count",
+            Self::Temporal => "temporal",
+            Self::TemporalOrdered => "temporal_ordered",
+            Self::ValueSum => "value_sum",
+            Self::ValueAvg => "value_avg",
+            Self::ValuePercentile => "value_percentile",
+        }
+    }
+}
+
 /// A rule or correlation that is referred to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleReference {

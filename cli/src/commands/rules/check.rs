@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use detect::{
+    ast::Correlation,
+    correlation::quiet,
     diagnostic::{Diagnostic, Severity, render},
-    load::load,
+    load::{Loaded, load},
     matcher::{Options, RuleSet},
     schema::Firing,
     source::SourceFile,
@@ -24,13 +26,27 @@ use crate::{
 struct Checked {
     files: usize,
     rules: usize,
-    correlations: usize,
+    correlations: Vec<Correlates>,
     filters: usize,
     errors: usize,
     warnings: usize,
     /// Loaded, but nothing on this product's sources can make them match.
     cannot_fire: Vec<CannotFire>,
     diagnostics: Vec<Told>,
+}
+
+/// A correlation: it runs in the controller, over what its rules find on all nodes.
+#[derive(Serialize)]
+struct Correlates {
+    key: String,
+    title: String,
+    kind: &'static str,
+    /// The rules and correlations that it refers to.
+    over: Vec<String>,
+    /// Those of them that report nothing by themselves.
+    silent: Vec<String>,
+    within_seconds: u64,
+    runs_in: &'static str,
 }
 
 #[derive(Serialize)]
@@ -60,7 +76,7 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Ex
     let checked = Checked {
         files: files.len(),
         rules: loaded.rules.len(),
-        correlations: loaded.correlations.len(),
+        correlations: correlates(&loaded),
         filters: loaded.filters.len(),
         errors: count(Severity::Error),
         warnings: count(Severity::Warning),
@@ -87,8 +103,25 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
     let mut out = render(diagnostics, files, colour);
     out.push_str(&format!(
         "{} files: {} rules, {} correlations, {} filters loaded; {} errors, {} warnings\n",
-        checked.files, checked.rules, checked.correlations, checked.filters, checked.errors, checked.warnings
+        checked.files,
+        checked.rules,
+        checked.correlations.len(),
+        checked.filters, checked.errors, checked.warnings
     ));
+    for one in &checked.correlations {
+        let silent = if one.silent.is_empty() {
+            "all of them report by themselves, too".to_owned()
+        } else {
+            format!("{} only through it", render::one_line(&one.silent.join(", "), 200))
+        };
+        out.push_str(&format!(
+            "correlation {} ({} within {} s) runs in the controller over {}: {silent}\n",
+            render::one_line(&one.title, 100),
+            one.kind,
+            one.within_seconds,
+            render::one_line(&one.over.join(", "), 200)
+        ));
+    }
     if !checked.cannot_fire.is_empty() {
         out.push_str(&format!(
             "{} rules cannot fire on this product's sources (-o json says why for each)\n",
@@ -96,6 +129,25 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
         ));
     }
     out
+}
+
+fn correlates(loaded: &Loaded) -> Vec<Correlates> {
+    let quiet = quiet(&loaded.correlations);
+    let of = |one: &Correlation| Correlates {
+        key: one.meta.key.clone(),
+        title: one.meta.title.value.clone(),
+        kind: one.kind.value.name(),
+        over: one.rules.iter().map(|rule| rule.text.clone()).collect(),
+        silent: one
+            .rules
+            .iter()
+            .filter(|rule| quiet.contains(&rule.key))
+            .map(|rule| rule.text.clone())
+            .collect(),
+        within_seconds: one.timespan.value.as_secs(),
+        runs_in: "controller",
+    };
+    loaded.correlations.iter().map(of).collect()
 }
 
 fn told(diagnostic: &Diagnostic, files: &[SourceFile]) -> Told {

@@ -1,0 +1,59 @@
+//! Which files a folder of playbooks or rules holds.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Files read in all (I11); more are named as not read.
+const MAX_FILES: usize = 4096;
+
+/// How deep folders are followed.
+const MAX_DEPTH: usize = 8;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Sorted within each source.
+    pub(crate) files: Vec<PathBuf>,
+    /// What could not be looked at.
+    pub(crate) problems: Vec<String>,
+}
+
+/// All `*.yaml` and `*.yml` in `sources`, which are files or folders; tests, which stand beside what they test, left out.
+pub(crate) fn yaml_below(sources: &[PathBuf]) -> Found {
+    let mut all = Found::default();
+    for source in sources {
+        let mut found = Vec::new();
+        if let Err(error) = collect(source, 0, &mut found) {
+            all.problems.push(format!("{}: cannot be read: {error}", source.display()));
+        }
+        found.sort();
+        all.files.append(&mut found);
+    }
+    if all.files.len() > MAX_FILES {
+        all.problems.push(format!("{} files: only the first {MAX_FILES} are read", all.files.len()));
+        all.files.truncate(MAX_FILES);
+    }
+    all
+}
+
+fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    if !fs::metadata(source)?.is_dir() {
+        found.push(source.into());
+        return Ok(());
+    }
+    for entry in fs::read_dir(source)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let yaml = name.ends_with(".yaml") || name.ends_with(".yml");
+        let test =
+            name.ends_with(".test.yaml") || name.ends_with(".test.yml") || name.ends_with("_test.yaml");
+        if path.is_dir() && depth < MAX_DEPTH {
+            collect(&path, depth + 1, found)?;
+        } else if yaml && !test && found.len() <= MAX_FILES {
+            found.push(path);
+        }
+    }
+    Ok(())
+}

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod client;
 pub mod config;
 pub mod crash;
+pub mod ingest;
 
 mod core;
 mod files;

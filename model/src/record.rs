@@ -9,8 +9,8 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventId, ExeFile, Exposure, Namespaces, NodeId,
-    Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload, short_hash,
+    Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventId, ExeFile, Exposure, Namespaces,
+    NodeId, Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload, short_hash,
 };
 
 /// Kind of a record: which log it is from.

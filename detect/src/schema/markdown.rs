@@ -68,7 +68,10 @@ fn records(page: &mut String) {
     );
     let kinds = [
         ("Kubernetes audit", &[Category::KubernetesAudit][..]),
-        ("Logins, whatever tells them", &[Category::Sshd, Category::Sudo, Category::Pam, Category::Authentication]),
+        (
+            "Logins, whatever tells them",
+            &[Category::Sshd, Category::Sudo, Category::Pam, Category::Authentication],
+        ),
         ("Okta", &[Category::Okta]),
         ("Keycloak", &[Category::Keycloak]),
         ("Entra ID sign-ins", &[Category::Entra]),
@@ -76,7 +79,10 @@ fn records(page: &mut String) {
     ];
     let mut shown: Vec<Field> = vec![];
     for (title, categories) in kinds {
-        let _ = write!(page, "\n### {title}\n\n| field | other names | type | what | only in |\n| --- | --- | --- | --- | --- |\n");
+        let _ = write!(
+            page,
+            "\n### {title}\n\n| field | other names | type | what | only in |\n| --- | --- | --- | --- | --- |\n"
+        );
         let set = CategorySet::of(categories);
         for field in Field::ALL.iter().copied() {
             let spec = field.spec();
@@ -84,7 +90,8 @@ fn records(page: &mut String) {
                 continue;
             }
             shown.push(field);
-            let only: CategorySet = spec.categories.iter().filter(|category| category.class().is_none()).collect();
+            let only: CategorySet =
+                spec.categories.iter().filter(|category| category.class().is_none()).collect();
             let _ = writeln!(
                 page,
                 "| `{}` | {} | {} | {} | {only} |",

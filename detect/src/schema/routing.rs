@@ -156,6 +156,7 @@ fn plain_path(name: &str) -> Option<String> {
     let parts: Vec<&str> = plain.split('.').filter(|part| part.parse::<u8>().is_err()).collect();
     let path = parts.join(".");
     let of_pod = path.replace("spec.jobTemplate.spec.", "spec.").replace("spec.template.spec.", "spec.");
-    let of_pod = of_pod.replace(".initContainers.", ".containers.").replace(".ephemeralContainers.", ".containers.");
+    let of_pod =
+        of_pod.replace(".initContainers.", ".containers.").replace(".ephemeralContainers.", ".containers.");
     (of_pod != name).then_some(of_pod)
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use model::{
-    Activity, Backing, Created, Endpoint, Event, Exposure, FdKind, Flow, LinkKind, Process, Protocol,
-    Record, Runtime, Workload,
+    Activity, Backing, Created, Endpoint, Event, Exposure, FdKind, Flow, LinkKind, Process, Protocol, Record,
+    Runtime, Workload,
 };
 
 use crate::schema::{

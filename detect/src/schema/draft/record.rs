@@ -2,7 +2,10 @@
 
 use model::{NodeId, RecordKind};
 
-use super::{BEGIN, DraftError, DraftValue, Drafted, written::{Written, parse_time}};
+use super::{
+    BEGIN, DraftError, DraftValue, Drafted,
+    written::{Written, parse_time},
+};
 use crate::schema::{Category, Field, FieldValue, Kind, RecordBuilder};
 
 /// A record of these fields, each known to exist in the category.

@@ -1,0 +1,272 @@
+//! The Kubernetes API server's audit log: audit.k8s.io/v1 (kubernetes.io/docs/reference/config-api/apiserver-audit.v1).
+//!
+//! Of request objects only what the field table names is taken: environment variables, secrets' data and tokens are never read.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use detect::schema::{Field, RecordBuilder};
+use model::RecordKind;
+use serde_json::{Map, Value};
+
+use super::{
+    Rejected, Told,
+    json::{at, list, parse, put, put_named, required, rfc3339, scalar, text},
+    told,
+};
+
+/// Reads an `Event` or an `EventList`.
+pub(super) fn read(line: &[u8], into: &mut Vec<Told>) -> Result<(), Rejected> {
+    let value = parse(line)?;
+    match value.get("items") {
+        Some(Value::Array(items)) if value.get("kind").is_none_or(|kind| kind == "EventList") => {
+            list(items, true, event, into)
+        }
+        _ => list(std::slice::from_ref(&value), false, event, into),
+    }
+}
+
+fn event(value: &Value) -> Result<Option<Told>, Rejected> {
+    if !value.is_object() {
+        return Err(Rejected::at("$", "not an object"));
+    }
+    if let Some(kind) = value.get("kind").filter(|kind| *kind != "Event") {
+        return Err(Rejected::at("kind", format!("{:.40} is not Event", kind.to_string())));
+    }
+    let stage = required(value, "stage")?;
+    if stage == "RequestReceived" {
+        // The same request comes again with its answer.
+        return Ok(None);
+    }
+    let time = rfc3339(value, "requestReceivedTimestamp").or_else(|_| rfc3339(value, "stageTimestamp"))?;
+    let mut builder = RecordBuilder::new(RecordKind::KubernetesAudit);
+    let name = required(value, "user.username")?;
+    // A request has one identity over all its stages: an exec that has begun and the same exec that has ended are one event (I3).
+    builder.id(&required(value, "auditID")?).principal("kubernetes", &name);
+    required(value, "verb")?;
+    use Field as F;
+    let plain = [
+        F::Stage,
+        F::Verb,
+        F::ObjectResource,
+        F::ObjectSubresource,
+        F::ObjectNamespace,
+        F::ObjectName,
+        F::ObjectApiGroup,
+        F::ObjectApiVersion,
+        F::RequestUser,
+        F::RequestGroups,
+        F::ImpersonatedUser,
+        F::ImpersonatedGroups,
+        F::RequestSourceIps,
+        F::RequestUserAgent,
+        F::RequestUri,
+        F::ResponseCode,
+        F::ResponseReason,
+    ];
+    put_named(&mut builder, value, &plain);
+    annotations(&mut builder, value);
+    let ips: Vec<IpAddr> =
+        at(value, "sourceIPs").into_iter().filter_map(scalar).filter_map(|ip| ip.parse().ok()).collect();
+    // All but the last may be made up by the client (X-Forwarded-For).
+    builder.origin(ips.last().copied());
+    let request = value.get("requestObject").map(as_object);
+    let named = text(value, "objectRef.name")
+        .or_else(|| text(request.as_deref()?, "metadata.name").map(|name| Cow::Owned(name.into_owned())))
+        .or_else(|| text(value, "responseObject.metadata.name"));
+    if let Some(resource) = text(value, "objectRef.resource") {
+        let namespace = text(value, "objectRef.namespace");
+        builder.object(&resource, namespace.as_deref(), named.as_deref().unwrap_or(""));
+        builder.maybe(F::ObjectName, named.as_deref());
+    }
+    if let Some(uri) = text(value, "requestURI") {
+        builder.maybe(F::ExecCommand, command_of(&uri).as_deref());
+    }
+    if let Some(request) = request {
+        object(&mut builder, &request);
+    }
+    Ok(Some(told(builder, time)))
+}
+
+fn annotations(builder: &mut RecordBuilder, value: &Value) {
+    let annotation = |name: &str| value.get("annotations")?.get(name)?.as_str();
+    builder.maybe(Field::AuthorizationDecision, annotation("authorization.k8s.io/decision"));
+    builder.maybe(Field::AuthorizationReason, annotation("authorization.k8s.io/reason"));
+    let extra = value.get("user").and_then(|user| user.get("extra"));
+    let pods =
+        extra.and_then(|extra| extra.get("authentication.kubernetes.io/pod-name")).and_then(Value::as_array);
+    builder.list(Field::RequestPod, pods.into_iter().flatten().filter_map(Value::as_str));
+}
+
+/// What the table has of a request object.
+fn object(builder: &mut RecordBuilder, request: &Value) {
+    use Field as F;
+    let of_request = |name: &'static str| name.strip_prefix("requestObject.").unwrap_or(name);
+    let plain = [
+        F::RoleRefName,
+        F::RoleSubjects,
+        F::RoleSubjectKinds,
+        F::RoleVerbs,
+        F::RoleResources,
+        F::WebhookUrls,
+        F::ServiceExternalIps,
+        F::SignerName,
+        F::TokenSeconds,
+        F::ServiceType,
+    ];
+    for field in plain {
+        put(builder, field, request, &[of_request(field.name())]);
+    }
+    let templates =
+        ["/spec/jobTemplate/spec/template/spec", "/spec/template/spec", "/template/spec", "/spec"];
+    let spec = templates.iter().find_map(|path| request.pointer(path)).filter(|spec| is_pod_spec(spec));
+    if let Some(spec) = spec {
+        pod(builder, spec);
+    }
+}
+
+/// Whether an object is (a patch of) a pod's specification, and not another resource's.
+fn is_pod_spec(spec: &Value) -> bool {
+    [
+        "containers",
+        "initContainers",
+        "ephemeralContainers",
+        "volumes",
+        "hostNetwork",
+        "hostPID",
+        "hostIPC",
+        "serviceAccountName",
+        "nodeName",
+    ]
+    .iter()
+    .any(|key| spec.get(key).is_some())
+}
+
+fn pod(builder: &mut RecordBuilder, spec: &Value) {
+    use Field as F;
+    let containers: Vec<&Value> = ["containers", "initContainers", "ephemeralContainers"]
+        .iter()
+        .flat_map(|kind| at(spec, kind))
+        .filter(|container| container.is_object())
+        .collect();
+    let of_each =
+        |path: &str| containers.iter().flat_map(|one| at(one, path)).filter_map(scalar).collect::<Vec<_>>();
+    let any_true = |path: &str| of_each(path).iter().any(|text| text == "true");
+    let lists = [
+        (F::PodImages, of_each("image")),
+        (F::PodContainers, of_each("name")),
+        (F::PodCapabilities, of_each("securityContext.capabilities.add")),
+        (F::PodHostPaths, at(spec, "volumes.hostPath.path").into_iter().filter_map(scalar).collect()),
+        (
+            F::PodRunAsUser,
+            at(spec, "securityContext.runAsUser")
+                .into_iter()
+                .filter_map(scalar)
+                .chain(of_each("securityContext.runAsUser"))
+                .collect(),
+        ),
+    ];
+    for (field, texts) in &lists {
+        builder.list(*field, texts.iter().map(AsRef::as_ref));
+    }
+    let commands: Vec<String> = containers
+        .iter()
+        .map(|one| {
+            at(one, "command")
+                .into_iter()
+                .chain(at(one, "args"))
+                .filter_map(scalar)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .filter(|command| !command.is_empty())
+        .collect();
+    builder.list(F::PodCommands, commands.iter().map(String::as_str));
+    builder.truth(F::PodPrivileged, any_true("securityContext.privileged"));
+    builder.truth(F::PodEscalation, any_true("securityContext.allowPrivilegeEscalation"));
+    for (field, key) in
+        [(F::PodHostNetwork, "hostNetwork"), (F::PodHostPid, "hostPID"), (F::PodHostIpc, "hostIPC")]
+    {
+        builder.truth(field, spec.get(key) == Some(&Value::Bool(true)));
+    }
+    builder.maybe(
+        F::PodServiceAccount,
+        text(spec, "serviceAccountName").or_else(|| text(spec, "serviceAccount")).as_deref(),
+    );
+    builder.maybe(F::PodNode, text(spec, "nodeName").as_deref());
+}
+
+/// A JSON patch (RFC 6902) is a list of operations: what it puts where, as an object. Anything else is as it is.
+fn as_object(request: &Value) -> Cow<'_, Value> {
+    const MAX_OPERATIONS: usize = 256;
+    let Value::Array(operations) = request else { return Cow::Borrowed(request) };
+    let mut whole = Value::Object(Map::new());
+    for operation in operations.iter().take(MAX_OPERATIONS) {
+        let word = |key: &str| operation.get(key).and_then(Value::as_str);
+        let (Some("add" | "replace"), Some(path), Some(value)) =
+            (word("op"), word("path"), operation.get("value"))
+        else {
+            continue;
+        };
+        let parts: Vec<String> =
+            path.split('/').skip(1).take(32).map(|part| part.replace("~1", "/").replace("~0", "~")).collect();
+        insert(&mut whole, &parts, value);
+    }
+    Cow::Owned(whole)
+}
+
+fn insert(into: &mut Value, path: &[String], value: &Value) {
+    let Some((first, rest)) = path.split_first() else {
+        *into = value.clone();
+        return;
+    };
+    if first == "-" || first.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Which element it is does not matter here: each is looked at.
+        let mut element = Value::Null;
+        insert(&mut element, rest, value);
+        match into {
+            Value::Array(items) => items.push(element),
+            other => *other = Value::Array(vec![element]),
+        }
+        return;
+    }
+    if !into.is_object() {
+        *into = Value::Object(Map::new());
+    }
+    if let Value::Object(keys) = into {
+        insert(keys.entry(first.clone()).or_insert(Value::Null), rest, value);
+    }
+}
+
+/// The `command=` words of an exec's or attach's request.
+fn command_of(uri: &str) -> Option<String> {
+    let (path, query) = uri.split_once('?')?;
+    if !path.ends_with("/exec") {
+        return None;
+    }
+    let words: Vec<String> = query
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("command="))
+        .take(256)
+        .map(percent_decoded)
+        .collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        let hex = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        match (byte, hex.and_then(|two| u8::from_str_radix(two, 16).ok())) {
+            (b'%', Some(decoded)) => {
+                out.push(decoded);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            _ => out.push(*byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,193 @@
+//! Bytes of a log to records, one format a file. Pure: no clock, no file; what comes in is hostile (I11).
+//!
+//! A record that cannot be read is [`Rejected`] with the place and the reason, and never stops those behind it. Lines that are none of ours
+//! (another program's, a header) give nothing. Identities come from the log where it has them, so that a log read twice gives the same events.
+
+mod entra;
+mod hubble;
+mod json;
+mod keycloak;
+mod kubernetes;
+mod linux;
+mod ocsf;
+mod okta;
+mod syslog;
+mod time;
+mod vpc;
+
+use detect::schema::RecordBuilder;
+use model::{Record, Timestamp, short_hash};
+
+/// Longest record, in bytes. The API server's own limit for a request is 3 MiB; what is recorded of one is far less.
+pub const MAX_RECORD: usize = 1 << 20;
+
+/// Records in one list (an `EventList`, a page of Okta's), at most.
+pub const MAX_LIST: usize = 10_000;
+
+/// What a log is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    /// audit.k8s.io/v1, one `Event` or `EventList` a line.
+    KubernetesAudit,
+    /// auth.log: sshd, sudo, PAM; RFC 3164, RFC 5424 or RFC 3339 lines.
+    Auth,
+    /// The same from `journalctl -o json`.
+    Journal,
+    /// Okta's System Log, an event or a page a line.
+    Okta,
+    /// Keycloak's user and admin events.
+    Keycloak,
+    /// Entra ID's sign-ins, as Graph gives them or as diagnostic settings export them.
+    Entra,
+    /// `hubble export`, `hubble observe -o json`.
+    Hubble,
+    /// AWS VPC flow log lines, with a header for other fields than version 2's.
+    VpcFlow,
+    /// OCSF classes 3002 (authentication) and 4001 (network activity).
+    Ocsf,
+}
+
+impl Format {
+    /// All, in order.
+    pub const ALL: [Self; 9] = [
+        Self::KubernetesAudit,
+        Self::Auth,
+        Self::Journal,
+        Self::Okta,
+        Self::Keycloak,
+        Self::Entra,
+        Self::Hubble,
+        Self::VpcFlow,
+        Self::Ocsf,
+    ];
+
+    /// As `--source` calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KubernetesAudit => "kubernetes-audit",
+            Self::Auth => "auth",
+            Self::Journal => "journal",
+            Self::Okta => "okta",
+            Self::Keycloak => "keycloak",
+            Self::Entra => "entra",
+            Self::Hubble => "hubble",
+            Self::VpcFlow => "vpc-flow",
+            Self::Ocsf => "ocsf",
+        }
+    }
+
+    /// By its [`Format::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+}
+
+/// A record and when it happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// When, by the clock of who tells it.
+    pub time: Timestamp,
+    /// What.
+    pub record: Record,
+}
+
+/// Why a record is not taken, for its dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct Rejected {
+    /// Where in the record: a path, a column.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Rejected {
+    fn at(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { place: place.into(), reason: reason.into() }
+    }
+}
+
+/// Where a line stands, for what the line itself does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The file's identity, alike whenever it is read.
+    pub file: &'a str,
+    /// Where the line begins in it.
+    pub offset: u64,
+    /// When it is read: for log lines without a year.
+    pub now: Timestamp,
+}
+
+/// Reads lines of one format; knows the header where the format has one.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    format: Format,
+    columns: vpc::Columns,
+}
+
+impl Reader {
+    /// A reader of `format`.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self { format, columns: vpc::Columns::default() }
+    }
+
+    /// A file is read from its middle: its first line may be a header.
+    pub fn first_line(&mut self, line: &[u8]) {
+        self.columns = vpc::Columns::default();
+        if self.format == Format::VpcFlow
+            && let Ok(line) = std::str::from_utf8(line)
+            && let Some(columns) = vpc::Columns::header(line)
+        {
+            self.columns = columns;
+        }
+    }
+
+    /// Appends the records of a line. Good records of a list are kept where another of them is wrong; the first that is wrong is told.
+    ///
+    /// # Errors
+    /// Why the line, or one record of it, is not taken.
+    pub fn read(&mut self, line: &[u8], place: Place<'_>, told: &mut Vec<Told>) -> Result<(), Rejected> {
+        if line.len() > MAX_RECORD {
+            return Err(Rejected::at("line", format!("{} bytes, at most {MAX_RECORD}", line.len())));
+        }
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return Ok(());
+        }
+        let from = told.len();
+        let outcome = match self.format {
+            Format::KubernetesAudit => kubernetes::read(line, told),
+            Format::Auth => syslog::read_line(line, place.now, told),
+            Format::Journal => syslog::read_journal(line, told),
+            Format::Okta => json::each(line, &[], okta::read, told),
+            Format::Keycloak => json::each(line, &[], keycloak::read, told),
+            Format::Entra => json::each(line, &["value", "records"], entra::read, told),
+            Format::Hubble => json::each(line, &[], hubble::read, told),
+            Format::VpcFlow => self.columns.read(line, told),
+            Format::Ocsf => json::each(line, &[], ocsf::read, told),
+        };
+        for (number, one) in told.iter_mut().skip(from).enumerate() {
+            if one.record.id.is_empty() {
+                let (offset, number) = (place.offset.to_string(), number.to_string());
+                one.record.id = short_hash([place.file, offset.as_str(), number.as_str()], 12);
+            }
+        }
+        outcome
+    }
+}
+
+/// `success` or `failure`.
+fn outcome_word(success: bool) -> &'static str {
+    if success { "success" } else { "failure" }
+}
+
+/// A record that is whole.
+fn told(builder: RecordBuilder, time: Timestamp) -> Told {
+    Told { time, record: builder.build() }
+}
+
+#[cfg(test)]
+mod tests;

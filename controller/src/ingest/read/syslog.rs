@@ -1,0 +1,133 @@
+//! Lines of syslog (RFC 3164, RFC 5424, rsyslog's RFC 3339 form) and of `journalctl -o json`: who says what, when.
+
+use model::Timestamp;
+use serde_json::Value;
+
+use super::{
+    Rejected, Told,
+    json::{parse, text},
+    linux, time,
+};
+
+/// What a line says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) host: &'a str,
+    pub(super) program: &'a str,
+    pub(super) message: &'a str,
+    pub(super) time: Timestamp,
+}
+
+/// Reads a line of a syslog file.
+pub(super) fn read_line(line: &[u8], now: Timestamp, told: &mut Vec<Told>) -> Result<(), Rejected> {
+    let line = String::from_utf8_lossy(line);
+    let line = line.trim_end();
+    let (rest, priority) = priority(line);
+    let said = match rest.strip_prefix("1 ") {
+        Some(rest) if priority => rfc5424(rest),
+        _ => plain(rest, now),
+    };
+    let said = said.map_err(|reason| Rejected::at("line", reason))?;
+    told.extend(linux::read(&said));
+    Ok(())
+}
+
+/// Reads a line of `journalctl -o json`.
+pub(super) fn read_journal(line: &[u8], told: &mut Vec<Told>) -> Result<(), Rejected> {
+    let value = parse(line)?;
+    if !value.is_object() {
+        return Err(Rejected::at("$", "not an object"));
+    }
+    let micros =
+        ["_SOURCE_REALTIME_TIMESTAMP", "__REALTIME_TIMESTAMP"].iter().find_map(|key| text(&value, key));
+    let micros = micros.ok_or_else(|| Rejected::at("__REALTIME_TIMESTAMP", "missing"))?;
+    let number =
+        micros.parse::<i64>().ok().and_then(|micros| micros.checked_mul(1000)).filter(|nanos| *nanos >= 0);
+    let time = number.map(Timestamp).ok_or_else(|| Rejected::at("__REALTIME_TIMESTAMP", "not a number"))?;
+    // journald writes a message that is not UTF-8 as a list of bytes.
+    let message = match value.get("MESSAGE") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(bytes)) => {
+            let bytes: Vec<u8> = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        _ => return Ok(()),
+    };
+    let program = text(&value, "SYSLOG_IDENTIFIER").or_else(|| text(&value, "_COMM")).unwrap_or_default();
+    let host = text(&value, "_HOSTNAME").unwrap_or_default();
+    let said = Said { host: &host, program: &program, message: &message, time };
+    told.extend(linux::read(&said).map(|mut one| {
+        if let Some(cursor) = text(&value, "__CURSOR") {
+            one.record.id = model::short_hash([cursor.as_ref()], 12);
+        }
+        one
+    }));
+    Ok(())
+}
+
+/// Without `<34>`, and whether it was there.
+fn priority(line: &str) -> (&str, bool) {
+    let without = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+    match without {
+        Some((number, rest)) if number.len() <= 3 && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (rest, true)
+        }
+        _ => (line, false),
+    }
+}
+
+/// `2026-11-22T15:04:05.123+01:00 host sshd[77]: message` or `Nov 22 15:04:05 host sshd[77]: message`.
+fn plain(line: &str, now: Timestamp) -> Result<Said<'_>, &'static str> {
+    let stamped = line
+        .split_once(' ')
+        .and_then(|(stamp, rest)| Some((time::rfc3339(stamp)?, rest)))
+        .or_else(|| Some((time::rfc3164(line.get(..15)?, now)?, line.get(15..)?)));
+    let (time, rest) = stamped.ok_or("it begins with no time of RFC 3339 or RFC 3164")?;
+    let (host, rest) = rest.trim_start().split_once(' ').ok_or("no host after the time")?;
+    let (tag, message) = rest
+        .split_once(": ")
+        .or_else(|| rest.strip_suffix(':').map(|tag| (tag, "")))
+        .ok_or("no `program:` after the host")?;
+    let program = tag.split(['[', '(']).next().unwrap_or(tag);
+    if program.contains(' ') {
+        return Err("no `program:` after the host");
+    }
+    Ok(Said { host, program: base(program), message, time })
+}
+
+/// `2026-11-22T15:04:05Z host sshd 77 - - message`.
+fn rfc5424(line: &str) -> Result<Said<'_>, &'static str> {
+    let mut parts = line.splitn(6, ' ');
+    let mut next = || parts.next().ok_or("an RFC 5424 line with too few parts");
+    let (stamp, host, program, _process, _id, rest) = (next()?, next()?, next()?, next()?, next()?, next()?);
+    let time = time::rfc3339(stamp).ok_or("its time is not RFC 3339")?;
+    let message = if let Some(rest) = rest.strip_prefix('-') { rest } else { after_structured(rest)? };
+    Ok(Said {
+        host,
+        program: base(program),
+        message: message.trim_start().trim_start_matches('\u{feff}'),
+        time,
+    })
+}
+
+/// What follows structured data: `[id a="b\]c"][id2]`.
+fn after_structured(text: &str) -> Result<&str, &'static str> {
+    let (mut quoted, mut escaped, mut depth) = (false, false, 0_u32);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '[' if !quoted => depth += 1,
+            ']' if !quoted => depth = depth.saturating_sub(1),
+            ' ' if depth == 0 => return Ok(&text[at..]),
+            _ => {}
+        }
+    }
+    if depth == 0 && !quoted { Ok("") } else { Err("its structured data does not end") }
+}
+
+/// `/usr/sbin/sshd` is `sshd`.
+fn base(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}

@@ -1,0 +1,232 @@
+//! Golden files (`tests/ingest/NAME.log` and `NAME.golden`) and hostile input.
+//!
+//! `HEMOSTAT_WRITE_GOLDEN=1 cargo test -p hemostat-controller --lib ingest::read` writes the golden files anew.
+
+use std::{fmt::Write, path::PathBuf};
+
+use detect::schema::{Category, Field};
+use model::{Fact, Facts, NodeId};
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_795_359_845_000_000_000);
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/ingest")
+}
+
+fn sample(format: Format) -> String {
+    std::fs::read_to_string(folder().join(format!("{}.log", format.name()))).unwrap()
+}
+
+fn place(offset: u64) -> Place<'static> {
+    Place { file: "f", offset, now: NOW }
+}
+
+fn read_all(format: Format, text: &str) -> String {
+    let (mut reader, mut page, mut offset) = (Reader::new(format), String::new(), 0);
+    for line in text.lines() {
+        let mut told = vec![];
+        let outcome = reader.read(line.as_bytes(), place(offset), &mut told);
+        offset += line.len() as u64 + 1;
+        let shown = line.get(..line.floor_char_boundary(70)).unwrap_or_default();
+        writeln!(page, "<<< {shown}").unwrap();
+        for one in &told {
+            writeln!(page, "  {} {:?}", one.time, one.record.kind).unwrap();
+            let record = &one.record;
+            for (name, value) in [
+                ("principal", record.principal.as_ref().map(ToString::to_string)),
+                ("origin", record.origin.map(|addr| addr.to_string())),
+                ("object", record.object.as_ref().map(ToString::to_string)),
+            ] {
+                if let Some(value) = value {
+                    writeln!(page, "    ({name} {value})").unwrap();
+                }
+            }
+            for (name, fact) in record.facts.iter() {
+                writeln!(page, "    {name} = {}", shown_fact(fact)).unwrap();
+            }
+        }
+        if let Err(rejected) = outcome {
+            writeln!(page, "  rejected: {rejected}").unwrap();
+        }
+    }
+    page
+}
+
+fn shown_fact(fact: &Fact) -> String {
+    match fact {
+        Fact::Text(text) => format!("{text:?}"),
+        Fact::Number(number) => number.to_string(),
+        Fact::Bool(truth) => truth.to_string(),
+        Fact::Address(addr) => addr.to_string(),
+        Fact::List(texts) => format!("{texts:?}"),
+    }
+}
+
+#[test]
+fn samples_are_read_as_the_golden_files_say() {
+    for format in Format::ALL {
+        let path = folder().join(format!("{}.golden", format.name()));
+        let page = read_all(format, &sample(format));
+        if std::env::var_os("HEMOSTAT_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(page == golden, "{}:\n{page}", path.display());
+        assert!(page.contains("rejected: ") && page.contains(" = "), "{}", format.name());
+    }
+}
+
+#[test]
+fn what_must_not_be_kept_is_not_kept() {
+    let page = read_all(Format::KubernetesAudit, &sample(Format::KubernetesAudit));
+    assert!(!page.replace("<<<", "").contains("never-to-be-seen"), "an environment variable's value");
+}
+
+#[test]
+fn the_same_log_gives_the_same_events_and_another_place_another() {
+    let ids = |format: Format, offset: u64| {
+        let (mut reader, mut told) = (Reader::new(format), vec![]);
+        for line in sample(format).lines() {
+            drop(reader.read(line.as_bytes(), place(offset), &mut told));
+        }
+        told.into_iter().map(|one| one.record.into_event(&NodeId::new("s"), one.time).id).collect::<Vec<_>>()
+    };
+    for format in Format::ALL {
+        assert_eq!(ids(format, 7), ids(format, 7));
+    }
+    assert_ne!(ids(Format::Auth, 7), ids(Format::Auth, 8), "a line has its place for an identity");
+    assert_eq!(ids(Format::KubernetesAudit, 7), ids(Format::KubernetesAudit, 8), "a request has its own");
+}
+
+#[test]
+fn a_name_cannot_imitate_the_end_of_the_line() {
+    let (mut reader, mut told) = (Reader::new(Format::Auth), vec![]);
+    let line = "Nov 22 14:10:07 h sshd[1]: Failed password for invalid user x from 10.9.9.9 port 22 ssh2 from 203.0.113.6 port 40300 ssh2";
+    reader.read(line.as_bytes(), place(0), &mut told).unwrap();
+    assert_eq!(told[0].record.origin, Some("203.0.113.6".parse().unwrap()));
+    let name = told[0].record.principal.as_ref().unwrap().name.clone();
+    assert_eq!(name, "x from 10.9.9.9 port 22 ssh2");
+}
+
+#[test]
+fn oversized_and_deep_records_are_refused_with_place_and_reason() {
+    let mut told = vec![];
+    let mut reader = Reader::new(Format::Okta);
+    let long = vec![b'x'; MAX_RECORD + 1];
+    assert!(reader.read(&long, place(0), &mut told).unwrap_err().reason.contains("at most"));
+    let deep = "[".repeat(200_000);
+    let rejected = reader.read(deep.as_bytes(), place(0), &mut told).unwrap_err();
+    assert!(
+        rejected.reason.contains("recursion limit") && rejected.place.starts_with("column"),
+        "{rejected}"
+    );
+    let many = format!("[{}1]", "1,".repeat(MAX_LIST));
+    assert!(
+        reader.read(many.as_bytes(), place(0), &mut told).unwrap_err().reason.contains("records, at most")
+    );
+    assert_eq!(told, []);
+}
+
+/// Whatever comes, what is told keeps to the table and to its bounds.
+fn check(format: Format, line: &[u8]) {
+    let (mut reader, mut told) = (Reader::new(format), vec![]);
+    reader.first_line(line);
+    let outcome = reader.read(line, place(3), &mut told);
+    if let Err(rejected) = outcome {
+        assert!(!rejected.reason.is_empty() && !rejected.place.is_empty());
+    }
+    for one in told {
+        let category = Category::of_record(one.record.kind);
+        assert!(!one.record.id.is_empty());
+        for (name, fact) in one.record.facts.iter() {
+            let field = Field::ALL.iter().find(|field| field.name() == name).unwrap();
+            assert!(field.exists_in(category), "{name} in {}", category.name());
+            if let Fact::Text(text) = fact {
+                assert!(text.len() <= Facts::MAX_TEXT);
+            }
+        }
+        let event = one.record.into_event(&NodeId::new("s"), one.time);
+        assert_eq!(Category::of(&event), category);
+    }
+}
+
+/// The JSON pointer of a place some steps down.
+fn pointer(value: &serde_json::Value, steps: &[prop::sample::Index]) -> String {
+    let Some((first, rest)) = steps.split_first() else { return String::new() };
+    let (key, inner) = match value {
+        serde_json::Value::Object(keys) if !keys.is_empty() => {
+            let (key, inner) = keys.iter().nth(first.index(keys.len())).unwrap();
+            (key.replace('~', "~0").replace('/', "~1"), inner)
+        }
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            let at = first.index(items.len());
+            (at.to_string(), &items[at])
+        }
+        _ => return String::new(),
+    };
+    format!("/{key}{}", pointer(inner, rest))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Samples with bytes changed, cut out, doubled; and plain noise.
+    #[test]
+    fn hostile_lines_never_panic(
+        format in prop::sample::select(Format::ALL.to_vec()),
+        which in any::<prop::sample::Index>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..5_u8), 0..8),
+        noise in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let text = sample(format);
+        let lines: Vec<&str> = text.lines().collect();
+        let mut line = lines[which.index(lines.len())].as_bytes().to_vec();
+        for (at, byte, how) in edits {
+            if line.is_empty() {
+                break;
+            }
+            let at = at.index(line.len());
+            match how {
+                0 => line[at] = byte,
+                1 => drop(line.remove(at)),
+                2 => line.truncate(at),
+                3 => line.insert(at, byte),
+                _ => {
+                    let tail = line[at..].to_vec();
+                    line.extend(tail);
+                }
+            }
+        }
+        check(format, &line);
+        check(format, &noise);
+    }
+
+    /// The right shape with values of any kind in it.
+    #[test]
+    fn values_of_the_wrong_kind_never_panic(
+        format in prop::sample::select(vec![Format::KubernetesAudit, Format::Okta, Format::Keycloak, Format::Entra, Format::Hubble, Format::Ocsf, Format::Journal]),
+        which in any::<prop::sample::Index>(),
+        path in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
+        value in prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<i64>().prop_map(serde_json::Value::from),
+            any::<f64>().prop_map(serde_json::Value::from),
+            any::<bool>().prop_map(serde_json::Value::from),
+            ".{0,40}".prop_map(serde_json::Value::from),
+            Just(serde_json::json!([[["a"], {"b": [null]}]])),
+            Just(serde_json::json!({"a": {"b": {}}})),
+        ],
+    ) {
+        let text = sample(format);
+        let mut lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let count = lines.len();
+        let whole = &mut lines[which.index(count)];
+        let at = pointer(whole, &path);
+        *whole.pointer_mut(&at).unwrap() = value;
+        let line = serde_json::to_vec(&lines[which.index(count)]).unwrap();
+        check(format, &line);
+    }
+}

@@ -7,6 +7,7 @@ pub(crate) mod incidents;
 pub(crate) mod playbook;
 pub(crate) mod release;
 pub(crate) mod rules;
+mod since;
 pub(crate) mod standalone;
 pub(crate) mod status;
 

@@ -13,9 +13,12 @@ use model::{StepName, Verdict};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use crate::api::{
-    ActionView, ApiError, AuditPage, Because, Decide, Done, Health, IncidentList, IncidentView, Judge,
-    Playbooks, Status,
+use crate::{
+    api::{
+        ActionView, ApiError, AuditPage, Because, Decide, Done, Health, IncidentList, IncidentView, Judge,
+        Playbooks, Status,
+    },
+    audit::Query,
 };
 
 /// Largest answer that is read, in bytes: an incident with all its findings is a few MB.
@@ -213,7 +216,23 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn audit(&self, after: u64, limit: usize) -> Result<AuditPage, ClientError> {
-        self.get(&format!("/v1/audit?after={after}&limit={limit}")).await
+        self.audit_of(&Query::after(after, limit)).await
+    }
+
+    /// What is asked for of the audit log, oldest first.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn audit_of(&self, query: &Query) -> Result<AuditPage, ClientError> {
+        let mut path = format!("/v1/audit?after={}&limit={}", query.after, query.limit);
+        if let Some(since) = query.since {
+            path.push_str(&format!("&since={}", since.0));
+        }
+        if let Some(incident) = &query.incident {
+            let safe = incident.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            path.push_str(&format!("&incident={}", if safe { incident } else { "-" }));
+        }
+        self.get(&path).await
     }
 
     /// Metrics in OpenMetrics text.

@@ -9,7 +9,10 @@ use std::{
 use detect::{correlation, incident::GroupingConfig};
 use model::{Level, Timestamp};
 
-use crate::crash::{CrashPoints, NeverCrash};
+use crate::{
+    audit::SEGMENT_BYTES,
+    crash::{CrashPoints, NeverCrash},
+};
 
 /// Where the present comes from. The only clock that the controller reads; tests pass their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -117,6 +120,8 @@ pub struct Limits {
     /// Findings that correlations look at, remembered as their evidence and for their repetitions, each with its event; the longest
     /// unseen are forgotten first, and counted if they were still wanted.
     pub fed: usize,
+    /// A file of the audit log that is longer, in bytes, is full: another is begun. None is ever removed.
+    pub audit_segment: u64,
     /// How long a request on the control socket waits for the core.
     pub request: Duration,
 }
@@ -133,6 +138,7 @@ impl Default for Limits {
             node_queue: 1024,
             orphans: 1024,
             fed: 16_384,
+            audit_segment: SEGMENT_BYTES,
             request: Duration::from_secs(10),
         }
     }

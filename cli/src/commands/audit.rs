@@ -1,15 +1,15 @@
 //! `hemostat audit`: show and verify.
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use controller::{
     ControllerConfig,
-    audit::{self, Anchor, AuditKey},
+    audit::{self, Anchor, AuditKey, Query},
 };
 
-use super::{asking, client, refused};
+use super::{asking, client, now, refused, since::Since};
 use crate::{
     Shared,
     exit::{Ended, Exit},
@@ -23,6 +23,12 @@ pub(crate) enum Task {
         /// Only entries after this position.
         #[arg(long, default_value_t = 0)]
         after: u64,
+        /// Only entries of this time or later: `90m`, `2h`, `7d` ago, or a time in UTC (`2026-11-22T12:04:05Z`).
+        #[arg(long, value_name = "TIME")]
+        since: Option<Since>,
+        /// Only entries of this incident; the beginning of its id is enough.
+        #[arg(long, value_name = "ID")]
+        incident: Option<String>,
         /// At most this many.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
@@ -32,7 +38,7 @@ pub(crate) enum Task {
         /// State folder of the controller.
         #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
         state: PathBuf,
-        /// The log, where it is not in the state folder.
+        /// The log, where it is not in the state folder: the file that is written, with the full ones beside it.
         #[arg(long)]
         log: Option<PathBuf>,
         /// The chain's key, where it is not in the state folder.
@@ -46,7 +52,10 @@ pub(crate) enum Task {
 
 pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     match task {
-        Task::Show { after, limit } => asking(show(shared, after, limit)),
+        Task::Show { after, since, incident, limit } => {
+            let since = since.map(|since| since.at(now()));
+            asking(show(shared, Query { after, since, incident, limit }))
+        }
         Task::Verify { state, log, key, anchor } => {
             let files = ControllerConfig::in_folders(&state, &state);
             verify(
@@ -59,8 +68,8 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     }
 }
 
-async fn show(shared: &Shared, after: u64, limit: usize) -> Result<Exit> {
-    let page = client(shared).audit(after, limit).await.map_err(refused)?;
+async fn show(shared: &Shared, query: Query) -> Result<Exit> {
+    let page = client(shared).audit_of(&query).await.map_err(refused)?;
     render::print(shared.output, &page, |window| {
         let anchor = serde_json::to_string(&page.anchor).unwrap_or_default();
         format!(
@@ -75,11 +84,13 @@ async fn show(shared: &Shared, after: u64, limit: usize) -> Result<Exit> {
 fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Result<Exit> {
     let key = AuditKey::load(&key).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
     let anchor = Anchor::read(&anchor).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
-    let file = File::open(&log).with_context(|| format!("open the audit log {}", log.display()))?;
-    let report = audit::verify(BufReader::new(file), &key, Some(&anchor))
-        .with_context(|| format!("read {}", log.display()))?;
+    let report = audit::verify_log(&log, &key, Some(&anchor))?;
     if report.is_whole() {
-        render::print(shared.output, &report, |_| format!("{} entries, the chain is whole\n", report.lines))?;
+        render::print(shared.output, &report, |_| {
+            let files =
+                if report.files == 1 { "1 file".to_owned() } else { format!("{} files", report.files) };
+            format!("{} entries in {files}, the chain is whole\n", report.lines)
+        })?;
         return Ok(Exit::Good);
     }
     if shared.output != Format::Table {

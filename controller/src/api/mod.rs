@@ -16,7 +16,7 @@
 //! | `POST /v1/actions/ID/rollback` [`Because`] | [`Done`] |
 //! | `GET /v1/playbooks` | [`Playbooks`] |
 //! | `POST /v1/playbooks/reload` | [`Playbooks`] |
-//! | `GET /v1/audit?after=&limit=` | [`AuditPage`], with the anchor to keep elsewhere |
+//! | `GET /v1/audit?after=&since=&incident=&limit=` | [`AuditPage`], oldest first, with the anchor to keep elsewhere; `since` in ns since 1970 |
 //! | `GET /metrics` | OpenMetrics text |
 //!
 //! Every error is an [`ApiError`] with a status: 400 malformed, 403 not allowed, 404 unknown, 409 not possible now,
@@ -250,8 +250,11 @@ pub struct AuditPage {
     pub entries: Vec<AuditEntry>,
     /// How long the log is and how it ends: keep it elsewhere, and `verify` finds a cut end.
     pub anchor: Anchor,
-    /// Where the log lies.
+    /// Where the log lies: the file that is written; full ones stand beside it.
     pub log: String,
+    /// Bytes of the log that were read for this.
+    #[serde(default)]
+    pub bytes_read: u64,
 }
 
 /// Why a request was not done.

@@ -20,7 +20,7 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
-use model::Actor;
+use model::{Actor, Timestamp};
 use serde::Deserialize;
 use tokio::{
     net::UnixListener,
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, ApiErrorKind, AuditPage, Because, Condition, Decide, Judge, peer::actor_of};
 use crate::{
-    audit::AuditLog,
+    audit::{AuditLog, Query as Wanted},
     core::{Ask, Asker, Change, Merged},
     health::HealthBoard,
     metrics::Metrics,
@@ -227,12 +227,14 @@ async fn actions(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListPara
 #[serde(deny_unknown_fields, default)]
 struct AuditParams {
     after: u64,
+    since: Option<i64>,
+    incident: Option<String>,
     limit: usize,
 }
 
 impl Default for AuditParams {
     fn default() -> Self {
-        Self { after: 0, limit: 1000 }
+        Self { after: 0, since: None, incident: None, limit: 1000 }
     }
 }
 
@@ -242,20 +244,22 @@ async fn audit(
     params: Params<AuditParams>,
 ) -> Answer {
     actor(peer)?;
-    let AuditParams { after, limit } = query(params)?;
+    let AuditParams { after, since, incident, limit } = query(params)?;
+    let wanted = Wanted { after, since: since.map(Timestamp), incident, limit: limit.min(10_000) };
     let unavailable = |because: String| ApiError::new(ApiErrorKind::Unavailable, because);
     let bytes = served.asker.ask(Ask::Audit).await?;
     let mut page: AuditPage = serde_json::from_slice(&bytes).map_err(|e| unavailable(e.to_string()))?;
-    // Readers of the whole file wait for each other, not the core for them.
+    // Readers of long files wait for each other, not the core for them.
     let turn = served.readers.acquire_owned().await.map_err(|e| unavailable(e.to_string()))?;
     let path = served.audit_log;
     let read = move || {
-        let entries = AuditLog::read(&path, after, limit.min(10_000));
+        let selection = AuditLog::read(&path, &wanted);
         drop(turn);
-        entries
+        selection
     };
-    let entries = tokio::task::spawn_blocking(read).await.map_err(|e| unavailable(e.to_string()))?;
-    page.entries = entries.map_err(|e| unavailable(e.to_string()))?;
+    let read = tokio::task::spawn_blocking(read).await.map_err(|e| unavailable(e.to_string()))?;
+    let selection = read.map_err(|e| unavailable(e.to_string()))?;
+    (page.entries, page.bytes_read) = (selection.entries, selection.bytes_read);
     // What was appended since the anchor was asked for belongs to the next page.
     page.entries.retain(|entry| entry.seq <= page.anchor.head.count);
     Ok(Json(page).into_response())

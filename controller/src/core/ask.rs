@@ -106,6 +106,7 @@ impl Core {
             entries: Vec::new(),
             anchor: Anchor::new(&self.state.audit.key, &self.state.audit.head),
             log: self.state.audit.log.path().display().to_string(),
+            bytes_read: 0,
         }
     }
 

@@ -107,7 +107,8 @@ impl Audit {
         let head: ChainHead = store.get(Table::Meta, b"audit_head")?.unwrap_or_default();
         let pending: Vec<AuditEntry> =
             store.scan(Table::AuditPending, b"")?.into_iter().map(|(_, entry)| entry).collect();
-        let (log, recovered) = AuditLog::open(&config.audit_log, &head, &pending)?;
+        let (log, recovered) =
+            AuditLog::open(&config.audit_log, config.limits.audit_segment, &head, &pending)?;
         match recovered {
             Recovered::Whole => {}
             Recovered::Completed { entries } => {

@@ -4,7 +4,6 @@
 
 use std::{
     env, fs,
-    io::BufReader,
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Command, Stdio},
@@ -18,7 +17,7 @@ use std::{
 use crate::support::{Faint, FileNode, World};
 use hemostat_controller::{
     Controller, ControllerConfig,
-    audit::{Anchor, AuditKey, verify},
+    audit::{Anchor, AuditKey, verify_log},
     client::Client,
     crash::{CrashPoints, Moment},
 };
@@ -92,6 +91,8 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     config.playbooks = vec![dir.join("playbooks")];
     config.rules = vec![dir.join("rules")];
     config.correlation.lateness = Duration::from_millis(50);
+    // Several files of the audit log in one story.
+    config.limits.audit_segment = 2048;
     if story == Story::Correlated {
         // Each report a write of its own, so that it can die between any two.
         config.limits.batch = 1;
@@ -257,8 +258,7 @@ fn audit_is_whole(dir: &Path) {
     let config = ControllerConfig::in_folders(&dir.join("state"), dir);
     let key = AuditKey::load(&config.audit_key).unwrap();
     let anchor = Anchor::read(&config.audit_anchor).unwrap();
-    let log = BufReader::new(fs::File::open(&config.audit_log).unwrap());
-    let report = verify(log, &key, Some(&anchor)).unwrap();
+    let report = verify_log(&config.audit_log, &key, Some(&anchor)).unwrap();
     assert!(report.is_whole(), "{:#?}", report.problems);
 }
 

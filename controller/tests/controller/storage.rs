@@ -61,6 +61,7 @@ async fn a_full_disk_loses_nothing_and_is_said() {
         config.journal = disk.0.join("journal.redb");
         config.audit_log = disk.0.join("audit.jsonl");
         config.limits.request = Duration::from_secs(1);
+        config.limits.audit_segment = 1024;
     })
     .await;
     disk.fill();

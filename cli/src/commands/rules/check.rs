@@ -106,7 +106,9 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
         checked.files,
         checked.rules,
         checked.correlations.len(),
-        checked.filters, checked.errors, checked.warnings
+        checked.filters,
+        checked.errors,
+        checked.warnings
     ));
     for one in &checked.correlations {
         let silent = if one.silent.is_empty() {

@@ -333,7 +333,7 @@ fn i6_a_protected_descendant_is_left_out_and_named_and_the_rest_is_contained() {
         assert_eq!((leaves.len(), inner.len()), (4, 3));
         for leaf in &leaves {
             assert_eq!(cgroup_of(*leaf).unwrap(), ground.path);
-            assert_eq!(state_of(*leaf), Some('S'));
+            wait_for("the leaf to sleep", || state_of(*leaf) == Some('S'));
             assert!(record.detail.contains(&format!("pid {leaf} ")), "{}", record.detail);
         }
         for pid in &inner {
@@ -699,4 +699,60 @@ fn i9_a_reused_pid_is_not_killed() {
     assert!(lives(pid));
     successor.kill().unwrap();
     successor.wait().unwrap();
+}
+
+/// Who keeps a cgroup may move processes within it: a jail inside would be theirs to empty.
+#[test]
+fn i5_the_keeper_of_a_cgroup_cannot_empty_the_jail() {
+    const KEEPER: u32 = 65_534;
+    let Some(ground) = Ground::new("keeper") else { return };
+    let (kept, kept_path) = ground.sub("kept");
+    let give = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(KEEPER), Some(KEEPER)).unwrap();
+    give(&kept);
+    give(&kept.join("cgroup.procs"));
+    let (inner, inner_path) = ground.sub("kept/inner");
+    give(&inner);
+    give(&inner.join("cgroup.procs"));
+    let victim = ground.start_in(&inner, Command::new("sh").args(["-c", "sleep 1000 & wait"]));
+    wait_for("its child", || ground.members().len() == 2);
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    let record = contain.react_freeze(key(victim), now()).unwrap();
+    let jail = cgroup_of(victim).unwrap();
+    assert!(
+        jail.starts_with(&format!("{}/hemostat-jail-", ground.path)),
+        "{jail}: around what was given away"
+    );
+    // another of the keeper's processes, in the cgroup that it keeps, tries to take the victim back
+    let mut accomplice = Command::new("sh");
+    accomplice.arg("-c").arg(format!(
+        "for at in . inner; do echo {victim} > {kept}/$at/cgroup.procs && exit 7; done; exit 8",
+        kept = kept.display()
+    ));
+    std::os::unix::process::CommandExt::uid(&mut accomplice, KEEPER);
+    accomplice.stderr(std::process::Stdio::null());
+    assert_eq!(accomplice.status().unwrap().code(), Some(8));
+    assert_eq!(cgroup_of(victim).unwrap(), jail);
+    assert!(contain.watch(now()).is_empty());
+    // its home is still what it was: a second action on the process means the cgroup that it came from
+    let evil = NodeAction::Freeze(FreezeScope::Cgroup);
+    let second = contain.react(evil, process(victim), now()).unwrap();
+    assert!(
+        matches!(&second.rollback, Some(RollbackState::Freeze { in_place: Some(at), .. }) if *at == inner_path),
+        "{second:?}"
+    );
+    contain.release(&Which::One(second.id));
+    assert!(matches!(contain.release(&Which::One(record.id))[0].result, Ok(PhaseDone::Reverted { .. })));
+    assert_eq!(ground.snapshot(), before);
+    assert_eq!(cgroup_of(victim).unwrap(), inner_path);
+    assert!(inner_path.starts_with(&kept_path));
+    // a kill of the cgroup finds who stands in a jail around it
+    contain.react_freeze(key(victim), now()).unwrap();
+    let target = ground::cgroup_target(&inner, &inner_path);
+    let kill = NodeAction::Kill(KillScope::Subtree);
+    for (phase, key) in [(Phase::Capture, "k"), (Phase::Apply { rollback: RollbackState::Nothing }, "k")] {
+        let outcome = contain.handle(&command(&kill, &target, phase, key), now());
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+    }
+    wait_for("its end", || !lives(victim));
 }

@@ -91,7 +91,7 @@ impl Contain {
         let clock = Clock { now, begun: Instant::now() };
         let same =
             |slot: &&Slot| is_held(slot) && slot.record.action == action && slot.record.target == target;
-        if let Some(slot) = self.scene.journal().slots().find(same) {
+        if let Some(slot) = self.scene.journal().standing().find(same) {
             return Ok(slot.record.clone());
         }
         let id = self.reaction_id(&action, &target, now);
@@ -119,7 +119,7 @@ impl Contain {
         let mut slots: Vec<(u64, ActionRecord)> = self
             .scene
             .journal()
-            .slots()
+            .standing()
             .filter(|slot| is_held(slot))
             .map(|slot| (slot.order, slot.record.clone()))
             .collect();
@@ -297,7 +297,8 @@ impl Contain {
             Ok(outputs) => {
                 // The effect stands and is announced in the journal, so it is not given up because the disk is full: that would
                 // put containment into the hands of whoever fills it.
-                self.note_done(Line::applied(id, clock.time(), outputs.clone()))?;
+                let at = task.in_force.take().map_or_else(|| clock.time(), |instant| clock.at(instant));
+                self.note_done(Line::applied(id, at, outputs.clone()))?;
                 Ok(outputs)
             }
             Err(failure) => {
@@ -359,7 +360,7 @@ impl Contain {
         let mut journal = self.scene.journal();
         let Some(order) = journal.slot(&record.id).map(|slot| slot.order) else { return Ok(None) };
         let heir =
-            journal.slots().filter(|slot| is_held(slot) && slot.record.id != record.id).find_map(|slot| {
+            journal.standing().filter(|slot| is_held(slot) && slot.record.id != record.id).find_map(|slot| {
                 let Some(RollbackState::Freeze { jail: other_jail, in_place: other_place, .. }) =
                     &slot.record.rollback
                 else {
@@ -463,17 +464,7 @@ impl Contain {
 }
 
 fn durability_of(journal: &Journal, line: &Line) -> Durability {
-    let id = match line {
-        Line::Put(slot) => &slot.record.id,
-        Line::State { id, .. }
-        | Line::Applied { id, .. }
-        | Line::Rollback { id, .. }
-        | Line::Work { id, .. }
-        | Line::Moved { id, .. }
-        | Line::Paused { id, .. }
-        | Line::Outcome { id, .. } => id,
-    };
-    journal.slot(id).map_or(Durability::Agent, |slot| durability(&slot.record.action))
+    journal.slot(line.id()).map_or(Durability::Agent, |slot| durability(&slot.record.action))
 }
 
 /// It holds something now, or may, and undoing it restores what was.
@@ -490,7 +481,11 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn time(&self) -> Timestamp {
-        self.now.plus(self.begun.elapsed())
+        self.at(Instant::now())
+    }
+
+    fn at(&self, instant: Instant) -> Timestamp {
+        self.now.plus(instant.saturating_duration_since(self.begun))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     cgroup::{self, Cgroup},
     jail::{self, NoJail},
     journal::Line,
-    process::{self, Held},
+    process::{self, Held, Stat},
     scene::{Act, Force, Task, Undone, mismatch},
     spared::Spared,
     stop::{self, Stand},
@@ -184,7 +184,7 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
             let path = cgroup_of(task, &held)?;
             task.scene.protected.check_process(&held, &path)?;
             // the jail that another action put it in is not its home
-            jail::home(task, &path).to_owned()
+            jail::home(task, &path).into_owned()
         }
         Target::File { .. } => {
             return Err(ActionFailure::Unsupported {
@@ -210,10 +210,20 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
 
 /// cgroup path of a live process.
 pub(super) fn cgroup_of(task: &Task<'_>, held: &Held) -> Result<String, ActionFailure> {
-    task.scene
-        .cgroups
-        .path_of(held.pid())
-        .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?
+    at_once(task, held, process::stat(held.pid()))
+}
+
+/// The same of a process that was looked at this moment.
+fn cgroup_of_fresh(task: &Task<'_>, held: &Held) -> Result<String, ActionFailure> {
+    at_once(task, held, Ok(Some(held.stat)))
+}
+
+fn at_once(task: &Task<'_>, held: &Held, stat: io::Result<Option<Stat>>) -> Result<String, ActionFailure> {
+    let path = stat.and_then(|stat| match stat {
+        Some(stat) => task.scene.cgroups.path_at(held.pid(), &stat),
+        None => Ok(None),
+    });
+    path.map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?
         .filter(|_| !held.has_ended())
         .ok_or_else(|| ActionFailure::TargetGone { target: process::name(held.key) })
 }
@@ -221,10 +231,12 @@ pub(super) fn cgroup_of(task: &Task<'_>, held: &Held) -> Result<String, ActionFa
 /// State of an action that freezes a subtree on the way to something else.
 pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<RollbackState, ActionFailure> {
     let held = Held::open(process)?;
-    let from = cgroup_of(task, &held)?;
+    let from = cgroup_of_fresh(task, &held)?;
     task.scene.protected.check_process(&held, &from)?;
-    let home = jail::home(task, &from).to_owned();
-    if home != from && from != jail::jail_path(&home, task.id) {
+    let home = jail::home(task, &from).into_owned();
+    let place = jail::place(task, &home).map_err(|error| cgroup::failure("look at", &home, &error))?;
+    let path = jail::jail_path(place, task.id);
+    if home != from && from != path {
         // Another action froze it already. Its jail is kept frozen "in place" by this one too; when the other is lifted first, this
         // one inherits the jail (see `Contain`).
         let cgroup =
@@ -233,7 +245,7 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
     }
     task.taken.replace(Some(held));
     Ok(RollbackState::Freeze {
-        jail: Some(jail::jail_path(&home, task.id)),
+        jail: Some(path),
         members: vec![MovedProcess { process, from: home }],
         was_frozen: Frozen::No,
         in_place: None,
@@ -260,7 +272,7 @@ fn capture_in_place(cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
 
 fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure> {
     let cgroup = match task.target {
-        target @ Target::Cgroup { path: named, .. } if jail::home(task, path) == named || path == named => {
+        target @ Target::Cgroup { path: named, .. } if jail::home(task, path) == named.as_str() || path == named => {
             target_cgroup(task, target)?
         }
         Target::Cgroup { .. } => return Err(mismatch(task)),

@@ -8,6 +8,7 @@
 //! ([`super::Lineage`]) names the orphans.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     io,
     time::{Duration, Instant},
@@ -16,8 +17,8 @@ use std::{
 use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
-    cgroup::{self, Cgroup},
-    journal::{Line, is_over},
+    cgroup::{self, Cgroup, Made},
+    journal::Line,
     process::{self, Held},
     scene::{Force, Task, tag},
     spared::Spared,
@@ -30,6 +31,9 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
+const STAND_STILL: Duration = Duration::from_millis(1);
+
 /// Names of our cgroups begin like this.
 const PREFIX: &str = "hemostat-jail-";
 
@@ -38,7 +42,7 @@ pub(super) fn jail_name(id: &ActionId) -> String {
     format!("{PREFIX}{}", tag(id))
 }
 
-/// The jail's place below `from`. A process that stands in a jail already gets no jail within: see [`is_jail`].
+/// The jail's path below `from`. A process that stands in a jail already gets no jail within: see [`is_jail`].
 pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
     format!("{}/{}", from.trim_end_matches('/'), jail_name(id))
 }
@@ -46,23 +50,65 @@ pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
 /// Whether a jail of ours is there: one that the journal knows and that is ours. The name alone says nothing, since anybody who may make
 /// cgroups may give it to one.
 pub(super) fn is_jail(task: &Task<'_>, path: &str) -> bool {
-    let known = || {
-        task.scene.journal().slots().any(|slot| {
-            let begun = !matches!(slot.record.state, ActionState::Planned | ActionState::Prepared);
-            let stands = begun && !is_over(slot.record.state);
-            let states = [slot.work.as_ref(), slot.record.rollback.as_ref()];
-            (stands || slot.record.id == *task.id)
-                && states.into_iter().flatten().any(
-                    |state| matches!(state, RollbackState::Freeze { jail: Some(jail), .. } if jail == path),
-                )
-        })
-    };
-    has_name_of_jail(path) && known() && task.scene.cgroups.cgroup(path).is_ok_and(|jail| is_ours(&jail))
+    home_of_jail(task, path).is_some()
 }
 
-/// The cgroup around a jail of ours; the path itself where there is none.
-pub(super) fn home<'a>(task: &Task<'_>, path: &'a str) -> &'a str {
-    if is_jail(task, path) { outside(path) } else { path }
+/// The cgroup that whoever stands in this jail of ours came from; the path itself where it is no jail.
+pub(super) fn home<'a>(task: &Task<'_>, path: &'a str) -> Cow<'a, str> {
+    home_of_jail(task, path).map_or(Cow::Borrowed(path), Cow::Owned)
+}
+
+fn home_of_jail(task: &Task<'_>, path: &str) -> Option<String> {
+    if !has_name_of_jail(path) {
+        return None;
+    }
+    let home = {
+        let journal = task.scene.journal();
+        let own = journal.slot(task.id).into_iter();
+        journal.standing().chain(own).find_map(|slot| {
+            let stands = !matches!(slot.record.state, ActionState::Planned | ActionState::Prepared);
+            if !stands && slot.record.id != *task.id {
+                return None;
+            }
+            [slot.work.as_ref(), slot.record.rollback.as_ref()].into_iter().flatten().find_map(|state| {
+                match state {
+                    RollbackState::Freeze { jail: Some(jail), members, .. } if jail == path => Some(
+                        members.first().map_or_else(|| outside(path).to_owned(), |root| root.from.clone()),
+                    ),
+                    _ => None,
+                }
+            })
+        })
+    }?;
+    task.scene.cgroups.cgroup(path).is_ok_and(|jail| is_ours(&jail)).then_some(home)
+}
+
+/// Everybody that stands in a jail of any action.
+pub(super) fn prisoners(task: &Task<'_>) -> Vec<MovedProcess> {
+    let journal = task.scene.journal();
+    let states = journal.standing().filter_map(|slot| slot.work.as_ref().or(slot.record.rollback.as_ref()));
+    let members = states.filter_map(|state| match state {
+        RollbackState::Freeze { jail: Some(_), members, .. } => Some(members.as_slice()),
+        _ => None,
+    });
+    members.flatten().cloned().collect()
+}
+
+/// The cgroup to make a jail in for a process that lives in `home`: `home` itself, or where that was given to another user to keep, the
+/// nearest one around it that was not. Who may write to a cgroup may move processes out of everything below it.
+pub(super) fn place<'a>(task: &Task<'_>, home: &'a str) -> io::Result<&'a str> {
+    let mut at = home;
+    loop {
+        if at.is_empty() || at == "/" {
+            return Ok("/");
+        }
+        match task.scene.cgroups.cgroup(at) {
+            Ok(cgroup) if is_ours(&cgroup) => return Ok(at),
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        at = at.rsplit_once('/').map_or("/", |(above, _)| above);
+    }
 }
 
 fn is_ours(jail: &Cgroup) -> bool {
@@ -108,7 +154,7 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
         return Err(NoJail::Impossible(io::Error::other(format!("cgroup {parent} is a {kind} cgroup"))));
     }
     task.step("jail");
-    let jail = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
+    let (jail, made) = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
     if !is_ours(&jail) {
         return Err(NoJail::Impossible(io::Error::other(format!("somebody else has made cgroup {path}"))));
     }
@@ -120,18 +166,30 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
             task.step("move");
             jail.take(root.pid()).map_err(sort(path))
         })
-        .and_then(|_| gather(task, root, &jail, &mut spared));
+        .and_then(|_| gather(task, root, &jail, made, &mut spared));
     if let Err(failure) = gathered {
         // all or nothing: whoever was moved goes back
         resume(task)?;
         let _freed = free(task, path, &known_members(task), Force::Yes)?;
         return Err(failure);
     }
-    let limit = FREEZE_LIMIT;
+    if task.in_force.get().is_some() {
+        return Ok((Frozen::Yes, spared));
+    }
+    let frozen = await_frozen(task, &jail, FREEZE_LIMIT)?;
+    Ok((frozen, spared))
+}
+
+/// Waits until everyone in the jail stands still, and notes when.
+fn await_frozen(task: &Task<'_>, jail: &Cgroup, limit: Duration) -> Result<Frozen, ActionFailure> {
     let frozen = jail
         .await_event("frozen 1", limit)
-        .map_err(|error| cgroup::failure("await the freeze of", path, &error))?;
-    Ok((if frozen { Frozen::Yes } else { Frozen::No }, spared))
+        .map_err(|error| cgroup::failure("await the freeze of", &jail.path, &error))?;
+    if !frozen {
+        return Ok(Frozen::No);
+    }
+    task.in_force.set(Some(Instant::now()));
+    Ok(Frozen::Yes)
 }
 
 /// Moves every member back to where it came from and removes the jail. Returns how many lived, or what drifted.
@@ -143,6 +201,7 @@ pub(super) fn free(
 ) -> Result<Result<usize, String>, ActionFailure> {
     let cgroups = &task.scene.cgroups;
     let parent = outside(path);
+    let of_the_root = members.first().map_or(parent, |root| root.from.as_str());
     let jail = match cgroups.cgroup(path) {
         Ok(jail) => jail,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
@@ -159,7 +218,7 @@ pub(super) fn free(
         }
         let mut moves = Vec::new();
         for pid in inside {
-            let Some(home) = home_of(pid, &origins, parent)? else { continue };
+            let Some(home) = home_of(pid, &origins, of_the_root)? else { continue };
             if !homes.contains_key(&home) {
                 match open_home(task, &home, force)? {
                     Some(cgroup) => homes.insert(home.clone(), cgroup),
@@ -226,7 +285,18 @@ pub(super) fn known_members(task: &Task<'_>) -> Vec<MovedProcess> {
 }
 
 /// The rounds: children of members, and whoever the process tree names, are moved in until there is nobody left outside.
-fn gather(task: &Task<'_>, root: &Held, jail: &Cgroup, spared: &mut Spared) -> Result<(), NoJail> {
+fn gather(
+    task: &Task<'_>,
+    root: &Held,
+    jail: &Cgroup,
+    made: Made,
+    spared: &mut Spared,
+) -> Result<(), NoJail> {
+    // Most are alone. Then the containment is complete when the root stands still, and its children are listed exactly from then on.
+    if made == Made::Now && await_frozen(task, jail, STAND_STILL)? == Frozen::Yes && is_alone(task, root)? {
+        return Ok(());
+    }
+    task.in_force.set(None);
     let first = outside_members(task, root.key, jail, spared)?;
     if first.is_empty() {
         return Ok(());
@@ -330,6 +400,17 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
     Ok(())
 }
 
+/// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
+/// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
+fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
+    if task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty()) {
+        return Ok(false);
+    }
+    process::children(root.pid())
+        .map(|children| children.is_empty())
+        .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
+}
+
 /// Descendants that are not in the jail yet.
 fn outside_members(
     task: &Task<'_>,
@@ -384,7 +465,7 @@ pub(super) fn without(
 fn home_of(
     pid: u32,
     origins: &HashMap<u32, &MovedProcess>,
-    parent: &str,
+    of_the_root: &str,
 ) -> Result<Option<String>, ActionFailure> {
     let held =
         Held::open_pid(pid).map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
@@ -402,7 +483,7 @@ fn home_of(
             None => break,
         }
     }
-    Ok(Some(parent.to_owned()))
+    Ok(Some(of_the_root.to_owned()))
 }
 
 fn open_home(task: &Task<'_>, path: &str, force: Force) -> Result<Option<Cgroup>, ActionFailure> {

@@ -6,7 +6,7 @@
 //! quarantine outlives a power cut, so its lines are synced to the disk ([`Durability::Disk`]).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use super::spared::SPARED;
 
-/// A journal larger than this is rewritten at the next start, or when it grows past it while running.
+/// A journal larger than this is rewritten while running, and then again when it has doubled: each line is rewritten a bounded number
+/// of times, however much of it still stands.
 const COMPACT_ABOVE: u64 = 4 << 20;
 /// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded.
 const RESERVE: u64 = 1 << 20;
@@ -101,6 +102,20 @@ impl Line {
         });
         Self::Applied { id, at, outputs, detail: spared.unwrap_or_default() }
     }
+
+    /// The action that it is about.
+    pub(super) fn id(&self) -> &ActionId {
+        match self {
+            Self::Put(slot) => &slot.record.id,
+            Self::State { id, .. }
+            | Self::Applied { id, .. }
+            | Self::Rollback { id, .. }
+            | Self::Work { id, .. }
+            | Self::Moved { id, .. }
+            | Self::Paused { id, .. }
+            | Self::Outcome { id, .. } => id,
+        }
+    }
 }
 
 /// What a line must survive.
@@ -138,7 +153,10 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     length: u64,
+    compact_at: u64,
     slots: BTreeMap<ActionId, Slot>,
+    /// Those of the slots that are not over: few, while the ended ones are many, and they are looked through on the way to a freeze.
+    standing: BTreeSet<ActionId>,
     next: u64,
     /// Held to be true, since they tell of what is done, and written before the next line.
     owed: VecDeque<Line>,
@@ -164,13 +182,25 @@ impl Journal {
         }
         let file = rewrite(&path, &slots)?;
         let length = file.metadata().map_err(fault("measure", &path))?.len();
-        let journal = Self { path, file, length, slots, next, owed: VecDeque::new(), _lock: lock };
+        let standing = slots
+            .values()
+            .filter(|slot| !is_over(slot.record.state))
+            .map(|slot| slot.record.id.clone())
+            .collect();
+        let compact_at = COMPACT_ABOVE.max(2 * length);
+        let owed = VecDeque::new();
+        let journal = Self { path, file, length, compact_at, slots, standing, next, owed, _lock: lock };
         journal.reserve();
         Ok(journal)
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.values()
+    }
+
+    /// Those that are not over.
+    pub(super) fn standing(&self) -> impl Iterator<Item = &Slot> {
+        self.standing.iter().filter_map(|id| self.slots.get(id))
     }
 
     pub(super) fn slot(&self, id: &ActionId) -> Option<&Slot> {
@@ -220,8 +250,13 @@ impl Journal {
     }
 
     fn hold(&mut self, line: Line) {
+        let id = line.id().clone();
         admit(&mut self.slots, line);
-        if self.length > COMPACT_ABOVE {
+        match self.slots.get(&id) {
+            Some(slot) if !is_over(slot.record.state) => self.standing.insert(id),
+            _ => self.standing.remove(&id),
+        };
+        if self.length > self.compact_at {
             self.compact();
         }
     }
@@ -262,11 +297,15 @@ impl Journal {
         match rewrite(&self.path, &self.slots) {
             Ok(file) => {
                 self.length = file.metadata().map_or(0, |meta| meta.len());
+                self.compact_at = COMPACT_ABOVE.max(2 * self.length);
                 self.file = file;
                 self.owed.clear();
                 self.reserve();
             }
-            Err(error) => tracing::warn!(%error, "the containment journal could not be compacted"),
+            Err(error) => {
+                tracing::warn!(%error, "the containment journal could not be compacted");
+                self.compact_at = self.length + COMPACT_ABOVE;
+            }
         }
     }
 
@@ -551,6 +590,30 @@ mod tests {
         assert!(journal.length <= COMPACT_ABOVE + 4096);
         assert!(journal.slot(&ActionId::new("act-19999")).is_some(), "the newest are kept");
         assert!(fs::metadata(dir.path().join("journal")).unwrap().len() <= COMPACT_ABOVE + 4096);
+    }
+
+    #[test]
+    fn i11_a_journal_of_much_that_stands_is_not_rewritten_at_every_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = opened(dir.path());
+        let inode =
+            || std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join("journal")).unwrap());
+        let mut rewritten = 0;
+        let mut before = inode();
+        for n in 0..12_000 {
+            let mut slot = slot(&format!("act-{n}"));
+            slot.record.detail = "x".repeat(1000);
+            journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+            let now = inode();
+            rewritten += usize::from(now != before);
+            before = now;
+        }
+        assert!((1..=3).contains(&rewritten), "{rewritten} times for 16 MB");
+        assert_eq!(journal.standing().count(), 12_000);
+        journal.append(state("act-7", ActionState::Reverted), Durability::Agent).unwrap();
+        assert_eq!(journal.standing().count(), 11_999);
+        drop(journal);
+        assert_eq!(opened(dir.path()).standing().count(), 11_999, "the same after a start");
     }
 
     #[test]

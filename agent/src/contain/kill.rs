@@ -184,6 +184,19 @@ fn kill_cgroup(task: &Task<'_>, target: &Target) -> Result<usize, ActionFailure>
     let count = cgroup.members_below().map_err(|error| cgroup::failure("list", &cgroup.path, &error))?.len();
     task.step("kill");
     cgroup.kill().map_err(|error| cgroup::failure("kill", &cgroup.path, &error))?;
+    // whose cgroup is in another user's keeping stands in a jail around it: see `jail::place`
+    let below = format!("{}/", cgroup.path.trim_end_matches('/'));
+    let mut elsewhere = 0;
+    for member in jail::prisoners(task)
+        .into_iter()
+        .filter(|one| one.from == cgroup.path || one.from.starts_with(&below))
+    {
+        if let Ok(held) = Held::open(member.process) {
+            held.signal(Signal::KILL)?;
+            elsewhere += usize::from(ended(&held)?);
+        }
+    }
+    let count = count + elsewhere;
     let limit = Duration::from_millis(u64::from(END_LIMIT_MS));
     match cgroup.await_event("populated 0", limit) {
         Ok(true) => Ok(count),

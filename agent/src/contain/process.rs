@@ -9,8 +9,11 @@ use std::{
 use model::{ActionFailure, BootNs, Pid, ProcessKey};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{AtFlags, CWD, StatxFlags},
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+
+use super::cgroup;
 
 /// `/proc/PID/stat` gives start times in clock ticks. USER_HZ is 100 on every architecture that Hemostat is built for
 /// (include/asm-generic/param.h), so two processes of one pid that started within the same 10 ms cannot be told apart here.
@@ -207,16 +210,16 @@ pub(super) fn of_thread(thread: u32) -> io::Result<Option<u32>> {
 /// Exact only while the process stands still, which is how it is used.
 pub(super) fn children(pid: u32) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
-    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+    let threads = match threads_of(pid) {
         Ok(threads) => threads,
         Err(error) if is_gone(&error) => return Ok(found),
         Err(error) => return Err(error),
     };
     for thread in threads {
-        let Ok(thread) = thread else { continue };
-        match fs::read_to_string(thread.path().join("children")) {
+        let task = format!("/proc/{pid}/task/{thread}");
+        match fs::File::open(format!("{task}/children")).and_then(cgroup::whole) {
             Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && thread.path().exists() => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && fs::exists(&task).unwrap_or(false) => {
                 return children_by_scan(pid);
             }
             Err(error) if is_gone(&error) => {}
@@ -224,6 +227,21 @@ pub(super) fn children(pid: u32) -> io::Result<Vec<u32>> {
         }
     }
     Ok(found)
+}
+
+/// The threads of a process. Most have one, and the link count of the folder says so (`proc_task_getattr` of fs/proc/base.c adds the
+/// number of threads to that of an empty folder) without the folder being read.
+fn threads_of(pid: u32) -> io::Result<Vec<u32>> {
+    const EMPTY_FOLDER_LINKS: u64 = 2;
+    let folder = format!("/proc/{pid}/task");
+    let links = u64::from(rustix::fs::statx(CWD, &folder, AtFlags::empty(), StatxFlags::NLINK)?.stx_nlink);
+    if links == EMPTY_FOLDER_LINKS + 1 {
+        return Ok(vec![pid]);
+    }
+    let threads = fs::read_dir(&folder)?;
+    threads
+        .map(|thread| Ok(thread?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(pid)))
+        .collect()
 }
 
 /// Every pid of the machine.

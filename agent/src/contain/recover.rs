@@ -43,8 +43,7 @@ impl Contain {
     /// Freezes, stops and quarantines of another boot ended with it. Pinned links of dead cgroups are removed.
     pub fn recover(&self, now: Timestamp) -> Vec<Recovered> {
         let clock = Clock { now, begun: Instant::now() };
-        let mut slots: Vec<Slot> =
-            self.scene.journal().slots().filter(|slot| !is_over(slot.record.state)).cloned().collect();
+        let mut slots: Vec<Slot> = self.scene.journal().standing().cloned().collect();
         slots.sort_unstable_by_key(|slot| slot.order);
         let mut recovered = Vec::new();
         for slot in slots {
@@ -166,7 +165,7 @@ impl Contain {
         let known: Vec<String> = self
             .scene
             .journal()
-            .slots()
+            .standing()
             .filter(|slot| is_held(slot))
             .filter_map(|slot| match &slot.record.rollback {
                 Some(RollbackState::Network { pins, .. }) => Some(pins.clone()),

@@ -1,9 +1,10 @@
 //! What all actions work with, and what each of them must be able to do.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use model::{
@@ -69,11 +70,13 @@ pub(super) struct Task<'a> {
     /// The process that `capture` took hold of and checked, for an `apply` that follows at once: on the way to a freeze
     /// looking at /proc twice costs a fifth of the time.
     pub(super) taken: RefCell<Option<Held>>,
+    /// When the effect was seen to be complete, for actions that have more to do after it.
+    pub(super) in_force: Cell<Option<Instant>>,
 }
 
 impl<'a> Task<'a> {
     pub(super) fn new(scene: &'a Scene, id: &'a ActionId, target: &'a Target) -> Self {
-        Self { scene, id, target, taken: RefCell::new(None) }
+        Self { scene, id, target, taken: RefCell::new(None), in_force: Cell::new(None) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What CEL expressions and targets see of an incident: plain, bounded, and stable whatever the model's own shape becomes.
 
 use model::{
-    Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, Process, ProcessKey, Record, Workload,
+    Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, Process, ProcessKey, Record,
+    Workload,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

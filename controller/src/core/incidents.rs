@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{
-    ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, TimelineEntry,
-    Timestamp, UndoClass,
+    ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, Level,
+    TimelineEntry, Timestamp, UndoClass,
 };
 
 use crate::{
@@ -298,6 +298,34 @@ impl Whole {
             None => actions.push(record.clone()),
         }
         self.touch(now);
+    }
+}
+
+/// An incident of which nothing is known yet but how it began.
+pub(super) fn begun(
+    id: &IncidentId,
+    title: &str,
+    severity: Level,
+    first_event: Timestamp,
+    now: Timestamp,
+) -> Incident {
+    Incident {
+        id: id.clone(),
+        title: title.to_owned(),
+        severity,
+        state: IncidentState::Open,
+        entities: Vec::new(),
+        findings: Vec::new(),
+        findings_dropped: 0,
+        techniques: Vec::new(),
+        first_event,
+        opened: now,
+        updated: now,
+        contained: None,
+        verdict: None,
+        actions: Vec::new(),
+        runs: Vec::new(),
+        timeline: Vec::new(),
     }
 }
 

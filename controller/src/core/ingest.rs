@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use detect::incident::{Opening, entities_of, incident_of};
 use model::{
-    ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, Incident, IncidentId, IncidentState,
-    NodeId, Report, Seq, Timestamp, Up,
+    ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, IncidentId, IncidentState, NodeId, Report,
+    Seq, Timestamp, Up,
 };
 use tokio::sync::mpsc;
 
 use super::{
-    Core, LinkNumber, answers::Answered, correlate::Reports, incidents::is_in_force, settle::is_rest,
+    Core, LinkNumber,
+    answers::Answered,
+    correlate::Reports,
+    incidents::{begun, is_in_force},
+    settle::is_rest,
     turn::Turn,
 };
 use crate::{
@@ -164,7 +168,8 @@ impl Core {
             turn.batch.put(Table::Groups, id.as_str().as_bytes().to_vec(), group, ReadBack::No);
         }
         if placed.opening == Opening::New || !self.state.incidents.contains(&id) {
-            self.state.incidents.open(empty(&id, &finding, now), Visibility::Dormant);
+            let incident = begun(&id, &finding.rule.title, finding.rule.level, finding.first, now);
+            self.state.incidents.open(incident, Visibility::Dormant);
         }
         for absorbed in &placed.absorbed {
             self.absorb(&id, absorbed, turn)?;
@@ -411,25 +416,4 @@ fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index:
     let place = Place { incident: incident.clone(), index };
     turn.batch.put(Table::FindingPlaces, seen_key(finding), &place, ReadBack::No);
     turn.places.insert(finding.clone(), (place.incident, index));
-}
-
-fn empty(id: &IncidentId, finding: &Finding, now: Timestamp) -> Incident {
-    Incident {
-        id: id.clone(),
-        title: finding.rule.title.clone(),
-        severity: finding.rule.level,
-        state: IncidentState::Open,
-        entities: Vec::new(),
-        findings: Vec::new(),
-        findings_dropped: 0,
-        techniques: Vec::new(),
-        first_event: finding.first,
-        opened: now,
-        updated: now,
-        contained: None,
-        verdict: None,
-        actions: Vec::new(),
-        runs: Vec::new(),
-        timeline: Vec::new(),
-    }
 }

@@ -2,11 +2,15 @@
 
 use detect::incident::Key;
 use model::{
-    ActionId, ActionRecord, Entity, Incident, IncidentId, IncidentState, Level, NodeId, Target, Timestamp,
-    short_hash,
+    ActionId, ActionRecord, Entity, Incident, IncidentId, Level, NodeId, Target, Timestamp, short_hash,
 };
 
-use super::{Core, incidents::is_in_force, ingest::controller, turn::Turn};
+use super::{
+    Core,
+    incidents::{begun, is_in_force},
+    ingest::controller,
+    turn::Turn,
+};
 use crate::{
     api::{ApiError, ApiErrorKind},
     store::{StoreError, Visibility},
@@ -88,23 +92,9 @@ fn alone(id: &IncidentId, node: &NodeId, record: &ActionRecord, now: Timestamp) 
         }
         Target::File { .. } => None,
     };
-    Incident {
-        id: id.clone(),
-        title: format!("{} by the node itself, without a finding", record.action.name()),
-        // What made the node act was a rule that may act at once.
-        severity: Level::High,
-        state: IncidentState::Open,
-        entities: target.into_iter().chain([Entity::Node { node: node.clone() }]).collect(),
-        findings: Vec::new(),
-        findings_dropped: 0,
-        techniques: Vec::new(),
-        first_event: record.planned,
-        opened: now,
-        updated: now,
-        contained: None,
-        verdict: None,
-        actions: Vec::new(),
-        runs: Vec::new(),
-        timeline: Vec::new(),
-    }
+    let title = format!("{} by the node itself, without a finding", record.action.name());
+    // What made the node act was a rule that may act at once.
+    let incident = begun(id, &title, Level::High, record.planned, now);
+    let entities = target.into_iter().chain([Entity::Node { node: node.clone() }]).collect();
+    Incident { entities, ..incident }
 }

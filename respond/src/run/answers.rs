@@ -25,7 +25,7 @@ impl Run {
             ActionState::Planned
                 if matches!(action.pending, Pending::Capture { .. }) && answers(&model::Phase::Capture) =>
             {
-                self.captured(index, &outcome.result, now, out);
+                self.captured(index, outcome, now, out);
             }
             // also when the run has begun to doubt and asks: the answer is better than the question
             ActionState::Applying
@@ -38,24 +38,18 @@ impl Run {
                 if matches!(action.pending, Pending::Verify { .. })
                     && answers(&model::Phase::Verify { rollback: rollback.clone() }) =>
             {
-                self.looked(index, &outcome.result, now, out);
+                self.looked(index, outcome, now, out);
             }
             ActionState::Reverting if answers(&model::Phase::Revert { rollback }) => {
-                self.undone(index, &outcome.result, now, out);
+                self.undone(index, outcome, now, out);
             }
             _ => {}
         }
     }
 
-    fn captured(
-        &mut self,
-        index: usize,
-        result: &Result<PhaseDone, ActionFailure>,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
+    fn captured(&mut self, index: usize, outcome: &CommandOutcome, now: Timestamp, out: &mut Vec<Effect>) {
         let action = self.actions[index].id.clone();
-        match result {
+        match &outcome.result {
             Ok(PhaseDone::Captured { rollback }) => {
                 self.record(Change::Captured { action, rollback: rollback.clone() }, now, out);
                 out.push(Effect::ReadBack { seq: self.seq });
@@ -112,15 +106,9 @@ impl Run {
         }
     }
 
-    fn looked(
-        &mut self,
-        index: usize,
-        result: &Result<PhaseDone, ActionFailure>,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
+    fn looked(&mut self, index: usize, outcome: &CommandOutcome, now: Timestamp, out: &mut Vec<Effect>) {
         let action = self.actions[index].id.clone();
-        let found = match result {
+        let found = match &outcome.result {
             Ok(PhaseDone::Verified { effect: Seen::InForce }) => {
                 self.record(Change::Verified { action: action.clone() }, now, out);
                 out.push(self.audit(
@@ -165,15 +153,9 @@ impl Run {
         }
     }
 
-    fn undone(
-        &mut self,
-        index: usize,
-        result: &Result<PhaseDone, ActionFailure>,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
+    fn undone(&mut self, index: usize, outcome: &CommandOutcome, now: Timestamp, out: &mut Vec<Effect>) {
         let action = self.actions[index].id.clone();
-        match result {
+        match &outcome.result {
             Ok(PhaseDone::Reverted { detail }) => {
                 let what = format!("reverted: {detail}");
                 self.record(Change::Reverted { action: action.clone(), detail: detail.clone() }, now, out);

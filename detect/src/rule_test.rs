@@ -120,6 +120,20 @@ pub fn run_rule_tests(rules: &[SourceFile], tests: &[SourceFile], options: &Opti
     runner.report
 }
 
+/// The single events that test files write down, for whoever wants to make them happen. What is not understood is left out:
+/// [`run_rule_tests`] names it.
+#[must_use]
+pub fn written_events(tests: &[SourceFile]) -> Vec<model::Event> {
+    let mut unread = Vec::new();
+    let cases = tests.iter().flat_map(|file| format::read(FileId(0), file, &mut unread));
+    cases
+        .filter_map(|case| match case.subject {
+            Subject::Event(event) => Some(event.draft(Taxonomy::Sigma).ok()?.event().clone()),
+            Subject::Sequence(_) => None,
+        })
+        .collect()
+}
+
 struct Runner<'a> {
     rules: &'a [SourceFile],
     loaded: &'a Loaded,

@@ -132,6 +132,11 @@ pub enum HookState {
     },
     /// No loaded rule needs it.
     NotNeeded,
+    /// Not attached, and nothing is missed: on this kernel there can be no such event.
+    NothingToSee {
+        /// Why there can be none.
+        because: String,
+    },
     /// Not attached: these classes are not seen.
     Failed {
         /// Why.

@@ -221,7 +221,10 @@ impl Probes {
     pub fn hooks(&self) -> Vec<HookStatus> {
         let state = |hook: &Hook| match self.live.get(hook.name) {
             None => HookState::NotNeeded,
-            Some(Err(because)) => HookState::Failed { because: because.clone() },
+            Some(Err(because)) => match hooks::nothing_to_see(hook) {
+                Some(because) => HookState::NothingToSee { because: because.into() },
+                None => HookState::Failed { because: because.clone() },
+            },
             Some(Ok(attached)) if attached.links() != hook.forms[attached.form].parts.len() => {
                 HookState::Failed { because: "not all of its links are live".into() }
             }

@@ -55,6 +55,7 @@ fn hooks(node: &NodeStatus, window: Window) -> String {
             HookState::Attached { to } => ("live", to.clone(), String::new()),
             HookState::Fallback { to, because } => ("fallback", to.clone(), because.clone()),
             HookState::NotNeeded => ("not needed", "–".into(), "no loaded rule needs it".into()),
+            HookState::NothingToSee { because } => ("not needed", "–".into(), because.clone()),
             HookState::Failed { because } => ("FAILED", "–".into(), because.clone()),
         };
         table.row([hook.hook.clone(), state.into(), to, because]);

@@ -1,12 +1,16 @@
 //! The kernel's own surface. Narrow tracepoints where there are any, else the end of the call.
 
+use std::path::Path;
+
 use model::EventClass;
 
 use super::{Form, Hook, Part};
 
+const MODULE: &str = "module";
+
 pub(super) const HOOKS: &[Hook] = &[
     Hook {
-        name: "module",
+        name: MODULE,
         classes: &[EventClass::Module],
         forms: &[Form {
             label: "tp_btf/module_load",
@@ -109,3 +113,11 @@ pub(super) const HOOKS: &[Hook] = &[
         ],
     },
 ];
+
+/// Why this kernel can have none of a hook's events, if so: what cannot happen is not missed.
+pub(in crate::probe) fn nothing_to_see(hook: &Hook) -> Option<&'static str> {
+    // kernel/module/main.c makes the file; procfs without it is a kernel built without CONFIG_MODULES.
+    let has = |path: &str| Path::new(path).exists();
+    (hook.name == MODULE && has("/proc/sys/kernel/ostype") && !has("/proc/sys/kernel/modules_disabled"))
+        .then_some("this kernel was built without modules: none can be loaded")
+}

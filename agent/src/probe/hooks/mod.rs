@@ -8,6 +8,7 @@ mod net;
 mod process;
 
 pub(super) use attach::{Attached, Attacher};
+pub(super) use kernel::nothing_to_see;
 
 use model::EventClass;
 

@@ -42,6 +42,7 @@ fn of_hook(hook: &HookStatus, heard: &BTreeMap<EventClass, bool>) -> Look {
         HookState::Attached { to } => (Verdict::Good, to.clone()),
         HookState::Fallback { to, because } => (Verdict::Lesser, format!("{to}, since {because}")),
         HookState::NotNeeded => return Look::new(what, Verdict::Skipped, "another hook serves its classes"),
+        HookState::NothingToSee { because } => return Look::new(what, Verdict::Skipped, because.clone()),
         HookState::Failed { because } => {
             return Look::new(what, Verdict::Bad, because.clone())
                 .next("its events are not seen on this kernel");

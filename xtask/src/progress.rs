@@ -130,8 +130,7 @@ pub(crate) struct Counted {
     pub(crate) ended_well: bool,
 }
 
-/// Runs a test runner with its output shown, and counts: cargo's `test result:` lines, the node tests' `ok`/`FAILED` lines, and
-/// every `SKIPPED` line of either.
+/// Runs a test runner with its output shown, and counts; see [`Counter`].
 pub(crate) fn run_counted(command: &mut Command) -> Result<Counted> {
     let mut child = command
         .stdin(Stdio::null())
@@ -139,29 +138,49 @@ pub(crate) fn run_counted(command: &mut Command) -> Result<Counted> {
         .spawn()
         .with_context(|| format!("start {:?}", command.get_program()))?;
     let stdout = child.stdout.take().context("the test runner has no standard output")?;
-    let mut counted = Counted::default();
-    // With --show-output cargo prints what passing tests printed under a heading of its own: only skips are wanted of that.
-    let mut in_successes = false;
+    let mut counter = Counter::default();
     for line in BufReader::new(stdout).lines() {
         let line = line.context("read the test runner's output")?;
-        match line.as_str() {
-            "successes:" => in_successes = true,
-            "failures:" => in_successes = false,
-            text if text.starts_with("test result:") => in_successes = false,
-            _ => {}
-        }
-        let passed_quietly = line.starts_with("test ") && line.ends_with("... ok");
-        if !(in_successes || passed_quietly || line.trim().is_empty()) || line.starts_with("SKIPPED") {
+        if counter.line(&line) {
             eprintln!("{line}");
         }
-        count_line(&line, &mut counted);
-        if in_successes && line.starts_with("SKIPPED") {
-            // The runner counted it as passed, since a test cannot tell it otherwise.
-            counted.passed = counted.passed.saturating_sub(1);
-        }
     }
-    counted.ended_well = child.wait().context("wait for the test runner")?.success();
-    Ok(counted)
+    counter.counted.ended_well = child.wait().context("wait for the test runner")?.success();
+    Ok(counter.counted)
+}
+
+/// Counts what test runners say, line by line: cargo's `test result:` lines, the node tests' `ok`/`FAILED` lines, and every `SKIPPED`
+/// line of either.
+#[derive(Default)]
+pub(crate) struct Counter {
+    pub(crate) counted: Counted,
+    /// With --show-output cargo prints what passing tests printed under a heading of its own: only skips are wanted of that.
+    in_successes: bool,
+    /// Skips under that heading: the runner counts them as passed, since a test cannot tell it otherwise.
+    skipped_inside: u64,
+}
+
+impl Counter {
+    /// Takes a line in. Whether a person should see it.
+    pub(crate) fn line(&mut self, line: &str) -> bool {
+        match line {
+            "successes:" => self.in_successes = true,
+            "failures:" => self.in_successes = false,
+            text if text.starts_with("test result:") => self.in_successes = false,
+            _ => {}
+        }
+        if !self.in_successes || line.starts_with("SKIPPED") {
+            count_line(line, &mut self.counted);
+        }
+        if self.in_successes && line.starts_with("SKIPPED") {
+            self.skipped_inside += 1;
+        }
+        if line.starts_with("test result:") {
+            self.counted.passed -= std::mem::take(&mut self.skipped_inside).min(self.counted.passed);
+        }
+        let passed_quietly = line.starts_with("test ") && line.ends_with("... ok");
+        !(self.in_successes || passed_quietly || line.trim().is_empty()) || line.starts_with("SKIPPED")
+    }
 }
 
 fn count_line(line: &str, counted: &mut Counted) {
@@ -191,16 +210,22 @@ mod tests {
 
     #[test]
     fn counts_the_closing_lines_of_both_runners() {
-        let mut counted = Counted::default();
+        let mut counter = Counter::default();
         for line in [
+            "test it_needs_root ... ok",
+            "successes:",
+            "---- it_needs_root stdout ----",
+            "SKIPPED: needs root",
+            "ok inside of a test's own output",
             "test result: ok. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out",
             "ok exec_full_argv",
             "FAILED connect_v6: no record",
             "SKIPPED lsm: not on this kernel",
             "ok-looking text that is not a result",
         ] {
-            count_line(line, &mut counted);
+            counter.line(line);
         }
-        assert_eq!((counted.passed, counted.failed, counted.skipped), (13, 2, 3));
+        let counted = counter.counted;
+        assert_eq!((counted.passed, counted.failed, counted.skipped), (12, 2, 4));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// Leave the second kernel out.
     #[arg(long, conflicts_with = "vm")]
     no_vm: bool,
-    /// Only node tests whose name contains this.
+    /// Only tests whose name contains this; on the second kernel also a whole test file of the agent's by its name.
     #[arg(long)]
     filter: Option<String>,
 }
@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ebpf::run()?;
     let mut tally = Tally::default();
     if !options.vm {
-        workspace(&mut tally)?;
+        workspace(options, &mut tally)?;
         node(options, &mut tally)?;
         if options.filter.is_none() {
             whole_loop(&mut tally)?;
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// `cargo test` over the workspace: unit, property, golden, differential, crash-point and contain tests.
-fn workspace(tally: &mut Tally) -> Result<()> {
+fn workspace(options: &Options, tally: &mut Tally) -> Result<()> {
     say("test the workspace");
     let mut command = Command::new("cargo");
     command.current_dir(root()).args([
@@ -65,6 +65,7 @@ fn workspace(tally: &mut Tally) -> Result<()> {
         "--",
         "--show-output",
     ]);
+    command.args(options.filter.iter());
     let counted = progress::run_counted(&mut command)?;
     tally.passed += counted.passed;
     tally.failed += counted.failed;
@@ -133,14 +134,14 @@ fn whole_loop(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The same tests on Debian's 6.1.
+/// The same tests, and those of containment, on Debian's 6.1.
 fn second_kernel(options: &Options, tally: &mut Tally) -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         tally.skipped += 1;
-        skip("the probes on kernel 6.1", "the guest is built for x86_64 only");
+        skip("the probes and containments on kernel 6.1", "the guest is built for x86_64 only");
         return Ok(());
     }
-    match vm::run_node_tests(options.filter.as_deref()) {
+    match vm::run_tests(options.filter.as_deref()) {
         Ok(guest) => {
             tally.passed += guest.passed;
             tally.failed += guest.failed;
@@ -149,7 +150,7 @@ fn second_kernel(options: &Options, tally: &mut Tally) -> Result<()> {
         Err(error) if options.vm || std::env::var_os("CI").is_some() => return Err(error),
         Err(error) => {
             tally.skipped += 1;
-            skip("the probes on kernel 6.1", format!("{error:#}"));
+            skip("the probes and containments on kernel 6.1", format!("{error:#}"));
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["agent-abi", "detect", "wire", "model"]),
     ("controller", &["detect", "respond", "wire", "crds", "model"]),
     ("cli", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
-    ("node-tests", &["agent", "agent-abi", "model"]),
+    ("node-tests", &["agent", "agent-abi", "detect", "model"]),
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("standins", &[]),
     ("workloads", &[]),

@@ -12,7 +12,10 @@ use std::{
 use super::Ground;
 
 /// How long a program waits for a packet before it says that none came. Long against a veth's microseconds.
-const SILENCE: Duration = Duration::from_millis(400);
+fn silence() -> Duration {
+    Duration::from_millis(400) * super::slowness()
+}
+
 /// A program that does what it is told over its stdin.
 pub struct Puppet {
     child: Child,
@@ -108,9 +111,9 @@ pub fn perform() {
                 });
                 "ok".to_owned()
             }
-            ["connect", address] => match TcpStream::connect_timeout(&address.parse().unwrap(), SILENCE) {
+            ["connect", address] => match TcpStream::connect_timeout(&address.parse().unwrap(), silence()) {
                 Ok(stream) => {
-                    stream.set_read_timeout(Some(SILENCE)).unwrap();
+                    stream.set_read_timeout(Some(silence())).unwrap();
                     streams.push(stream);
                     format!("ok {}", streams.len() - 1)
                 }
@@ -144,7 +147,7 @@ fn exchange(stream: &mut TcpStream) -> std::io::Result<String> {
 fn datagram(to: SocketAddr) -> std::io::Result<String> {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(SILENCE))?;
+    socket.set_read_timeout(Some(silence()))?;
     socket.send_to(b"ping", to)?;
     let mut buffer = [0; 4];
     socket.recv_from(&mut buffer)?;

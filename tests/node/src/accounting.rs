@@ -1,13 +1,13 @@
 //! Known loss: seen = submitted + filtered + lost, by class and reason; budgets by cgroup.
 
-use std::{fs, path::PathBuf, process::Stdio};
+use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Instant};
 
 use agent::probe::{Budgets, ProbeConfig, Probes};
 use model::{CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
 
 use crate::{
     Check, Failure,
-    scene::{Scene, acts, command, same},
+    scene::{PATIENCE, Scene, acts, command, same},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -87,13 +87,13 @@ fn budgets(scene: &mut Scene) -> Result<(), Failure> {
 }
 
 /// A cgroup of its own below the root, which goes with its guard.
-struct Cgroup {
+pub(crate) struct Cgroup {
     path: PathBuf,
-    id: CgroupId,
+    pub(crate) id: CgroupId,
 }
 
 impl Cgroup {
-    fn new(name: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(name: &str) -> Result<Self, Failure> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let mount = mounts.lines().find_map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -108,9 +108,16 @@ impl Cgroup {
 
     /// Runs an actor in it to its end; the actor waits for the end of its standard input first.
     fn run(&self, words: &[&str]) -> Result<Pid, Failure> {
+        self.run_with_input(words, &[])
+    }
+
+    /// The same, with something to read.
+    pub(crate) fn run_with_input(&self, words: &[&str], input: &[u8]) -> Result<Pid, Failure> {
         let mut child = command(words).stdin(Stdio::piped()).spawn()?;
         fs::write(self.path.join("cgroup.procs"), child.id().to_string())?;
-        drop(child.stdin.take());
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input)?;
+        }
         if !child.wait()?.success() {
             return Err("the actor failed".into());
         }
@@ -120,7 +127,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.path);
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        // Who has ended leaves it a moment later.
+        let begun = Instant::now();
+        while fs::remove_dir(&self.path).is_err() && begun.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        }
     }
 }
 

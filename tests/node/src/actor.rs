@@ -107,6 +107,7 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["create", path] => {
             fs::write(path, "")?;
         }
+        ["replay"] => crate::replay::play(io::stdin())?,
         ["net", rest @ ..] => return crate::net::help(rest),
         ["file", rest @ ..] => return crate::file::help(rest),
         other => return crate::kernel::help(other),

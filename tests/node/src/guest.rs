@@ -2,7 +2,12 @@
 //!
 //! The recipe and its traps (why only one exit status may count as passed, why the console is opened by hand) are in docs/kernel.md.
 
-use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
 
 /// Port of QEMU's isa-debug-exit device (`-device isa-debug-exit,iobase=0xf4,iosize=0x04`).
 #[cfg(target_arch = "x86_64")]
@@ -33,13 +38,25 @@ pub(crate) fn set_up() -> io::Result<()> {
     mount("tracefs", "/sys/kernel/tracing", "tracefs")?;
     mount("securityfs", "/sys/kernel/security", "securityfs")?;
     mount("tmpfs", "/tmp", "tmpfs")?;
+    mount("tmpfs", "/dev/shm", "tmpfs")?;
     for folder in ["/etc", "/run", "/var", "/root"] {
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")?;
     std::fs::write("/etc/shadow", "root:*:20000:0:99999:7:::\n")?;
     std::fs::write("/etc/hostname", "guest\n")?;
+    for module in files_of("/modules") {
+        load(&module)?;
+    }
     loopback_up()
+}
+
+/// The files of a folder of the guest's, in the order of their names; none if it is not there.
+pub(crate) fn files_of(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 /// Ends the machine. Does not return.
@@ -73,6 +90,11 @@ fn mount(source: &str, target: &str, kind: &str) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("mount {kind} on {target}: {error}")))
 }
 
+fn load(module: &Path) -> io::Result<()> {
+    rustix::system::finit_module(File::open(module)?, c"", 0)
+        .map_err(|error| io::Error::other(format!("load {}: {error}", module.display())))
+}
+
 /// The initramfs has no device nodes, so the kernel gave us no standard streams.
 fn open_console() -> io::Result<()> {
     let console = File::options().read(true).write(true).open("/dev/ttyS0")?;
@@ -83,7 +105,7 @@ fn open_console() -> io::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "bringing an interface up is an ioctl")]
-fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: an all-zero ifreq is a valid value of that C struct.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {

@@ -5,7 +5,9 @@
 
 mod accounting;
 mod actor;
+mod acts;
 mod credentials;
+mod differential;
 mod file;
 mod file_calls;
 mod guest;
@@ -14,7 +16,9 @@ mod kernel;
 mod net;
 mod net_calls;
 mod process;
+mod replay;
 mod scene;
+mod suites;
 mod swap;
 
 use std::process::ExitCode;
@@ -33,6 +37,9 @@ pub(crate) struct Check {
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    if let Some(part) = replay::part() {
+        return replay::perform(&part);
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "actor") {
         return actor::run(&arguments[1..]);
@@ -45,9 +52,12 @@ fn main() -> ExitCode {
     }
     let passed = match guest::set_up() {
         Ok(()) => {
+            let wanted = guest::wanted_tests().unwrap_or_default();
             let wanted: Vec<String> =
-                guest::wanted_tests().unwrap_or_default().split(',').map(String::from).collect();
-            run(&wanted.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>())
+                wanted.split(',').filter(|word| !word.is_empty()).map(String::from).collect();
+            // Both, whatever comes of the first.
+            let probes = run(&wanted);
+            suites::run(&wanted) && probes
         }
         Err(err) => {
             println!("FAILED guest: {err}");
@@ -70,6 +80,7 @@ fn run(arguments: &[String]) -> bool {
         accounting::CHECKS,
         swap::CHECKS,
         hold::CHECKS,
+        differential::CHECKS,
     ]
     .into_iter()
     .flatten()

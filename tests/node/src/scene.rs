@@ -3,7 +3,10 @@
 use std::{
     fmt,
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -12,12 +15,12 @@ use agent::{
     probe::{OwnEvents, ProbeConfig, ProbeError, Probes, StopFlag},
     record::{Body, ExecFacts, Record},
 };
-use model::{Activity, ClassPlan, EventClass, FilterPlan, Pid};
+use model::{Activity, CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
 
 use crate::Failure;
 
 /// How long an event may take to arrive before it counts as lost; the guest's emulated CPU is slow.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// This machine cannot run the check.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ impl std::error::Error for Skip {}
 struct Collected {
     records: Mutex<Vec<Record>>,
     more: Condvar,
+    /// Acts in other cgroups are not kept, unless this is 0.
+    only: AtomicU64,
 }
 
 impl Collected {
@@ -65,6 +70,7 @@ impl Scene {
         };
         scene.probes.apply_plan(&FilterPlan::default())?;
         scene.probes.set_budgets(NO_BUDGETS)?;
+        scene.only(None);
         scene.settle()?;
         scene.take();
         Ok(scene)
@@ -92,6 +98,10 @@ impl Scene {
         let (sink, flag) = (Arc::clone(&collected), stop.clone());
         let reader = std::thread::Builder::new().name("reader".into()).spawn(move || {
             reader.run(&flag, |record| {
+                let only = sink.only.load(Ordering::Relaxed);
+                if only != 0 && record.task.cgroup.0 != only && matches!(record.body, Body::Act(_)) {
+                    return;
+                }
                 sink.lock().push(record);
                 sink.more.notify_all();
             })
@@ -107,6 +117,11 @@ impl Scene {
         })
     }
 
+    /// From now on only what this cgroup does is kept, beside execs, forks and exits of all.
+    pub(crate) fn only(&self, cgroup: Option<CgroupId>) {
+        self.collected.only.store(cgroup.map_or(0, |cgroup| cgroup.0), Ordering::Relaxed);
+    }
+
     /// Everything passes of these classes.
     pub(crate) fn all_of(&mut self, classes: &[EventClass]) -> Result<(), Failure> {
         let classes = classes.iter().map(|class| (*class, ClassPlan::All)).collect();
@@ -116,6 +131,9 @@ impl Scene {
     /// A check of a class whose hook this kernel does not give is skipped with the reason.
     pub(crate) fn needs(&self, class: EventClass) -> Result<(), Failure> {
         for hook in self.probes.hooks().into_iter().filter(|hook| hook.classes.contains(&class)) {
+            if let model::HookState::NothingToSee { because } = &hook.state {
+                return Err(Box::new(Skip(format!("{}: {because}", hook.hook))));
+            }
             if let model::HookState::Failed { because } = hook.state {
                 let why = format!("{}: {because}", hook.hook);
                 // What the verifier refuses is a mistake of ours, not a lack of the kernel's.

@@ -108,6 +108,10 @@ impl Enclosure {
         Ok(Self { cgroup, keeper: Keeper::Detached(keeper), apart })
     }
 
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     pub(crate) fn keeper(&self) -> u32 {
         match &self.keeper {
             Keeper::Ours(child) => child.id(),

@@ -28,6 +28,11 @@ impl Kubectl {
         Self { program, kubeconfig }
     }
 
+    /// The program and the kubeconfig, for shell lines.
+    pub(crate) fn places(&self) -> (&Path, &Path) {
+        (&self.program, &self.kubeconfig)
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).stdin(Stdio::null());

@@ -1,0 +1,215 @@
+//! Hemostat watching and doing nothing, and which rules fired.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    enclosure::{Apart, Enclosure},
+    progress::root,
+};
+
+/// Whose doing it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Work,
+    /// Something else on this machine.
+    Beside,
+}
+
+/// One rule that fired in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fired {
+    pub(super) rule: String,
+    pub(super) title: String,
+    pub(super) level: String,
+    pub(super) place: Place,
+    /// Findings: one for each cause.
+    pub(super) findings: u64,
+    /// Matches: what was folded into them counted.
+    pub(super) matches: u64,
+    pub(super) image: String,
+    pub(super) example: String,
+    pub(super) matched: String,
+}
+
+/// A running `hemostat standalone` that only observes.
+pub(super) struct Watch {
+    child: Child,
+    hemostat: PathBuf,
+    folder: PathBuf,
+    /// Ends it when this process is killed.
+    _enclosure: Enclosure,
+}
+
+impl Watch {
+    pub(super) fn start(hemostat: &Path, folder: &Path) -> Result<Self> {
+        let playbooks = folder.join("no-playbooks");
+        fs::create_dir_all(&playbooks).with_context(|| format!("make {}", playbooks.display()))?;
+        let log = fs::File::create(folder.join("hemostat.log")).context("create the log")?;
+        let enclosure = Enclosure::make("hemostat-benign-watch", &Apart::Nothing)?;
+        let child = enclosure
+            .command(hemostat)
+            .arg("--socket")
+            .arg(folder.join("control.sock"))
+            .args(["standalone", "--reactions", "off", "--log-json", "--state"])
+            .arg(folder.join("state"))
+            .arg("--rules")
+            .arg(root().join("rules"))
+            .arg("--playbooks")
+            .arg(playbooks)
+            .env("HEMOSTAT_LOG", "info,controller::core=debug")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .spawn()
+            .context("start hemostat")?;
+        let mut watch = Self { child, hemostat: hemostat.to_owned(), folder: folder.to_owned(), _enclosure: enclosure };
+        let patience = Instant::now() + Duration::from_secs(60);
+        while watch.node().is_err() {
+            let ended = watch.child.try_wait().context("look after hemostat")?.is_some();
+            if ended || Instant::now() > patience {
+                bail!("hemostat standalone was not ready:\n{}", watch.log()?);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(watch)
+    }
+
+    /// What the node last said of itself.
+    pub(super) fn node(&self) -> Result<Value> {
+        let output = Command::new(&self.hemostat)
+            .arg("--socket")
+            .arg(self.folder.join("control.sock"))
+            .args(["status", "-o", "json"])
+            .output()
+            .context("run hemostat status")?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("read hemostat's status")?;
+        let node = status["nodes"][0]["status"].clone();
+        if node.is_null() {
+            bail!("no node has reported yet");
+        }
+        Ok(node)
+    }
+
+    /// Ends it and gives what fired, the worst first.
+    pub(super) fn finish(mut self, ours: &BTreeSet<u64>) -> Result<Vec<Fired>> {
+        terminate(&mut self.child);
+        Ok(read(&self.log()?, ours))
+    }
+
+    fn log(&self) -> Result<String> {
+        let bytes = fs::read(self.folder.join("hemostat.log")).context("read hemostat's log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        terminate(&mut self.child);
+    }
+}
+
+fn terminate(child: &mut Child) {
+    if matches!(child.try_wait(), Ok(Some(_))) {
+        return;
+    }
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let patience = Instant::now() + Duration::from_secs(15);
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _already_gone = child.kill();
+    let _reaped = child.wait();
+}
+
+/// Findings of the log, by rule and place.
+fn read(log: &str, ours: &BTreeSet<u64>) -> Vec<Fired> {
+    let mut fired: BTreeMap<(String, Place), Fired> = BTreeMap::new();
+    // Finding id → whose, and how often so far.
+    let mut known: BTreeMap<String, ((String, Place), u64)> = BTreeMap::new();
+    for line in log.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let (fields, span) = (&line["fields"], &line["span"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match fields["message"].as_str() {
+            Some("a finding came") => {
+                let rule = text(&span["rule"]);
+                let in_ours = fields["cgroup"].as_u64().is_some_and(|id| ours.contains(&id));
+                let key = (rule.clone(), if in_ours { Place::Work } else { Place::Beside });
+                let one = fired.entry(key.clone()).or_insert_with(|| Fired {
+                    rule,
+                    title: text(&fields["title"]),
+                    level: text(&fields["level"]),
+                    place: key.1,
+                    findings: 0,
+                    matches: 0,
+                    image: text(&fields["image"]),
+                    example: text(&fields["command_line"]),
+                    matched: text(&fields["matched"]),
+                });
+                one.findings += 1;
+                one.matches += 1;
+                known.insert(text(&span["id"]), (key, 1));
+            }
+            Some("a finding came again") => {
+                let count = fields["count"].as_u64().unwrap_or(0);
+                if let Some((key, before)) = known.get_mut(&text(&fields["finding"]))
+                    && let Some(one) = fired.get_mut(key)
+                {
+                    one.matches += count.saturating_sub(*before);
+                    *before = count.max(*before);
+                }
+            }
+            _ => {}
+        }
+    }
+    let rank = |one: &Fired| {
+        ["critical", "high", "medium", "low", "informational"].iter().position(|level| *level == one.level)
+    };
+    let mut fired: Vec<Fired> = fired.into_values().collect();
+    fired.sort_by_key(|one| (one.place, rank(one), std::cmp::Reverse(one.matches)));
+    fired
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_counted_by_rule_and_place_and_repeats_added_once() {
+        let came = |id: &str, rule: &str, level: &str, cgroup: u64| {
+            format!(
+                r#"{{"fields":{{"message":"a finding came","level":"{level}","title":"T {rule}","image":"/bin/x","command_line":"x -y","cgroup":{cgroup},"matched":"{{}}"}},"span":{{"name":"finding","id":"{id}","rule":"{rule}"}}}}"#
+            )
+        };
+        let again = |id: &str, count: u64| {
+            format!(r#"{{"fields":{{"message":"a finding came again","finding":"{id}","count":{count}}}}}"#)
+        };
+        let log = [
+            came("f1", "a", "low", 7),
+            again("f1", 5),
+            again("f1", 5),
+            again("f1", 9),
+            came("f2", "a", "low", 8),
+            came("f3", "b", "critical", 7),
+            again("unknown", 3),
+            "not JSON".to_owned(),
+        ]
+        .join("\n");
+        let fired = read(&log, &BTreeSet::from([7]));
+        let told: Vec<_> =
+            fired.iter().map(|one| (one.rule.as_str(), one.place, one.findings, one.matches)).collect();
+        assert_eq!(told, [("b", Place::Work, 1, 1), ("a", Place::Work, 1, 9), ("a", Place::Beside, 1, 1)]);
+    }
+}

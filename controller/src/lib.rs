@@ -22,5 +22,5 @@ mod start;
 mod store;
 
 pub use config::{Clock, ControllerConfig, Limits, wall_clock};
-pub use start::{Controller, ControllerHandle, StartError};
+pub use start::{Attacher, Controller, ControllerHandle, StartError};
 pub use store::StoreError;

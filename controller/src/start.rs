@@ -83,7 +83,26 @@ pub struct ControllerHandle {
     stop: CancellationToken,
     tasks: TaskTracker,
     core: Option<JoinHandle<()>>,
-    links: AtomicU64,
+    links: Arc<AtomicU64>,
+}
+
+/// Takes links from threads of their own; does not keep a controller running.
+#[derive(Debug, Clone)]
+pub struct Attacher {
+    inbox: mpsc::WeakSender<Input>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    links: Arc<AtomicU64>,
+    runtime: Handle,
+}
+
+impl Attacher {
+    /// As [`ControllerHandle::attach`]; of a controller that has stopped the link ends at once.
+    pub(crate) fn attach(&self, link: ControllerLink) {
+        let Some(inbox) = self.inbox.upgrade() else { return };
+        let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tasks.spawn_on(read_link(link, number, inbox, self.stop.clone()), &self.runtime);
+    }
 }
 
 impl Controller {
@@ -128,7 +147,7 @@ impl Controller {
             stop,
             tasks,
             core: Some(thread),
-            links: AtomicU64::new(0),
+            links: Arc::new(AtomicU64::new(0)),
         };
         handle.tasks.spawn(server?);
         Ok(handle)
@@ -140,6 +159,18 @@ impl ControllerHandle {
     pub fn attach(&self, link: ControllerLink) {
         let number = self.links.fetch_add(1, Ordering::Relaxed) + 1;
         self.tasks.spawn(read_link(link, number, self.inbox.clone(), self.stop.clone()));
+    }
+
+    /// What sources attach their links with ([`crate::ingest::start`]). Must be called within the runtime.
+    #[must_use]
+    pub fn attacher(&self) -> Attacher {
+        Attacher {
+            inbox: self.inbox.downgrade(),
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+            links: Arc::clone(&self.links),
+            runtime: Handle::current(),
+        }
     }
 
     /// Reads the playbook folders again.

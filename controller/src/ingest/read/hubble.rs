@@ -71,8 +71,12 @@ pub(super) fn read(value: &Value) -> Result<Option<Told>, Rejected> {
         builder.text(F::QueryName, query.trim_end_matches('.').to_ascii_lowercase().as_str());
     }
     match text(flow, "traffic_direction").as_deref() {
-        Some("INGRESS") => drop(builder.text(F::FlowDirection, "ingress")),
-        Some("EGRESS") => drop(builder.text(F::FlowDirection, "egress")),
+        Some("INGRESS") => {
+            builder.text(F::FlowDirection, "ingress");
+        }
+        Some("EGRESS") => {
+            builder.text(F::FlowDirection, "egress");
+        }
         _ => {}
     }
     let is_reply = at(flow, "is_reply").into_iter().find_map(scalar).is_some_and(|text| text == "true");

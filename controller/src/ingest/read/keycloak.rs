@@ -57,9 +57,11 @@ pub(super) fn read(value: &Value) -> Result<Option<Told>, Rejected> {
     builder.text(F::AuthAction, action);
     match admin {
         Some(_) => {
-            drop(builder.object(&kind, Some(&realm), &text(value, "resourcePath").unwrap_or_default()))
+            builder.object(&kind, Some(&realm), &text(value, "resourcePath").unwrap_or_default());
         }
-        None => drop(builder.object("client", Some(&realm), &text(value, "clientId").unwrap_or_default())),
+        None => {
+            builder.object("client", Some(&realm), &text(value, "clientId").unwrap_or_default());
+        }
     }
     Ok(Some(told(builder, time)))
 }

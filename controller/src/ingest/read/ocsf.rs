@@ -53,8 +53,12 @@ fn authentication(value: &Value, time: Timestamp) -> Result<Told, Rejected> {
     };
     builder.text(F::AuthAction, action);
     match text(value, "status_id").as_deref() {
-        Some("1") => drop(builder.text(F::AuthOutcome, outcome_word(true))),
-        Some("2") => drop(builder.text(F::AuthOutcome, outcome_word(false))),
+        Some("1") => {
+            builder.text(F::AuthOutcome, outcome_word(true));
+        }
+        Some("2") => {
+            builder.text(F::AuthOutcome, outcome_word(false));
+        }
         _ => {}
     }
     builder.origin(address(value, "src_endpoint.ip"));
@@ -86,8 +90,12 @@ fn flow(value: &Value, time: Timestamp) -> Result<Told, Rejected> {
         put(&mut builder, field, value, paths);
     }
     match text(value, "connection_info.direction_id").as_deref() {
-        Some("1") => drop(builder.text(F::FlowDirection, "ingress")),
-        Some("2") => drop(builder.text(F::FlowDirection, "egress")),
+        Some("1") => {
+            builder.text(F::FlowDirection, "ingress");
+        }
+        Some("2") => {
+            builder.text(F::FlowDirection, "egress");
+        }
         _ => {}
     }
     // Activity 5 is Refuse, disposition 2 Blocked.

@@ -49,8 +49,12 @@ pub(super) fn read(value: &Value) -> Result<Option<Told>, Rejected> {
     put(&mut builder, F::AuthMethod, value, &["authenticationContext.credentialType"]);
     builder.text(F::AuthService, "okta").text(F::AuthAction, action(&event));
     match text(value, "outcome.result").as_deref() {
-        Some("SUCCESS" | "ALLOW") => drop(builder.text(F::AuthOutcome, outcome_word(true))),
-        Some("FAILURE" | "DENY") => drop(builder.text(F::AuthOutcome, outcome_word(false))),
+        Some("SUCCESS" | "ALLOW") => {
+            builder.text(F::AuthOutcome, outcome_word(true));
+        }
+        Some("FAILURE" | "DENY") => {
+            builder.text(F::AuthOutcome, outcome_word(false));
+        }
         _ => {}
     }
     if let Some(name) = text(value, "actor.alternateId") {

@@ -98,8 +98,12 @@ impl Columns {
         };
         builder.maybe(F::Protocol, protocol.as_deref());
         match word("action") {
-            Some("ACCEPT") => drop(builder.text(F::FlowVerdict, "forwarded")),
-            Some("REJECT") => drop(builder.text(F::FlowVerdict, "dropped")),
+            Some("ACCEPT") => {
+                builder.text(F::FlowVerdict, "forwarded");
+            }
+            Some("REJECT") => {
+                builder.text(F::FlowVerdict, "dropped");
+            }
             Some(_) => return Err(Rejected::at("action", "neither ACCEPT nor REJECT")),
             None => {}
         }

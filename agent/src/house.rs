@@ -10,9 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{
-    AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, ProcessKey, Timestamp, Up,
-};
+use model::{AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Timestamp, Up};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -255,14 +253,16 @@ impl House {
         }
     }
 
-    /// Exits whose record was lost. /proc is read without holding the tree, which the reader needs.
+    /// Exits whose record was lost, and who waits for peers without a record of it. /proc is read without holding the tree, which the
+    /// reader needs.
     fn sweep(&self) {
         let living = lock(&self.shared.tree).living_keys();
         let mut procfs = Procfs::new();
-        let gone: Vec<ProcessKey> = living.into_iter().filter(|key| !procfs.is_alive(*key)).collect();
-        if !gone.is_empty() {
-            lock(&self.shared.tree).have_ended(&gone, Clock::boot_now());
-        }
+        let (living, gone): (Vec<_>, Vec<_>) = living.into_iter().partition(|key| procfs.is_alive(*key));
+        let listeners = procfs.listeners(&living);
+        let mut tree = lock(&self.shared.tree);
+        tree.have_ended(&gone, Clock::boot_now());
+        tree.have_listeners(&listeners);
     }
 
     /// Somebody undid a containment: it was done again, and the controller is told.

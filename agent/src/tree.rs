@@ -111,10 +111,16 @@ enum Queued {
     Yes,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Listens {
+/// Whether a process has waited for peers, and from how far they may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Listens {
+    /// Not that anybody saw.
+    #[default]
     No,
-    Yes,
+    /// On loopback or a unix socket: programs of this machine reach it, a proxy among them may be reached by anybody.
+    Locally,
+    /// At another address.
+    ToTheNetwork,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,7 +163,7 @@ impl ProcessTree {
             if self.entries.contains_key(&key) || self.same_tick(key).is_some() || self.known_exactly(key) {
                 continue;
             }
-            let listens = if facts.listens { Listens::Yes } else { Listens::No };
+            let listens = facts.listens;
             facts.parent = facts.parent.map(precise);
             let parent = facts.parent;
             let image = self.image_from_proc(key, facts, ProcessOrigin::Bootstrap);
@@ -186,7 +192,7 @@ impl ProcessTree {
     pub fn look_anew(&mut self, key: ProcessKey) -> Option<View> {
         self.rekey(key);
         let facts = self.procfs.read(key)?;
-        let parent = facts.parent;
+        let (parent, listens) = (facts.parent, facts.listens);
         let mut image = self.image_from_proc(key, facts, ProcessOrigin::Recovered);
         if let Some(known) = self.entries.get(&key) {
             image.parent = known.parent;
@@ -196,11 +202,12 @@ impl ProcessTree {
                 self.bytes = self.bytes + weight - entry.weight;
                 entry.weight = weight;
                 entry.image = image;
+                entry.listens = entry.listens.max(listens);
                 entry.lineage = None;
                 self.generation += 1;
             }
         } else {
-            self.insert(key, parent, Arc::new(image), Listens::No);
+            self.insert(key, parent, Arc::new(image), listens);
             self.tie_to_parent(key);
         }
         let (ancestors, exposure) = self.lineage(key);
@@ -388,17 +395,29 @@ impl ProcessTree {
                 }
             }
             Activity::Listen { local, .. } | Activity::Bind { local, protocol: model::Protocol::Udp }
-                if !local.addr.is_loopback() && local.port != 0 =>
+                if local.port != 0 =>
             {
-                if let Some(entry) = self.entries.get_mut(&key)
-                    && entry.listens == Listens::No
-                {
-                    entry.listens = Listens::Yes;
-                    entry.lineage = None;
-                    self.generation += 1;
-                }
+                let loopback = local.addr.to_canonical().is_loopback();
+                self.listens(key, if loopback { Listens::Locally } else { Listens::ToTheNetwork });
             }
             _ => {}
+        }
+    }
+
+    /// These were found to wait for peers: on unix sockets, of which no record tells, or their records were lost.
+    pub fn have_listeners(&mut self, found: &[(ProcessKey, Listens)]) {
+        for (key, listens) in found {
+            self.listens(self.same_tick(*key).unwrap_or(*key), *listens);
+        }
+    }
+
+    fn listens(&mut self, key: ProcessKey, listens: Listens) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.listens < listens
+        {
+            entry.listens = listens;
+            entry.lineage = None;
+            self.generation += 1;
         }
     }
 
@@ -448,11 +467,14 @@ impl ProcessTree {
         }
         let key = task.key;
         let parent = Some(task.parent).filter(|parent| *parent != key && parent.pid != Pid(0));
-        let image = match self.procfs.read(key) {
-            Some(facts) => self.image_from_proc(key, facts, ProcessOrigin::Recovered),
-            None => self.image_unknown(task),
+        let (image, listens) = match self.procfs.read(key) {
+            Some(facts) => {
+                let listens = facts.listens;
+                (self.image_from_proc(key, facts, ProcessOrigin::Recovered), listens)
+            }
+            None => (self.image_unknown(task), Listens::No),
         };
-        self.insert(key, parent, Arc::new(image), Listens::No);
+        self.insert(key, parent, Arc::new(image), listens);
     }
 
     /// A process met in /proc has a start time in ticks; the kernel's first record of it brings the exact one.

@@ -33,19 +33,23 @@ impl Event {
     pub const MAX_ANCESTORS: usize = 16;
 }
 
-/// Whether the network can reach a process: it, or an ancestor within the same workload, has listened on a TCP or UDP port at an
-/// address other than loopback (seen in the kernel, or found in /proc when the agent started). A derived fact, so that no rule needs
-/// to trust a server's name.
+/// Whether the network can reach a process: it, or an ancestor within the same workload, has waited for peers on a TCP or UDP port (seen
+/// in the kernel, or found in /proc) or on a unix socket (found in /proc). A derived fact, so that no rule needs to trust a server's
+/// name. Whom only this machine's own programs reach is told apart: behind a proxy that is a network service all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exposure {
     /// No listener seen.
     #[default]
     None,
-    /// The process itself listens.
+    /// The process itself listens, at an address other than loopback.
     Listens,
-    /// An ancestor in its workload listens: it is a service's child.
+    /// An ancestor in its workload does: it is a service's child.
     BehindListener,
+    /// The process itself listens, on loopback or a unix socket only.
+    ListensLocally,
+    /// An ancestor in its workload does, and none at another address.
+    BehindLocalListener,
 }
 
 /// A path as the kernel resolved it.

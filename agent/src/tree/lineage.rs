@@ -33,21 +33,20 @@ impl ProcessTree {
     fn walk(&mut self, key: ProcessKey) -> (Vec<Arc<Process>>, Exposure) {
         let Some(entry) = self.entries.get(&key) else { return (Vec::new(), Exposure::None) };
         let workload = entry.image.workload.clone();
-        let mut exposure = if entry.listens == Listens::Yes { Exposure::Listens } else { Exposure::None };
+        let (own, mut above) = (entry.listens, Listens::No);
         let mut ancestors = Vec::new();
         let mut at = key;
         while ancestors.len() < Event::MAX_ANCESTORS {
             let Some(parent) = self.parent_of(at) else { break };
             self.own(parent);
             let Some(entry) = self.entries.get(&parent) else { break };
-            if exposure == Exposure::None && entry.listens == Listens::Yes && entry.image.workload == workload
-            {
-                exposure = Exposure::BehindListener;
+            if entry.image.workload == workload {
+                above = above.max(entry.listens);
             }
             ancestors.push(entry.image.clone());
             at = parent;
         }
-        (ancestors, exposure)
+        (ancestors, exposure(own, above))
     }
 
     /// The parent's key, with an entry behind it: one that was never met is looked for in /proc, once.
@@ -73,9 +72,20 @@ impl ProcessTree {
             }
             return None;
         };
-        let grandparent = facts.parent;
+        let (grandparent, listens) = (facts.parent, facts.listens);
         let image = self.image_from_proc(parent, facts, ProcessOrigin::Recovered);
-        self.insert(parent, grandparent, Arc::new(image), Listens::No);
+        self.insert(parent, grandparent, Arc::new(image), listens);
         Some(parent)
+    }
+}
+
+/// Of a process and of its ancestors in the same workload: whom the network reaches directly counts before whom only this machine does.
+fn exposure(own: Listens, above: Listens) -> Exposure {
+    match (own, above) {
+        (Listens::ToTheNetwork, _) => Exposure::Listens,
+        (_, Listens::ToTheNetwork) => Exposure::BehindListener,
+        (Listens::Locally, _) => Exposure::ListensLocally,
+        (Listens::No, Listens::Locally) => Exposure::BehindLocalListener,
+        (Listens::No, Listens::No) => Exposure::None,
     }
 }

@@ -120,16 +120,17 @@ impl ProcessTree {
         self.generation += 1;
     }
 
-    /// Living ones without children that started first: of all, they are the likeliest to be idle, and /proc still has them.
+    /// Living ones without children that started first: of all, they are the likeliest to be idle, and /proc still has them. Those that
+    /// wait for peers go last.
     fn forget_living(&mut self) {
-        let mut living: Vec<ProcessKey> = self
+        let mut living: Vec<(Listens, ProcessKey)> = self
             .entries
             .iter()
             .filter(|(key, entry)| entry.exit.is_none() && !self.children.contains_key(key))
-            .map(|(key, _)| *key)
+            .map(|(key, entry)| (entry.listens, *key))
             .collect();
-        living.sort_unstable_by_key(|key| key.start);
-        for key in living.into_iter().take(self.limits.living / 8 + 1) {
+        living.sort_unstable_by_key(|(listens, key)| (*listens, key.start));
+        for (_, key) in living.into_iter().take(self.limits.living / 8 + 1) {
             self.forget(key);
         }
         self.generation += 1;

@@ -16,7 +16,7 @@ use std::{
 use model::{Backing, BootNs, CgroupId, Credentials, ExeFile, Namespaces, Pid, ProcessKey, Truncated};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::NS_PER_TICK;
+use super::{Listens, NS_PER_TICK};
 use crate::{
     aside::{Aside, Patience},
     workload,
@@ -66,8 +66,8 @@ pub struct ProcFacts {
     pub tty: Option<String>,
     /// cgroup v2 id.
     pub cgroup: Option<CgroupId>,
-    /// It listens on an address other than loopback.
-    pub listens: bool,
+    /// Whether it waits for peers.
+    pub listens: Listens,
 }
 
 impl ProcFacts {
@@ -95,6 +95,23 @@ impl Procfs {
     #[must_use]
     pub fn new() -> Self {
         Self { cgroup_mount: workload::cgroup2_mount().ok(), aside: Aside::new(PATIENCE) }
+    }
+
+    /// Who of these waits for peers.
+    pub fn listeners(&mut self, of: &[ProcessKey]) -> Vec<(ProcessKey, Listens)> {
+        let mut namespaces: HashMap<u64, sockets::Listening> = HashMap::new();
+        let mut found = Vec::new();
+        for key in of {
+            let Ok(namespace) = fs::metadata(format!("/proc/{}/ns/net", key.pid)) else { continue };
+            let listening =
+                namespaces.entry(namespace.ino()).or_insert_with(|| sockets::Listening::of(key.pid));
+            let listens = listening.of_process(key.pid);
+            // The pid may have been reused meanwhile.
+            if listens != Listens::No && self.is_alive(*key) {
+                found.push((*key, listens));
+            }
+        }
+        found
     }
 
     fn facts(&mut self, pid: Pid) -> Option<ProcFacts> {
@@ -139,7 +156,7 @@ impl Procfs {
             },
             tty: tty(stat.tty),
             cgroup,
-            listens: false,
+            listens: Listens::No,
         };
         // The pid may have been reused while its files were read.
         (Stat::read(pid)?.start_ticks == facts.start_ticks).then_some(facts)
@@ -160,7 +177,7 @@ impl ProcSource for Procfs {
             }
             let listening =
                 listeners.entry(facts.namespaces.net).or_insert_with(|| sockets::Listening::of(facts.pid));
-            facts.listens = listening.any_of(facts.pid);
+            facts.listens = listening.of_process(facts.pid);
         }
         found.sort_by_key(|facts| facts.start_ticks);
         self.aside = Aside::new(PATIENCE);
@@ -169,8 +186,11 @@ impl ProcSource for Procfs {
 
     fn read(&mut self, key: ProcessKey) -> Option<ProcFacts> {
         self.aside.rest();
-        let facts = self.facts(key.pid)?;
-        (facts.start_ticks == key.start.0 / NS_PER_TICK).then_some(facts)
+        let mut facts = self.facts(key.pid)?;
+        if sockets::has_sockets(key.pid) {
+            facts.listens = sockets::Listening::of(key.pid).of_process(key.pid);
+        }
+        self.is_alive(key).then_some(facts)
     }
 
     fn is_alive(&mut self, key: ProcessKey) -> bool {
@@ -310,13 +330,31 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_found_and_loopback_is_not_counted() {
-        let pid = Pid(std::process::id());
-        let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(!sockets::Listening::of(pid).any_of(pid));
-        let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-        assert!(sockets::Listening::of(pid).any_of(pid));
-        drop((local, open));
+    fn a_listener_is_found_and_how_far_it_reaches() {
+        let own = Procfs::new().all().into_iter().find(|facts| facts.pid.0 == std::process::id()).unwrap();
+        let listens = || {
+            let mut procfs = Procfs::new();
+            let found = procfs.read(own.key()).unwrap().listens;
+            let other_way = procfs.listeners(&[own.key()]);
+            assert_eq!(other_way.first().map_or(Listens::No, |(_, listens)| *listens), found);
+            found
+        };
+        let folder = tempfile::tempdir().unwrap();
+        // Tests beside this one may have sockets of their own in this process.
+        let before = listens();
+        let unix = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        assert_eq!(listens(), before.max(Listens::Locally));
+        drop(unix);
+        for local in ["127.0.0.1:0", "[::1]:0", "127.8.8.8:0"] {
+            let local = std::net::TcpListener::bind(local).unwrap();
+            assert_eq!(listens(), Listens::Locally, "{local:?}");
+        }
+        let open = std::net::TcpListener::bind("[::]:0").unwrap();
+        assert_eq!(listens(), Listens::ToTheNetwork);
+        drop(open);
+        let open = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        assert_eq!(listens(), Listens::ToTheNetwork);
+        drop(open);
     }
 
     #[test]

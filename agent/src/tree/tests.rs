@@ -228,13 +228,44 @@ fn a_services_child_is_behind_a_listener_within_its_workload_only() {
     let mut tree = tree(vec![]);
     tree.take_in(&exec(10, 1, 1, "/srv/www"));
     tree.take_in(&fork(10, 11, 3));
-    assert_eq!(tree.take_in(&listen("127.0.0.1")).exposure, Exposure::None);
-    assert_eq!(tree.take_in(&act(11, 10, 4)).exposure, Exposure::None);
+    assert_eq!(tree.take_in(&listen("127.0.0.1")).exposure, Exposure::ListensLocally);
+    assert_eq!(tree.take_in(&act(11, 10, 4)).exposure, Exposure::BehindLocalListener);
     assert_eq!(tree.take_in(&listen("0.0.0.0")).exposure, Exposure::Listens);
     assert_eq!(tree.take_in(&act(11, 10, 5)).exposure, Exposure::BehindListener);
     let mut elsewhere = act(11, 10, 6);
     elsewhere.task.cgroup = CgroupId(2);
     assert_eq!(tree.take_in(&elsewhere).exposure, Exposure::None);
+}
+
+#[test]
+fn who_waits_for_peers_is_forgotten_last_and_known_again_from_proc() {
+    let listen = |pid: u32, addr: &str| {
+        let local = Endpoint { addr: addr.parse().unwrap(), port: 80 };
+        at(pid, 1, 2, Body::Act(Activity::Listen { protocol: Protocol::Tcp, local }))
+    };
+    let mut forgotten = in_proc(21, 1, "/srv/forgotten");
+    forgotten.listens = Listens::ToTheNetwork;
+    let mut tree = tree(vec![forgotten]);
+    tree.limits.living = 100;
+    tree.take_in(&exec(20, 1, 1, "/srv/www"));
+    tree.take_in(&listen(20, "192.0.2.1"));
+    // Everybody else started later.
+    for pid in 100..1000 {
+        tree.take_in(&exec(pid, 1, 3, "/bin/idle"));
+    }
+    assert!(tree.sizes().living <= 100);
+    assert!(tree.entries[&key(20)].listens == Listens::ToTheNetwork);
+    // One that the tree has never met, or has forgotten.
+    assert_eq!(tree.take_in(&act(21, 1, 5)).exposure, Exposure::Listens);
+    // A listener whose record was lost, or of which none tells.
+    tree.take_in(&exec(22, 1, 6, "/srv/unix"));
+    tree.have_listeners(&[(key(22), Listens::Locally), (key(99), Listens::Locally)]);
+    assert_eq!(tree.take_in(&act(22, 1, 7)).exposure, Exposure::ListensLocally);
+    tree.take_in(&listen(22, "::ffff:127.0.0.1"));
+    assert_eq!(tree.take_in(&act(22, 1, 7)).exposure, Exposure::ListensLocally);
+    tree.take_in(&listen(22, "::"));
+    tree.have_listeners(&[(key(22), Listens::Locally)]);
+    assert_eq!(tree.take_in(&act(22, 1, 7)).exposure, Exposure::Listens);
 }
 
 #[test]

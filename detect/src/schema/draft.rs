@@ -259,6 +259,8 @@ impl Draft {
                     ("none", Exposure::None),
                     ("listens", Exposure::Listens),
                     ("behind_listener", Exposure::BehindListener),
+                    ("listens_locally", Exposure::ListensLocally),
+                    ("behind_local_listener", Exposure::BehindLocalListener),
                 ])?;
             }
             Field::UtcTime => {

@@ -149,7 +149,7 @@ fields! {
     GrandparentImage "GrandparentImage" [] [] Text KERNEL, "Image of the parent's parent";
     GrandparentCommandLine "GrandparentCommandLine" [] [] Text KERNEL, "Arguments of the parent's parent";
     AncestorImages "AncestorImages" [] [] List KERNEL, "Images of all known ancestors, from the parent upwards";
-    Exposure "Exposure" [] [] Text KERNEL, "Whether the network can reach the process: `listens` itself, `behind_listener` (an ancestor in its workload listens), or `none`";
+    Exposure "Exposure" [] [] Text KERNEL, "Whether the network can reach the process: `listens` itself, `behind_listener` (an ancestor in its workload listens), or `none`; `listens_locally` and `behind_local_listener` where that is on loopback or a unix socket only";
     Stdin "Stdin" [] [] Text KERNEL, "What standard input was at exec: `closed`, `file`, `pipe`, `socket` or `device`; absent where unknown";
     Stdout "Stdout" [] [] Text KERNEL, "What standard output was at exec";
     Stderr "Stderr" [] [] Text KERNEL, "What standard error was at exec";

@@ -101,6 +101,8 @@ impl<'a> View<'a> {
                 Exposure::None => "none",
                 Exposure::Listens => "listens",
                 Exposure::BehindListener => "behind_listener",
+                Exposure::ListensLocally => "listens_locally",
+                Exposure::BehindLocalListener => "behind_local_listener",
             }),
             Field::ParentCurrentDirectory => self.parent(|parent| text(&parent.cwd)),
             Field::ParentUser => self.parent(|parent| user(parent.credentials.uid)),

@@ -1,68 +1,98 @@
-//! Which processes the network can reach, from /proc: listening sockets by inode, and who holds them.
+//! Which processes wait for peers, from /proc: listening sockets by inode, and who holds them.
 
-use std::{collections::HashSet, fs};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    net::Ipv4Addr,
+};
 
 use model::Pid;
 
+use crate::tree::Listens;
+
 /// Descriptors looked at per process (I11).
 const MAX_FDS: usize = 4096;
+/// Bytes read of one table (I11). The listening sockets stand first in those of TCP.
+const MAX_TABLE: u64 = 16 << 20;
 
 /// `TCP_LISTEN` and, for UDP, `TCP_CLOSE` (bound, not connected), of include/net/tcp_states.h.
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
+/// `__SO_ACCEPTCON` of include/uapi/linux/net.h, which /proc/net/unix shows as a flag.
+const ACCEPTS: u32 = 1 << 16;
 
-/// Inodes of the sockets of one network namespace that wait for peers at an address other than loopback.
-pub(super) struct Listening(HashSet<u64>);
+/// The sockets of one network namespace that wait for peers, by inode.
+pub(super) struct Listening(HashMap<u64, Listens>);
 
 impl Listening {
     /// As the network namespace of `pid` shows them.
     pub(super) fn of(pid: Pid) -> Self {
-        let mut inodes = HashSet::new();
-        for (table, state) in
-            [("tcp", TCP_LISTEN), ("tcp6", TCP_LISTEN), ("udp", UDP_UNCONNECTED), ("udp6", UDP_UNCONNECTED)]
-        {
-            let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-            inodes.extend(text.lines().skip(1).filter_map(|line| waiting(line, state)));
+        let mut inodes = HashMap::new();
+        for table in ["tcp", "tcp6"] {
+            let listening = lines(pid, table).map_while(|line| waiting(&line, TCP_LISTEN));
+            inodes.extend(listening);
         }
+        for table in ["udp", "udp6"] {
+            inodes.extend(lines(pid, table).filter_map(|line| waiting(&line, UDP_UNCONNECTED)));
+        }
+        inodes.extend(lines(pid, "unix").filter_map(|line| waiting_unix(&line)));
         Self(inodes)
     }
 
-    /// Whether `pid` holds one of them.
-    pub(super) fn any_of(&self, pid: Pid) -> bool {
+    /// The widest of those that `pid` holds.
+    pub(super) fn of_process(&self, pid: Pid) -> Listens {
         if self.0.is_empty() {
-            return false;
+            return Listens::No;
         }
-        let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        folder.flatten().take(MAX_FDS).any(|fd| {
-            fs::read_link(fd.path()).ok().is_some_and(|link| {
-                let link = link.to_string_lossy();
-                let inode =
-                    link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')?.parse().ok());
-                inode.is_some_and(|inode: u64| self.0.contains(&inode))
-            })
-        })
+        sockets_of(pid).filter_map(|inode| self.0.get(&inode).copied()).max().unwrap_or(Listens::No)
     }
 }
 
-/// The inode of a line of /proc/net/{tcp,udp}[6] in this state, unless bound to loopback.
-fn waiting(line: &str, state: &str) -> Option<u64> {
+/// Whether a process has any socket at all: if not, the tables need not be read.
+pub(super) fn has_sockets(pid: Pid) -> bool {
+    sockets_of(pid).next().is_some()
+}
+
+fn sockets_of(pid: Pid) -> impl Iterator<Item = u64> {
+    let folder = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    folder.into_iter().flatten().flatten().take(MAX_FDS).filter_map(|fd| {
+        let link = std::fs::read_link(fd.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+fn lines(pid: Pid, table: &str) -> impl Iterator<Item = String> {
+    let file = File::open(format!("/proc/{pid}/net/{table}"));
+    file.into_iter()
+        .flat_map(|file| BufReader::new(file.take(MAX_TABLE)).lines().map_while(Result::ok).skip(1))
+}
+
+/// A line of /proc/net/{tcp,udp}[6]: its inode and how far it can be reached, if it is in this state.
+fn waiting(line: &str, state: &str) -> Option<(u64, Listens)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (local, _remote, is) = (fields.next()?, fields.next()?, fields.next()?);
     if is != state {
         return None;
     }
+    // Words in host byte order.
     let address = local.split(':').next()?;
-    // Words in host byte order: 127.x.y.z ends in 7F; ::1 ends in 01000000; IPv4-mapped holds FFFF0000 before the IPv4 word.
+    let word = |at: usize| Some(u32::from_be(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?));
     let loopback = match address.len() {
-        8 => address.ends_with("7F"),
+        8 => Ipv4Addr::from(word(0)?).is_loopback(),
         32 => {
-            address == "00000000000000000000000001000000"
-                || (address.starts_with("0000000000000000FFFF0000") && address.ends_with("7F"))
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            words == [0, 0, 0, 1] || (words[..3] == [0, 0, 0xffff] && Ipv4Addr::from(words[3]).is_loopback())
         }
         _ => return None,
     };
-    if loopback {
-        return None;
-    }
-    fields.nth(5)?.parse().ok()
+    let listens = if loopback { Listens::Locally } else { Listens::ToTheNetwork };
+    Some((fields.nth(5)?.parse().ok()?, listens))
+}
+
+/// A line of /proc/net/unix (proc_pid_net(5)): the inode of a socket that accepts connections.
+fn waiting_unix(line: &str) -> Option<(u64, Listens)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().take(7).collect();
+    let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;
+    (flags & ACCEPTS != 0).then_some((fields.get(6)?.parse().ok()?, Listens::Locally))
 }

@@ -205,7 +205,7 @@ pub enum RollbackState {
         was_frozen: Frozen,
         /// Path of the cgroup frozen in place.
         in_place: Option<String>,
-        /// Processes stopped by SIGSTOP because there is no freezer, with what they were before.
+        /// Processes stopped by SIGSTOP, with what they were before: until the freezer holds them, and on where there is none.
         stopped: Vec<StoppedProcess>,
     },
     /// Pinned eBPF links and the entry of the quarantine map.

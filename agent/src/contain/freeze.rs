@@ -24,8 +24,10 @@ use super::{
 
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 /// How long one round of SIGSTOP is awaited. Anything but uninterruptible sleep takes the signal at its next return to user space.
-const STAND_LIMIT: Duration = Duration::from_millis(200);
-/// Rounds of SIGSTOP over a tree that keeps forking, in the fallback.
+const STAND_LIMIT: Duration = Duration::from_millis(20);
+/// How long most take for that.
+const SOON: Duration = Duration::from_micros(500);
+/// Rounds of SIGSTOP over a tree that keeps forking.
 const MAX_ROUNDS: usize = 64;
 
 pub(super) struct Freeze(pub(super) FreezeScope);
@@ -71,17 +73,7 @@ impl Act for Freeze {
                         held
                     }
                 };
-                match jail::imprison(task, &held, path) {
-                    Ok((frozen, left)) => {
-                        spared = left;
-                        (frozen, "jail")
-                    }
-                    Err(NoJail::Failed(failure)) => return Err(failure),
-                    Err(NoJail::Impossible(error)) => {
-                        tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
-                        (stop_tree(task, &held, &mut spared)?, "signal")
-                    }
-                }
+                imprison_stopped(task, &held, path, &mut spared)?
             }
             _ => return Err(mismatch(task)),
         };
@@ -126,6 +118,56 @@ impl Act for Freeze {
     }
 }
 
+/// Stops the tree by signal, puts it in a jail, and takes the signal back.
+///
+/// A signal takes effect in microseconds, while a move between cgroups waits for a grace period of the kernel when none was moved for some
+/// time (`cgroup_threadgroup_rwsem`, 7 ms measured). A stop alone could be undone by an accomplice, or by the parent; a frozen cgroup
+/// could not. The signal is taken back once the cgroup holds, so that actions on one process do not depend on each other's stops.
+fn imprison_stopped(
+    task: &Task<'_>,
+    held: &Held,
+    path: &str,
+    spared: &mut Spared,
+) -> Result<(Frozen, &'static str), ActionFailure> {
+    let stop = stop_tree(task, held, spared);
+    let still = Instant::now();
+    let stood = match stop {
+        Ok(stood) => stood,
+        Err(failure) => {
+            withdraw_stop(task)?;
+            return Err(failure);
+        }
+    };
+    match jail::imprison(task, held, path) {
+        Ok((frozen, left)) => {
+            *spared = left;
+            if stood == Frozen::Yes && frozen == Frozen::Yes {
+                task.in_force.set(Some(still));
+            }
+            withdraw_stop(task)?;
+            Ok((frozen, "jail"))
+        }
+        Err(NoJail::Failed(failure)) => {
+            withdraw_stop(task)?;
+            Err(failure)
+        }
+        Err(NoJail::Impossible(error)) => {
+            tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
+            Ok((stood, "signal"))
+        }
+    }
+}
+
+/// Lets go on whoever was stopped for this action. In a frozen cgroup they stay where they are.
+fn withdraw_stop(task: &Task<'_>) -> Result<(), ActionFailure> {
+    let stopped = known_stopped(task);
+    if stopped.is_empty() {
+        return Ok(());
+    }
+    stop::continue_all(task, &stopped)?;
+    task.note_done(Line::Stopped { id: task.id.clone(), stopped: Vec::new() })
+}
+
 /// What a look at a freeze is content with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
@@ -138,7 +180,8 @@ enum Patience {
 
 fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result<Effect, ActionFailure> {
     let state = parts(task, rollback)?;
-    if !state.stopped.is_empty() {
+    let jailed = state.jail.is_some_and(|path| task.scene.cgroups.cgroup(path).is_ok());
+    if !state.stopped.is_empty() && !jailed {
         return stop::verify_stopped(task, state.stopped);
     }
     let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
@@ -243,13 +286,14 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
             task.scene.cgroups.cgroup(&from).map_err(|error| cgroup::failure("open", &from, &error))?;
         return capture_in_place(&cgroup);
     }
+    let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
     task.taken.replace(Some(held));
     Ok(RollbackState::Freeze {
         jail: Some(path),
         members: vec![MovedProcess { process, from: home }],
         was_frozen: Frozen::No,
         in_place: None,
-        stopped: Vec::new(),
+        stopped: vec![StoppedProcess { process, was_stopped }],
     })
 }
 
@@ -272,7 +316,9 @@ fn capture_in_place(cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
 
 fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure> {
     let cgroup = match task.target {
-        target @ Target::Cgroup { path: named, .. } if jail::home(task, path) == named.as_str() || path == named => {
+        target @ Target::Cgroup { path: named, .. }
+            if jail::home(task, path) == named.as_str() || path == named =>
+        {
             target_cgroup(task, target)?
         }
         Target::Cgroup { .. } => return Err(mismatch(task)),
@@ -304,55 +350,22 @@ fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, Act
     Ok(Undone::Restored { detail: format!("cgroup {path} is {word}") })
 }
 
-/// The fallback: SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new.
+/// SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new. Whether all stand.
 fn stop_tree(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<Frozen, ActionFailure> {
     // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
     let mut stopped: Vec<StoppedProcess> = known_stopped(task);
-    let mut all = Frozen::Yes;
-    let mut round = vec![Held::open(root.key)?];
-    round.extend(
-        stopped
-            .iter()
-            .filter(|one| one.process.pid != root.key.pid)
-            .filter_map(|one| Held::open(one.process).ok()),
-    );
+    let again: Vec<Held> = stopped
+        .iter()
+        .filter(|one| one.process.pid != root.key.pid)
+        .filter_map(|one| Held::open(one.process).ok())
+        .collect();
+    let mut all = stop_round(task, root, &[root], &mut stopped, spared)?;
+    let mut round = again;
     for _ in 0..MAX_ROUNDS {
-        let mut asked = Vec::with_capacity(round.len());
-        for held in &round {
-            let cgroup = cgroup_of(task, held);
-            let Ok(cgroup) = cgroup else { continue };
-            let reason = task.scene.protected.process_reason(held, &cgroup).inspect_err(|_| {
-                // all or nothing
-                let _undone = stop::continue_all(task, &stopped);
-            });
-            if let Some(because) = reason? {
-                spared.add(held.key, because);
-                continue;
-            }
-            asked.push(held);
-            if stopped.iter().all(|one| one.process.pid != held.key.pid) {
-                let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
-                stopped.push(StoppedProcess { process: held.key, was_stopped });
-            }
-        }
-        let rollback = RollbackState::Freeze {
-            jail: captured_jail(task),
-            members: Vec::new(),
-            was_frozen: Frozen::No,
-            in_place: None,
-            stopped: stopped.clone(),
-        };
-        task.note(Line::Rollback { id: task.id.clone(), rollback })?;
-        for held in &asked {
-            task.step("stop");
-            held.signal(Signal::STOP)?;
-        }
-        // One that does not stand yet could be in the middle of a fork: here no freeze follows that would catch the child.
-        let deadline = Instant::now() + STAND_LIMIT;
-        for held in &asked {
-            if matches!(stop::await_stand(task, held, deadline)?, Stand::Asked | Stand::Runs) {
-                all = Frozen::No;
-            }
+        if !round.is_empty() {
+            let members: Vec<&Held> = round.iter().collect();
+            let stood = stop_round(task, root, &members, &mut stopped, spared)?;
+            all = if stood == Frozen::No { stood } else { all };
         }
         round = jail::without(spared, unstopped_children(task, root.key, &stopped)?)?;
         if round.is_empty() {
@@ -360,6 +373,65 @@ fn stop_tree(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<Frozen
         }
     }
     Ok(Frozen::No)
+}
+
+/// Stops these. The root was checked by whoever took hold of it.
+fn stop_round(
+    task: &Task<'_>,
+    root: &Held,
+    round: &[&Held],
+    stopped: &mut Vec<StoppedProcess>,
+    spared: &mut Spared,
+) -> Result<Frozen, ActionFailure> {
+    let mut asked = Vec::with_capacity(round.len());
+    let mut news = false;
+    for held in round.iter().copied() {
+        if held.key != root.key {
+            let Ok(cgroup) = cgroup_of(task, held) else { continue };
+            if let Some(because) = task.scene.protected.process_reason(held, &cgroup)? {
+                spared.add(held.key, because);
+                continue;
+            }
+        }
+        asked.push(held);
+        if stopped.iter().all(|one| one.process.pid != held.key.pid) {
+            let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
+            stopped.push(StoppedProcess { process: held.key, was_stopped });
+            news = true;
+        }
+    }
+    if news {
+        task.note(Line::Stopped { id: task.id.clone(), stopped: stopped.clone() })?;
+    }
+    for held in &asked {
+        task.step("stop");
+        held.signal(Signal::STOP)?;
+    }
+    // One that does not stand yet could be in the middle of a fork.
+    let begun = Instant::now();
+    let mut all = Frozen::Yes;
+    for held in &asked {
+        if !stands_soon(held, begun)?
+            && matches!(stop::await_stand(task, held, begun + STAND_LIMIT)?, Stand::Asked | Stand::Runs)
+        {
+            all = Frozen::No;
+        }
+    }
+    Ok(all)
+}
+
+/// The cheap look, over and over, for as long as it mostly takes.
+fn stands_soon(held: &Held, begun: Instant) -> Result<bool, ActionFailure> {
+    loop {
+        let stands = held.stands();
+        if stands.map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))? {
+            return Ok(true);
+        }
+        if begun.elapsed() > SOON {
+            return Ok(false);
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn unstopped_children(
@@ -398,14 +470,6 @@ fn known_stopped(task: &Task<'_>) -> Vec<StoppedProcess> {
     match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
         Some(RollbackState::Freeze { stopped, .. }) => stopped.clone(),
         _ => Vec::new(),
-    }
-}
-
-fn captured_jail(task: &Task<'_>) -> Option<String> {
-    let journal = task.scene.journal();
-    match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
-        Some(RollbackState::Freeze { jail, .. }) => jail.clone(),
-        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use model::{
     ActionFailure, ActionId, ActionRecord, ActionState, CommandOutcome, MovedProcess, Outputs, RollbackState,
-    Timestamp,
+    StoppedProcess, Timestamp,
 };
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,11 @@ pub(super) enum Line {
         id: ActionId,
         cgroups: Vec<String>,
     },
+    /// All that are, or are about to be, stopped by a signal for the action's freeze.
+    Stopped {
+        id: ActionId,
+        stopped: Vec<StoppedProcess>,
+    },
     Outcome {
         id: ActionId,
         outcome: CommandOutcome,
@@ -113,6 +118,7 @@ impl Line {
             | Self::Work { id, .. }
             | Self::Moved { id, .. }
             | Self::Paused { id, .. }
+            | Self::Stopped { id, .. }
             | Self::Outcome { id, .. } => id,
         }
     }
@@ -366,6 +372,13 @@ fn admit(slots: &mut BTreeMap<ActionId, Slot>, line: Line) {
                         known.push(member);
                     }
                 }
+            }
+        }
+        Line::Stopped { id, stopped } => {
+            let Some(slot) = slots.get_mut(&id) else { return };
+            let state = slot.work.as_mut().or(slot.record.rollback.as_mut());
+            if let Some(RollbackState::Freeze { stopped: known, .. }) = state {
+                *known = stopped;
             }
         }
         Line::Paused { id, cgroups } => {

@@ -149,6 +149,23 @@ impl Held {
         self.of_a_living_thread(now).map(Some)
     }
 
+    /// Whether all its threads are stopped (or it has ended): none runs code of its own.
+    pub(super) fn stands(&self) -> io::Result<bool> {
+        let pid = self.pid();
+        let threads = match threads_of(pid) {
+            Ok(threads) => threads,
+            Err(error) if is_gone(&error) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for thread in threads {
+            let stat = read_stat(&format!("/proc/{pid}/task/{thread}/stat"))?;
+            if stat.is_some_and(|stat| !matches!(stat.state, b'T' | b't' | b'Z' | b'X')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The line itself, with the state of another thread where the first has ended.
     fn of_a_living_thread(&self, line: Stat) -> io::Result<Stat> {
         if line.state != b'Z' {

@@ -57,3 +57,38 @@ fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_files_and_folders_are_bounded_and_what_is_not_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..=MAX_FILES {
+            fs::write(dir.path().join(format!("{n:05}.yml")), "").unwrap();
+        }
+        fs::write(dir.path().join("00000.test.yml"), "").unwrap();
+        let found = yaml_below(&[dir.path().into()]);
+        assert_eq!(found.files.len(), MAX_FILES);
+        assert!(found.problems[0].contains("only the first 4096"), "{:?}", found.problems);
+        let mut deep = tempfile::tempdir().unwrap().keep();
+        let top = deep.clone();
+        for _ in 0..MAX_DEPTH + 3 {
+            deep = deep.join("d");
+            fs::create_dir(&deep).unwrap();
+            fs::write(deep.join("p.yaml"), "").unwrap();
+        }
+        // A link to itself is not followed without end either.
+        std::os::unix::fs::symlink(&top, top.join("loop")).unwrap();
+        let found = yaml_below(std::slice::from_ref(&top));
+        assert!(found.files.len() <= MAX_FILES && found.files.contains(&top.join("d/p.yaml")));
+        fs::remove_dir_all(top).unwrap();
+        let missing = yaml_below(&["/nonexistent/rules".into()]);
+        assert!(
+            missing.problems[0].starts_with("/nonexistent/rules: cannot be read:"),
+            "{:?}",
+            missing.problems
+        );
+    }
+}

@@ -139,3 +139,23 @@ pub(crate) fn level(level: model::Level) -> &'static str {
         model::Level::Critical => "critical",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_labels_have_a_fixed_set_of_values_whatever_a_node_says() {
+        let metrics = Metrics::default();
+        for n in 0..1000 {
+            metrics.outcomes.get_or_create(&phase_result(&format!("phase-{n}"), "failed")).inc();
+        }
+        for phase in ["capture", "apply", "verify", "revert"] {
+            metrics.outcomes.get_or_create(&phase_result(phase, "done")).inc();
+        }
+        let text = metrics.text();
+        let lines = text.lines().filter(|line| line.starts_with("hemostat_controller_outcomes_total{"));
+        assert_eq!(lines.count(), 5, "{text}");
+        assert!(text.contains("phase=\"other\",result=\"failed\"} 1000"), "{text}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{
-    ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, Level,
+    ActionId, ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, Level,
     TimelineEntry, Timestamp, UndoClass,
 };
 
@@ -14,6 +14,10 @@ use crate::{
 
 /// Entities shown of one incident; more are left out (I11).
 const MAX_ENTITIES: usize = 128;
+
+/// Actions of one incident. Beyond, the oldest that the node did by itself and that is no longer in force is left out; if there is none, a
+/// further reaction of the node stands beside the incident, where it can be undone all the same (I11).
+pub(super) const MAX_ACTIONS: usize = 1024;
 
 /// All incidents: the summaries of all, and a cache of whole ones.
 #[derive(Debug, Default)]
@@ -289,6 +293,19 @@ impl Whole {
         }
     }
 
+    /// Whether there is room for a reaction of the node; made by leaving out the oldest that is over, if need be.
+    pub(super) fn takes(&mut self, id: &ActionId) -> bool {
+        let actions = &mut self.row.incident.actions;
+        if actions.len() < MAX_ACTIONS || actions.iter().any(|known| known.id == *id) {
+            return true;
+        }
+        let over = actions.iter().position(|known| known.run.is_none() && !is_in_force(known));
+        if let Some(over) = over {
+            actions.remove(over);
+        }
+        over.is_some()
+    }
+
     /// Puts an action's record in its place.
     pub(super) fn record(&mut self, record: &ActionRecord, now: Timestamp) {
         let actions = &mut self.row.incident.actions;
@@ -393,3 +410,6 @@ fn summary(row: &IncidentRow) -> IncidentSummary {
         revision: row.revision,
     }
 }
+
+#[cfg(test)]
+mod tests;

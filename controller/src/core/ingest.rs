@@ -292,6 +292,13 @@ impl Core {
             .or_else(|| known.and_then(|k| k.incident.clone()))
             .or_else(|| record.incident.clone().filter(|id| self.state.incidents.contains(id)))
             .or_else(|| self.incident_about(node, &record));
+        let incident = match incident {
+            Some(id) => {
+                let whole = self.state.incidents.get(&self.state.store, &id)?;
+                whole.is_none_or(|whole| whole.takes(&record.id)).then_some(id)
+            }
+            None => None,
+        };
         let undone_by = self.state.undone_by.get(&record.id).cloned();
         let settled = |state| {
             use model::ActionState::{Failed, Reverted, Vacuous};

@@ -172,3 +172,73 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        ActionId, BootNs, CommandKey, FreezeScope, IncidentId, NodeAction, Phase, Pid, ProcessKey, Target,
+        Timestamp,
+    };
+
+    use super::*;
+
+    fn command(n: usize) -> NodeCommand {
+        NodeCommand {
+            key: CommandKey::new(format!("key-{n}")),
+            action_id: ActionId::new("act"),
+            incident: IncidentId::new("inc"),
+            node: NodeId::new("n"),
+            deadline: Timestamp(0),
+            action: NodeAction::Freeze(FreezeScope::Subtree),
+            target: Target::Process { process: ProcessKey { pid: Pid(7), start: BootNs(7) } },
+            phase: Phase::Capture,
+        }
+    }
+
+    #[test]
+    fn i11_commands_for_a_node_that_does_not_read_are_bounded_and_the_oldest_go() {
+        let mut links = Links::default();
+        let (down, mut taken) = mpsc::channel(1);
+        links.attach(NodeId::new("n"), 1, down);
+        links.greet(&NodeId::new("n"));
+        for n in 0..100 {
+            links.send(command(n), 5);
+        }
+        assert_eq!(links.get_mut(&NodeId::new("n")).unwrap().waiting(), 5);
+        assert!(links.has_backlog());
+        let mut keys = Vec::new();
+        while let Ok(Down::Command(command)) = taken.try_recv() {
+            keys.push(command.key.to_string());
+            links.flush();
+        }
+        assert_eq!(keys, ["key-0", "key-95", "key-96", "key-97", "key-98", "key-99"]);
+    }
+
+    #[test]
+    fn i11_acknowledgements_do_not_pile_up() {
+        let mut links = Links::default();
+        let (down, mut taken) = mpsc::channel(1);
+        let node = NodeId::new("n");
+        links.attach(node.clone(), 1, down);
+        for seq in 1..=1000 {
+            links.ack(&node, Seq(seq));
+        }
+        assert_eq!(taken.try_recv().unwrap(), Down::Ack { upto: Seq(1) });
+        links.flush();
+        assert_eq!(taken.try_recv().unwrap(), Down::Ack { upto: Seq(1000) }, "the newest says it all");
+        assert!(taken.try_recv().is_err() && !links.has_backlog());
+    }
+
+    #[test]
+    fn i11_nodes_are_bounded_and_those_that_are_known_stay() {
+        let mut links = Links::default();
+        let (down, _taken) = mpsc::channel(1);
+        for n in 0..=MAX_NODES {
+            links.attach(NodeId::new(format!("n{n}")), 1, down.clone());
+        }
+        assert_eq!(links.iter().count(), MAX_NODES);
+        links.attach(NodeId::new("n0"), 2, down);
+        assert!(links.is_current(&NodeId::new("n0"), 2));
+        assert!(!links.is_current(&NodeId::new(format!("n{MAX_NODES}")), 1), "its messages are not taken");
+    }
+}

@@ -118,6 +118,8 @@ impl Core {
     }
 
     fn store_and_act(&mut self, turn: &mut Turn) -> Result<(), Stopping> {
+        // First, so that what is new is known for what it is: an incident that was opened in this turn is not one that may go.
+        self.state.incidents.flush(&mut turn.batch);
         let (gone, too_many) = self.state.incidents.retire(self.config.limits.incidents, &mut turn.batch);
         if too_many > 0 {
             let what = format!(
@@ -133,7 +135,6 @@ impl Core {
                 self.store_failed(&error);
             }
         }
-        self.state.incidents.flush(&mut turn.batch);
         self.state.correlations.flush(&mut turn.batch);
         let entries = self.seal(turn);
         if !turn.batch.is_empty() {

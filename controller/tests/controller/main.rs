@@ -9,6 +9,8 @@ mod crash;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod support;

@@ -166,7 +166,7 @@ fn i2_lost_events_ask_a_person() {
 }
 
 #[test]
-fn a_loss_of_something_else_is_said_and_does_not_switch_the_response_off() {
+fn i2_a_loss_of_something_else_is_said_and_does_not_switch_the_response_off() {
     let lost = |class, count| {
         let start = decided("Auto", &[], |incident| {
             incident.findings[0].loss.lost.insert(class, count);

@@ -1,0 +1,104 @@
+use model::{BootNs, FreezeScope, NodeAction, Pid, ProcessKey, Target};
+
+use super::*;
+use crate::store::Store;
+
+fn at(n: i64) -> Timestamp {
+    Timestamp(n)
+}
+
+fn id(n: usize) -> IncidentId {
+    IncidentId::new(format!("inc-{n:05}"))
+}
+
+fn new(incidents: &mut Incidents, n: usize, state: IncidentState) -> &mut Whole {
+    let when = at(n as i64);
+    let incident = Incident { state, ..begun(&id(n), "x", Level::High, when, when) };
+    incidents.open(incident, Visibility::Open)
+}
+
+fn record(n: usize, state: ActionState) -> ActionRecord {
+    ActionRecord {
+        id: ActionId::new(format!("act-{n}")),
+        incident: None,
+        run: None,
+        step: None,
+        action: NodeAction::Freeze(FreezeScope::Subtree),
+        target: Target::Process { process: ProcessKey { pid: Pid(7), start: BootNs(7) } },
+        state,
+        rollback: None,
+        planned: at(0),
+        applied: None,
+        detail: String::new(),
+    }
+}
+
+#[test]
+fn i11_the_timeline_loses_its_middle_first() {
+    let mut incidents = Incidents::default();
+    let whole = new(&mut incidents, 1, IncidentState::Open);
+    let all = Incident::MAX_TIMELINE * 2;
+    for n in 0..all {
+        whole.tell(at(n as i64), &Actor::new("system:controller"), format!("line {n}"));
+    }
+    let timeline = &whole.row.incident.timeline;
+    assert_eq!(timeline.len(), Incident::MAX_TIMELINE);
+    assert_eq!(timeline[0].what, "line 0", "how it began");
+    assert_eq!(timeline[timeline.len() - 1].what, format!("line {}", all - 1), "and what came last");
+}
+
+#[test]
+fn i11_the_actions_of_one_incident_are_bounded_and_those_in_force_stay() {
+    let mut incidents = Incidents::default();
+    let whole = new(&mut incidents, 1, IncidentState::Open);
+    for n in 0..MAX_ACTIONS {
+        let state = if n == 5 { ActionState::Reverted } else { ActionState::Applied };
+        let record = record(n, state);
+        assert!(whole.takes(&record.id));
+        whole.record(&record, at(1));
+    }
+    assert!(whole.takes(&ActionId::new("act-7")), "one that is there already");
+    assert!(whole.takes(&ActionId::new("act-new")), "the one that is over makes room");
+    whole.record(&record(MAX_ACTIONS, ActionState::Applied), at(2));
+    assert_eq!(whole.row.incident.actions.len(), MAX_ACTIONS);
+    assert!(whole.row.incident.actions.iter().all(|known| known.id.as_str() != "act-5"));
+    assert!(!whole.takes(&ActionId::new("act-newer")), "none that is in force is forgotten");
+}
+
+#[test]
+fn i11_the_oldest_incidents_that_are_over_are_forgotten_and_no_others() {
+    let mut incidents = Incidents::default();
+    for n in 0..10 {
+        let state = if n % 2 == 0 { IncidentState::Closed } else { IncidentState::Open };
+        new(&mut incidents, n, state);
+    }
+    let mut batch = Batch::default();
+    incidents.flush(&mut batch);
+    let (gone, too_many) = incidents.retire(7, &mut batch);
+    assert_eq!((gone, too_many), (vec![id(0), id(2), id(4)], 0));
+    let (gone, too_many) = incidents.retire(1, &mut batch);
+    assert_eq!(
+        (gone, too_many),
+        (vec![id(6), id(8)], 4),
+        "open ones stay, and how many are too many is told"
+    );
+    assert_eq!(incidents.visible().count(), 5);
+}
+
+#[test]
+fn i11_findings_in_memory_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("journal.redb")).unwrap();
+    let mut incidents = Incidents::default();
+    for n in 0..100 {
+        new(&mut incidents, n, IncidentState::Open);
+    }
+    let mut batch = Batch::default();
+    incidents.flush(&mut batch);
+    store.commit(&batch).unwrap();
+    drop(incidents.get(&store, &id(3)).unwrap());
+    incidents.evict(10);
+    assert_eq!(incidents.whole.len(), 10);
+    assert!(incidents.whole.contains_key(&id(3)), "what was used last stays");
+    assert!(incidents.get(&store, &id(50)).unwrap().is_some(), "and the others are read again");
+}

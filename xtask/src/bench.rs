@@ -1,5 +1,6 @@
 //! `cargo xtask bench NAME`: figures with their targets, in one table; recorded by hand in docs/benchmarks.md.
 
+mod benign;
 mod detect;
 mod latency;
 mod loss;
@@ -22,10 +23,15 @@ pub(crate) struct Options {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
+    /// How long ordinary work goes on (benign only).
+    #[arg(long)]
+    minutes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Name {
+    /// What fires on ordinary work, of which nothing may be high or critical.
+    Benign,
     /// Events a second through the rules, beside rsigma-eval.
     Detect,
     /// From the hook to a stopped and to a frozen process.
@@ -47,6 +53,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let effort = if options.quick { Effort::Quick } else { Effort::Full };
     let mut report = Report::new(options.json);
     match options.name {
+        Name::Benign => {
+            let ended = benign::run(effort, options.minutes, options.json, &mut report);
+            if let Err(error) = ended {
+                report.print();
+                return Err(error);
+            }
+        }
         Name::Detect => return detect::run(effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,

@@ -31,10 +31,8 @@ use binaries::{Binaries, lock};
 use images::Image;
 pub(crate) use kubectl::Kubectl;
 use parts::{NAMES, Starter};
-pub(crate) use place::Cni;
-use place::{
-    CGROUP, LINK, MACHINE_ADDRESS, NETWORK, NODE, NODE_ADDRESS, POD_RANGE, Record, SERVICE_ADDRESS, make_state, state,
-};
+pub(crate) use place::{Cni, Place};
+use place::{NODE, POD_RANGE, Record, SERVICE_ADDRESS, make_state};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -114,39 +112,40 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 pub(crate) struct Cluster {
     enclosure: Option<Enclosure>,
     binaries: Binaries,
+    place: Place,
     state: PathBuf,
 }
 
 impl Cluster {
     /// Starts everything and waits until it serves. What an earlier start left is removed first.
-    pub(crate) fn up(cni: Cni) -> Result<Self> {
+    pub(crate) fn up(place: Place, cni: Cni) -> Result<Self> {
         if !is_root() {
             bail!("a cluster makes namespaces and cgroups, which needs root; run: sudo -E cargo xtask cluster up");
         }
         let binaries = Binaries::build()?;
-        let state = state();
-        let _lock = lock(&cache()?.join("cluster/up.lock"))?;
+        let state = place.state();
+        let _lock = lock_of(place)?;
         if let Some(record) = Record::load(&state)? {
-            if record.ready && existing(&record).is_ok() {
+            if record.ready && existing(place, &record).is_ok() {
                 bail!("a cluster is up already; `cargo xtask cluster down` ends it");
             }
             say("remove what an earlier start left");
-            take_down(&state, &record)?;
+            take_down(place, &state, &record)?;
         }
-        check_addresses()?;
+        check_addresses(place)?;
         let begun = Instant::now();
         make_state(&state)?;
-        let mut record = Record::plan(cni)?;
+        let mut record = Record::plan(place, cni)?;
         record.save(&state)?;
-        let mut this = Self { enclosure: None, binaries, state };
+        let mut this = Self { enclosure: None, binaries, place, state };
         // From here on a failure drops `this`, which takes down what the record names.
         let covers = record.make(&this.state)?;
-        let enclosure = Enclosure::make(CGROUP, &Apart::NetworkAndMounts(covers))?;
+        let enclosure = Enclosure::make(&place.cgroup(), &Apart::NetworkAndMounts(covers))?;
         record.keeper = Some(enclosure.keeper());
         record.save(&this.state)?;
-        connect(&enclosure)?;
+        connect(place, &enclosure)?;
         this.enclosure = Some(enclosure);
-        identity::make(&this.state.join("keys"))?;
+        identity::make(&this.state.join("keys"), place)?;
         this.start_parts(cni, begun)?;
         record.ready = true;
         record.save(&this.state)?;
@@ -166,7 +165,7 @@ impl Cluster {
     fn start_parts(&self, cni: Cni, begun: Instant) -> Result<()> {
         let told = |what: &str| eprintln!("    {what}: {:.1} s after the start", begun.elapsed().as_secs_f64());
         let enclosure = self.enclosure.as_ref().context("the cluster has no cgroup")?;
-        let starter = Starter { binaries: &self.binaries, state: &self.state, enclosure };
+        let starter = Starter { binaries: &self.binaries, state: &self.state, enclosure, place: self.place };
         say("start etcd and the API server");
         starter.control_plane()?;
         told("API server ready");
@@ -204,14 +203,14 @@ impl Drop for Cluster {
             Ok(Some(record)) if self.enclosure.is_some() || !record.ready => record,
             _ => return,
         };
-        if let Err(error) = take_down(&self.state, &record) {
+        if let Err(error) = take_down(self.place, &self.state, &record) {
             eprintln!("warning: not everything was removed; `cargo xtask cluster down` tries again: {error:#}");
         }
     }
 }
 
 fn up_and_stay(cni: Cni) -> Result<()> {
-    if let Some(given) = given_kubeconfig() {
+    if let Some(given) = given_kubeconfig()? {
         say(format!("KUBECONFIG is set: {} is used and nothing is started", given.display()));
         let (kubectl, _) = given_or_own()?;
         let nodes = kubectl.ask_json(&["get", "nodes"])?;
@@ -221,7 +220,7 @@ fn up_and_stay(cni: Cni) -> Result<()> {
         }
         return Ok(());
     }
-    let cluster = Cluster::up(cni)?;
+    let cluster = Cluster::up(Place::chosen()?, cni)?;
     let kubeconfig = identity::kubeconfig(&cluster.state.join("keys"));
     cluster.detach()?;
     println!("export KUBECONFIG={}", kubeconfig.display());
@@ -229,12 +228,13 @@ fn up_and_stay(cni: Cni) -> Result<()> {
 }
 
 fn down() -> Result<()> {
-    let state = state();
-    let _lock = lock(&cache()?.join("cluster/up.lock"))?;
+    let place = Place::chosen()?;
+    let state = place.state();
+    let _lock = lock_of(place)?;
     match Record::load(&state)? {
         Some(record) => {
             let begun = Instant::now();
-            take_down(&state, &record)?;
+            take_down(place, &state, &record)?;
             say(format!("the cluster is gone, {:.1} s", begun.elapsed().as_secs_f64()));
         }
         None => say("there is no cluster"),
@@ -243,19 +243,19 @@ fn down() -> Result<()> {
 }
 
 /// Ends every process and removes what the record names; can be repeated.
-fn take_down(state: &Path, record: &Record) -> Result<()> {
+fn take_down(place: Place, state: &Path, record: &Record) -> Result<()> {
     let unified = record.cgroups.first().context("the record names no cgroup")?;
     enclosure::end(unified)?;
     for cgroup in &record.cgroups {
         enclosure::remove_tree(cgroup)?;
     }
     // The kernel takes a network apart in the background.
-    let link = Path::new("/sys/class/net").join(LINK);
+    let link = Path::new("/sys/class/net").join(place.link());
     let patience = Instant::now() + Duration::from_secs(20);
     while link.exists() {
         if Instant::now() > patience {
-            let _last_resort = output("ip", &["link", "delete", LINK]);
-            bail!("the link {LINK} did not go away with its network");
+            let _last_resort = output("ip", &["link", "delete", &place.link()]);
+            bail!("the link {} did not go away with its network", place.link());
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -272,13 +272,14 @@ fn take_down(state: &Path, record: &Record) -> Result<()> {
 }
 
 fn status() -> Result<()> {
-    let state = state();
+    let place = Place::chosen()?;
+    let state = place.state();
     let Some(record) = Record::load(&state)? else { bail!("there is no cluster; `cargo xtask cluster up` makes one") };
     let unified = record.cgroups.first().context("the record names no cgroup")?;
     println!("folder      {}", state.display());
-    println!("network     {NETWORK}, {NODE} has {NODE_ADDRESS}, pods {POD_RANGE} ({:?})", record.cni);
+    println!("network     {NODE} has {}, pods {POD_RANGE} ({:?})", place.node_address(), record.cni);
     println!("processes   {}", pids_below(unified).len());
-    let dead: Vec<&str> = NAMES.into_iter().filter(|part| !parts::is_running(&state, part)).collect();
+    let dead: Vec<&str> = NAMES.into_iter().filter(|part| !parts::is_running(place, &state, part)).collect();
     for part in NAMES {
         println!("{part:<24} {}", if dead.contains(&part) { "GONE" } else { "runs" });
     }
@@ -294,7 +295,7 @@ fn status() -> Result<()> {
 }
 
 fn logs(part: Option<&str>, follow: bool) -> Result<()> {
-    let state = state();
+    let state = Place::chosen()?.state();
     let Some(part) = part else {
         for part in NAMES {
             println!("{part}:\n{}", parts::tail(&state, part, 5));
@@ -325,14 +326,15 @@ fn logs(part: Option<&str>, follow: bool) -> Result<()> {
 }
 
 fn load(name: Option<&str>, program: Option<&Path>, archive: Option<&Path>) -> Result<()> {
-    if let Some(given) = given_kubeconfig() {
+    if let Some(given) = given_kubeconfig()? {
         bail!("images are loaded into a node of ours, and KUBECONFIG names another cluster: {}", given.display());
     }
-    let state = state();
+    let place = Place::chosen()?;
+    let state = place.state();
     let record = Record::load(&state)?.context("there is no cluster; `cargo xtask cluster up` makes one")?;
     let binaries = Binaries::cached()?.context("the programs are no longer in the cache")?;
-    let enclosure = existing(&record)?;
-    let starter = Starter { binaries: &binaries, state: &state, enclosure: &enclosure };
+    let enclosure = existing(place, &record)?;
+    let starter = Starter { binaries: &binaries, state: &state, enclosure: &enclosure, place };
     match (archive, name, program) {
         (Some(archive), ..) => images::import(&starter, archive),
         (None, Some(name), Some(program)) => {
@@ -343,20 +345,27 @@ fn load(name: Option<&str>, program: Option<&Path>, archive: Option<&Path>) -> R
     }
 }
 
-fn existing(record: &Record) -> Result<Enclosure> {
+fn existing(place: Place, record: &Record) -> Result<Enclosure> {
     let keeper = record.keeper.context("the cluster's start was broken off")?;
-    Enclosure::existing(CGROUP, keeper, true)
+    Enclosure::existing(&place.cgroup(), keeper, true)
 }
 
 /// The cluster that the user names; our own kubeconfig does not count as another's.
-fn given_kubeconfig() -> Option<PathBuf> {
-    let given = PathBuf::from(std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty())?);
-    (given != identity::kubeconfig(&state().join("keys"))).then_some(given)
+fn given_kubeconfig() -> Result<Option<PathBuf>> {
+    let Some(given) = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let own = identity::kubeconfig(&Place::chosen()?.state().join("keys"));
+    Ok((given != own).then_some(given))
+}
+
+fn lock_of(place: Place) -> Result<fs::File> {
+    lock(&cache()?.join("cluster").join(format!("{}.lock", place.cgroup())))
 }
 
 /// kubectl for the cluster that KUBECONFIG names, or for our own.
 fn given_or_own() -> Result<(Kubectl, PathBuf)> {
-    if let Some(given) = given_kubeconfig() {
+    if let Some(given) = given_kubeconfig()? {
         let program = output("sh", &["-c", "command -v kubectl"]).map(PathBuf::from);
         let program = match (program, Binaries::cached()?) {
             (Some(program), _) => program,
@@ -365,32 +374,34 @@ fn given_or_own() -> Result<(Kubectl, PathBuf)> {
         };
         return Ok((Kubectl::of(program, given.clone()), given));
     }
-    let state = state();
+    let state = Place::chosen()?.state();
     Record::load(&state)?.context("there is no cluster; `cargo xtask cluster up` makes one")?;
     let binaries = Binaries::cached()?.context("the programs are no longer in the cache")?;
     Ok((Kubectl::new(&binaries, &state), identity::kubeconfig(&state.join("keys"))))
 }
 
 /// Nothing on this machine may use our addresses for something else.
-fn check_addresses() -> Result<()> {
-    let routes = output("ip", &["-4", "route", "show", "to", "match", NODE_ADDRESS]).context("ask for the routes (ip)")?;
+fn check_addresses(place: Place) -> Result<()> {
+    let address = place.node_address();
+    let routes = output("ip", &["-4", "route", "show", "to", "match", &address]).context("ask for the routes (ip)")?;
     if let Some(route) = routes.lines().find(|line| !line.starts_with("default")) {
-        bail!("the cluster's address {NODE_ADDRESS} is in use here: {route}");
+        bail!("the cluster's address {address} is in use here: {route}");
     }
     Ok(())
 }
 
 /// A pair of links between the machine and the cluster's network; it goes away with that network.
-fn connect(enclosure: &Enclosure) -> Result<()> {
+fn connect(place: Place, enclosure: &Enclosure) -> Result<()> {
     let keeper = enclosure.keeper().to_string();
-    run_ip(Command::new("ip").args(["link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", &keeper]))?;
-    run_ip(Command::new("ip").args(["address", "add", &format!("{MACHINE_ADDRESS}/30"), "dev", LINK]))?;
-    run_ip(Command::new("ip").args(["link", "set", LINK, "up"]))?;
+    let (link, machine, node) = (place.link(), place.machine_address(), place.node_address());
+    run_ip(Command::new("ip").args(["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &keeper]))?;
+    run_ip(Command::new("ip").args(["address", "add", &format!("{machine}/30"), "dev", &link]))?;
+    run_ip(Command::new("ip").args(["link", "set", &link, "up"]))?;
     for words in [
-        vec!["address", "add", &format!("{NODE_ADDRESS}/30"), "dev", "eth0"],
+        vec!["address", "add", &format!("{node}/30"), "dev", "eth0"],
         vec!["address", "add", &format!("{SERVICE_ADDRESS}/32"), "dev", "lo"],
         vec!["link", "set", "eth0", "up"],
-        vec!["route", "add", "default", "via", MACHINE_ADDRESS],
+        vec!["route", "add", "default", "via", &machine],
     ] {
         run_ip(enclosure.command("ip").args(words))?;
     }

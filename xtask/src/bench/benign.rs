@@ -27,6 +27,7 @@ use super::{
     report::{Report, Target},
 };
 use crate::{
+    cluster,
     demo::{self, Profile},
     enclosure::{Apart, Enclosure, cgroup2},
     progress::{is_root, say, skip},
@@ -37,8 +38,6 @@ use ground::{Done, Ground, Packages};
 const BENCH: &str = "benign";
 /// The cgroup of the work.
 const CGROUP: &str = "hemostat-benign";
-/// The cgroup of the cluster's pods and parts.
-const CLUSTER: &str = "hemostat-cluster";
 
 pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut Report) -> Result<()> {
     if !is_root() {
@@ -64,7 +63,8 @@ pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut
     // Findings on their way.
     thread::sleep(Duration::from_secs(3));
     let node = watch.node()?;
-    let fired = watch.finish(&ours)?;
+    let control = watch.prove_hearing()?;
+    let fired = watch.finish(&ours, control)?;
     ground.clean_up()?;
     tell(&fired, json);
     sum_up(report, &fired, &done, &node, worked);
@@ -105,7 +105,7 @@ fn follow_cgroups(over: &AtomicBool) -> BTreeSet<u64> {
     let mut seen = BTreeSet::new();
     let Ok(root) = cgroup2() else { return seen };
     while !over.load(Ordering::Relaxed) {
-        for name in [CGROUP, CLUSTER] {
+        for name in [CGROUP.to_owned(), cluster::Place::OF_BENCHES.cgroup()] {
             collect(&root.join(name), &mut seen);
         }
         thread::sleep(Duration::from_millis(200));
@@ -198,7 +198,7 @@ struct Scratch(std::path::PathBuf);
 /// A folder that users of services can enter.
 fn tempfile_folder() -> Result<Scratch> {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = std::path::PathBuf::from(format!("/var/tmp/hemostat-benign-{}", std::process::id()));
+    let path = std::path::PathBuf::from(format!("/var/tmp/ordinary-{}", std::process::id()));
     std::fs::create_dir_all(&path)
         .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("make {}", path.display()))?;

@@ -13,7 +13,7 @@ use rcgen::{
     SanType,
 };
 
-use super::place::{API_SERVER, NODE, NODE_ADDRESS, SERVICE_ADDRESS};
+use super::place::{NODE, Place, SERVICE_ADDRESS};
 
 /// Who a certificate is for: Kubernetes reads the user from the common name and the groups from the organisations.
 const SUBJECTS: &[(&str, &str, &str)] = &[
@@ -24,7 +24,8 @@ const SUBJECTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Makes everything below `folder` (mode 0700): `NAME.crt`, `NAME.key`, `NAME.kubeconfig`, `ca.crt`, `service-account.key`.
-pub(super) fn make(folder: &Path) -> Result<()> {
+pub(super) fn make(folder: &Path, place: Place) -> Result<()> {
+    let (server, address) = (place.api_server(), place.node_address());
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("protect {}", folder.display()))?;
@@ -39,18 +40,18 @@ pub(super) fn make(folder: &Path) -> Result<()> {
     let issuer = Issuer::new(params, key);
     for (file, user, group) in SUBJECTS {
         issue(folder, file, named(user, group)?, &issuer)?;
-        write_kubeconfig(folder, file, &authority)?;
+        write_kubeconfig(folder, file, &server, &authority)?;
     }
-    let mut server = named("kube-apiserver", "")?;
-    server.subject_alt_names = vec![ip(NODE_ADDRESS)?, ip(SERVICE_ADDRESS)?, ip("127.0.0.1")?];
+    let mut api = named("kube-apiserver", "")?;
+    api.subject_alt_names = vec![ip(&address)?, ip(SERVICE_ADDRESS)?, ip("127.0.0.1")?];
     for name in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
-        server.subject_alt_names.push(dns(name)?);
+        api.subject_alt_names.push(dns(name)?);
     }
-    issue(folder, "apiserver", server, &issuer)?;
+    issue(folder, "apiserver", api, &issuer)?;
     let mut node = named(&format!("system:node:{NODE}"), "system:nodes")?;
-    node.subject_alt_names = vec![ip(NODE_ADDRESS)?, dns(NODE)?];
+    node.subject_alt_names = vec![ip(&address)?, dns(NODE)?];
     issue(folder, "kubelet", node, &issuer)?;
-    write_kubeconfig(folder, "kubelet", &authority)?;
+    write_kubeconfig(folder, "kubelet", &server, &authority)?;
     let signer = KeyPair::generate().context("make the key of service accounts")?;
     write(&folder.join("service-account.key"), &signer.serialize_pem())?;
     write(&folder.join("service-account.pub"), &signer.public_key_pem())
@@ -90,7 +91,7 @@ fn issue(folder: &Path, file: &str, params: CertificateParams, issuer: &Issuer<'
 }
 
 /// With everything inside, so that it can be carried elsewhere.
-fn write_kubeconfig(folder: &Path, file: &str, authority: &str) -> Result<()> {
+fn write_kubeconfig(folder: &Path, file: &str, server: &str, authority: &str) -> Result<()> {
     let read = |ending: &str| {
         let path = folder.join(format!("{file}.{ending}"));
         fs::read(&path).with_context(|| format!("read {}", path.display()))
@@ -98,7 +99,7 @@ fn write_kubeconfig(folder: &Path, file: &str, authority: &str) -> Result<()> {
     let config = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "hemostat", "cluster": {"server": API_SERVER, "certificate-authority-data": base64(authority.as_bytes())}}],
+        "clusters": [{"name": "hemostat", "cluster": {"server": server, "certificate-authority-data": base64(authority.as_bytes())}}],
         "users": [{"name": file, "user": {"client-certificate-data": base64(&read("crt")?), "client-key-data": base64(&read("key")?)}}],
         "contexts": [{"name": "hemostat", "context": {"cluster": "hemostat", "user": file}}],
         "current-context": "hemostat",

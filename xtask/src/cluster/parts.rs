@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     binaries::Binaries,
     kubectl::Kubectl,
-    place::{CGROUP, NODE, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE},
+    place::{NODE, POD_RANGE, Place, SERVICE_RANGE},
 };
 use crate::enclosure::Enclosure;
 
@@ -28,6 +28,7 @@ pub(super) struct Starter<'a> {
     pub(super) binaries: &'a Binaries,
     pub(super) state: &'a Path,
     pub(super) enclosure: &'a Enclosure,
+    pub(super) place: Place,
 }
 
 impl Starter<'_> {
@@ -54,7 +55,7 @@ impl Starter<'_> {
             &[
                 ("--etcd-servers", "http://127.0.0.1:2379".into()),
                 ("--bind-address", "0.0.0.0".into()),
-                ("--advertise-address", NODE_ADDRESS.into()),
+                ("--advertise-address", self.place.node_address()),
                 // The port of the Service `kubernetes`, whose address is the node's own.
                 ("--secure-port", "443".into()),
                 ("--service-cluster-ip-range", SERVICE_RANGE.into()),
@@ -132,7 +133,7 @@ impl Starter<'_> {
             "tlsCertFile": keys("kubelet.crt"),
             "tlsPrivateKeyFile": keys("kubelet.key"),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{CGROUP}"),
+            "cgroupRoot": format!("/{}", self.place.cgroup()),
             "enforceNodeAllocatable": [],
             "failCgroupV1": false,
             "failSwapOn": false,
@@ -153,7 +154,7 @@ impl Starter<'_> {
                 ("--config", config.display().to_string()),
                 ("--kubeconfig", keys("kubelet.kubeconfig")),
                 ("--hostname-override", NODE.into()),
-                ("--node-ip", NODE_ADDRESS.into()),
+                ("--node-ip", self.place.node_address()),
             ],
         )
     }
@@ -271,7 +272,7 @@ state = '{run}'
             if ready()? {
                 return Ok(());
             }
-            if !is_running(self.state, part) {
+            if !is_running(self.place, self.state, part) {
                 bail!("{part} ended:\n{}", tail(self.state, part, 15));
             }
             if Instant::now() > until {
@@ -283,13 +284,13 @@ state = '{run}'
 }
 
 /// Whether a part's process is there and still ours.
-pub(super) fn is_running(state: &Path, part: &str) -> bool {
+pub(super) fn is_running(place: Place, state: &Path, part: &str) -> bool {
     let Ok(pid) = fs::read_to_string(pid_file(state, part)) else { return false };
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     // A zombie is not running; the name may hold blanks, so fields are counted behind it.
     let alive = stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
     let ours = fs::read_to_string(format!("/proc/{}/cgroup", pid.trim()))
-        .is_ok_and(|text| text.lines().any(|line| line == format!("0::/{CGROUP}")));
+        .is_ok_and(|text| text.lines().any(|line| line == format!("0::/{}", place.cgroup())));
     // Just started, it is on its way into the cgroup.
     alive && (ours || stat.contains("(sh)"))
 }

@@ -13,19 +13,65 @@ use serde::{Deserialize, Serialize};
 
 use crate::enclosure::{cgroup2, mounts};
 
-/// The cgroup of everything, in each hierarchy; pods are in `kubepods` below it.
-pub(super) const CGROUP: &str = "hemostat-cluster";
-/// The machine's end of the pair of network links.
-pub(super) const LINK: &str = "hemostat-c0";
-pub(super) const MACHINE_ADDRESS: &str = "192.168.244.1";
-pub(super) const NODE_ADDRESS: &str = "192.168.244.2";
-pub(super) const NETWORK: &str = "192.168.244.0/30";
 pub(super) const NODE: &str = "node-1";
 pub(super) const POD_RANGE: &str = "10.244.0.0/16";
 pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The Service `kubernetes`. It is an address of the node itself, so that pods reach the API server without kube-proxy.
 pub(super) const SERVICE_ADDRESS: &str = "10.96.0.1";
-pub(super) const API_SERVER: &str = "https://192.168.244.2:443";
+
+/// One of the places for a cluster on this machine: several can run side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    slot: u8,
+}
+
+impl Place {
+    /// The bench of ordinary work keeps a cluster for an hour: it leaves the others' places free.
+    pub(crate) const OF_BENCHES: Self = Self { slot: 9 };
+
+    /// What HEMOSTAT_CLUSTER_SLOT says (0 to 9), or 0.
+    pub(super) fn chosen() -> Result<Self> {
+        let Ok(text) = std::env::var("HEMOSTAT_CLUSTER_SLOT") else { return Ok(Self { slot: 0 }) };
+        match text.parse() {
+            Ok(slot @ 0..=9) => Ok(Self { slot }),
+            _ => bail!("HEMOSTAT_CLUSTER_SLOT is {text:?} and should be a number from 0 to 9"),
+        }
+    }
+
+    /// The cluster's folder. A short path: sockets below it may have 107 bytes.
+    pub(super) fn state(self) -> PathBuf {
+        let base = std::env::var_os("HEMOSTAT_CLUSTER")
+            .filter(|value| !value.is_empty())
+            .map_or_else(|| PathBuf::from("/var/lib/hemostat-cluster"), PathBuf::from);
+        if self.slot == 0 { base } else { base.with_extension(self.slot.to_string()) }
+    }
+
+    /// The cgroup of everything, in each hierarchy; pods are in `kubepods` below it.
+    pub(crate) fn cgroup(self) -> String {
+        format!("hemostat-cluster-{}", self.slot)
+    }
+
+    /// The machine's end of the pair of network links.
+    pub(super) fn link(self) -> String {
+        format!("hemostat-c{}", self.slot)
+    }
+
+    pub(super) fn machine_address(self) -> String {
+        format!("192.168.{}.1", self.third())
+    }
+
+    pub(super) fn node_address(self) -> String {
+        format!("192.168.{}.2", self.third())
+    }
+
+    pub(super) fn api_server(self) -> String {
+        format!("https://{}:443", self.node_address())
+    }
+
+    fn third(self) -> u8 {
+        240 + self.slot
+    }
+}
 
 /// Folders that the parts insist on; each gets a folder of ours put over it, in the cluster's own view of the mounts.
 const COVERED: &[(&str, &str)] = &[
@@ -35,13 +81,6 @@ const COVERED: &[(&str, &str)] = &[
     ("run-containerd", "/run/containerd"),
     ("run-cilium", "/run/cilium"),
 ];
-
-/// The cluster's folder. A short path: sockets below it may have 107 bytes.
-pub(super) fn state() -> PathBuf {
-    std::env::var_os("HEMOSTAT_CLUSTER")
-        .filter(|value| !value.is_empty())
-        .map_or_else(|| PathBuf::from("/var/lib/hemostat-cluster"), PathBuf::from)
-}
 
 /// How pods are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -70,9 +109,9 @@ impl Record {
     const VERSION: u32 = 1;
 
     /// What is about to be made.
-    pub(super) fn plan(cni: Cni) -> Result<Self> {
-        let mut cgroups = vec![cgroup2()?.join(CGROUP)];
-        cgroups.extend(mounts("cgroup")?.into_iter().map(|hierarchy| hierarchy.join(CGROUP)));
+    pub(super) fn plan(place: Place, cni: Cni) -> Result<Self> {
+        let mut cgroups = vec![cgroup2()?.join(place.cgroup())];
+        cgroups.extend(mounts("cgroup")?.into_iter().map(|hierarchy| hierarchy.join(place.cgroup())));
         let mut made = Vec::new();
         for (_, over) in COVERED {
             // With the parents that are missing, the outermost first.

@@ -8,11 +8,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::progress::{output, skip};
+use crate::progress::{cache, output, skip};
 
 /// What the containment tests run, or have their victims run, beside themselves.
 const PROGRAMS: [&str; 12] =
     ["sh", "sleep", "cp", "mv", "cat", "kill", "true", "touch", "ip", "nsenter", "mount", "umount"];
+
+/// Bytes above which a program's debug information is left behind: the emulated machine unpacks all of it.
+const STRIPPED_ABOVE: usize = 4 << 20;
 
 /// An archive under construction.
 pub(super) struct Archive {
@@ -32,7 +35,10 @@ impl Archive {
         if !self.files.insert(at.to_path_buf()) {
             return Ok(());
         }
-        let body = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+        let mut body = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+        if body.len() > STRIPPED_ABOVE {
+            body = stripped(from).unwrap_or(body);
+        }
         let mut above: Vec<&Path> =
             at.ancestors().skip(1).filter(|folder| folder.parent().is_some()).collect();
         above.reverse();
@@ -101,4 +107,13 @@ impl Archive {
         self.bytes.extend_from_slice(body);
         pad(&mut self.bytes);
     }
+}
+
+/// A program without its debug information, where there is a `strip`.
+fn stripped(program: &Path) -> Option<Vec<u8>> {
+    let to = cache().ok()?.join("vm/stripped");
+    output("strip", &["--strip-debug", "-o", &to.to_string_lossy(), &program.to_string_lossy()])?;
+    let body = fs::read(&to).ok();
+    let _removed = fs::remove_file(&to);
+    body
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -66,7 +67,7 @@ impl Watch {
             .arg(root().join("rules"))
             .arg("--playbooks")
             .arg(playbooks)
-            .env("HEMOSTAT_LOG", "info,controller::core=debug")
+            .env("HEMOSTAT_LOG", "info,hemostat_controller::core=debug")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)
@@ -100,10 +101,35 @@ impl Watch {
         Ok(node)
     }
 
-    /// Ends it and gives what fired, the worst first.
-    pub(super) fn finish(mut self, ours: &BTreeSet<u64>) -> Result<Vec<Fired>> {
+    /// Starts something that a critical rule must see, in a cgroup of its own, and waits until it did: silence counts only from one who
+    /// hears. Gives the cgroup's id.
+    pub(super) fn prove_hearing(&self) -> Result<u64> {
+        let enclosure = Enclosure::make("hemostat-benign-control", &Apart::Nothing)?;
+        let control = fs::metadata(enclosure.cgroup()).context("look at the control's cgroup")?.ino();
+        let patience = Instant::now() + Duration::from_secs(20);
+        let status = enclosure
+            .command("/bin/true")
+            .arg("stratum+tcp://control.invalid:1")
+            .status()
+            .context("run the control")?;
+        if !status.success() {
+            bail!("the control ended with {status}");
+        }
+        while read(&self.log()?, &BTreeSet::from([control])).iter().all(|one| one.place != Place::Work) {
+            if Instant::now() > patience {
+                bail!("a miner's command line was started and no rule fired: this watch hears nothing, its silence says nothing");
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(control)
+    }
+
+    /// Ends it and gives what fired, the worst first, without the control.
+    pub(super) fn finish(mut self, ours: &BTreeSet<u64>, control: u64) -> Result<Vec<Fired>> {
         terminate(&mut self.child);
-        Ok(read(&self.log()?, ours))
+        let told = format!("\"cgroup\":{control},");
+        let log: String = self.log()?.lines().filter(|line| !line.contains(&told)).map(|line| format!("{line}\n")).collect();
+        Ok(read(&log, ours))
     }
 
     fn log(&self) -> Result<String> {

@@ -10,7 +10,7 @@ use super::{
     services,
 };
 use crate::{
-    cluster::{Cluster, Cni, binaries::Binaries},
+    cluster::{Cluster, Cni, Place, binaries::Binaries},
     progress::output,
 };
 
@@ -112,7 +112,7 @@ impl Rounds for Compile {
             ground.shell(
                 "compile",
                 &format!(
-                    "cd {folder} && rm -rf crate && cargo new --quiet --vcs none crate && cd crate && unset CARGO_TARGET_DIR && \
+                    "cd {folder} && rm -rf example && cargo new --quiet --vcs none example && cd example && unset CARGO_TARGET_DIR && \
                      printf 'serde = {{ version = \"1\", features = [\"derive\"] }}\\nserde_json = \"1\"\\n' >> Cargo.toml && nice cargo build --quiet -j2 && \
                      nice cargo test --quiet -j2"
                 ),
@@ -153,7 +153,7 @@ fn cluster(ground: &Ground) -> Result<Box<dyn Rounds>> {
         bail!("its programs are not built yet (cargo xtask cluster build)");
     }
     let folder = ground.folder("cluster")?;
-    Ok(Box::new(Pods { cluster: Cluster::up(Cni::Bridge)?, folder }))
+    Ok(Box::new(Pods { cluster: Cluster::up(Place::OF_BENCHES, Cni::Bridge)?, folder }))
 }
 
 impl Pods {

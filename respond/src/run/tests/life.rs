@@ -181,6 +181,35 @@ fn i6_what_is_protected_or_too_wide_is_not_touched() {
 }
 
 #[test]
+fn i6_protected_and_wide_networks_are_not_blocked() {
+    let block = "    - {name: block, action: node.block-destination}\n";
+    let begun = |destination: std::net::IpAddr, kept: &[&str]| {
+        let mut begun = start(spec(block), GateOutcome::Automatic);
+        begun.facts.subject.destination = Some(destination);
+        begun.grants.protected.networks =
+            kept.iter().map(|text| crds::Network(text.parse().unwrap())).collect();
+        begun
+    };
+    for (destination, kept, why) in [
+        ([10, 0, 0, 53].into(), ["10.0.0.53/32"], "a policy protects 10.0.0.53/32"),
+        ([10, 0, 0, 53].into(), ["10.0.0.0/8"], "a policy protects 10.0.0.0/8"),
+        ([0, 0, 0, 0].into(), ["192.0.2.9/32"], "no address of one peer"),
+        ([224, 0, 0, 1].into(), ["192.0.2.9/32"], "no address of one peer"),
+    ] {
+        let mut world = World::new(begun(destination, &kept));
+        world.play();
+        assert!(world.node.commands.is_empty(), "{destination}");
+        assert!(
+            world.notices.iter().any(|notice| notice.contains(why)),
+            "{destination}: {:?}",
+            world.notices
+        );
+    }
+    let mut world = World::new(begun([10, 0, 0, 53].into(), &["10.0.0.54/32"]));
+    assert!(!world.play().node.commands.is_empty(), "its neighbour is no reason");
+}
+
+#[test]
 fn an_effect_that_is_not_seen_leads_to_the_alternative() {
     let yaml = r#"
     - name: cut

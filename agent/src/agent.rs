@@ -23,6 +23,7 @@ use wire::link::AgentLink;
 
 use crate::{
     aside::is_reader,
+    bpffs::LeaveAtEnd,
     clock::Clock,
     contain::{Contain, ContainConfig, Lineage, OpenError, ProtectedList},
     contain_folder,
@@ -174,6 +175,7 @@ impl Agent {
             ))
         }));
 
+        let bpffs = LeaveAtEnd::default();
         let mut probes = Probes::load(&config.probes, &plan(&config.rules.current().1, &config.authority))?;
         let reader = probes.reader()?;
         // Listed after the hooks are attached: what starts from now on comes as a record.
@@ -224,6 +226,7 @@ impl Agent {
 
         let stop = StopFlag::new()?;
         let mut threads = Threads::default();
+        threads.bpffs = Some(bpffs);
         let reporter = Reporter {
             drafts: drafts_in,
             fold,
@@ -379,6 +382,8 @@ struct Threads {
     house_stop: Option<SyncSender<()>>,
     house: Option<JoinHandle<()>>,
     reporter: Option<JoinHandle<()>>,
+    /// After the last thread: none needs what is pinned.
+    bpffs: Option<LeaveAtEnd>,
 }
 
 impl Drop for Threads {

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod allocator;
 pub mod aside;
+pub mod bpffs;
 pub mod clock;
 pub mod contain;
 pub mod edge;

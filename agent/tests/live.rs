@@ -246,6 +246,51 @@ async fn unacknowledged_reports_come_again_after_a_restart() {
     handle.shutdown().await;
 }
 
+/// In a process with mounts of its own, where bpffs is not mounted as yet.
+#[test]
+fn bpffs_is_left_as_it_was_found() {
+    const OWN: &str = "HEMOSTAT_OWN_MOUNTS";
+    const AT: &str = "/sys/fs/bpf";
+    let mounted = || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().filter(|line| line.contains(&format!(" {AT} bpf "))).count()
+    };
+    if std::env::var_os(OWN).is_none() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: mounts of one's own need root");
+            return;
+        }
+        let mut own = Command::new(std::env::current_exe().unwrap());
+        own.args(["--exact", "bpffs_is_left_as_it_was_found", "--nocapture"]).env(OWN, "1");
+        // SAFETY: between fork and exec only system calls are made.
+        #[expect(unsafe_code, reason = "the namespace has to be there before the program runs")]
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut own, || {
+                use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+                rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)?;
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                rustix::mount::mount_change("/", private)?;
+                rustix::mount::mount("run", "/run", "tmpfs", MountFlags::empty(), None)?;
+                while rustix::mount::unmount("/sys/fs/bpf", UnmountFlags::DETACH).is_ok() {}
+                Ok(())
+            });
+        }
+        let output = own.output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    assert_eq!(mounted(), 0);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let Some(mut scene) = Scene::start("mounts", "none", "") else { return };
+        assert_eq!(mounted(), 1);
+        scene.handle.take().unwrap().shutdown().await;
+    });
+    assert_eq!(mounted(), 0, "it is not mounted any more");
+    assert!(fs::read_dir("/run").unwrap().next().is_none(), "and nothing remembers it");
+}
+
 /// A measurement: `cargo test --release -p hemostat-agent --test live -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a test"]

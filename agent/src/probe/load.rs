@@ -33,7 +33,7 @@ use super::{
     ring::Ring,
     snapshot, sys,
 };
-use crate::record::Task;
+use crate::{bpffs::Bpffs, record::Task};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
@@ -120,13 +120,15 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Loads the object, writes the plan and attaches what it needs.
+    /// Loads the object, writes the plan and attaches what it needs. Mounts bpffs where it is not: whoever takes the pins away calls
+    /// [`Bpffs::leave`] then.
     ///
     /// # Errors
     /// [`ProbeError`] where nothing can be seen at all; a single hook that fails is reported by [`Probes::hooks`].
     pub fn load(config: &ProbeConfig, plan: &FilterPlan) -> Result<Self, ProbeError> {
         let (offsets, missing_offsets) = offsets()?;
-        sys::ensure_bpffs().map_err(|source| pin_error("mount bpffs", "/sys/fs/bpf".into(), source))?;
+        let bpffs = Bpffs::default();
+        bpffs.ensure().map_err(|source| pin_error("mount bpffs", bpffs.at().into(), source))?;
         std::fs::create_dir_all(&config.pins)
             .map_err(|source| pin_error("create", config.pins.clone(), source))?;
         let held_pin = config.pins.join("held");

@@ -27,15 +27,6 @@ pub(super) fn trim_heap() {
     }
 }
 
-/// Makes sure that bpffs is mounted at /sys/fs/bpf.
-pub(super) fn ensure_bpffs() -> io::Result<()> {
-    const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
-    if rustix::fs::statfs("/sys/fs/bpf").is_ok_and(|fs| fs.f_type as u32 == BPF_FS_MAGIC) {
-        return Ok(());
-    }
-    Ok(rustix::mount::mount("bpf", "/sys/fs/bpf", "bpf", rustix::mount::MountFlags::empty(), None)?)
-}
-
 /// A child that makes one event of each class that needs no second program, below `folder` and on loopback, and ends.
 /// What it changes of itself (user, namespaces, mounts) goes with it.
 pub(super) fn canary_child(folder: &Path) -> io::Result<()> {

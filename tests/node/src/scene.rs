@@ -208,6 +208,8 @@ impl Drop for Scene {
         // The pinned map is this scene's own.
         let _ = std::fs::remove_file(self.pins.join("held"));
         let _ = std::fs::remove_dir(&self.pins);
+        // As long as another scene has pins, this does nothing.
+        let _ = agent::bpffs::Bpffs::default().leave();
     }
 }
 

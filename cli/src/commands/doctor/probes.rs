@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agent::probe::{OwnEvents, ProbeConfig, Probes};
+use agent::{
+    bpffs::Bpffs,
+    probe::{OwnEvents, ProbeConfig, Probes},
+};
 use model::{ClassPlan, EventClass, FilterPlan, HookState, HookStatus};
 
 use super::{Look, Verdict};
@@ -23,6 +26,9 @@ pub(super) fn look() -> Vec<Look> {
         Err(error) => vec![Look::new("hooks", Verdict::Bad, error.to_string())],
     };
     let _nothing_pinned = std::fs::remove_dir_all(&config.pins);
+    if let Err(error) = Bpffs::default().leave() {
+        tracing::warn!(%error, "bpffs is not left as it was found");
+    }
     looks
 }
 

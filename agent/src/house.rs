@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Timestamp, Up};
+use detect::matcher::RuleIndex;
+use model::{
+    AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Reaction, Timestamp, Up,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -165,12 +168,23 @@ impl Shared {
             }
         }
         degraded.extend(lock(&self.notes).iter().cloned());
+        let (_, rules) = self.rules.current();
+        let holding = {
+            let authority = self.authority.read().unwrap_or_else(PoisonError::into_inner);
+            (0..rules.len() as u32)
+                .filter_map(|index| rules.rule(RuleIndex(index)))
+                .filter(|rule| rule.reaction == Reaction::Stop && authority.permits(rule))
+                .map(|rule| rule.title.clone())
+                .take(NodeStatus::MAX_HOLDING)
+                .collect()
+        };
         NodeStatus {
             node: self.node.clone(),
             epoch: self.epoch,
             at: self.clock.now(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            rules: self.rules.current().1.len() as u64,
+            rules: rules.len() as u64,
+            holding,
             hooks,
             counts,
             findings: self.counts.findings.load(Ordering::Relaxed),

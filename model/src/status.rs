@@ -157,6 +157,10 @@ pub struct NodeStatus {
     pub kernel: String,
     /// Rules loaded.
     pub rules: u64,
+    /// Titles of the rules for which programs are held in the kernel at their exec until they are judged. At most
+    /// [`NodeStatus::MAX_HOLDING`].
+    #[serde(default)]
+    pub holding: Vec<String>,
     /// Every hook of the object.
     pub hooks: Vec<HookStatus>,
     /// Accounting since the start, by class.
@@ -167,4 +171,9 @@ pub struct NodeStatus {
     pub containments: u64,
     /// What is degraded, in a person's words; empty when nothing is.
     pub degraded: Vec<String>,
+}
+
+impl NodeStatus {
+    /// Rules named as holding (I11).
+    pub const MAX_HOLDING: usize = 64;
 }

@@ -27,6 +27,11 @@ pub(crate) fn status_page(nodes: &[NodeStatus], now: Timestamp, window: Window) 
         if node.degraded.is_empty() {
             out.push_str("healthy\n");
         }
+        if !node.holding.is_empty() {
+            let holding =
+                format!("programs are held at their exec until judged for: {}", node.holding.join("; "));
+            let _never_fails = writeln!(out, "{}", super::one_line(&holding, window.width));
+        }
         for degraded in &node.degraded {
             let _never_fails =
                 writeln!(out, "DEGRADED: {}", super::one_line(degraded, window.width.saturating_sub(10)));

@@ -134,6 +134,7 @@ impl Reporter {
             at,
             kernel: format!("none: {} log", state.format),
             rules: state.rules,
+            holding: vec![],
             hooks: vec![HookStatus { hook: "records".into(), classes: vec![], state: records }],
             counts: std::collections::BTreeMap::new(),
             findings: state.findings,

@@ -28,6 +28,7 @@ use model::{
 use crate::{
     Check, Failure,
     accounting::Cgroup,
+    guest,
     replay::steps,
     scene::{NO_BUDGETS, Scene, Skip},
 };
@@ -44,7 +45,10 @@ const TRIES: usize = 3;
 
 fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
     let (rules, tests) = rule_files()?;
-    let plays: Vec<_> = tests.iter().map(steps).collect();
+    // An emulated machine plays a part of them.
+    let (every, enough) =
+        if scene.quick || guest::is_init() { (3, ENOUGH_RULES / 2) } else { (1, ENOUGH_RULES) };
+    let plays: Vec<_> = tests.iter().step_by(every).map(steps).collect();
     let loaded = detect::load::load(&rules);
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
     let set = Arc::new(set);
@@ -57,7 +61,6 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
         bulk_ring: 64 << 20,
         critical_ring: 16 << 20,
         pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-d", std::process::id()).into(),
-        ..ProbeConfig::default()
     };
     let mut everything = Scene::with(&config, scene.quick)?;
     everything.all_of(&EventClass::ALL)?;
@@ -92,7 +95,7 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
             acts.0,
         );
         compare(&some, &all)?;
-        if rules.len() < ENOUGH_RULES {
+        if rules.len() < enough {
             return Err(format!("only {} rules were set off: too few to prove anything", rules.len()).into());
         }
         if acts.0 >= acts.1 {

@@ -52,6 +52,8 @@ fn main() -> ExitCode {
     }
     let passed = match guest::set_up() {
         Ok(()) => {
+            // Whoever waits for the machine sees that it has come up.
+            println!("the guest is up");
             let wanted = guest::wanted_tests().unwrap_or_default();
             let wanted: Vec<String> =
                 wanted.split(',').filter(|word| !word.is_empty()).map(String::from).collect();

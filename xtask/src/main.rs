@@ -7,6 +7,7 @@ mod ebpf;
 mod enclosure;
 mod progress;
 mod setup;
+mod standalone;
 mod test;
 mod tidy;
 mod vm;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     demo::{self, Binaries},
     progress::{root, run},
+    standalone::Standalone,
 };
 
 /// Clock ticks of /proc/PID/stat in a second: 100 on every Linux ABI (include/uapi/asm-generic/param.h USER_HZ).
@@ -35,66 +36,38 @@ pub(crate) fn build() -> Result<Programs> {
     Ok(Programs { hemostat, workload })
 }
 
-/// `hemostat standalone` with the shipped rules and playbooks; ends with this value.
+/// `hemostat standalone` in a state folder of its own; both go with this value.
 pub(crate) struct Watcher {
-    child: Child,
-    hemostat: PathBuf,
-    state: PathBuf,
+    standalone: Standalone,
+    _state: Scratch,
+}
+
+/// A folder that goes with the value.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _best_effort = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Watcher {
     pub(crate) fn start(programs: &Programs) -> Result<Self> {
         let state = std::env::temp_dir().join(format!("hemostat-bench-{}", std::process::id()));
         fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
-        let log = fs::File::create(state.join("hemostat.log")).context("create the log")?;
-        let hemostat = programs.hemostat.hemostat.clone();
-        let child = Command::new(&hemostat)
-            .arg("--socket")
-            .arg(state.join("control.sock"))
-            .arg("standalone")
-            .arg("--state")
-            .arg(&state)
-            .arg("--rules")
-            .arg(root().join("rules"))
-            .arg("--playbooks")
-            .arg(root().join("playbooks"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("share the log")?)
-            .stderr(log)
-            .spawn()
-            .context("start hemostat")?;
-        let mut watcher = Self { child, hemostat, state };
-        let patience = Instant::now() + Duration::from_secs(30);
-        while watcher.node().is_err() {
-            if Instant::now() > patience || watcher.child.try_wait().context("look after hemostat")?.is_some()
-            {
-                let log = fs::read_to_string(watcher.state.join("hemostat.log")).unwrap_or_default();
-                bail!("hemostat standalone was not ready:\n{log}");
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(watcher)
+        let scratch = Scratch(state.clone());
+        let log = state.join("hemostat.log");
+        let standalone = Standalone::start(&programs.hemostat.hemostat, state, log, &[])?;
+        Ok(Self { standalone, _state: scratch })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.standalone.pid()
     }
 
     /// What the node last said of itself.
     pub(crate) fn node(&self) -> Result<Value> {
-        let output = Command::new(&self.hemostat)
-            .arg("--socket")
-            .arg(self.state.join("control.sock"))
-            .args(["status", "-o", "json"])
-            .output()
-            .context("run hemostat status")?;
-        let status: Value =
-            serde_json::from_slice(&output.stdout).context("read the answer of hemostat status")?;
-        let node = status["nodes"][0]["status"].clone();
-        if node.is_null() {
-            bail!("no node has reported yet");
-        }
-        Ok(node)
+        self.standalone.node()
     }
 
     /// A report that was made after this call.
@@ -128,21 +101,6 @@ impl Watcher {
             .and_then(|number| number.parse::<f64>().ok())
             .context("VmRSS in the agent's status")?;
         Ok(kib / 1024.0)
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let patience = Instant::now() + Duration::from_secs(10);
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < patience {
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _already_gone = self.child.kill();
-        let _reaped = self.child.wait();
-        let _best_effort = fs::remove_dir_all(&self.state);
     }
 }
 

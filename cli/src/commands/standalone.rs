@@ -11,7 +11,11 @@ use std::{
 
 use agent::{Agent, AgentConfig, AgentHandle, mask::Masker};
 use anyhow::{Context, Result};
-use controller::{Controller, ControllerConfig, ControllerHandle};
+use controller::{
+    Controller, ControllerConfig, ControllerHandle,
+    ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start},
+    wall_clock,
+};
 use detect::{
     diagnostic::render,
     load::load,
@@ -55,6 +59,13 @@ pub(crate) struct Options {
     /// Size of the spool in MB.
     #[arg(long, default_value_t = 256)]
     spool_mb: u64,
+    /// A log to follow beside the kernel, as FORMAT=PATH: kubernetes-audit, auth (syslog), journal (`journalctl -o json`), okta, keycloak,
+    /// entra, hubble, vpc-flow or ocsf. May be given several times.
+    #[arg(long = "source", value_name = "FORMAT=PATH")]
+    sources: Vec<SourceSpec>,
+    /// Logs of which nothing is remembered are read from their first line, not from now on.
+    #[arg(long)]
+    sources_from_beginning: bool,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -105,6 +116,13 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     for problem in controller.health().problems {
         tracing::warn!(part = problem.part, "{}", problem.what);
     }
+    let sources = match follow_sources(&options, &rules, &controller) {
+        Ok(sources) => sources,
+        Err(error) => {
+            controller.shutdown().await;
+            return Err(error);
+        }
+    };
     let (agent_end, controller_end) = wire::link::in_process(node.clone(), LINK_CAPACITY);
     controller.attach(controller_end);
     let authority = options.reactions.authority(&rules.current().1, &options.playbooks);
@@ -131,13 +149,38 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         tracing::warn!("degraded: {degraded}");
     }
     let why = until_told(agent, &controller, &mut signals, &rules, &options).await;
+    // They end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
+    let sources = tokio::task::spawn_blocking(move || {
+        let mut sources = sources;
+        sources.stop();
+        sources
+    })
+    .await
+    .context("stop the sources")?;
     controller.shutdown().await;
+    sources.join();
     match why {
         None => Ok(Exit::Good),
         Some(blind) => {
             Err(Ended::with(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
         }
     }
+}
+
+fn follow_sources(
+    options: &Options,
+    rules: &Arc<Swap>,
+    controller: &ControllerHandle,
+) -> Result<IngestHandle> {
+    let config = IngestConfig {
+        sources: options.sources.clone(),
+        state: options.state.join("sources"),
+        start: if options.sources_from_beginning { Start::Beginning } else { Start::Now },
+        rules: Arc::clone(rules),
+        clock: wall_clock(),
+        poll: IngestConfig::POLL,
+    };
+    ingest::start(&config, &controller.attacher()).context("follow the sources")
 }
 
 struct Signals {

@@ -134,7 +134,7 @@ fn imprison_stopped(
     let stood = match stop {
         Ok(stood) => stood,
         Err(failure) => {
-            withdraw_stop(task)?;
+            withdraw_stop(task);
             return Err(failure);
         }
     };
@@ -144,11 +144,11 @@ fn imprison_stopped(
             if stood == Frozen::Yes && frozen == Frozen::Yes {
                 task.in_force.set(Some(still));
             }
-            withdraw_stop(task)?;
+            withdraw_stop(task);
             Ok((frozen, "jail"))
         }
         Err(NoJail::Failed(failure)) => {
-            withdraw_stop(task)?;
+            withdraw_stop(task);
             Err(failure)
         }
         Err(NoJail::Impossible(error)) => {
@@ -158,14 +158,24 @@ fn imprison_stopped(
     }
 }
 
-/// Lets go on whoever was stopped for this action. In a frozen cgroup they stay where they are.
-fn withdraw_stop(task: &Task<'_>) -> Result<(), ActionFailure> {
+/// Lets go on whoever was stopped for this action. In a frozen cgroup they stay where they are. One that cannot be told now stays in the
+/// journal: with a freeze in force its undo tells it.
+fn withdraw_stop(task: &Task<'_>) {
+    const TRIES: usize = 3;
     let stopped = known_stopped(task);
     if stopped.is_empty() {
-        return Ok(());
+        return;
     }
-    stop::continue_all(task, &stopped)?;
-    task.note_done(Line::Stopped { id: task.id.clone(), stopped: Vec::new() })
+    let mut continued = stop::continue_all(task, &stopped);
+    for _ in 1..TRIES {
+        if continued.is_err() {
+            continued = stop::continue_all(task, &stopped);
+        }
+    }
+    match continued.and_then(|_| task.note_done(Line::Stopped { id: task.id.clone(), stopped: Vec::new() })) {
+        Ok(()) => {}
+        Err(failure) => tracing::error!(action = %task.id, %failure, "a stop could not be taken back"),
+    }
 }
 
 /// What a look at a freeze is content with.

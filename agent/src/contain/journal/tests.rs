@@ -1,0 +1,155 @@
+use model::{NodeAction, Target};
+
+use super::*;
+
+fn slot(id: &str) -> Slot {
+    Slot {
+        record: ActionRecord {
+            id: ActionId::new(id),
+            incident: None,
+            run: None,
+            step: None,
+            action: NodeAction::DestroySockets,
+            target: Target::File { path: "/x".into(), inode: 1, device: 2 },
+            state: ActionState::Prepared,
+            rollback: Some(RollbackState::Nothing),
+            planned: Timestamp(1),
+            applied: None,
+            detail: String::new(),
+        },
+        order: 0,
+        boot: "b".into(),
+        paused: Vec::new(),
+        work: None,
+        outputs: Outputs::new(),
+        outcomes: Vec::new(),
+    }
+}
+
+/// A child that another test has forked and that has not come to its exec yet has our lock's descriptor, too: that passes.
+fn opened(dir: &Path) -> Journal {
+    loop {
+        match Journal::open(dir) {
+            Err(JournalError::Busy { .. }) => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
+}
+
+fn state(id: &str, state: ActionState) -> Line {
+    Line::State { id: ActionId::new(id), state, detail: "d".into() }
+}
+
+#[test]
+fn i7_a_journal_cut_at_any_byte_opens_to_one_of_the_states_it_passed_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let mut states = vec![BTreeMap::new()];
+    {
+        let mut journal = opened(dir.path());
+        for line in [
+            Line::Put(Box::new(slot("a"))),
+            state("a", ActionState::Applying),
+            Line::Put(Box::new(slot("b"))),
+            state("a", ActionState::Applied),
+            state("b", ActionState::Failed),
+        ] {
+            journal.append(line, Durability::Agent).unwrap();
+            states.push(journal.slots.clone());
+        }
+    }
+    let whole = fs::read(&path).unwrap();
+    for cut in 0..=whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let journal = opened(dir.path());
+        assert!(states.contains(&journal.slots), "cut at byte {cut}");
+        assert!(!dir.path().join("journal.damaged").exists());
+    }
+}
+
+#[test]
+fn what_is_done_is_remembered_while_the_disk_takes_nothing_and_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let on_disk = || read(&path).unwrap().0.remove(&ActionId::new("a")).unwrap().record.state;
+    let mut journal = opened(dir.path());
+    journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
+    journal.append(state("a", ActionState::Applying), Durability::Agent).unwrap();
+    let takes = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+    let done = Line::applied(ActionId::new("a"), Timestamp(2), Outputs::new());
+    journal.append_done(done, Durability::Agent).unwrap();
+    assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applied);
+    assert!(journal.append(state("a", ActionState::Reverting), Durability::Agent).is_err(), "no new effect");
+    assert!(journal.settle().is_err());
+    assert_eq!(on_disk(), ActionState::Applying, "a recovery would bring it to its end");
+    journal.file = takes;
+    journal.settle().unwrap();
+    assert_eq!(on_disk(), ActionState::Applied);
+    assert!(journal.owed.is_empty());
+}
+
+#[test]
+fn damage_inside_is_left_out_and_kept_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    {
+        let mut journal = opened(dir.path());
+        for id in ["a", "b", "c"] {
+            journal.append(Line::Put(Box::new(slot(id))), Durability::Disk).unwrap();
+        }
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+    bytes[second] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let journal = opened(dir.path());
+    let ids: Vec<&str> = journal.slots().map(|slot| slot.record.id.as_str()).collect();
+    assert_eq!(ids, ["a", "c"]);
+    assert!(dir.path().join("journal.damaged").exists());
+}
+
+#[test]
+fn i11_the_journal_stays_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = opened(dir.path());
+    for n in 0..20_000 {
+        let id = format!("act-{n}");
+        let mut slot = slot(&id);
+        slot.order = journal.next_order();
+        journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+        journal.append(state(&id, ActionState::Reverted), Durability::Agent).unwrap();
+    }
+    assert!(journal.length <= COMPACT_ABOVE + 4096);
+    assert!(journal.slot(&ActionId::new("act-19999")).is_some(), "the newest are kept");
+    assert!(fs::metadata(dir.path().join("journal")).unwrap().len() <= COMPACT_ABOVE + 4096);
+}
+
+#[test]
+fn i11_a_journal_of_much_that_stands_is_not_rewritten_at_every_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = opened(dir.path());
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join("journal")).unwrap());
+    let mut rewritten = 0;
+    let mut before = inode();
+    for n in 0..12_000 {
+        let mut slot = slot(&format!("act-{n}"));
+        slot.record.detail = "x".repeat(1000);
+        journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+        let now = inode();
+        rewritten += usize::from(now != before);
+        before = now;
+    }
+    assert!((1..=3).contains(&rewritten), "{rewritten} times for 16 MB");
+    assert_eq!(journal.standing().count(), 12_000);
+    journal.append(state("act-7", ActionState::Reverted), Durability::Agent).unwrap();
+    assert_eq!(journal.standing().count(), 11_999);
+    drop(journal);
+    assert_eq!(opened(dir.path()).standing().count(), 11_999, "the same after a start");
+}
+
+#[test]
+fn a_second_agent_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = opened(dir.path());
+    assert!(matches!(Journal::open(dir.path()), Err(JournalError::Busy { .. })));
+}

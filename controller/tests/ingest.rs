@@ -110,6 +110,19 @@ impl Lab {
         panic!("no incident of {rule}: {:#?}", self.client.incidents(100).await.unwrap());
     }
 
+    async fn until_read(&self, name: &str, word: &str) {
+        for _ in 0..300 {
+            for node in self.client.status().await.unwrap().nodes {
+                let said = node.status.map(|status| format!("{:?}", status.hooks)).unwrap_or_default();
+                if node.node.as_str().starts_with(name) && said.contains(word) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{name} never read {word}: {:#?}", self.client.status().await.unwrap().nodes);
+    }
+
     async fn until_degraded(&self, name: &str, word: &str) -> String {
         for _ in 0..300 {
             for node in self.client.status().await.unwrap().nodes {
@@ -183,6 +196,22 @@ async fn logs_become_incidents_and_what_is_wrong_with_them_is_told() {
         .collect();
     assert_eq!(letters.len(), 1);
     assert!(std::fs::read_to_string(&letters[0]).unwrap().contains("nonsense"));
+    lab.stop().await;
+}
+
+/// The first line of each file stands at its beginning, in a file that was empty when it was opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_lines_of_rotated_files_are_told_apart() {
+    let lab = Lab::start(tempfile::tempdir().unwrap()).await;
+    let path = lab.folder.path().join("auth");
+    for number in 0..5 {
+        write(&path, "").unwrap();
+        lab.until_read("auth:", "at byte 0").await;
+        lab.append("auth", &failed(41_000 + number));
+        lab.until_read("auth:", &format!("{} records", number + 1)).await;
+        rename(&path, lab.folder.path().join(format!("auth.{}", 9 - number))).unwrap();
+    }
+    lab.until("many-failed", |_| true).await;
     lab.stop().await;
 }
 

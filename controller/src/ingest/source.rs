@@ -167,7 +167,6 @@ impl<'a> Source<'a> {
             self.missed = Some((self.now(), what.into()));
         }
         let Some(file) = tail.identity().cloned().filter(|_| !lines.is_empty()) else { return Ok(true) };
-        let mut end = 0;
         for line in lines.iter() {
             if line.begins == Begins::File && line.offset > 0 {
                 match tail.first_line() {
@@ -177,20 +176,14 @@ impl<'a> Source<'a> {
             } else if line.begins == Begins::File {
                 reader.first_line(b"");
             }
-            self.line(line, &file.head, reader, reporter)?;
-            end = line.end;
+            self.line(line, reader, reporter)?;
         }
-        reporter.mark(Position { file, offset: end, seq: 0 });
+        // All of them are dealt with; the last ones may have been the end of a file that was left.
+        reporter.mark(Position { file, offset: tail.offset(), seq: 0 });
         Ok(false)
     }
 
-    fn line(
-        &mut self,
-        line: &Line,
-        file: &str,
-        reader: &mut Reader,
-        reporter: &mut Reporter,
-    ) -> Result<(), LinkLost> {
+    fn line(&mut self, line: &Line, reader: &mut Reader, reporter: &mut Reporter) -> Result<(), LinkLost> {
         self.counts.lines += 1;
         let mut told = std::mem::take(&mut self.told);
         told.clear();
@@ -198,7 +191,7 @@ impl<'a> Source<'a> {
             let reason = format!("{} bytes, at most {MAX_RECORD}", line.bytes);
             Err(Rejected { place: "line".into(), reason })
         } else {
-            reader.read(&line.text, Place { file, offset: line.offset, now: self.now() }, &mut told)
+            reader.read(&line.text, Place { offset: line.offset, now: self.now() }, &mut told)
         };
         if let Err(rejected) = outcome {
             self.refuse(line, &rejected);

@@ -32,8 +32,6 @@ pub(super) struct Line {
     pub(super) bytes: u64,
     /// Where it begins.
     pub(super) offset: u64,
-    /// Where the next one begins.
-    pub(super) end: u64,
     /// Whether it is the first that is read of its file.
     pub(super) begins: Begins,
 }
@@ -59,8 +57,8 @@ pub(super) enum Gap {
 pub(super) struct Tail {
     path: PathBuf,
     open: Option<Open>,
-    /// Rotated files that are to be read first, oldest first.
-    backlog: VecDeque<PathBuf>,
+    /// Files that come next, oldest first, held open so that no rotation takes them away.
+    backlog: VecDeque<File>,
     resume: Option<Position>,
     start: Start,
     gaps: Vec<Gap>,
@@ -122,7 +120,7 @@ impl Tail {
     /// When the log cannot be opened or read; it may be tried again.
     pub(super) fn next(&mut self, most: usize, lines: &mut Vec<Line>) -> io::Result<()> {
         if self.open.is_none() {
-            self.open_next()?;
+            self.open_first()?;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.take_lines(most, lines);
@@ -150,24 +148,23 @@ impl Tail {
         }
         open.quiet += 1;
         if open.quiet >= QUIET {
-            // Nobody will end a line that a rotated file leaves open.
-            open.end_line(lines);
-            let identity = open.identity.clone();
-            self.open = None;
             if self.backlog.is_empty() {
-                // It may have been rotated more than once since the last look.
-                self.backlog = self.after(&identity)?.map(|(_, later)| later).unwrap_or_default();
+                let identity = open.identity.clone();
+                self.backlog = self.followers(&identity)?;
+            }
+            if let Some(next) = self.backlog.pop_front() {
+                let before = self.open.replace(Open::new(next, 0)?);
+                // Nobody will end a line that a rotated file leaves open.
+                before.into_iter().for_each(|mut open| open.end_line(lines));
             }
         }
         Ok(())
     }
 
-    fn open_next(&mut self) -> io::Result<()> {
+    fn open_first(&mut self) -> io::Result<()> {
         if let Some(position) = self.resume.take() {
             match self.find(&position) {
-                Ok(Some((file, backlog))) => {
-                    self.backlog = backlog;
-                    self.start = Start::Beginning;
+                Ok(Some(file)) => {
                     self.open = Some(Open::new(file, position.offset)?);
                     return Ok(());
                 }
@@ -181,50 +178,58 @@ impl Tail {
                 }
             }
         }
-        if let Some(path) = self.backlog.pop_front() {
-            match File::open(&path) {
-                Ok(file) => self.open = Some(Open::new(file, 0)?),
-                Err(_) => self.gaps.push(Gap::Vanished),
-            }
-            return Ok(());
-        }
         let file = File::open(&self.path)?;
         let at = match self.start {
             Start::Beginning => 0,
             Start::Now => end_of_last_line(&file)?,
         };
-        // Whatever takes its place later is new from its beginning.
-        self.start = Start::Beginning;
         self.open = Some(Open::new(file, at)?);
         Ok(())
     }
 
-    /// The file of a position, under its own name or one that it was rotated to, and the files between it and the present one.
-    fn find(&self, position: &Position) -> io::Result<Option<(File, VecDeque<PathBuf>)>> {
+    /// The file of a position, under its own name or one that it was rotated to.
+    fn find(&self, position: &Position) -> io::Result<Option<File>> {
+        let is_whole = |file: &File| file.metadata().is_ok_and(|metadata| metadata.len() >= position.offset);
         match File::open(&self.path) {
-            Ok(file) if position.file.is(&file)? => {
-                let whole = file.metadata()?.len() >= position.offset;
-                return Ok(whole.then_some((file, VecDeque::new())));
-            }
+            Ok(file) if position.file.is(&file)? => return Ok(Some(file).filter(is_whole)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let found = self.after(&position.file)?;
-        Ok(found.filter(|(file, _)| file.metadata().is_ok_and(|metadata| metadata.len() >= position.offset)))
-    }
-
-    /// A file under a name that it was rotated to, and those between it and the present one, oldest first.
-    fn after(&self, identity: &FileIdentity) -> io::Result<Option<(File, VecDeque<PathBuf>)>> {
-        let rotated = self.rotated()?;
-        for (index, (_, path)) in rotated.iter().enumerate() {
+        for (_, path) in self.rotated()? {
             let Ok(file) = File::open(path) else { continue };
-            if identity.is(&file)? {
-                let later = rotated.iter().skip(index + 1).map(|(_, path)| path.clone());
-                return Ok(Some((file, later.take(MAX_BACKLOG).collect())));
+            if position.file.is(&file)? {
+                return Ok(Some(file).filter(is_whole));
             }
         }
         Ok(None)
+    }
+
+    /// The files that came after one: those it was rotated before, and the present one. The present one is opened first, so that one which is
+    /// rotated meanwhile is not missed.
+    fn followers(&self, identity: &FileIdentity) -> io::Result<VecDeque<File>> {
+        let present = match File::open(&self.path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let inode = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let newest = present.as_ref().map(inode).transpose()?;
+        let mut followers = VecDeque::new();
+        let mut after = false;
+        for (_, path) in self.rotated()? {
+            let Ok(file) = File::open(path) else { continue };
+            if newest == Some(inode(&file)?) {
+                break;
+            }
+            if after && followers.len() < MAX_BACKLOG {
+                followers.push_back(file);
+            } else {
+                after = after || identity.is(&file)?;
+            }
+        }
+        followers.extend(present);
+        Ok(followers)
     }
 
     /// Plain files that the log was rotated to, oldest first: `auth.log.1`, `audit-2026-11-22T10-00-00.log`.
@@ -322,7 +327,7 @@ impl Open {
         let offset = self.base;
         self.base += length + skipped;
         let begins = std::mem::replace(&mut self.fresh, Begins::No);
-        Line { bytes: text.len() as u64 + skipped, text, offset, end: self.base, begins }
+        Line { bytes: text.len() as u64 + skipped, text, offset, begins }
     }
 
     fn end_line(&mut self, lines: &mut Vec<Line>) {

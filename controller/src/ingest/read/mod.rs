@@ -111,9 +111,7 @@ impl Rejected {
 
 /// Where a line stands, for what the line itself does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<'a> {
-    /// The file's identity, alike whenever it is read.
-    pub file: &'a str,
+pub struct Place {
     /// Where the line begins in it.
     pub offset: u64,
     /// When it is read: for log lines without a year.
@@ -149,7 +147,7 @@ impl Reader {
     ///
     /// # Errors
     /// Why the line, or one record of it, is not taken.
-    pub fn read(&mut self, line: &[u8], place: Place<'_>, told: &mut Vec<Told>) -> Result<(), Rejected> {
+    pub fn read(&mut self, line: &[u8], place: Place, told: &mut Vec<Told>) -> Result<(), Rejected> {
         if line.len() > MAX_RECORD {
             return Err(Rejected::at("line", format!("{} bytes, at most {MAX_RECORD}", line.len())));
         }
@@ -171,8 +169,10 @@ impl Reader {
         };
         for (number, one) in told.iter_mut().skip(from).enumerate() {
             if one.record.id.is_empty() {
+                // What it says and where it stands, alike whenever it is read, whatever the file is called by then.
                 let (offset, number) = (place.offset.to_string(), number.to_string());
-                one.record.id = short_hash([place.file, offset.as_str(), number.as_str()], 12);
+                let text = String::from_utf8_lossy(line);
+                one.record.id = short_hash([offset.as_str(), number.as_str(), text.as_ref()], 12);
             }
         }
         outcome

@@ -20,8 +20,8 @@ fn sample(format: Format) -> String {
     std::fs::read_to_string(folder().join(format!("{}.log", format.name()))).unwrap()
 }
 
-fn place(offset: u64) -> Place<'static> {
-    Place { file: "f", offset, now: NOW }
+fn place(offset: u64) -> Place {
+    Place { offset, now: NOW }
 }
 
 fn read_all(format: Format, text: &str) -> String {

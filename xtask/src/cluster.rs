@@ -32,7 +32,7 @@ use images::Image;
 pub(crate) use kubectl::Kubectl;
 use parts::{NAMES, Starter};
 pub(crate) use place::{Cni, Place};
-use place::{NODE, POD_RANGE, Record, SERVICE_ADDRESS, make_state};
+use place::{NODE, POD_RANGE, Record, SERVICE_ADDRESS, make_state, remove_unrecorded};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -89,7 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Task::Down => down(),
         Task::Status => status(),
         Task::Logs { part, follow } => logs(part.as_deref(), *follow),
-        Task::Load { name, program, archive } => load(name.as_deref(), program.as_deref(), archive.as_deref()),
+        Task::Load { name, program, archive } => {
+            load(name.as_deref(), program.as_deref(), archive.as_deref())
+        }
         Task::Build => Binaries::build().map(|_binaries| ()),
         Task::Kubeconfig => {
             println!("{}", given_or_own()?.1.display());
@@ -98,8 +100,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Task::Kubectl { arguments } => {
             let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let (kubectl, _) = given_or_own()?;
-            let status =
-                kubectl.command(&words).stdin(std::process::Stdio::inherit()).status().context("run kubectl")?;
+            let status = kubectl
+                .command(&words)
+                .stdin(std::process::Stdio::inherit())
+                .status()
+                .context("run kubectl")?;
             if !status.success() {
                 bail!("kubectl ended with {status}");
             }
@@ -120,7 +125,9 @@ impl Cluster {
     /// Starts everything and waits until it serves. What an earlier start left is removed first.
     pub(crate) fn up(place: Place, cni: Cni) -> Result<Self> {
         if !is_root() {
-            bail!("a cluster makes namespaces and cgroups, which needs root; run: sudo -E cargo xtask cluster up");
+            bail!(
+                "a cluster makes namespaces and cgroups, which needs root; run: sudo -E cargo xtask cluster up"
+            );
         }
         let binaries = Binaries::build()?;
         let state = place.state();
@@ -157,13 +164,9 @@ impl Cluster {
         Kubectl::new(&self.binaries, &self.state)
     }
 
-    /// Where the API server writes what was asked of it.
-    pub(crate) fn audit_log(&self) -> PathBuf {
-        parts::audit_log(&self.state)
-    }
-
     fn start_parts(&self, cni: Cni, begun: Instant) -> Result<()> {
-        let told = |what: &str| eprintln!("    {what}: {:.1} s after the start", begun.elapsed().as_secs_f64());
+        let told =
+            |what: &str| eprintln!("    {what}: {:.1} s after the start", begun.elapsed().as_secs_f64());
         let enclosure = self.enclosure.as_ref().context("the cluster has no cgroup")?;
         let starter = Starter { binaries: &self.binaries, state: &self.state, enclosure, place: self.place };
         say("start etcd and the API server");
@@ -204,7 +207,9 @@ impl Drop for Cluster {
             _ => return,
         };
         if let Err(error) = take_down(self.place, &self.state, &record) {
-            eprintln!("warning: not everything was removed; `cargo xtask cluster down` tries again: {error:#}");
+            eprintln!(
+                "warning: not everything was removed; `cargo xtask cluster down` tries again: {error:#}"
+            );
         }
     }
 }
@@ -237,6 +242,9 @@ fn down() -> Result<()> {
             take_down(place, &state, &record)?;
             say(format!("the cluster is gone, {:.1} s", begun.elapsed().as_secs_f64()));
         }
+        None if state.exists() && !remove_unrecorded(&state)? => {
+            bail!("{} holds something that is no record of a cluster", state.display());
+        }
         None => say("there is no cluster"),
     }
     Ok(())
@@ -261,7 +269,9 @@ fn take_down(place: Place, state: &Path, record: &Record) -> Result<()> {
     }
     let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
     let below = format!("{}/", state.display());
-    if let Some(line) = mounts.lines().find(|line| line.split(' ').nth(1).is_some_and(|at| at.starts_with(&below))) {
+    if let Some(line) =
+        mounts.lines().find(|line| line.split(' ').nth(1).is_some_and(|at| at.starts_with(&below)))
+    {
         bail!("something is still mounted in the cluster's folder: {line}");
     }
     for folder in record.made.iter().rev() {
@@ -274,7 +284,9 @@ fn take_down(place: Place, state: &Path, record: &Record) -> Result<()> {
 fn status() -> Result<()> {
     let place = Place::chosen()?;
     let state = place.state();
-    let Some(record) = Record::load(&state)? else { bail!("there is no cluster; `cargo xtask cluster up` makes one") };
+    let Some(record) = Record::load(&state)? else {
+        bail!("there is no cluster; `cargo xtask cluster up` makes one")
+    };
     let unified = record.cgroups.first().context("the record names no cgroup")?;
     println!("folder      {}", state.display());
     println!("network     {NODE} has {}, pods {POD_RANGE} ({:?})", place.node_address(), record.cni);
@@ -289,7 +301,10 @@ fn status() -> Result<()> {
     println!("export KUBECONFIG={}", identity::kubeconfig(&state.join("keys")).display());
     println!("enter its network: nsenter --net=/proc/{}/ns/net", record.keeper.unwrap_or_default());
     if !dead.is_empty() || !record.ready {
-        bail!("the cluster is not whole: {}", if dead.is_empty() { "its start was broken off".into() } else { dead.join(", ") });
+        bail!(
+            "the cluster is not whole: {}",
+            if dead.is_empty() { "its start was broken off".into() } else { dead.join(", ") }
+        );
     }
     Ok(())
 }
@@ -327,7 +342,10 @@ fn logs(part: Option<&str>, follow: bool) -> Result<()> {
 
 fn load(name: Option<&str>, program: Option<&Path>, archive: Option<&Path>) -> Result<()> {
     if let Some(given) = given_kubeconfig()? {
-        bail!("images are loaded into a node of ours, and KUBECONFIG names another cluster: {}", given.display());
+        bail!(
+            "images are loaded into a node of ours, and KUBECONFIG names another cluster: {}",
+            given.display()
+        );
     }
     let place = Place::chosen()?;
     let state = place.state();
@@ -352,7 +370,8 @@ fn existing(place: Place, record: &Record) -> Result<Enclosure> {
 
 /// The cluster that the user names; our own kubeconfig does not count as another's.
 fn given_kubeconfig() -> Result<Option<PathBuf>> {
-    let Some(given) = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from) else {
+    let Some(given) = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from)
+    else {
         return Ok(None);
     };
     let own = identity::kubeconfig(&Place::chosen()?.state().join("keys"));
@@ -383,7 +402,8 @@ fn given_or_own() -> Result<(Kubectl, PathBuf)> {
 /// Nothing on this machine may use our addresses for something else.
 fn check_addresses(place: Place) -> Result<()> {
     let address = place.node_address();
-    let routes = output("ip", &["-4", "route", "show", "to", "match", &address]).context("ask for the routes (ip)")?;
+    let routes =
+        output("ip", &["-4", "route", "show", "to", "match", &address]).context("ask for the routes (ip)")?;
     if let Some(route) = routes.lines().find(|line| !line.starts_with("default")) {
         bail!("the cluster's address {address} is in use here: {route}");
     }
@@ -394,7 +414,10 @@ fn check_addresses(place: Place) -> Result<()> {
 fn connect(place: Place, enclosure: &Enclosure) -> Result<()> {
     let keeper = enclosure.keeper().to_string();
     let (link, machine, node) = (place.link(), place.machine_address(), place.node_address());
-    run_ip(Command::new("ip").args(["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &keeper]))?;
+    run_ip(
+        Command::new("ip")
+            .args(["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &keeper]),
+    )?;
     run_ip(Command::new("ip").args(["address", "add", &format!("{machine}/30"), "dev", &link]))?;
     run_ip(Command::new("ip").args(["link", "set", &link, "up"]))?;
     for words in [

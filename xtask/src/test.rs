@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
+    cluster::binaries::Binaries,
     demo, ebpf,
     progress::{self, is_root, output, root, say, skip},
     vm,
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     /// Only tests whose name contains this; on the second kernel also a whole test file of the agent's by its name.
     #[arg(long)]
     filter: Option<String>,
+    /// Also the tests on a real Kubernetes where its programs are not built yet: builds them first, about 7 minutes once.
+    #[arg(long)]
+    cluster: bool,
 }
 
 /// Counts of the whole run, in the form of its closing line.
@@ -39,6 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         node(options, &mut tally)?;
         if options.filter.is_none() {
             whole_loop(&mut tally)?;
+            kubernetes(options, &mut tally)?;
         }
     }
     if !options.no_vm {
@@ -130,6 +135,51 @@ fn whole_loop(tally: &mut Tally) -> Result<()> {
             tally.failed += 1;
             eprintln!("FAILED the whole loop: {error:#}");
         }
+    }
+    Ok(())
+}
+
+/// On a real Kubernetes of one node.
+fn kubernetes(options: &Options, tally: &mut Tally) -> Result<()> {
+    let because = if !is_root() {
+        Some("a cluster makes namespaces and cgroups, which needs root")
+    } else if options.cluster {
+        Binaries::build()?;
+        None
+    } else if Binaries::cached()?.is_none() {
+        Some("its programs are not built yet; `cargo xtask test --cluster` builds them, about 7 minutes once")
+    } else {
+        None
+    };
+    if let Some(because) = because {
+        if options.cluster {
+            bail!("{because}");
+        }
+        tally.skipped += 1;
+        skip("a real Kubernetes", because);
+        return Ok(());
+    }
+    say("test on a real Kubernetes");
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(root())
+        .env("HEMOSTAT_XTASK", std::env::current_exe().context("the path of this program")?)
+        // They share one place on this machine.
+        .args([
+            "test",
+            "-p",
+            "hemostat-cluster-tests",
+            "--no-fail-fast",
+            "--",
+            "--show-output",
+            "--test-threads=1",
+        ]);
+    let counted = progress::run_counted(&mut command)?;
+    tally.passed += counted.passed;
+    tally.failed += counted.failed;
+    tally.skipped += counted.skipped;
+    if !counted.ended_well && counted.failed == 0 {
+        bail!("the tests on Kubernetes ended before their last line");
     }
     Ok(())
 }

@@ -41,7 +41,9 @@ const CGROUP: &str = "hemostat-benign";
 
 pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut Report) -> Result<()> {
     if !is_root() {
-        bail!("this loads eBPF programs and installs packages, which needs root; run: sudo -E cargo xtask bench benign");
+        bail!(
+            "this loads eBPF programs and installs packages, which needs root; run: sudo -E cargo xtask bench benign"
+        );
     }
     let minutes = minutes.unwrap_or(if effort == Effort::Quick { 3 } else { 60 });
     let binaries = demo::build(Profile::Release)?;
@@ -53,7 +55,8 @@ pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut
     Packages::remove_left_over()?;
     let scratch = tempfile_folder()?;
     let enclosure = Enclosure::make(CGROUP, &Apart::Nothing)?;
-    let ground = Ground::new(enclosure, scratch.0.clone(), Arc::clone(&stop), Duration::from_secs(minutes * 60));
+    let ground =
+        Ground::new(enclosure, scratch.0.clone(), Arc::clone(&stop), Duration::from_secs(minutes * 60));
     let watch = Watch::start(&binaries.hemostat, &scratch.0.join("hemostat"))?;
     say(format!("ordinary work for {minutes} minutes"));
     let begun = Instant::now();
@@ -145,13 +148,7 @@ fn tell(fired: &[Fired], json: bool) {
     }
 }
 
-fn sum_up(
-    report: &mut Report,
-    fired: &[Fired],
-    done: &[Done],
-    node: &serde_json::Value,
-    worked: Duration,
-) {
+fn sum_up(report: &mut Report, fired: &[Fired], done: &[Done], node: &serde_json::Value, worked: Duration) {
     #[expect(clippy::cast_precision_loss, reason = "counts of an hour")]
     let number = |count: u64| count as f64;
     report.add(BENCH, "ordinary work", worked.as_secs_f64() / 60.0, "min", Target::None);
@@ -168,7 +165,13 @@ fn sum_up(
     let lost = counts(node, &["lost_ring", "lost_budget", "lost_read"]);
     report.add(BENCH, "events seen in the kernel", number(seen), "events", Target::None);
     report.add(BENCH, "events lost", number(lost), "events", Target::AtMost(0.0));
-    report.add(BENCH, "rules loaded", number(node["rules"].as_u64().unwrap_or(0)), "rules", Target::AtLeast(1.0));
+    report.add(
+        BENCH,
+        "rules loaded",
+        number(node["rules"].as_u64().unwrap_or(0)),
+        "rules",
+        Target::AtLeast(1.0),
+    );
     let of = |levels: &[&str], place: Place| {
         fired
             .iter()
@@ -177,10 +180,28 @@ fn sum_up(
             .sum::<u64>()
     };
     let quiet = ["high", "critical"];
-    report.add(BENCH, "high and critical findings", number(of(&quiet, Place::Work)), "findings", Target::AtMost(0.0));
+    report.add(
+        BENCH,
+        "high and critical findings",
+        number(of(&quiet, Place::Work)),
+        "findings",
+        Target::AtMost(0.0),
+    );
     report.add(BENCH, "medium findings", number(of(&["medium"], Place::Work)), "findings", Target::None);
-    report.add(BENCH, "low findings (raise nothing)", number(of(&["low", "informational"], Place::Work)), "findings", Target::None);
-    report.add(BENCH, "high and critical beside the work", number(of(&quiet, Place::Beside)), "findings", Target::None);
+    report.add(
+        BENCH,
+        "low findings (raise nothing)",
+        number(of(&["low", "informational"], Place::Work)),
+        "findings",
+        Target::None,
+    );
+    report.add(
+        BENCH,
+        "high and critical beside the work",
+        number(of(&quiet, Place::Beside)),
+        "findings",
+        Target::None,
+    );
 }
 
 fn counts(node: &serde_json::Value, fields: &[&str]) -> u64 {

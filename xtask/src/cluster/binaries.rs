@@ -49,7 +49,6 @@ const MODULES: &[Module] = &[
         version: "v3.6.5",
         packages: &["go.etcd.io/etcd/server/v3"],
         tags: "",
-        // `go build` names a program after its import path's last part, which is `v3`'s parent.
         into: "",
     },
     Module {
@@ -135,7 +134,10 @@ impl Binaries {
         let _lock = lock(&folder.join("build.lock"))?;
         let missing = this.missing()?;
         if !missing.is_empty() {
-            say(format!("build the cluster's programs, once: {} (about 7 minutes of 4 cores)", missing.join(", ")));
+            say(format!(
+                "build the cluster's programs, once: {} (about 7 minutes of 4 cores)",
+                missing.join(", ")
+            ));
         }
         for module in MODULES.iter().filter(|module| missing.contains(&module.name)) {
             this.build_module(&folder, module)?;
@@ -200,8 +202,7 @@ impl Binaries {
         let source = folder.join("src").join(module.name);
         fs::create_dir_all(&source).with_context(|| format!("make {}", source.display()))?;
         fs::write(source.join("go.mod"), module.go_mod()?).context("write go.mod")?;
-        let imports: String =
-            module.packages.iter().map(|package| format!("\t_ \"{package}\"\n")).collect();
+        let imports: String = module.packages.iter().map(|package| format!("\t_ \"{package}\"\n")).collect();
         fs::write(
             source.join("tools.go"),
             format!("//go:build tools\n\npackage tools\n\nimport (\n{imports})\n"),
@@ -250,7 +251,9 @@ impl Binaries {
 
 impl Module {
     fn programs(&self) -> impl Iterator<Item = String> {
-        self.packages.iter().map(|package| Path::new(self.into).join(program_of(package)).display().to_string())
+        self.packages
+            .iter()
+            .map(|package| Path::new(self.into).join(program_of(package)).display().to_string())
     }
 
     fn go_mod(&self) -> Result<String> {
@@ -260,8 +263,9 @@ impl Module {
             return Ok(head + &require);
         }
         let wanted = format!("{}@{}", self.module, self.version);
-        let answer = output("go", &["mod", "download", "-json", &wanted])
-            .with_context(|| format!("`go mod download {wanted}` failed: is Go 1.26 here, and its proxy reachable?"))?;
+        let answer = output("go", &["mod", "download", "-json", &wanted]).with_context(|| {
+            format!("`go mod download {wanted}` failed: is Go 1.26 here, and its proxy reachable?")
+        })?;
         let answer: serde_json::Value = serde_json::from_str(&answer).context("read Go's answer")?;
         let file = answer["GoMod"].as_str().context("Go gives the path of go.mod")?;
         let theirs = fs::read_to_string(file).with_context(|| format!("read {file}"))?;
@@ -349,7 +353,8 @@ fn run_counting(what: &str, log: &str, command: &mut Command) -> Result<()> {
         .with_context(|| format!("start {:?} for: {what}", command.get_program()))?;
     let stderr = child.stderr.take().context("go has no standard error")?;
     let (mut packages, mut told, mut tail) = (0_u32, Instant::now(), Vec::new());
-    let every = if std::io::stderr().is_terminal() { Duration::from_secs(1) } else { Duration::from_secs(15) };
+    let every =
+        if std::io::stderr().is_terminal() { Duration::from_secs(1) } else { Duration::from_secs(15) };
     for line in BufReader::new(stderr).lines() {
         let line = line.context("read what go says")?;
         writeln!(file, "{line}").with_context(|| format!("write {}", path.display()))?;

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use super::place::{NODE, Place, SERVICE_ADDRESS};
@@ -85,7 +85,8 @@ fn dns(name: &str) -> Result<SanType> {
 
 fn issue(folder: &Path, file: &str, params: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<()> {
     let key = KeyPair::generate().with_context(|| format!("make the key of {file}"))?;
-    let certificate = params.signed_by(&key, issuer).with_context(|| format!("make the certificate of {file}"))?;
+    let certificate =
+        params.signed_by(&key, issuer).with_context(|| format!("make the certificate of {file}"))?;
     write(&folder.join(format!("{file}.crt")), &certificate.pem())?;
     write(&folder.join(format!("{file}.key")), &key.serialize_pem())
 }
@@ -141,7 +142,14 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_standard() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

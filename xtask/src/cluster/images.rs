@@ -20,9 +20,58 @@ pub(super) const BUSYBOX: &str = "hemostat.dev/busybox:1";
 
 /// Links to busybox that its image has, so that commands are found on PATH.
 const APPLETS: &[&str] = &[
-    "sh", "ash", "ls", "cat", "echo", "sleep", "true", "false", "id", "whoami", "hostname", "uname", "ps", "kill", "wget", "nc", "httpd",
-    "nslookup", "ping", "ip", "env", "head", "tail", "grep", "sed", "awk", "find", "xargs", "touch", "mkdir", "rm", "cp", "mv", "ln", "chmod",
-    "chown", "stat", "date", "dd", "df", "mount", "umount", "tar", "gzip", "base64", "sha256sum", "seq", "test", "wc", "sort", "tee", "timeout",
+    "sh",
+    "ash",
+    "ls",
+    "cat",
+    "echo",
+    "sleep",
+    "true",
+    "false",
+    "id",
+    "whoami",
+    "hostname",
+    "uname",
+    "ps",
+    "kill",
+    "wget",
+    "nc",
+    "httpd",
+    "nslookup",
+    "ping",
+    "ip",
+    "env",
+    "head",
+    "tail",
+    "grep",
+    "sed",
+    "awk",
+    "find",
+    "xargs",
+    "touch",
+    "mkdir",
+    "rm",
+    "cp",
+    "mv",
+    "ln",
+    "chmod",
+    "chown",
+    "stat",
+    "date",
+    "dd",
+    "df",
+    "mount",
+    "umount",
+    "tar",
+    "gzip",
+    "base64",
+    "sha256sum",
+    "seq",
+    "test",
+    "wc",
+    "sort",
+    "tee",
+    "timeout",
 ];
 
 /// One image: what it is called, its files, and what it runs.
@@ -56,7 +105,8 @@ impl Image {
 
     /// One static program, at `/bin/NAME`, beside busybox.
     pub(super) fn of_program(binaries: &Binaries, name: &str, program: &Path) -> Result<Self> {
-        let file = program.file_name().and_then(|file| file.to_str()).context("the program's file name is text")?;
+        let file =
+            program.file_name().and_then(|file| file.to_str()).context("the program's file name is text")?;
         let at = format!("/bin/{file}");
         let mut image = Self::busybox(binaries);
         image.name = name.to_owned();
@@ -80,8 +130,7 @@ impl Image {
         })
         .to_string();
         let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
-        let manifest =
-            json!([{"Config": config_name, "RepoTags": [self.name], "Layers": [format!("{digest}/layer.tar")]}]);
+        let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": [format!("{digest}/layer.tar")]}]);
         let file = File::create(to).with_context(|| format!("create {}", to.display()))?;
         let mut archive = Tar(BufWriter::new(file));
         archive.file("manifest.json", 0o644, manifest.to_string().as_bytes())?;
@@ -92,12 +141,22 @@ impl Image {
 
     fn layer(&self) -> Result<Vec<u8>> {
         let mut tar = Tar(Vec::new());
-        for (folder, mode) in
-            [("bin", 0o755), ("etc", 0o755), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755), ("root", 0o700), ("tmp", 0o1777)]
-        {
+        for (folder, mode) in [
+            ("bin", 0o755),
+            ("etc", 0o755),
+            ("proc", 0o755),
+            ("sys", 0o755),
+            ("dev", 0o755),
+            ("root", 0o700),
+            ("tmp", 0o1777),
+        ] {
             tar.folder(folder, mode)?;
         }
-        tar.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
+        tar.file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        )?;
         tar.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
         for (from, to) in &self.files {
             let body = fs::read(from).with_context(|| format!("read {}", from.display()))?;

@@ -47,7 +47,8 @@ impl Kubectl {
 
     pub(crate) fn ask_json(&self, arguments: &[&str]) -> Result<Value> {
         let answer = self.ask(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&answer).with_context(|| format!("read the answer of kubectl {}", arguments.join(" ")))
+        serde_json::from_str(&answer)
+            .with_context(|| format!("read the answer of kubectl {}", arguments.join(" ")))
     }
 
     /// `kubectl apply` of a manifest.

@@ -112,7 +112,8 @@ impl Starter<'_> {
 
     pub(super) fn containerd(&self) -> Result<()> {
         let config = self.state.join("containerd.toml");
-        fs::write(&config, self.containerd_config()?).with_context(|| format!("write {}", config.display()))?;
+        fs::write(&config, self.containerd_config()?)
+            .with_context(|| format!("write {}", config.display()))?;
         self.start("containerd", &[("--config", config.display().to_string())])?;
         self.wait_for("containerd", Duration::from_secs(60), || {
             let answered = self.ctr().args(["version"]).output().context("run ctr")?;
@@ -243,7 +244,8 @@ state = '{run}'
 
     fn start(&self, part: &str, arguments: &[(&str, String)]) -> Result<()> {
         fs::create_dir_all(self.state.join("logs")).context("make the folder of the logs")?;
-        let log = File::create(log_of(self.state, part)).with_context(|| format!("create the log of {part}"))?;
+        let log =
+            File::create(log_of(self.state, part)).with_context(|| format!("create the log of {part}"))?;
         let path = format!(
             "{}:{}",
             self.binaries.folder().display(),
@@ -266,7 +268,12 @@ state = '{run}'
     }
 
     /// Waits until a part is ready; fails when it ends, with the end of its log.
-    pub(super) fn wait_for(&self, part: &str, patience: Duration, ready: impl Fn() -> Result<bool>) -> Result<()> {
+    pub(super) fn wait_for(
+        &self,
+        part: &str,
+        patience: Duration,
+        ready: impl Fn() -> Result<bool>,
+    ) -> Result<()> {
         let until = Instant::now() + patience;
         loop {
             if ready()? {

@@ -73,6 +73,9 @@ impl Place {
     }
 }
 
+/// The record before it has its name.
+const PARTIAL: &str = "record.partial";
+
 /// Folders that the parts insist on; each gets a folder of ours put over it, in the cluster's own view of the mounts.
 const COVERED: &[(&str, &str)] = &[
     ("kubelet", "/var/lib/kubelet"),
@@ -144,13 +147,16 @@ impl Record {
 
     /// Whole or not at all, and on disk when this returns.
     pub(super) fn save(&self, state: &Path) -> Result<()> {
-        let partial = state.join("record.partial");
+        let partial = state.join(PARTIAL);
         let text = serde_json::to_string_pretty(self).context("write the record")?;
-        let mut file_now = fs::File::create(&partial).with_context(|| format!("create {}", partial.display()))?;
+        let mut file_now =
+            fs::File::create(&partial).with_context(|| format!("create {}", partial.display()))?;
         file_now.write_all(text.as_bytes()).context("write the record")?;
         file_now.sync_all().context("write the record to disk")?;
         fs::rename(&partial, file(state)).context("name the record")?;
-        fs::File::open(state).and_then(|folder| folder.sync_all()).context("write the record's folder to disk")
+        fs::File::open(state)
+            .and_then(|folder| folder.sync_all())
+            .context("write the record's folder to disk")
     }
 
     /// Makes the folders and cgroups of the record.
@@ -188,15 +194,28 @@ impl Record {
 
 /// Makes the cluster's folder, readable by root only.
 pub(super) fn make_state(state: &Path) -> Result<()> {
-    let taken = fs::read_dir(state).is_ok_and(|mut entries| entries.next().is_some());
-    if taken {
-        bail!("{} holds something that is no record of a cluster: empty it, or set HEMOSTAT_CLUSTER", state.display());
+    if state.exists() && !remove_unrecorded(state)? {
+        bail!(
+            "{} holds something that is no record of a cluster: empty it, or set HEMOSTAT_CLUSTER",
+            state.display()
+        );
     }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state)
         .with_context(|| format!("make {}", state.display()))
+}
+
+/// Removes the folder of a start that was broken off before its record stood; anything else in it is not ours.
+pub(super) fn remove_unrecorded(state: &Path) -> Result<bool> {
+    for entry in fs::read_dir(state).with_context(|| format!("list {}", state.display()))? {
+        if entry.context("list the cluster's folder")?.file_name() != PARTIAL {
+            return Ok(false);
+        }
+    }
+    fs::remove_dir_all(state).with_context(|| format!("remove {}", state.display()))?;
+    Ok(true)
 }
 
 fn file(state: &Path) -> PathBuf {

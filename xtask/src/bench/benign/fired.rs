@@ -73,7 +73,8 @@ impl Watch {
             .stderr(log)
             .spawn()
             .context("start hemostat")?;
-        let mut watch = Self { child, hemostat: hemostat.to_owned(), folder: folder.to_owned(), _enclosure: enclosure };
+        let mut watch =
+            Self { child, hemostat: hemostat.to_owned(), folder: folder.to_owned(), _enclosure: enclosure };
         let patience = Instant::now() + Duration::from_secs(60);
         while watch.node().is_err() {
             let ended = watch.child.try_wait().context("look after hemostat")?.is_some();
@@ -117,7 +118,9 @@ impl Watch {
         }
         while read(&self.log()?, &BTreeSet::from([control])).iter().all(|one| one.place != Place::Work) {
             if Instant::now() > patience {
-                bail!("a miner's command line was started and no rule fired: this watch hears nothing, its silence says nothing");
+                bail!(
+                    "a miner's command line was started and no rule fired: this watch hears nothing, its silence says nothing"
+                );
             }
             thread::sleep(Duration::from_millis(100));
         }
@@ -128,7 +131,12 @@ impl Watch {
     pub(super) fn finish(mut self, ours: &BTreeSet<u64>, control: u64) -> Result<Vec<Fired>> {
         terminate(&mut self.child);
         let told = format!("\"cgroup\":{control},");
-        let log: String = self.log()?.lines().filter(|line| !line.contains(&told)).map(|line| format!("{line}\n")).collect();
+        let log: String = self
+            .log()?
+            .lines()
+            .filter(|line| !line.contains(&told))
+            .map(|line| format!("{line}\n"))
+            .collect();
         Ok(read(&log, ours))
     }
 

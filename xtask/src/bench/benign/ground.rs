@@ -229,8 +229,11 @@ impl Packages {
 
     /// With `ground` as part of the work, without as cleaning up.
     fn purge(&mut self, ground: Option<&Ground>, packages: &[&str]) -> Result<()> {
-        let ours: Vec<&str> =
-            packages.iter().copied().filter(|package| self.ours.contains(*package) && is_installed(package)).collect();
+        let ours: Vec<&str> = packages
+            .iter()
+            .copied()
+            .filter(|package| self.ours.contains(*package) && is_installed(package))
+            .collect();
         if !ours.is_empty() {
             let mut command = match ground {
                 Some(ground) => ground.command("packages", "apt-get")?,

@@ -29,7 +29,10 @@ pub(super) fn cron(ground: &Ground) -> Result<Box<dyn Rounds>> {
     let folder = ground.folder("cron")?;
     fs::create_dir_all(folder.join("hourly")).context("make a folder of jobs")?;
     let job = folder.join("hourly/rotate");
-    write_program(&job, "#!/bin/sh\nset -e\ncd \"$(dirname \"$0\")/..\"\nls -la > list.new\nmv list.new list\ngzip -kf list\nfind . -name '*.old' -mmin +60 -delete\n")?;
+    write_program(
+        &job,
+        "#!/bin/sh\nset -e\ncd \"$(dirname \"$0\")/..\"\nls -la > list.new\nmv list.new list\ngzip -kf list\nfind . -name '*.old' -mmin +60 -delete\n",
+    )?;
     let stamp = folder.join("stamp");
     let table = CronTable::write(&folder, &stamp)?;
     let mut command = ground.command("cron", "cron")?;
@@ -115,14 +118,25 @@ impl Rounds for Ssh {
             bail!("sshd ended with {status}");
         }
         let at = self.folder.display();
-        let options = format!("-F none -i {at}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile={at}/known_hosts -o BatchMode=yes");
+        let options = format!(
+            "-F none -i {at}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile={at}/known_hosts -o BatchMode=yes"
+        );
         let login = format!("ssh {options} -p {SSH_PORT} root@127.0.0.1");
-        ground.shell("ssh", &format!("{login} 'uptime; who; df -h /; free -m; last -n 3 2>/dev/null; tail -n 2 /etc/hosts'"))?;
+        ground.shell(
+            "ssh",
+            &format!("{login} 'uptime; who; df -h /; free -m; last -n 3 2>/dev/null; tail -n 2 /etc/hosts'"),
+        )?;
         // With a terminal, as a person has.
-        ground.shell("ssh", &format!("printf 'ls -la\\ncd /var/log\\nls | head\\nps aux | head -3\\nexit\\n' | {login} -tt"))?;
+        ground.shell(
+            "ssh",
+            &format!("printf 'ls -la\\ncd /var/log\\nls | head\\nps aux | head -3\\nexit\\n' | {login} -tt"),
+        )?;
         ground.shell("ssh", &format!("dd if=/dev/urandom of={at}/file bs=64k count=16 2>/dev/null && scp {options} -P {SSH_PORT} {at}/file root@127.0.0.1:{at}/copy && cmp {at}/file {at}/copy"))?;
         if output("rsync", &["--version"]).is_some() {
-            ground.shell("ssh", &format!("rsync -a -e 'ssh {options} -p {SSH_PORT}' {at}/file root@127.0.0.1:{at}/synced"))?;
+            ground.shell(
+                "ssh",
+                &format!("rsync -a -e 'ssh {options} -p {SSH_PORT}' {at}/file root@127.0.0.1:{at}/synced"),
+            )?;
         }
         if number % 10 == 9 {
             // The wrong key, now and then.
@@ -161,7 +175,10 @@ pub(super) fn database(ground: &Ground) -> Result<Box<dyn Rounds>> {
     let folder = ground.folder("database")?;
     ground.shell("database", &format!("chown postgres {}", folder.display()))?;
     let (bin, at) = (programs.display(), folder.display());
-    ground.shell("database", &format!("runuser -u postgres -- {bin}/initdb -D {at}/data --auth=trust -U postgres"))?;
+    ground.shell(
+        "database",
+        &format!("runuser -u postgres -- {bin}/initdb -D {at}/data --auth=trust -U postgres"),
+    )?;
     let mut command = ground.command("database", "runuser")?;
     command
         .args(["-u", "postgres", "--"])
@@ -173,7 +190,10 @@ pub(super) fn database(ground: &Ground) -> Result<Box<dyn Rounds>> {
         .arg(&folder);
     let service = Service(command.spawn().context("start PostgreSQL")?);
     ground.shell("database", &format!("for i in $(seq 100); do {bin}/pg_isready -h 127.0.0.1 -p {DATABASE_PORT} && exit 0; sleep 0.2; done; exit 1"))?;
-    ground.shell("database", &format!("{bin}/pgbench -h 127.0.0.1 -p {DATABASE_PORT} -U postgres -i -s 2 postgres"))?;
+    ground.shell(
+        "database",
+        &format!("{bin}/pgbench -h 127.0.0.1 -p {DATABASE_PORT} -U postgres -i -s 2 postgres"),
+    )?;
     Ok(Box::new(Database { service, folder, programs }))
 }
 
@@ -185,7 +205,12 @@ impl Rounds for Database {
         let bin = self.programs.display();
         let to = format!("-h 127.0.0.1 -p {DATABASE_PORT} -U postgres");
         ground.shell("database", &format!("{bin}/pgbench {to} -c 4 -j 2 -T 15 -R 400 postgres"))?;
-        ground.shell("database", &format!("{bin}/psql {to} -c 'select count(*) from pgbench_accounts' -c 'vacuum analyze' postgres"))?;
+        ground.shell(
+            "database",
+            &format!(
+                "{bin}/psql {to} -c 'select count(*) from pgbench_accounts' -c 'vacuum analyze' postgres"
+            ),
+        )?;
         let folder = self.folder.display();
         ground.shell("database", &format!("runuser -u postgres -- {bin}/pg_dump {to} -Fc -f {folder}/backup postgres && gzip -kf {folder}/backup"))?;
         if output("sqlite3", &["--version"]).is_some() {
@@ -230,7 +255,10 @@ pub(super) fn web(ground: &Ground) -> Result<Box<dyn Rounds>> {
     fs::write(folder.join("app.py"), APPLICATION).context("write the application")?;
     fs::write(folder.join("load.py"), LOAD).context("write the load")?;
     let mut command = ground.command("web", "runuser")?;
-    command.args(["-u", "www-data", "--", "/usr/bin/python3"]).arg(folder.join("app.py")).arg(APPLICATION_PORT.to_string());
+    command
+        .args(["-u", "www-data", "--", "/usr/bin/python3"])
+        .arg(folder.join("app.py"))
+        .arg(APPLICATION_PORT.to_string());
     let application = Service(command.stdin(Stdio::null()).spawn().context("start the application")?);
     let mut command = ground.command("web", "nginx")?;
     command.args(["-g", "daemon off;", "-c"]).arg(folder.join("nginx.conf"));

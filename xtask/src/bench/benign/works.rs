@@ -57,7 +57,10 @@ impl Rounds for PackageRounds {
                 let at = usize::try_from(number / 2).unwrap_or(0) % SMALL.len();
                 let package = SMALL[at];
                 ground.need(&[package])?;
-                ground.shell("packages", &format!("dpkg -L {package} | head -3; dpkg -V {package}; apt-cache policy {package}"))?;
+                ground.shell(
+                    "packages",
+                    &format!("dpkg -L {package} | head -3; dpkg -V {package}; apt-cache policy {package}"),
+                )?;
                 ground.drop_packages(&[package])
             }
         }
@@ -87,7 +90,8 @@ fn compile(ground: &Ground) -> Result<Box<dyn Rounds>> {
         )
         .context("write a C file")?;
     }
-    fs::write(c.join("main.c"), "int part0(const char *);\nint main(void) { return part0(\"\"); }\n").context("write main.c")?;
+    fs::write(c.join("main.c"), "int part0(const char *);\nint main(void) { return part0(\"\"); }\n")
+        .context("write main.c")?;
     fs::write(
         c.join("Makefile"),
         "OBJECTS := $(patsubst %.c,%.o,$(wildcard *.c))\nall: program test\nprogram: $(OBJECTS)\n\t$(CC) -o $@ $^\ntest: program\n\t./program\nclean:\n\trm -f *.o program\n",
@@ -107,7 +111,10 @@ fn compile(ground: &Ground) -> Result<Box<dyn Rounds>> {
 impl Rounds for Compile {
     fn round(&mut self, ground: &Ground, number: u64) -> Result<()> {
         let folder = self.folder.display();
-        ground.shell("compile", &format!("cd {folder} && sh configure && make -C c clean && nice make -C c -j2"))?;
+        ground.shell(
+            "compile",
+            &format!("cd {folder} && sh configure && make -C c clean && nice make -C c -j2"),
+        )?;
         if output("cargo", &["--version"]).is_some() {
             ground.shell(
                 "compile",
@@ -160,7 +167,10 @@ impl Pods {
     fn kubectl(&self, ground: &Ground, arguments: &str) -> Result<()> {
         let kubectl = self.cluster.kubectl();
         let (program, kubeconfig) = kubectl.places();
-        ground.shell("cluster", &format!("{} --kubeconfig {} {arguments}", program.display(), kubeconfig.display()))
+        ground.shell(
+            "cluster",
+            &format!("{} --kubeconfig {} {arguments}", program.display(), kubeconfig.display()),
+        )
     }
 }
 
@@ -173,7 +183,10 @@ impl Rounds for Pods {
         self.kubectl(ground, &format!("rollout status deployment/web {space} --timeout=90s"))?;
         self.kubectl(ground, &format!("wait --for=condition=complete job/report {space} --timeout=90s"))?;
         self.kubectl(ground, &format!("exec {space} deployment/web -- ls -l /"))?;
-        self.kubectl(ground, &format!("exec {space} deployment/web -- sh -c 'ps; df; cat /etc/passwd | head -1'"))?;
+        self.kubectl(
+            ground,
+            &format!("exec {space} deployment/web -- sh -c 'ps; df; cat /etc/passwd | head -1'"),
+        )?;
         self.kubectl(ground, &format!("logs {space} job/report"))?;
         self.kubectl(ground, &format!("get pods,events {space}"))?;
         self.kubectl(ground, &format!("rollout restart deployment/web {space}"))?;
@@ -190,7 +203,10 @@ fn workloads(number: u64) -> Value {
     let space = format!("shop-{number}");
     let container = |name: &str, script: &str| json!({"name": name, "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", script]});
     let about = |name: &str| json!({"name": name, "namespace": space});
-    let mut web = container("web", "mkdir -p /tmp/www && echo hello > /tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www");
+    let mut web = container(
+        "web",
+        "mkdir -p /tmp/www && echo hello > /tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www",
+    );
     web["readinessProbe"] = json!({"exec": {"command": ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8080/"]}, "periodSeconds": 2});
     web["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "test -d /tmp/www"]}, "periodSeconds": 5});
     let once = json!({"template": {"spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0,

@@ -54,7 +54,7 @@ pub(crate) fn five_steps() -> Vec<Report> {
     [Report::Finding(one), Report::Finding(two)].into_iter().chain(folded).collect()
 }
 
-fn dir_with(rules: &str) -> TempDir {
+pub(crate) fn dir_with(rules: &str) -> TempDir {
     let dir = new_dir("Auto");
     let many = crate::support::playbook("Auto")
         .replace("name: miner", "name: many")

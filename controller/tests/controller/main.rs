@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod again;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod correlate;
 #[cfg(test)]
 mod crash;

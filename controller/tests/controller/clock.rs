@@ -1,0 +1,90 @@
+//! A wall clock that is set while the controller runs: nothing that was accepted is lost, and what comes is still counted and answered.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use hemostat_controller::{
+    ControllerConfig,
+    api::Condition,
+    audit::{Anchor, AuditKey, verify_log},
+};
+use model::*;
+
+use crate::{
+    lab::Lab,
+    support::{Faint, now},
+};
+
+const HOUR: i64 = 3_600_000_000_000;
+
+/// The real clock, and how far it was set.
+#[derive(Clone, Default)]
+struct Set(Arc<AtomicI64>);
+
+impl Set {
+    fn to(&self, hours: i64) {
+        self.0.store(hours * HOUR, Ordering::SeqCst);
+    }
+
+    fn install(&self, config: &mut ControllerConfig) {
+        let set = self.0.clone();
+        config.clock = Arc::new(move || Timestamp(now().0 + set.load(Ordering::SeqCst)));
+    }
+}
+
+/// An attack by the node's clock, which was set with the controller's.
+fn attack(n: u64, hours: i64) -> Finding {
+    let mut attack = crate::whole::apart(n, 100 * n as u32, n * 10);
+    let at = Timestamp(now().0 + hours * HOUR);
+    (attack.event.time, attack.first, attack.last) = (at, at, at);
+    attack
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_set_forth_and_back_loses_nothing() {
+    let clock = Set::default();
+    let mut lab = Lab::start_with("Auto", |config| clock.install(config)).await;
+    let mut ids = Vec::new();
+    for (n, hours) in [0, 30, -5, 0].into_iter().enumerate() {
+        clock.to(hours);
+        lab.spool(Report::Finding(attack(n as u64 + 1, hours)));
+        lab.connect(Faint::Never);
+        let incident = lab
+            .until(|line| !ids.contains(&line.id) && line.actions_in_force == 2 && line.waiting == 1)
+            .await;
+        ids.push(incident.id);
+        lab.disconnect().await;
+    }
+    lab.connect(Faint::Never);
+    // The oldest is still what it was but for approvals that nobody gave in 30 hours, and can be undone.
+    for id in &ids {
+        lab.client.rollback_incident(id.as_str(), "drill").await.unwrap();
+    }
+    lab.until_world(|world| world.in_force.is_empty() && world.spool.is_empty()).await;
+    assert_eq!(lab.client.health().await.unwrap().condition, Condition::Good);
+    let dir = lab.stop().await;
+    let config = crate::lab::config(dir.path());
+    let key = AuditKey::load(&config.audit_key).unwrap();
+    let anchor = Anchor::read(&config.audit_anchor).unwrap();
+    assert_eq!(verify_log(&config.audit_log, &key, Some(&anchor)).unwrap().problems, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn correlations_count_again_after_the_clock_was_a_day_ahead() {
+    let clock = Set::default();
+    let dir = crate::correlate::dir_with(crate::correlate::RULES);
+    let mut lab = Lab::start_in(dir, |config| clock.install(config)).await;
+    clock.to(24);
+    // It is told the time at once: something happens.
+    lab.client.reload_playbooks().await.unwrap();
+    clock.to(0);
+    for report in crate::correlate::five_steps() {
+        lab.spool(report);
+    }
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    assert_eq!(incident.findings[0].matched["value"], "5");
+    lab.stop().await;
+}

@@ -18,7 +18,7 @@ use std::{
 
 use hemostat_detect::{
     ast::Rule,
-    matcher::{Matcher, Options, RuleIndex, RuleSet},
+    matcher::{Matcher, Options, RuleCost, RuleIndex, RuleSet},
     schema::Category,
     source::SourceFile,
 };
@@ -44,8 +44,16 @@ fn main() -> Result<ExitCode, Failure> {
             if given("--unique") { Strings::Unique } else { Strings::Repeating },
         );
     }
+    let rules = arguments.iter().find_map(|argument| argument.strip_prefix("--rules=")?.parse().ok());
     if given("--profile") {
-        return profile();
+        let only = arguments.iter().find_map(|argument| argument.strip_prefix("--only="));
+        return profile(rules.unwrap_or(RULES), only);
+    }
+    if given("--record") {
+        return record();
+    }
+    if given("--growth") {
+        return only_growth();
     }
     let time = if given("--quick") { Duration::from_millis(700) } else { Duration::from_secs(4) };
     let mut report = Report { json: given("--json"), lines: Vec::new() };
@@ -98,17 +106,7 @@ fn run(time: Duration, report: &mut Report) -> Result<(), Failure> {
         report.note(&format!("one {name} event"), 1e9 / rate(&set, &of_category, time / 4), "ns");
     }
 
-    for (rules, strings, name, most) in [
-        (100, Strings::Repeating, "instructions for one event, 100 rules", 2000.0),
-        (RULES, Strings::Repeating, "the same, 2,800 rules", 3500.0),
-        (10_000, Strings::Repeating, "the same, 10,000 rules", 5000.0),
-        (RULES, Strings::Unique, "2,800 rules, every string unique", 9000.0),
-    ] {
-        match instructions_per_event(rules, strings) {
-            Some(count) => report.most(name, count, "", most),
-            None => report.skip(name, "valgrind is not installed"),
-        }
-    }
+    check_instructions(report)?;
 
     let (small, large) = (compile(&load(100)?, options), compile(&load(10_000)?, options));
     let (mut few, mut many) = (0.0_f64, 0.0_f64);
@@ -277,6 +275,47 @@ fn same_hits(set: &Arc<RuleSet>, peer: &Peer, events: &[Event], report: &mut Rep
     Ok(())
 }
 
+/// Instructions for one event as they were recorded (`--record` writes them): rules, strings, count.
+const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+/// A count further from what was recorded is told: more is a regression, less is to be recorded.
+const TOLERANCE: f64 = 0.03;
+
+fn counted() -> [(usize, Strings, &'static str); 4] {
+    [
+        (100, Strings::Repeating, "instructions for one event, 100 rules"),
+        (RULES, Strings::Repeating, "the same, 2,800 rules"),
+        (10_000, Strings::Repeating, "the same, 10,000 rules"),
+        (RULES, Strings::Unique, "2,800 rules, every string unique"),
+    ]
+}
+
+fn check_instructions(report: &mut Report) -> Result<(), Failure> {
+    let recorded = std::fs::read_to_string(RECORDED)?;
+    for (rules, strings, name) in counted() {
+        let key = format!("{rules} {strings:?} ");
+        let before: f64 = recorded
+            .lines()
+            .find_map(|line| line.strip_prefix(&key)?.parse().ok())
+            .ok_or_else(|| format!("{RECORDED} has no line `{key}`"))?;
+        match instructions_per_event(rules, strings) {
+            Some(count) => report.near(name, count, before, TOLERANCE),
+            None => report.skip(name, "valgrind is not installed"),
+        }
+    }
+    Ok(())
+}
+
+fn record() -> Result<ExitCode, Failure> {
+    let mut lines =
+        String::from("# Instructions for one event, by `bench_detect --record`: rules, strings, count.\n");
+    for (rules, strings, _) in counted() {
+        let count = instructions_per_event(rules, strings).ok_or("valgrind is not installed")?;
+        lines.push_str(&format!("{rules} {strings:?} {count:.0}\n"));
+    }
+    std::fs::write(RECORDED, lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Events whose evaluation valgrind counts.
 const COUNTED: usize = 2000;
 
@@ -318,13 +357,56 @@ fn measured_round(matcher: &mut Matcher, events: &[Event], hits: &mut Vec<RuleIn
     }
 }
 
+/// The growth alone, by category, for the one who works on it.
+#[expect(clippy::print_stderr, reason = "a word for the one who profiles")]
+fn only_growth() -> Result<ExitCode, Failure> {
+    let sample = events::generate(2000, SEED + 1, Strings::Repeating);
+    let options = Options { sample: &sample, ..Options::default() };
+    let repeating = events::generate(EVENTS, SEED, Strings::Repeating);
+    let unique = events::generate(EVENTS, SEED, Strings::Unique);
+    let of = |category| {
+        let chosen = repeating.iter().filter(move |event| Category::of(event) == category);
+        chosen.cloned().collect::<Vec<_>>()
+    };
+    let (exec, connect, file) =
+        (of(Category::ProcessCreation), of(Category::NetworkConnection), of(Category::FileEvent));
+    let sets = [100, RULES, 10_000].map(|count| load(count).map(|rules| compile(&rules, options)));
+    let mut best = [[0.0_f64; 5]; 3];
+    for _ in 0..5 {
+        for (set, best) in sets.iter().zip(&mut best) {
+            let Ok(set) = set else { continue };
+            for (events, best) in [&repeating, &exec, &connect, &file, &unique].into_iter().zip(best) {
+                *best = best.max(rate(set, events, Duration::from_millis(150)));
+            }
+        }
+    }
+    eprintln!("{:>12} {:>8} {:>8} {:>8} {:>8} {:>8}", "rules", "all", "exec", "connect", "file", "unique");
+    for (name, best) in ["100", "2800", "10000"].into_iter().zip(best) {
+        let [all, exec, connect, file, unique] = best.map(|rate| 1e9 / rate);
+        eprintln!("{name:>12} {all:>8.0} {exec:>8.0} {connect:>8.0} {file:>8.0} {unique:>8.0} ns/event");
+    }
+    eprintln!("{:>12} {:>8.2}", "growth", best[0][0] / best[2][0]);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs for ten seconds, for a profiler.
 #[expect(clippy::print_stderr, reason = "a word for the one who profiles")]
-fn profile() -> Result<ExitCode, Failure> {
+fn profile(rules: usize, only: Option<&str>) -> Result<ExitCode, Failure> {
     let sample = events::generate(2000, SEED + 1, Strings::Repeating);
-    let set = compile(&load(RULES)?, Options { sample: &sample, ..Options::default() });
-    let events = events::generate(EVENTS, SEED, Strings::Repeating);
-    eprintln!("{:.0} events/s", rate(&set, &events, Duration::from_secs(10)));
+    let set = compile(&load(rules)?, Options { sample: &sample, ..Options::default() });
+    let mut events = events::generate(EVENTS, SEED, Strings::Repeating);
+    events.retain(|event| only.is_none_or(|only| Category::of(event).name() == only));
+    let mut rounds = Rounds::new(&set);
+    rounds.run(&events, Duration::from_secs(10));
+    let costs = rounds.matcher.costs();
+    let evaluated = f64::from(rounds.count + 1) * events.len() as f64;
+    let of = |count: &dyn Fn(&RuleCost) -> u64| costs.values().map(count).sum::<u64>() as f64 / evaluated;
+    eprintln!(
+        "{:.0} events/s; for an event {:.2} rules looked at, {:.2} match",
+        evaluated / rounds.total.as_secs_f64(),
+        of(&|cost| cost.looked_at),
+        of(&|cost| cost.matched)
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -358,6 +440,12 @@ impl Report {
 
     fn most(&mut self, metric: &str, value: f64, unit: &'static str, most: f64) {
         self.add(metric, value, unit, Some(format!("< {most}")), Some(value < most));
+    }
+
+    fn near(&mut self, metric: &str, value: f64, recorded: f64, tolerance: f64) {
+        let ok = (value / recorded - 1.0).abs() <= tolerance;
+        let target = format!("{recorded:.0} +-{:.0} %", tolerance * 100.0);
+        self.add(metric, value, "", Some(target), Some(ok));
     }
 
     fn note(&mut self, metric: &str, value: f64, unit: &'static str) {

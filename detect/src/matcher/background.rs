@@ -9,29 +9,28 @@ use super::predicate::Anchor;
 pub(crate) struct Background {
     texts: Vec<Box<[u8]>>,
     quads: Box<[u16]>,
-    pairs: Box<[u16]>,
 }
 
 /// Weight of our own guess against the sample: a literal of one byte that the sample does not have is taken to occur in half
 /// of all texts, and each further byte makes it three times rarer.
 const RARER_PER_BYTE: f32 = 3.0;
 
+/// So many texts are searched for whole literals; of the others only the grams are counted, which takes no time for each literal.
+const SEARCHED: usize = 256;
+
 impl Background {
     /// From sampled, folded texts.
     pub(crate) fn new(texts: impl IntoIterator<Item = Box<[u8]>>) -> Self {
-        let mut all =
-            Self { texts: Vec::new(), quads: vec![0; 1 << 16].into(), pairs: vec![0; 1 << 16].into() };
+        let mut all = Self { texts: Vec::new(), quads: vec![0; 1 << 16].into() };
         for text in texts {
             for window in text.windows(4) {
                 let gram = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
                 let count = &mut all.quads[quad_slot(gram)];
                 *count = count.saturating_add(1);
             }
-            for window in text.windows(2) {
-                let count = &mut all.pairs[usize::from(u16::from_le_bytes([window[0], window[1]]))];
-                *count = count.saturating_add(1);
+            if all.texts.len() < SEARCHED {
+                all.texts.push(text);
             }
-            all.texts.push(text);
         }
         all
     }
@@ -44,11 +43,6 @@ impl Background {
     /// How often the four-byte gram (little-endian) occurs.
     pub(crate) fn quads(&self, gram: u32) -> u32 {
         u32::from(self.quads[quad_slot(gram)])
-    }
-
-    /// How often the two-byte gram (little-endian) occurs.
-    pub(crate) fn pairs(&self, gram: u16) -> u32 {
-        u32::from(self.pairs[usize::from(gram)])
     }
 
     /// Estimated share of texts for which the folded literal holds, above 0 and at most 1.

@@ -5,7 +5,7 @@
 //! can never be given another's answer, since the whole key is compared.
 
 /// Longest answer that is kept; a value that meets more literals is looked at again each time.
-const MAX_IDS: usize = 14;
+pub(crate) const MAX_IDS: usize = 14;
 
 /// A cache of one field, owned by one thread.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) enum Size {
 
 impl Size {
     /// Sets of two ways; a power of two.
-    fn sets(self) -> usize {
+    pub(crate) fn sets(self) -> usize {
         match self {
             Self::Small => 32,
             Self::Large => 256,

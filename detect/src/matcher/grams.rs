@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{background::Background, frozen::Frozen};
+use super::{background::Background, frozen::Frozen, places::Places};
 
 /// Bits of table per literal: a text without any literal is looked at more closely at about one position in 32.
 const BITS_PER_LITERAL: usize = 32;
@@ -18,6 +18,9 @@ const MIN_BITS: u32 = 10;
 const MAX_BITS: u32 = 18;
 /// Odd multiplier whose high bits mix all four bytes (the 32-bit golden ratio).
 const MIX: u32 = 0x9E37_79B1;
+/// So many literals of two and three bytes are searched one by one, sixteen positions at a time; more are found by their
+/// pairs, position by position.
+const MOST_SHORT: usize = 6;
 
 /// A literal to find, with the number to report.
 #[derive(Debug, Clone)]
@@ -31,102 +34,93 @@ pub(crate) struct Literal {
 /// The compiled literals of one field.
 #[derive(Debug)]
 pub(crate) struct Grams {
-    /// One bit per hash of a four-byte gram.
+    /// One bit per hash of a four-byte gram; empty when no literal has four bytes.
     bits: Box<[u64]>,
     shift: u32,
     /// Four-byte gram → where in which literal.
-    long: Frozen<Place>,
-    /// One bit per two-byte gram, for literals of two and three bytes; empty when there are none.
+    long: Places,
+    /// Literals of one to three bytes, if they are few.
+    few: Box<[Short]>,
+    /// Otherwise one bit per two-byte gram,
     pairs: Box<[u64]>,
-    /// Two-byte gram → where in which literal.
-    short: Frozen<Place>,
-    /// Literals of one byte.
-    single: Box<[(u8, u32)]>,
-    /// The literals' bytes, one after another.
-    arena: Box<[u8]>,
+    /// and two-byte gram → literals that begin with it.
+    many: Frozen<Short>,
 }
 
-/// A literal seen from its gram.
+/// A literal of one to three bytes.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Start in the arena.
-    start: u32,
-    len: u32,
-    /// Offset of the gram in the literal.
-    at: u32,
+struct Short {
+    bytes: [u8; 3],
+    len: u8,
     id: u32,
 }
 
 impl Grams {
     /// Compiles `literals`; `background` tells which grams are common in ordinary text.
     pub(crate) fn new(literals: &[Literal], background: &Background) -> Self {
-        let long_count = literals.iter().filter(|l| l.bytes.len() >= 4).count();
-        let bits =
-            (long_count * BITS_PER_LITERAL).next_power_of_two().trailing_zeros().clamp(MIN_BITS, MAX_BITS);
-        let shift = 32 - bits;
-        let mut table = vec![0_u64; 1 << (bits - 6)];
-        let (mut pairs, mut single, mut arena) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut long, mut short) = (BTreeMap::<u64, Vec<Place>>::new(), BTreeMap::<u64, Vec<Place>>::new());
+        let mut chosen = Vec::new();
+        let mut taken = BTreeMap::<u32, u32>::new();
+        let mut short = Vec::new();
         for literal in literals {
-            let (start, len) = (arena.len() as u32, literal.bytes.len() as u32);
-            arena.extend_from_slice(&literal.bytes);
-            let place = |at: usize| Place { start, len, at: at as u32, id: literal.id };
-            match &*literal.bytes {
+            match *literal.bytes {
                 [] => {}
-                [byte] => single.push((*byte, literal.id)),
-                [_, _] | [_, _, _] => {
-                    let rarity = |at: &usize| {
-                        let gram = pair(&literal.bytes, *at);
-                        (short.get(&u64::from(gram)).map_or(0, Vec::len), background.pairs(gram))
-                    };
-                    let at = (0..literal.bytes.len() - 1).min_by_key(rarity).unwrap_or(0);
-                    let gram = pair(&literal.bytes, at);
-                    pairs.resize(65536 / 64, 0_u64);
-                    set(&mut pairs, u32::from(gram));
-                    short.entry(u64::from(gram)).or_default().push(place(at));
-                }
-                bytes => {
+                [a] => short.push(Short { bytes: [a, 0, 0], len: 1, id: literal.id }),
+                [a, b] => short.push(Short { bytes: [a, b, 0], len: 2, id: literal.id }),
+                [a, b, c] => short.push(Short { bytes: [a, b, c], len: 3, id: literal.id }),
+                ref bytes => {
                     // A gram that many literals already have costs as much as one that is common in ordinary text.
                     let rarity = |at: &usize| {
                         let gram = quad(bytes, *at);
-                        background.quads(gram) + 2 * long.get(&u64::from(gram)).map_or(0, Vec::len) as u32
+                        background.quads(gram) + 2 * taken.get(&gram).copied().unwrap_or(0)
                     };
                     let at = (0..=bytes.len() - 4).min_by_key(rarity).unwrap_or(0);
-                    let gram = quad(bytes, at);
-                    set(&mut table, gram.wrapping_mul(MIX) >> shift);
-                    long.entry(u64::from(gram)).or_default().push(place(at));
+                    *taken.entry(quad(bytes, at)).or_default() += 1;
+                    chosen.push((literal, at));
                 }
             }
+        }
+        let bits =
+            (chosen.len() * BITS_PER_LITERAL).next_power_of_two().trailing_zeros().clamp(MIN_BITS, MAX_BITS);
+        let (mut table, shift) = (vec![], 32 - bits);
+        for (literal, at) in &chosen {
+            table.resize(1 << (bits - 6), 0_u64);
+            set(&mut table, quad(&literal.bytes, *at).wrapping_mul(MIX) >> shift);
+        }
+        let (mut pairs, mut many) = (vec![], BTreeMap::<u64, Vec<Short>>::new());
+        if short.len() > MOST_SHORT {
+            pairs.resize(65536 / 64, 0_u64);
+            short.retain(|one| {
+                let pair = u16::from_le_bytes([one.bytes[0], one.bytes[1]]);
+                if one.len > 1 {
+                    set(&mut pairs, u32::from(pair));
+                    many.entry(u64::from(pair)).or_default().push(*one);
+                }
+                one.len == 1
+            });
         }
         Self {
             bits: table.into(),
             shift,
-            long: Frozen::new(long),
+            long: Places::new(chosen.into_iter().map(|(literal, at)| (&*literal.bytes, at, literal.id))),
+            few: short.into(),
             pairs: pairs.into(),
-            short: Frozen::new(short),
-            single: single.into(),
-            arena: arena.into(),
+            many: Frozen::new(many),
         }
     }
 
     /// Reports each literal that occurs in the folded `text`, some more than once.
     #[inline]
     pub(crate) fn scan(&self, text: &[u8], found: &mut impl FnMut(u32)) {
-        if !self.long.is_empty() {
+        if !self.bits.is_empty() {
             self.scan_long(text, found);
         }
-        if !self.short.is_empty() {
-            for (at, window) in text.windows(2).enumerate() {
-                let gram = u16::from_le_bytes([window[0], window[1]]);
-                if test(&self.pairs, u32::from(gram)) != 0 {
-                    self.verify(self.short.get(u64::from(gram)), text, at, found);
-                }
+        for short in &self.few {
+            if occurs(short, text) {
+                found(short.id);
             }
         }
-        for (byte, id) in &self.single {
-            if memchr::memchr(*byte, text).is_some() {
-                found(*id);
-            }
+        if !self.many.is_empty() {
+            self.scan_pairs(text, found);
         }
     }
 
@@ -142,7 +136,7 @@ impl Grams {
             }
             while mask != 0 {
                 let here = at + mask.trailing_zeros() as usize;
-                self.verify(self.long.get(u64::from(quad(text, here))), text, here, found);
+                self.long.at(quad(text, here), text, here, found);
                 mask &= mask - 1;
             }
             at += 8;
@@ -150,19 +144,22 @@ impl Grams {
         while at + 4 <= text.len() {
             let gram = quad(text, at);
             if test(&self.bits, gram.wrapping_mul(MIX) >> self.shift) != 0 {
-                self.verify(self.long.get(u64::from(gram)), text, at, found);
+                self.long.at(gram, text, at, found);
             }
             at += 1;
         }
     }
 
-    #[inline]
-    fn verify(&self, places: &[Place], text: &[u8], at: usize, found: &mut impl FnMut(u32)) {
-        for place in places {
-            let Some(start) = at.checked_sub(place.at as usize) else { continue };
-            let literal = self.arena.get(place.start as usize..(place.start + place.len) as usize);
-            if literal.is_some() && text.get(start..start + place.len as usize) == literal {
-                found(place.id);
+    #[inline(never)]
+    fn scan_pairs(&self, text: &[u8], found: &mut impl FnMut(u32)) {
+        for (at, window) in text.windows(2).enumerate() {
+            let gram = u16::from_le_bytes([window[0], window[1]]);
+            if test(&self.pairs, u32::from(gram)) != 0 {
+                for short in self.many.get(u64::from(gram)) {
+                    if short.len == 2 || text.get(at + 2) == Some(&short.bytes[2]) {
+                        found(short.id);
+                    }
+                }
             }
         }
     }
@@ -171,10 +168,41 @@ impl Grams {
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.bits)
             + size_of_val(&*self.pairs)
-            + size_of_val(&*self.arena)
+            + size_of_val(&*self.few)
             + self.long.bytes()
-            + self.short.bytes()
+            + self.many.bytes()
     }
+}
+
+/// Positions that [`occurs`] compares at once.
+const LANES: usize = 16;
+
+/// Whether the literal is in the text.
+#[inline]
+fn occurs(short: &Short, text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(window) = rest.first_chunk::<{ LANES + 2 }>() {
+        if occurs_in(short, window) {
+            return true;
+        }
+        rest = &rest[LANES..];
+    }
+    let literal = short.bytes.get(..usize::from(short.len)).unwrap_or(&[]);
+    rest.windows(literal.len().max(1)).any(|window| window == literal)
+}
+
+/// Whether the literal begins at one of the first positions: without a branch, so that the compiler compares all at once.
+#[inline]
+fn occurs_in(short: &Short, window: &[u8; LANES + 2]) -> bool {
+    let [first, second, third] = short.bytes;
+    let (no_second, no_third) = (u8::from(short.len < 2), u8::from(short.len < 3));
+    let mut equal = [0_u8; LANES];
+    for at in 0..LANES {
+        equal[at] = u8::from(window[at] == first)
+            & (u8::from(window[at + 1] == second) | no_second)
+            & (u8::from(window[at + 2] == third) | no_third);
+    }
+    u128::from_ne_bytes(equal) != 0
 }
 
 fn set(table: &mut [u64], bit: u32) {
@@ -188,15 +216,9 @@ fn test(table: &[u64], bit: u32) -> u64 {
     table.get(bit as usize / 64).map_or(0, |word| (word >> (bit % 64)) & 1)
 }
 
-/// The two bytes at `at`, which the caller knows to be there.
-#[inline]
-fn pair(text: &[u8], at: usize) -> u16 {
-    text.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
-}
-
 /// The four bytes at `at`, which the caller knows to be there.
 #[inline]
-fn quad(text: &[u8], at: usize) -> u32 {
+pub(super) fn quad(text: &[u8], at: usize) -> u32 {
     text.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 

@@ -22,14 +22,26 @@ use crate::{
 pub(crate) struct FieldIndex {
     pub(crate) field: Field,
     exact: Frozen<Exact>,
-    longest_exact: usize,
+    /// Bit n: a text of n bytes is in `exact`; the last bit stands for all that are longer.
+    exact_lengths: u64,
     exact_texts: Box<[u8]>,
     prefixes: Anchored,
     suffixes: Anchored,
     grams: Grams,
     numbers: Frozen<u32>,
     nets: Nets,
-    has_texts: bool,
+    texts: Texts,
+}
+
+/// Which values' texts matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Texts {
+    /// None.
+    None,
+    /// Those that are no whole number: each literal has a character that no number has.
+    NotOfNumbers,
+    /// All.
+    All,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,11 +78,14 @@ impl FieldIndex {
                 _ => {}
             }
         }
-        let has_texts = !literals.is_empty();
+        let texts = literals.values().flatten().fold(Texts::None, |so_far, (text, _)| {
+            let in_a_number = text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+            if in_a_number || so_far == Texts::All { Texts::All } else { Texts::NotOfNumbers }
+        });
         let mut take = |anchor| literals.remove(&anchor).unwrap_or_default();
         let whole = take(Anchor::Whole);
         let (mut exact, mut exact_texts) = (BTreeMap::<u64, Vec<Exact>>::new(), Vec::new());
-        let longest_exact = whole.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
+        let exact_lengths = whole.iter().fold(0, |lengths, (text, _)| lengths | length_bit(text.len()));
         for (text, id) in whole {
             let entry = Exact { start: exact_texts.len() as u32, len: text.len() as u32, id };
             exact.entry(hash(&text)).or_default().push(entry);
@@ -86,28 +101,34 @@ impl FieldIndex {
         Self {
             field,
             exact: Frozen::new(exact),
-            longest_exact,
+            exact_lengths,
             exact_texts: exact_texts.into(),
             prefixes,
             suffixes,
             grams: Grams::new(&anywhere, background),
             numbers: Frozen::new(numbers),
             nets: Nets::new(nets),
-            has_texts,
+            texts,
         }
     }
 
     /// Whether the text of a value matters.
     #[inline]
     pub(crate) fn has_texts(&self) -> bool {
-        self.has_texts
+        self.texts != Texts::None
+    }
+
+    /// Whether the text of a whole number matters.
+    #[inline]
+    pub(crate) fn has_texts_of_numbers(&self) -> bool {
+        self.texts == Texts::All
     }
 
     /// Reports the predicates that the folded text meets, some more than once. Case-sensitive ones are still to be
     /// compared.
     #[inline]
     pub(crate) fn text(&self, folded: &[u8], found: &mut impl FnMut(u32)) {
-        if !self.exact.is_empty() && folded.len() <= self.longest_exact {
+        if self.exact_lengths & length_bit(folded.len()) != 0 {
             for entry in self.exact.get(hash(folded)) {
                 let text = self.exact_texts.get(entry.start as usize..(entry.start + entry.len) as usize);
                 if text == Some(folded) {
@@ -150,6 +171,11 @@ impl FieldIndex {
     }
 }
 
+#[inline]
+fn length_bit(len: usize) -> u64 {
+    1 << len.min(63)
+}
+
 /// Fast hash of a text. Its seed is fixed: what is hashed are rules' literals and, in a cache of fixed size, values.
 #[inline]
 pub(crate) fn hash(text: &[u8]) -> u64 {
@@ -188,8 +214,20 @@ impl Nets {
 
     #[inline]
     fn look_up(&self, address: IpAddr, found: &mut impl FnMut(u32)) {
-        let lengths = if address.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
-        for length in lengths {
+        if let IpAddr::V4(address) = address {
+            // The key says all of a network of four bytes.
+            for length in &self.lengths_v4 {
+                let mask = u32::MAX.checked_shl(32 - u32::from(*length)).unwrap_or(0);
+                let key = u64::from(address.to_bits() & mask) << 8 | u64::from(*length);
+                for (candidate, id) in self.table.get(key) {
+                    if matches!(candidate, IpNet::V4(_)) {
+                        found(*id);
+                    }
+                }
+            }
+            return;
+        }
+        for length in &self.lengths_v6 {
             let Ok(net) = IpNet::new(address, *length).map(|net| net.trunc()) else { continue };
             for (candidate, id) in self.table.get(net_key(net)) {
                 if *candidate == net {

@@ -90,6 +90,17 @@ impl Logic {
         }
     }
 
+    /// Whether it is certain to hold when `predicate` does.
+    pub(crate) fn follows_from(&self, predicate: u32) -> bool {
+        match self {
+            Self::Holds(own) => *own == predicate,
+            Self::Any(parts) => parts.iter().any(|part| part.follows_from(predicate)),
+            Self::All(parts) => parts.iter().all(|part| part.follows_from(predicate)),
+            Self::Constant(known) => *known,
+            Self::Not(_) | Self::AtLeast(..) => false,
+        }
+    }
+
     /// Every predicate in it, with repetitions.
     pub(crate) fn predicates(&self, into: &mut Vec<u32>) {
         match self {
@@ -112,10 +123,34 @@ const MATCH: Target = u32::MAX;
 /// The rule does not match.
 const MISS: Target = u32::MAX - 1;
 
+/// A predicate in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Question(u32);
+
+impl Question {
+    const INDEXED: u32 = 1 << 31;
+
+    fn new(predicate: u32, indexed: bool) -> Self {
+        Self(predicate | if indexed { Self::INDEXED } else { 0 })
+    }
+
+    /// Which predicate.
+    #[inline]
+    pub(crate) fn predicate(self) -> u32 {
+        self.0 & !Self::INDEXED
+    }
+
+    /// Whether the indexes answer for it, so that it need not be evaluated. It stands here so that asking reads nothing else.
+    #[inline]
+    pub(crate) fn is_indexed(self) -> bool {
+        self.0 & Self::INDEXED != 0
+    }
+}
+
 /// One step of a program.
 #[derive(Debug, Clone, Copy)]
 struct Step {
-    predicate: u32,
+    question: Question,
     then: Target,
     otherwise: Target,
 }
@@ -140,7 +175,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Adds a rule; its number is the count of those before it. `cost` orders the parts of a conjunction or alternative:
-    /// what is cheap to decide goes first.
+    /// what is cheap to decide goes first; 0 says that the indexes answer.
     pub(crate) fn push(&mut self, logic: &Logic, cost: &impl Fn(u32) -> u32) {
         let start = self.emit(logic, Speaks::For, MATCH, MISS, cost);
         self.starts.push(start);
@@ -149,20 +184,20 @@ impl Programs {
 
     /// Whether rule `rule` matches, given its predicates.
     #[inline]
-    pub(crate) fn run(&self, rule: u32, mut holds: impl FnMut(u32) -> bool) -> bool {
+    pub(crate) fn run(&self, rule: u32, mut holds: impl FnMut(Question) -> bool) -> bool {
         let mut at = self.starts.get(rule as usize).copied().unwrap_or(MISS);
         while let Some(step) = self.steps.get(at as usize) {
-            at = if holds(step.predicate) { step.then } else { step.otherwise };
+            at = if holds(step.question) { step.then } else { step.otherwise };
         }
         at == MATCH
     }
 
     /// The predicates of rule `rule` that speak for a match.
-    pub(crate) fn positive(&self, rule: u32) -> Vec<u32> {
+    pub(crate) fn positive(&self, rule: u32) -> Vec<Question> {
         let end = |rule: u32| self.ends.get(rule as usize).copied().unwrap_or(0);
         (rule.checked_sub(1).map_or(0, end)..end(rule))
             .filter(|step| self.speaks.get(*step as usize) == Some(&Speaks::For))
-            .filter_map(|step| self.steps.get(step as usize).map(|step| step.predicate))
+            .filter_map(|step| self.steps.get(step as usize).map(|step| step.question))
             .collect()
     }
 
@@ -185,7 +220,8 @@ impl Programs {
             Logic::Constant(true) => then,
             Logic::Constant(false) => otherwise,
             Logic::Holds(predicate) => {
-                self.steps.push(Step { predicate: *predicate, then, otherwise });
+                let question = Question::new(*predicate, cost(*predicate) == 0);
+                self.steps.push(Step { question, then, otherwise });
                 self.speaks.push(speaks);
                 (self.steps.len() - 1) as Target
             }
@@ -225,7 +261,7 @@ fn by_cost<'a>(parts: &'a [Logic], cost: &impl Fn(u32) -> u32) -> Vec<&'a Logic>
     ordered.sort_by_cached_key(|part| {
         let mut predicates = Vec::new();
         part.predicates(&mut predicates);
-        predicates.into_iter().map(cost).fold(0_u32, u32::saturating_add)
+        predicates.into_iter().map(|predicate| cost(predicate).max(1)).fold(0_u32, u32::saturating_add)
     });
     ordered
 }
@@ -278,8 +314,9 @@ mod tests {
             let simple = simplified(&logic);
             programs.push(&simple, &|p| costs[p as usize]);
             for truth in 0..256 {
+                prop_assert!((0..8).all(|p| truth & (1 << p) == 0 || !simple.follows_from(p) || plainly(&logic, truth)));
                 prop_assert_eq!(plainly(&simple, truth), plainly(&logic, truth));
-                prop_assert_eq!(programs.run(0, |p| truth & (1 << p) != 0), plainly(&logic, truth));
+                prop_assert_eq!(programs.run(0, |question| truth & (1 << question.predicate()) != 0), plainly(&logic, truth));
             }
         }
     }

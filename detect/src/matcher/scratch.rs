@@ -4,8 +4,10 @@ use regex_automata::meta;
 
 use super::{
     cache::{Cache, Size},
+    processes::Processes,
     ruleset::RuleCost,
     texts::Texts,
+    truth::Marks,
 };
 
 /// Longest values that a cache keeps.
@@ -24,16 +26,18 @@ pub(crate) struct Numbers<'a> {
 /// Working memory for one engine.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    /// For each predicate: `epoch` if it is known to hold, `epoch + 1` if it is known not to.
-    pub(crate) truth: Box<[u32]>,
-    /// For each rule: `epoch` if it is already among the candidates.
-    pub(crate) judged: Box<[u32]>,
-    /// Even; grows by two with each event, so that nothing has to be cleared.
-    pub(crate) epoch: u32,
-    /// Predicates that the indexes found to hold.
-    pub(crate) holding: Vec<u32>,
+    /// Predicates known to hold: first those that the indexes found.
+    pub(crate) holding: Marks,
+    /// Predicates that were evaluated and do not hold.
+    pub(crate) refuted: Marks,
+    /// Rules that match by what the indexes found alone.
+    pub(crate) certain: Marks,
     /// Rules to look at.
-    pub(crate) candidates: Vec<u32>,
+    pub(crate) candidates: Marks,
+    /// What is known of processes, and of parents.
+    pub(crate) own: Processes,
+    pub(crate) parents: Processes,
+    /// What is known of values, by field.
     pub(crate) caches: Vec<Cache>,
     pub(crate) regexes: Vec<meta::Cache>,
     pub(crate) texts: Texts,
@@ -43,13 +47,15 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// For an engine; `text_bytes` as in [`super::Options`].
     pub(crate) fn new(numbers: Numbers<'_>, text_bytes: usize) -> Self {
+        let cached_bytes = CACHED_BYTES.min(text_bytes);
         Self {
-            truth: vec![0; numbers.predicates].into(),
-            judged: vec![0; numbers.rules].into(),
-            epoch: 0,
-            holding: Vec::with_capacity(numbers.predicates),
-            candidates: Vec::with_capacity(numbers.rules),
-            caches: (0..numbers.fields).map(|_| Cache::new(numbers.cache, CACHED_BYTES)).collect(),
+            holding: Marks::new(numbers.predicates),
+            refuted: Marks::new(numbers.predicates),
+            certain: Marks::new(numbers.rules),
+            candidates: Marks::new(numbers.rules),
+            own: Processes::new(numbers.cache),
+            parents: Processes::new(numbers.cache),
+            caches: (0..numbers.fields).map(|_| Cache::new(numbers.cache, cached_bytes)).collect(),
             regexes: numbers.regexes.iter().map(meta::Regex::create_cache).collect(),
             texts: Texts::new(text_bytes),
             costs: vec![RuleCost::default(); numbers.rules].into(),
@@ -60,13 +66,10 @@ impl Scratch {
     #[inline]
     pub(crate) fn begin(&mut self) {
         self.holding.clear();
+        self.refuted.clear();
+        self.certain.clear();
+        self.candidates.clear();
         self.texts.clear();
-        self.epoch = self.epoch.wrapping_add(2);
-        if self.epoch == 0 {
-            self.truth.fill(0);
-            self.judged.fill(0);
-            self.epoch = 2;
-        }
     }
 
     /// Counts that a rule was looked at.

@@ -53,6 +53,18 @@ impl Texts {
         self.truncated
     }
 
+    /// Adds what was known before of the same texts.
+    pub(crate) fn add_truncated(&mut self, truncated: Truncated) {
+        if truncated == Truncated::Yes {
+            self.truncated = Truncated::Yes;
+        }
+    }
+
+    /// What was cut so far, and begins anew.
+    pub(crate) fn take_truncated(&mut self) -> Truncated {
+        std::mem::take(&mut self.truncated)
+    }
+
     /// The text, cut to the limit.
     #[inline]
     pub(crate) fn limited<'a>(&mut self, text: &'a str) -> &'a str {

@@ -84,6 +84,47 @@ proptest! {
         }
     }
 
+    /// Events of few processes: what is known of a process must never be said of another, nor of a field that is the event's.
+    #[test]
+    fn events_that_share_processes_are_judged_each_by_itself(
+        texts in prop::collection::vec(prop_oneof![
+            arbitrary::rule_text(),
+            arbitrary::kind().prop_flat_map(arbitrary::narrow_rule_text)
+        ], 1..12),
+        events in prop::collection::vec(arbitrary::event(), 4..16),
+        choices in prop::collection::vec((0_usize..4, 0_usize..4), 16..48),
+    ) {
+        let rules = arbitrary::rules(&texts);
+        let mut matcher = compile(&rules).matcher();
+        for (at, (process, parent)) in choices.into_iter().enumerate() {
+            let mut event = events[at % events.len()].clone();
+            event.process = Arc::clone(&events[process].process);
+            event.parent = Some(Arc::clone(&events[parent].process));
+            for _ in 0..2 {
+                let (found, expected) = (hits(&mut matcher, &event), by_reference(&rules, &event));
+                prop_assert_eq!(found, expected, "{:#?}\n{}", event, texts.join("---\n"));
+            }
+        }
+    }
+
+    /// A process that is changed in place by its only owner is another one to the matcher.
+    #[test]
+    fn a_changed_process_is_looked_at_again(
+        texts in prop::collection::vec(arbitrary::rule_text(), 1..8),
+        event in arbitrary::event(),
+        images in prop::collection::vec(arbitrary::text(), 1..6),
+    ) {
+        let rules = arbitrary::rules(&texts);
+        let mut matcher = compile(&rules).matcher();
+        let mut event = event;
+        for image in images {
+            Arc::make_mut(&mut event.process).exe = image;
+            for _ in 0..4 {
+                prop_assert_eq!(hits(&mut matcher, &event), by_reference(&rules, &event));
+            }
+        }
+    }
+
     /// What a sample says of frequencies changes which predicates are looked up, never what matches.
     #[test]
     fn a_sample_changes_only_speed(

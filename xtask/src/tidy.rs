@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("standins", &[]),
     ("workloads", &[]),
+    ("cluster-tests", &[]),
     ("xtask", &[]),
 ];
 

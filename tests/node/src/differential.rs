@@ -212,7 +212,7 @@ fn rule_files() -> Result<(Vec<SourceFile>, Vec<Event>), Failure> {
 }
 
 /// What is not in the records is not known, the same for both.
-struct NoProc;
+pub(crate) struct NoProc;
 
 impl ProcSource for NoProc {
     fn all(&mut self) -> Vec<ProcFacts> {
@@ -226,7 +226,7 @@ impl ProcSource for NoProc {
     }
 }
 
-struct OneWorkload;
+pub(crate) struct OneWorkload;
 
 impl WorkloadSource for OneWorkload {
     fn resolve(&mut self, _: CgroupId, _: Pid) -> Arc<Workload> {

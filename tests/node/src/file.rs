@@ -28,6 +28,7 @@ pub(crate) const CHECKS: &[Check] = &[
         run: deep,
     },
     Check { name: "file: opens through io_uring and 32-bit calls are seen", run: other_ways },
+    Check { name: "file: i2_an open into a ring's own table is counted as not read", run: fixed_slot },
     Check { name: "file: i1_the filter passes what a test wants, and no more", run: filter },
     Check { name: "file: of 50,000 creates every one is right", run: storm },
     Check { name: "file: i2_beyond the ring's limit every event is counted", run: accounting },
@@ -206,6 +207,31 @@ fn deep(scene: &mut Scene) -> Result<(), Failure> {
         return Err(format!("{} bytes are left, from {:?}", cut.path.len(), &cut.path[..20]).into());
     }
     Ok(())
+}
+
+/// There is no descriptor by which the program could look at the file, so it is not seen: that is counted, and so told.
+fn fixed_slot(scene: &mut Scene) -> Result<(), Failure> {
+    let dir = Folder::new("slot")?;
+    scene.all_of(&[EventClass::FileOpen])?;
+    scene.needs(EventClass::FileOpen)?;
+    let lost = |scene: &Scene| -> Result<u64, Failure> {
+        Ok(scene.probes.counts()?.get(&EventClass::FileOpen).map_or(0, |count| count.lost_read))
+    };
+    let before = lost(scene)?;
+    let (code, records) = scene.during(|_| {
+        let mut child = crate::scene::actor(&["file", "uring-fixed", dir.path()])?;
+        Ok((child.id(), child.wait()?.code()))
+    })?;
+    if code.1 == Some(77) {
+        return Err(Box::new(crate::scene::Skip("this kernel has no io_uring".into())));
+    }
+    same("the actor's end", &code.1, &Some(0))?;
+    let path = format!("{}/uring", dir.path());
+    same("it is there", &std::path::Path::new(&path).exists(), &true)?;
+    let seen = opens(&records, Pid(code.0)).into_iter().filter(|file| file.path == path).count();
+    let counted = lost(scene)? - before;
+    // Another program of this machine may add to the count.
+    if seen == 1 || counted >= 1 { Ok(()) } else { Err(format!("seen {seen}, counted {counted}").into()) }
 }
 
 fn other_ways(scene: &mut Scene) -> Result<(), Failure> {

@@ -11,7 +11,8 @@ pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
         ["calls", dir] => calls(dir)?,
         ["paths", dir] => paths(dir)?,
         ["deep", dir] => deep(dir)?,
-        ["uring", dir] => return uring(dir),
+        ["uring", dir] => return uring(dir, Slot::Descriptor),
+        ["uring-fixed", dir] => return uring(dir, Slot::Fixed),
         ["compat", dir] => return compat(dir),
         other => return Err(format!("no such script: {other:?}").into()),
     }
@@ -144,8 +145,16 @@ fn deep(dir: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where a ring puts an opened file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Descriptor,
+    /// In its own table: no descriptor ever names it.
+    Fixed,
+}
+
 /// Opens `uring` in the folder by a ring with one entry; fails where the kernel has none.
-fn uring(dir: &str) -> Result<ExitCode, Failure> {
+fn uring(dir: &str, slot: Slot) -> Result<ExitCode, Failure> {
     fs::write(format!("{dir}/uring-before"), "")?;
     let name = c(&format!("{dir}/uring"))?;
     // SAFETY: the layout is that of include/uapi/linux/io_uring.h; mappings live until the process ends.
@@ -175,6 +184,14 @@ fn uring(dir: &str) -> Result<ExitCode, Failure> {
         entry.add(16).cast::<u64>().write(name.as_ptr() as u64);
         entry.add(24).cast::<u32>().write(0o600);
         entry.add(28).cast::<i32>().write(libc::O_CREAT | libc::O_WRONLY);
+        if slot == Slot::Fixed {
+            const IORING_REGISTER_FILES: i32 = 2;
+            let empty = [-1_i32];
+            if libc::syscall(libc::SYS_io_uring_register, fd, IORING_REGISTER_FILES, empty.as_ptr(), 1) < 0 {
+                return Ok(ExitCode::from(77));
+            }
+            entry.add(44).cast::<u32>().write(1); // file_index, counted from 1
+        }
         ring.add(array).cast::<u32>().write(0);
         ring.add(tail).cast::<u32>().write(1);
         let done = libc::syscall(libc::SYS_io_uring_enter, fd, 1, 1, 1, std::ptr::null::<u8>(), 0);

@@ -6,6 +6,7 @@
 mod accounting;
 mod actor;
 mod acts;
+mod churn;
 mod credentials;
 mod differential;
 mod file;
@@ -83,6 +84,7 @@ fn run(arguments: &[String]) -> bool {
         swap::CHECKS,
         hold::CHECKS,
         differential::CHECKS,
+        churn::CHECKS,
     ]
     .into_iter()
     .flatten()

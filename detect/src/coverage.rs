@@ -105,7 +105,7 @@ impl Coverage {
             "versions": { "layer": "4.5", "navigator": "5.1.0", "attack": "17" },
             "domain": "enterprise-attack",
             "description": "Rules loaded by Hemostat; the score is the number of rules that can fire",
-            "filters": { "platforms": ["Linux", "Containers"] },
+            "filters": { "platforms": ["Linux", "Containers", "Identity Provider", "IaaS", "Network Devices"] },
             "sorting": 3,
             "techniques": techniques,
             "gradient": { "colors": ["#ffffff", "#8ec843"], "minValue": 0, "maxValue": most.unwrap_or(0).max(1) },

@@ -13,8 +13,10 @@ use events::Strings;
 use hemostat_detect::{
     load::load,
     matcher::{Options, RuleSet},
+    schema::{Field, RecordBuilder},
     source::SourceFile,
 };
+use model::{NodeId, RecordKind, Timestamp};
 
 #[test]
 fn i11_evaluating_an_event_allocates_nothing() {
@@ -53,4 +55,44 @@ fn i11_evaluating_an_event_allocates_nothing() {
             counted.count_total, counted.bytes_total
         );
     }
+}
+
+/// Records are no exception: an audit log, too, is read at thousands a second.
+#[test]
+fn i11_evaluating_a_record_allocates_nothing() {
+    let rule = |number: usize| {
+        format!(
+            "title: R{number}\nid: r{number}\nlogsource: {{product: kubernetes, service: audit}}\ndetection:\n  s:\n    verb: [create, patch]\n    \
+             objectRef.resource: pods\n    objectRef.name|startswith: pod-{number}\n    requestObject.spec.containers.image|contains: image-{number}\n    \
+             responseStatus.code|lt: 300\n  f: {{user.username|endswith: 'system{number}'}}\n  condition: s and not f\n"
+        )
+    };
+    let files = (0..200).map(|number| SourceFile { name: format!("{number}.yml"), text: rule(number) });
+    let loaded = load(&files.collect::<Vec<_>>());
+    assert_eq!((loaded.rules.len(), loaded.errors()), (200, 0));
+    let set = Arc::new(RuleSet::compile(&loaded.rules, Options::default()).0);
+    let event = |number: usize| {
+        let mut builder = RecordBuilder::new(RecordKind::KubernetesAudit);
+        builder.id(&number.to_string()).text(Field::Verb, "create").text(Field::ObjectResource, "pods");
+        builder
+            .text(Field::ObjectName, &format!("pod-{}-{number}", number % 300))
+            .number(Field::ResponseCode, 201);
+        builder.list(Field::PodImages, [format!("registry/image-{}:1", number % 300).as_str(), "other"]);
+        builder.text(Field::RequestUser, "dana");
+        builder.build().into_event(&NodeId::new("s"), Timestamp(0))
+    };
+    let mut matcher = set.matcher();
+    let mut hits = Vec::with_capacity(16 * 1024);
+    for number in 0..2000 {
+        matcher.evaluate(&event(number), &mut hits);
+    }
+    let fresh: Vec<_> = (2000..4000).map(event).collect();
+    hits.clear();
+    let counted = allocation_counter::measure(|| {
+        for event in &fresh {
+            matcher.evaluate(event, &mut hits);
+        }
+    });
+    assert!(hits.len() > 1000, "only {} hits", hits.len());
+    assert!(counted.count_total <= 8, "{} allocations", counted.count_total);
 }

@@ -274,3 +274,20 @@ fn other_taxonomies_come_from_mapping_files() {
     assert_eq!(with("esc").diagnostics[0].code, Code::BadValue);
     assert!(matches!(with("sigma").rules[0].firing, Firing::Cannot { .. }));
 }
+
+/// A correlation under another taxonomy names fields as that does, and joins rules of any.
+#[test]
+fn correlations_use_the_names_of_their_taxonomy() {
+    let text = "title: A\nname: a\nlogsource: {product: linux, category: network_connection}\ndetection: {s: {DestinationPort: 22}, condition: s}\n\
+         ---\ntitle: B\nname: b\ntaxonomy: ecs\ncorrelation:\n  type: value_count\n  rules: [a]\n  group-by: [source.ip, who]\n  timespan: 1m\n  \
+         aliases: {who: {a: process.executable}}\n  condition: {field: destination.ip, gte: 2}\n";
+    let loaded = load(&[SourceFile { name: "c.yml".into(), text: text.into() }]);
+    assert_eq!(loaded.diagnostics, []);
+    let correlation = &loaded.correlations[0];
+    let names = |fields: &[hemostat_detect::source::Spanned<String>]| {
+        fields.iter().map(|field| field.value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&correlation.group_by), ["SourceIp", "who"]);
+    assert_eq!(names(&correlation.condition.fields), ["DestinationIp"]);
+    assert_eq!(correlation.aliases[0].fields[0].1.value, "Image");
+}

@@ -80,17 +80,23 @@ pub(crate) fn parse(
     let aliases = aliases(&section, &rules, cursor);
     let generate = generate(section.get("generate").or_else(|| document.get("generate")), cursor);
     let kind = kind?;
-    let condition = read_condition(&section, node, kind, &rules, cursor)?;
-    Some(Correlation {
-        meta,
-        kind,
-        group_by: section.texts("group-by", cursor),
-        timespan: timespan?,
-        condition,
-        aliases,
-        generate,
-        rules,
-    })
+    let mut condition = read_condition(&section, node, kind, &rules, cursor)?;
+    let mut group_by = section.texts("group-by", cursor);
+    let mut aliases = aliases;
+    let of_aliases = aliases.iter_mut().flat_map(|alias| &mut alias.fields).map(|(_, field)| field);
+    group_by
+        .iter_mut()
+        .chain(&mut condition.fields)
+        .chain(of_aliases)
+        .for_each(|name| use_our_name(name, cursor));
+    Some(Correlation { meta, kind, group_by, timespan: timespan?, condition, aliases, generate, rules })
+}
+
+/// A field under Sigma's name where the document's taxonomy calls it otherwise: a correlation joins rules of any taxonomy.
+fn use_our_name(name: &mut Spanned<String>, cursor: &Cursor<'_>) {
+    if let Some(field) = cursor.names.and_then(|names| names.fields.get(&name.value)) {
+        field.name().clone_into(&mut name.value);
+    }
 }
 
 /// `number + letter`: s, m, h, d (and w).

@@ -1,18 +1,35 @@
 //! Hemostat's resources as plain data: a [`Playbook`] in Git, in a folder, in the cluster and in a test is this one type.
 //!
 //! [`source::read`] turns YAML text into resources and says of everything it could not read where it stands, what was
-//! expected, and what was probably meant.
+//! expected, and what was probably meant. [`definitions`] are the CustomResourceDefinitions.
+//!
+//! The four that exist in the cluster only are in modules of their own, since their names are also those of other things:
+//! [`rule_set::RuleSet`], [`incident::Incident`], [`response_action::ResponseAction`], [`approval::Approval`].
 
+pub mod approval;
+mod cel;
+mod condition;
+pub mod definitions;
+pub mod incident;
 mod network;
 mod period;
 mod playbook;
 mod policy;
+pub mod response_action;
+pub mod rule_set;
 pub mod source;
+mod standing;
 mod suggest;
-pub mod yaml;
 
+pub use condition::{Condition, Holds};
 pub use network::Network;
 pub use period::{Moment, Period};
 pub use playbook::*;
 pub use policy::*;
+pub use standing::*;
 pub use suggest::nearest;
+
+/// The group of all resources.
+pub const GROUP: &str = "hemostat.dev";
+/// The only version there is.
+pub const VERSION: &str = "v1alpha1";

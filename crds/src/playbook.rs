@@ -7,7 +7,7 @@ use model::Level;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Network, Period};
+use crate::{Network, Period, PlaybookStatus, cel::rule};
 
 /// A response to one kind of attack, as a graph of steps. docs/playbooks.md explains every field.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,16 +16,34 @@ use crate::{Network, Period};
     version = "v1alpha1",
     kind = "Playbook",
     derive = "PartialEq",
+    status = "PlaybookStatus",
     shortname = "pb",
-    category = "respond",
+    category = "hemostat",
     doc = "A response to one kind of attack: when it applies and the steps that contain it, each with its undo.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "In force", type_ = "string", json_path = ".status.mode"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(name = "Running", type_ = "integer", json_path = ".status.running"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].reason"#,
+        priority = 1
+    ),
+    printcolumn(name = "Judged", type_ = "integer", json_path = ".status.judged", priority = 1),
+    printcolumn(name = "Right", type_ = "integer", json_path = ".status.right", priority = 1),
+    printcolumn(name = "Techniques", type_ = "string", json_path = ".spec.trigger.techniques", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlaybookSpec {
     /// What it is for, in a sentence or two.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 2048))]
     pub description: String,
     /// What it may do by itself.
     #[serde(default)]
@@ -39,7 +57,19 @@ pub struct PlaybookSpec {
     #[serde(default = "PlaybookSpec::default_maximum_duration")]
     pub maximum_duration: Period,
     /// The steps. Order in the file does not matter: `needs` does.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(
+        length(min = 1, max = 64),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["name"],
+            "x-kubernetes-validations" = [
+                rule("self.all(step, !has(step.needs) || step.needs.all(need, self.exists(other, other.name == need)))",
+                    "needs names a step that is not in the playbook"),
+                rule("self.exists(step, !has(step.needs) || step.needs.size() == 0)",
+                    "every step needs another one, so none can begin: needs has a cycle"),
+            ]
+        )
+    )]
     pub steps: Vec<Step>,
 }
 
@@ -69,14 +99,19 @@ pub enum Mode {
 /// `techniques`, `minimumLevel` and `when` is given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("(has(self.rules) && self.rules.size() > 0) || (has(self.techniques) && self.techniques.size() > 0) \
+          || has(self.minimumLevel) || has(self.when)",
+        "at least one of rules, techniques, minimumLevel and when is given"),
+]))]
 pub struct Trigger {
     /// Ids of rules, one of which must have matched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
     pub rules: Vec<String>,
     /// ATT&CK technique ids, one of which a rule that matched must name. `T1059` covers `T1059.004`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(max = 16), regex(pattern = r"^T[0-9]{4}(\.[0-9]{3})?$")))]
     pub techniques: Vec<String>,
     /// The least level of the rule that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,6 +202,9 @@ impl fmt::Display for Radius {
 /// One node of the graph.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("!has(self.needs) || !(self.name in self.needs)", "a step cannot need itself"),
+]))]
 pub struct Step {
     /// Unique in the playbook: lower-case letters, digits and underscores, a letter first (so that CEL can name it).
     #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
@@ -184,7 +222,7 @@ pub struct Step {
     pub with_from: ParametersFrom,
     /// Steps that must have come to a good end before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 40)))]
     pub needs: Vec<String>,
     /// CEL: true or false; evaluated once the needed steps are done. False skips the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]

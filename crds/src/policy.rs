@@ -5,7 +5,10 @@ use model::Level;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionName, Mode, Moment, Network, Period, Radius, playbook::LevelName};
+use crate::{
+    ActionName, Mode, Moment, Network, Period, Radius, ResponsePolicyStatus, cel::rule_at,
+    playbook::LevelName,
+};
 
 /// What may be done to which workloads. Of several policies that match, the strictest word wins; none widens what the
 /// playbook says.
@@ -17,10 +20,36 @@ use crate::{ActionName, Mode, Moment, Network, Period, Radius, playbook::LevelNa
     plural = "responsepolicies",
     namespaced,
     derive = "PartialEq",
+    status = "ResponsePolicyStatus",
     shortname = "rpol",
-    category = "respond",
+    category = "hemostat",
     doc = "What may be done to which workloads, by whom it is approved, and what is never touched.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Widest", type_ = "string", json_path = ".spec.widest"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(
+        name = "Conflicting",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Conflicting")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].reason"#,
+        priority = 1
+    ),
+    printcolumn(name = "Runs/h", type_ = "integer", json_path = ".spec.budgets.runsPerHour", priority = 1),
+    printcolumn(
+        name = "Acts/h",
+        type_ = "integer",
+        json_path = ".spec.budgets.actionsPerHour",
+        priority = 1
+    ),
+    printcolumn(name = "Playbooks", type_ = "string", json_path = ".spec.match.playbooks", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -56,19 +85,19 @@ pub struct ResponsePolicySpec {
 pub struct Match {
     /// cgroup paths below the cgroup2 mount; each covers everything below it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 1024)))]
     pub cgroup_paths: Vec<String>,
     /// systemd units, for example `nginx.service`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
     pub units: Vec<String>,
     /// Container ids or the first 12 or more characters of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 12, max = 64)))]
     pub containers: Vec<String>,
     /// Kubernetes pod uids.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 64)))]
     pub pods: Vec<String>,
     /// Levels of the incident.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -76,11 +105,11 @@ pub struct Match {
     pub levels: Vec<Level>,
     /// ATT&CK technique ids. `T1059` covers `T1059.004`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(max = 16), regex(pattern = r"^T[0-9]{4}(\.[0-9]{3})?$")))]
     pub techniques: Vec<String>,
     /// Names of playbooks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 253)))]
     pub playbooks: Vec<String>,
 }
 
@@ -98,7 +127,7 @@ impl Match {
 pub struct Approvals {
     /// `user:<name>` of each; anybody with access to the controller when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(min = 6, max = 256), regex(pattern = r"^user:.+$")))]
     pub approvers: Vec<String>,
     /// An approval that nobody gave is denied after this.
     pub timeout: Period,
@@ -113,6 +142,14 @@ impl Default for Approvals {
 /// Incidents for which nothing is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule_at(".match",
+        "(has(self.match.cgroupPaths) && self.match.cgroupPaths.size() > 0) || (has(self.match.units) && self.match.units.size() > 0) \
+         || (has(self.match.containers) && self.match.containers.size() > 0) || (has(self.match.pods) && self.match.pods.size() > 0) \
+         || (has(self.match.levels) && self.match.levels.size() > 0) || (has(self.match.techniques) && self.match.techniques.size() > 0) \
+         || (has(self.match.playbooks) && self.match.playbooks.size() > 0)",
+        "an exclusion says of which incidents: one that covers all would be the mode Shadow"),
+]))]
 pub struct Exclusion {
     /// Which; at least one part is given.
     #[serde(rename = "match")]
@@ -131,9 +168,11 @@ pub struct Exclusion {
 pub struct Budgets {
     /// Runs that start by themselves within an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
     pub runs_per_hour: Option<u32>,
     /// Actions that runs make by themselves within an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
     pub actions_per_hour: Option<u32>,
 }
 
@@ -143,15 +182,15 @@ pub struct Budgets {
 pub struct Protected {
     /// cgroup paths below the cgroup2 mount; each covers everything below it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 1024)))]
     pub cgroup_paths: Vec<String>,
     /// systemd units.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
     pub units: Vec<String>,
     /// Files and folders; each covers everything below it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
     pub paths: Vec<String>,
     /// Networks that are never blocked: resolvers, control planes, update mirrors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -166,10 +205,10 @@ pub struct StandingApproval {
     /// Which action.
     pub action: ActionName,
     /// Of which playbooks.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 253)))]
     pub playbooks: Vec<String>,
     /// Who answers for it: `user:<name>`.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 6, max = 256), regex(pattern = r"^user:.+$"))]
     pub approved_by: String,
     /// Why.
     #[schemars(length(min = 1, max = 512))]

@@ -10,6 +10,7 @@ use ground::{Ground, fuse::Fuse, key, now, process};
 use hemostat_agent::{
     aside::Patience,
     contain::{Contain, EvidenceLimits, Which},
+    tree::{ProcSource, Procfs},
 };
 use model::{
     ActionId, CaptureEvidence, Effect, MemoryCapture, NodeAction, Phase, PhaseDone, RollbackState, Target,
@@ -209,6 +210,9 @@ fn i11_a_file_that_never_answers_is_said_to_be_missing_and_holds_nobody_up() {
     assert_eq!(facts["arguments"][1], "1000");
     let other = json(bundle.join(format!("{shell}/process.json")));
     assert!(other["exe_sha256"].is_string(), "who comes after it is whole");
+    // nor does the process tree wait for it
+    let found = Procfs::new().all().into_iter().find(|facts| facts.pid.0 == pid).unwrap();
+    assert!(found.exe.ends_with("/fuse/tool") && found.exe_file.inode != 0, "{found:?}");
     // and the next command is done
     let frozen = contain.react_freeze(key(pid), now()).unwrap();
     contain.release(&Which::One(frozen.id));

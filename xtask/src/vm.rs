@@ -33,7 +33,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const RUN_LIMIT: Duration = Duration::from_secs(1200);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs. How the agent dies at every step
-/// (contain_crash) is a matter of its own journal, not of the kernel, and takes hours of emulated deaths.
+/// (contain_crash) is a matter of its own journal, not of the kernel, and each death is a program's emulated start.
 const SUITES: [&str; 8] = [
     "contain_network",
     "contain_freeze",

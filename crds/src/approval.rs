@@ -26,12 +26,12 @@ use crate::{
     selectable = ".spec.request.incident",
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.request.action"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "Until", type_ = "string", json_path = ".spec.request.expires"),
-    printcolumn(name = "By", type_ = "string", json_path = ".spec.decision.by", priority = 1),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.summary.until"),
+    printcolumn(name = "By", type_ = "string", json_path = ".status.summary.by", priority = 1),
     printcolumn(name = "Incident", type_ = "string", json_path = ".spec.request.incident", priority = 1),
     printcolumn(name = "Step", type_ = "string", json_path = ".spec.request.step", priority = 1),
-    printcolumn(name = "Would", type_ = "string", json_path = ".spec.request.would", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Would", type_ = "string", json_path = ".status.summary.would", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -137,6 +137,9 @@ pub struct ApprovalStatus {
     pub observed_generation: i64,
     /// Where it is.
     pub state: State,
+    /// What is shown in tables.
+    #[serde(default)]
+    pub summary: Summary,
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Moment>,
@@ -144,6 +147,24 @@ pub struct ApprovalStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = Condition::MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What is shown in tables.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Summary {
+    /// When it lapses: `16:15Z` today, else the day.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 9))]
+    pub until: String,
+    /// Who answered.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 20))]
+    pub by: String,
+    /// What it would do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 48))]
+    pub would: String,
 }
 
 /// Where an approval is.

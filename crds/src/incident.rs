@@ -39,8 +39,7 @@ use crate::{
     printcolumn(name = "Acts", type_ = "string", json_path = ".status.summary.actions", priority = 1),
     printcolumn(name = "TTC", type_ = "string", json_path = ".status.summary.timeToContain"),
     printcolumn(name = "Technique", type_ = "string", json_path = ".status.summary.technique", priority = 1),
-    printcolumn(name = "Findings", type_ = "integer", json_path = ".status.findings", priority = 1),
-    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = 1),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.summary.node", priority = 1),
     printcolumn(name = "Ticket", type_ = "string", json_path = ".status.summary.ticket", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -195,7 +194,7 @@ impl From<model::IncidentState> for State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Severity {
     /// Worth knowing.
-    Informational,
+    Info,
     /// Hardly.
     Low,
     /// Somewhat.
@@ -209,7 +208,7 @@ pub enum Severity {
 impl From<model::Level> for Severity {
     fn from(level: model::Level) -> Self {
         match level {
-            model::Level::Informational => Self::Informational,
+            model::Level::Informational => Self::Info,
             model::Level::Low => Self::Low,
             model::Level::Medium => Self::Medium,
             model::Level::High => Self::High,
@@ -272,7 +271,8 @@ impl From<model::RunState> for RunState {
     }
 }
 
-/// What is shown in tables: short, made by the controller, since a column can neither count nor join.
+/// What is shown in tables: short, made by the controller, since a column can neither count nor join. The limits make every line of
+/// an incident fit in 80 columns, and in 200 with `-o wide`; [`crate::cut`] holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Summary {
@@ -282,7 +282,7 @@ pub struct Summary {
     pub target: String,
     /// What waits for a person: `Approval`, `Verdict`, `Drift`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 8))]
     pub needs: String,
     /// The playbook that answers it.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -290,54 +290,31 @@ pub struct Summary {
     pub playbook: String,
     /// Actions in force, of those planned: `4/5`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 7))]
+    #[schemars(length(max = 5))]
     pub actions: String,
-    /// From the first event until the attack was held: `1.8s`.
+    /// From the first event until the attack was held: `1.8s`, `3m10s`.
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 7))]
+    #[schemars(length(max = 5))]
     pub time_to_contain: String,
     /// The weightiest technique, and how many more there are: `T1496.001+2`.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 14))]
     pub technique: String,
-    /// The ticket's name where it was made.
+    /// The node.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = Summary::NODE))]
+    pub node: String,
+    /// The ticket's name where one was made.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16))]
     pub ticket: String,
 }
 
 impl Summary {
-    /// Longest target in a table: the rest of a line of 80 columns.
+    /// Longest target in a table.
     pub const TARGET: usize = 22;
-    /// Longest playbook's name in a table.
-    pub const PLAYBOOK: usize = 24;
-
-    /// `text` in at most `width` characters. What is left out is in the middle: the end of a pod's name is what tells it apart.
-    #[must_use]
-    pub fn cut(text: &str, width: usize) -> String {
-        let all: Vec<char> = text.chars().collect();
-        if all.len() <= width {
-            return text.to_owned();
-        }
-        let kept = width.saturating_sub(1);
-        let end = kept / 3;
-        let (head, tail) = (&all[..kept - end], &all[all.len() - end..]);
-        head.iter().chain(&['…'][..width.min(1)]).chain(tail).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_name_keeps_its_beginning_and_its_end() {
-        assert_eq!(Summary::cut("pay/api-x2k", Summary::TARGET), "pay/api-x2k");
-        let cut = Summary::cut("payments/api-gateway-6c9f7d8b-x2kq4", Summary::TARGET);
-        assert_eq!(cut, "payments/api-g…b-x2kq4");
-        for width in 0..40 {
-            let text = "ü".repeat(30);
-            assert_eq!(Summary::cut(&text, width).chars().count(), width.min(30));
-        }
-    }
+    /// Longest name of a playbook in a table.
+    pub const PLAYBOOK: usize = 20;
+    /// Longest name of a node in a table.
+    pub const NODE: usize = 20;
 }

@@ -9,6 +9,7 @@
 pub mod approval;
 mod cel;
 mod condition;
+mod cut;
 pub mod definitions;
 pub mod incident;
 mod network;
@@ -22,6 +23,7 @@ mod standing;
 mod suggest;
 
 pub use condition::{Condition, Holds};
+pub use cut::cut;
 pub use network::Network;
 pub use period::{Moment, Period};
 pub use playbook::*;

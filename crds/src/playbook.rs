@@ -36,7 +36,12 @@ use crate::{Network, Period, PlaybookStatus, cel::rule};
     ),
     printcolumn(name = "Judged", type_ = "integer", json_path = ".status.judged", priority = 1),
     printcolumn(name = "Right", type_ = "integer", json_path = ".status.right", priority = 1),
-    printcolumn(name = "Techniques", type_ = "string", json_path = ".spec.trigger.techniques", priority = 1),
+    printcolumn(
+        name = "Technique",
+        type_ = "string",
+        json_path = ".spec.trigger.techniques[0]",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -49,7 +49,6 @@ use crate::{
         json_path = ".spec.budgets.actionsPerHour",
         priority = 1
     ),
-    printcolumn(name = "Playbooks", type_ = "string", json_path = ".spec.match.playbooks", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]

@@ -31,13 +31,12 @@ pub const FINALIZER: &str = "hemostat.dev/revert";
     selectable = ".spec.plan.node",
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.plan.action"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "Undo", type_ = "string", json_path = ".spec.plan.undo.class"),
+    printcolumn(name = "Undo", type_ = "string", json_path = ".spec.plan.undo.class", priority = 1),
     printcolumn(name = "Incident", type_ = "string", json_path = ".spec.plan.incident", priority = 1),
     printcolumn(name = "Step", type_ = "string", json_path = ".spec.plan.step", priority = 1),
-    printcolumn(name = "Node", type_ = "string", json_path = ".spec.plan.node", priority = 1),
-    printcolumn(name = "Target", type_ = "string", json_path = ".status.target", priority = 1),
-    printcolumn(name = "Took", type_ = "string", json_path = ".status.took", priority = 1),
-    printcolumn(name = "Detail", type_ = "string", json_path = ".status.detail", priority = 1),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.summary.target", priority = 1),
+    printcolumn(name = "Took", type_ = "string", json_path = ".status.summary.took", priority = 1),
+    printcolumn(name = "Detail", type_ = "string", json_path = ".status.summary.detail", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -285,10 +284,9 @@ pub struct ResponseActionStatus {
     /// When its effect was there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Moment>,
-    /// From the plan to the effect: `12ms`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 16))]
-    pub took: String,
+    /// What is shown in tables.
+    #[serde(default)]
+    pub summary: Summary,
     /// Where the target is not as we left it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -301,6 +299,24 @@ pub struct ResponseActionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = Condition::MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What is shown in tables.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Summary {
+    /// The target.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 22))]
+    pub target: String,
+    /// From the plan to the effect: `12ms`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 7))]
+    pub took: String,
+    /// The last word on it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32))]
+    pub detail: String,
 }
 
 /// [`ActionState`] for the schema.

@@ -38,7 +38,6 @@ use crate::{Condition, cel::rule};
         json_path = ".status.summary.firstFailure",
         priority = 1
     ),
-    printcolumn(name = "Artifact", type_ = "string", json_path = ".spec.artifact.reference", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod crds;
 mod demo;
 mod ebpf;
 mod enclosure;
@@ -33,6 +34,8 @@ enum Task {
     Demo(demo::Options),
     /// A real Kubernetes of one node on this machine: up, down, status, logs.
     Cluster(cluster::Options),
+    /// Write deploy/crds and the tables of docs/resources.md from the types, or compare them.
+    Crds(crds::Options),
     /// Measure, with targets.
     Bench(bench::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
@@ -56,6 +59,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Crds(options) => crds::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),

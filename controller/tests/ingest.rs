@@ -1,5 +1,5 @@
 //! Logs followed by a controller: what they tell becomes incidents, once, over restarts and rotations; what is wrong with them is told.
-#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     fs::{OpenOptions, rename, write},

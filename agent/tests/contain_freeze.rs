@@ -165,6 +165,13 @@ fn all_threads_stand_still() {
         all.sort();
         all
     };
+    // the signal that stopped them first has been taken back: within the kernel each goes over from the one stand to the other
+    wait_for("the freezer to hold all threads", || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
+        })
+    });
     let then = burnt();
     for _ in 0..1000 {
         std::thread::yield_now();

@@ -94,6 +94,18 @@ impl fmt::Display for RecordObject {
     }
 }
 
+/// For people: `dana@kubernetes from 192.0.2.10: pods pay/api-0`, as far as it is known.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.principal {
+            Some(who) => write!(f, "{who}")?,
+            None => f.write_str("somebody")?,
+        }
+        self.origin.map_or(Ok(()), |addr| write!(f, " from {addr}"))?;
+        self.object.as_ref().map_or(Ok(()), |object| write!(f, ": {object}"))
+    }
+}
+
 /// One value of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -299,5 +311,6 @@ mod tests {
         assert_eq!(event("a").process.key.pid, Pid(0));
         let text = serde_json::to_string(&event("a")).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap().record(), event("a").record());
+        assert_eq!(event("a").record().unwrap().to_string(), "root@host");
     }
 }

@@ -71,6 +71,12 @@ fn findings(out: &mut String, incident: &Incident, window: Window) {
                 one_line(value, window.width.saturating_sub(field.len() + 8))
             );
         }
+        if let Some(record) = finding.event.record() {
+            // Another source than the kernel: there is no process to draw.
+            let told = format!("{}: {record}", finding.event.id.node);
+            let _never_fails = writeln!(out, "    {}", one_line(&told, window.width.saturating_sub(8)));
+            continue;
+        }
         if let Some(workload) = workload(&finding.event.process.workload) {
             let _never_fails =
                 writeln!(out, "    in {}", one_line(&workload, window.width.saturating_sub(8)));

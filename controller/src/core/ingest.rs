@@ -175,8 +175,11 @@ impl Core {
             self.absorb(&id, absorbed, turn)?;
         }
         let reactions = finding.reactions.clone();
-        let line =
-            format!("{}: {} ({})", finding.rule.title, finding.event.process.command_line, finding.event.id);
+        let what = finding
+            .event
+            .record()
+            .map_or_else(|| finding.event.process.command_line.clone(), ToString::to_string);
+        let line = format!("{}: {what} ({})", finding.rule.title, finding.event.id);
         let entities = entities_of(&finding);
         let strong = finding.rule.level >= self.config.open_at;
         let finding_id = finding.id.clone();

@@ -248,14 +248,12 @@ impl Line<'_> {
     fn other(&mut self, program: &str, message: &str) {
         match program {
             "su" => self.su(message),
-            "login" => {
-                if message.starts_with("FAILED LOGIN") {
-                    self.action = "login";
-                    self.outcome(false);
-                    if let Some((_, rest)) = message.split_once(" FOR ") {
-                        let name = rest.split(',').next().unwrap_or(rest);
-                        self.user(name.trim_matches(['\'', '`', '"']));
-                    }
+            "login" if message.starts_with("FAILED LOGIN") => {
+                self.action = "login";
+                self.outcome(false);
+                if let Some((_, rest)) = message.split_once(" FOR ") {
+                    let name = rest.split(',').next().unwrap_or(rest);
+                    self.user(name.trim_matches(['\'', '`', '"']));
                 }
             }
             "useradd" | "usermod" | "userdel" | "groupadd" | "groupmod" | "groupdel" | "gpasswd"

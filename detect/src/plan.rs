@@ -5,6 +5,7 @@
 
 mod hold;
 mod pass;
+mod passing;
 mod tests_of;
 
 use std::collections::{BTreeMap, BTreeSet};

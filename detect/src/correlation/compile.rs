@@ -44,7 +44,7 @@ pub(super) struct Route {
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
     pub(super) programs: Vec<Program>,
-    pub(super) routes: HashMap<String, Vec<Route>>,
+    pub(super) routes: HashMap<String, Vec<Route>, foldhash::fast::FixedState>,
 }
 
 pub(super) fn compile(correlations: &[Correlation], rules: &[Rule]) -> (Compiled, Vec<Diagnostic>) {

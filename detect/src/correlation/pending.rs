@@ -58,8 +58,44 @@ impl Feeds {
 /// Hits in order of time, and late ones by when they may join that order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
-    heap: BinaryHeap<Reverse<Hit>>,
+    order: Order,
     late: VecDeque<Late>,
+}
+
+/// Hits in their order. Most come in it and are only appended; the others wait in a heap.
+#[derive(Debug, Clone, Default)]
+struct Order {
+    run: VecDeque<Hit>,
+    others: BinaryHeap<Reverse<Hit>>,
+}
+
+impl Order {
+    fn push(&mut self, hit: Hit) {
+        if self.run.back().is_none_or(|last| *last <= hit) {
+            self.run.push_back(hit);
+        } else {
+            self.others.push(Reverse(hit));
+        }
+    }
+
+    fn peek(&self) -> Option<&Hit> {
+        match (self.run.front(), self.others.peek()) {
+            (Some(one), Some(Reverse(other))) => Some(one.min(other)),
+            (one, other) => one.or(other.map(|Reverse(hit)| hit)),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Hit> {
+        match (self.run.front(), self.others.peek()) {
+            (Some(one), Some(Reverse(other))) if one > other => self.others.pop().map(|Reverse(hit)| hit),
+            (Some(_), _) => self.run.pop_front(),
+            (None, _) => self.others.pop().map(|Reverse(hit)| hit),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.run.len() + self.others.len()
+    }
 }
 
 /// A hit whose turn has passed, with the time by the caller's clock when it is taken all the same.
@@ -71,7 +107,7 @@ pub(super) struct Late {
 
 impl Pending {
     pub(super) fn push(&mut self, hit: Hit) {
-        self.heap.push(Reverse(hit));
+        self.order.push(hit);
     }
 
     pub(super) fn push_late(&mut self, late: Late) {
@@ -85,22 +121,22 @@ impl Pending {
             && (late.release <= now || late.release > now.saturating_add(longest))
         {
             if let Some(late) = self.late.pop_front() {
-                self.heap.push(Reverse(late.hit));
+                self.order.push(late.hit);
             }
         }
     }
 
     pub(super) fn admit_all(&mut self) {
-        self.heap.extend(self.late.drain(..).map(|late| Reverse(late.hit)));
+        self.late.drain(..).for_each(|late| self.order.push(late.hit));
     }
 
     pub(super) fn len(&self) -> usize {
-        self.heap.len() + self.late.len()
+        self.order.len() + self.late.len()
     }
 
     /// Time of the oldest in order, and when the next late one is due.
     pub(super) fn next(&self) -> (Option<i64>, Option<i64>) {
-        (self.heap.peek().map(|Reverse(hit)| hit.time), self.late.front().map(|late| late.release))
+        (self.order.peek().map(|hit| hit.time), self.late.front().map(|late| late.release))
     }
 
     pub(super) fn late(&self) -> impl Iterator<Item = &Late> {
@@ -108,21 +144,49 @@ impl Pending {
     }
 
     pub(super) fn pop(&mut self) -> Option<Hit> {
-        if self.heap.is_empty() {
-            return self.late.pop_front().map(|late| late.hit);
-        }
-        self.heap.pop().map(|Reverse(hit)| hit)
+        self.order.pop().or_else(|| self.late.pop_front().map(|late| late.hit))
     }
 
     /// The oldest, if it is before `time`.
     pub(super) fn pop_before(&mut self, time: i64) -> Option<Hit> {
-        if self.heap.peek().is_some_and(|Reverse(hit)| hit.time < time) { self.pop() } else { None }
+        if self.order.peek().is_some_and(|hit| hit.time < time) { self.order.pop() } else { None }
     }
 
     /// In order.
     pub(super) fn sorted(&self) -> Vec<Hit> {
-        let mut hits: Vec<Hit> = self.heap.iter().map(|Reverse(hit)| hit.clone()).collect();
+        let others = self.order.others.iter().map(|Reverse(hit)| hit);
+        let mut hits: Vec<Hit> = self.order.run.iter().chain(others).cloned().collect();
         hits.sort_unstable();
         hits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hits_come_out_in_order_whatever_order_they_come_in(steps in prop::collection::vec(prop::option::weighted(0.7, 0_i64..50), 0..200)) {
+            let (mut order, mut plain) = (Order::default(), Vec::<Hit>::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Some(time) => {
+                        let hit = Hit { time, reference: number as u64, feeds: Feeds::Many(vec![]), count: 1, number: 0 };
+                        order.push(hit.clone());
+                        plain.push(hit);
+                        plain.sort();
+                    }
+                    None => {
+                        let expected = (!plain.is_empty()).then(|| plain.remove(0));
+                        prop_assert_eq!(order.peek(), expected.as_ref());
+                        prop_assert_eq!(order.pop(), expected);
+                    }
+                }
+                prop_assert_eq!(order.len(), plain.len());
+            }
+        }
     }
 }

@@ -40,6 +40,20 @@ pub(crate) struct Engine {
     pub(super) sensitive: Bits,
 }
 
+/// Whether a busy machine has so many events of the category that what each costs matters.
+pub(super) fn is_frequent(category: Category) -> bool {
+    matches!(
+        category,
+        Category::ProcessCreation
+            | Category::FileEvent
+            | Category::FileAccess
+            | Category::NetworkConnection
+            | Category::HubbleFlow
+            | Category::VpcFlow
+            | Category::Flow
+    )
+}
+
 /// The indexes of an engine's fields, ordered by what their values depend on.
 #[derive(Debug)]
 pub(crate) struct Fields {
@@ -93,13 +107,7 @@ impl Engine {
             rules: self.rules.len(),
             fields: self.fields.all.len(),
             regexes: &self.regexes,
-            cache: match self.category {
-                Category::ProcessCreation
-                | Category::FileEvent
-                | Category::FileAccess
-                | Category::NetworkConnection => Size::Large,
-                _ => Size::Small,
-            },
+            cache: if is_frequent(self.category) { Size::Large } else { Size::Small },
         }
     }
 

@@ -111,7 +111,10 @@ impl Interner {
             }
             Test::Time { part, how, than } => Check::Time(*part, *how, (*than).into()),
         };
-        self.holds(field, check)
+        match always(self.category, field).and_then(|value| known(&check, value)) {
+            Some(holds) => Logic::Constant(holds),
+            None => self.holds(field, check),
+        }
     }
 
     fn holds(&mut self, field: Field, check: Check) -> Logic {
@@ -165,6 +168,32 @@ impl Interner {
             }
         }
         Logic::all(literals)
+    }
+}
+
+/// The text of a field that is the same in all events of a category: rules for several categories are told apart by such fields.
+fn always(category: Category, field: Field) -> Option<&'static str> {
+    Some(match (field, category) {
+        (Field::Initiated, Category::NetworkConnection) => "true",
+        (Field::Initiated, Category::NetworkAccept) => "false",
+        (Field::FileOperation, Category::FileAccess) => "read",
+        (Field::FileOperation, Category::FileDelete) => "delete",
+        (Field::FileOperation, Category::FileRename) => "rename",
+        (Field::FileOperation, Category::FileMode) => "chmod",
+        (Field::FileOperation, Category::FileOwner) => "chown",
+        _ => return None,
+    })
+}
+
+/// Whether the check holds for this text of a text or truth field, where that is plain.
+fn known(check: &Check, value: &str) -> Option<bool> {
+    match check {
+        Check::Literal(anchor, text, _) => {
+            Some(super::check::literal(*anchor, value.as_bytes(), text.as_bytes()))
+        }
+        Check::Bool(truth) => Some(value == if *truth { "true" } else { "false" }),
+        Check::Absent => Some(false),
+        _ => None,
     }
 }
 

@@ -109,7 +109,7 @@ impl Processes {
         let sets = size.sets();
         Self {
             slots: vec![EMPTY; 2 * sets].into(),
-            held: vec![Weak::new(); 2 * sets].into(),
+            held: (0..2 * sets).map(|_| Weak::new()).collect(),
             seen_once: vec![0; sets].into(),
         }
     }

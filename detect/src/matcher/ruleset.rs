@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use model::{Event, FilterPlan, Reaction, RuleRef, Truncated};
 
-use super::{background::Background, engine::Engine, options::Options, scratch::Scratch};
+use super::{
+    background::Background,
+    engine::{self, Engine},
+    options::Options,
+    scratch::Scratch,
+};
 use crate::{
     ast::{Correlation, Rule},
     correlation,
@@ -50,7 +55,8 @@ pub struct RuleSet {
 
 impl RuleSet {
     /// Compiles rules. The diagnostics name what a rule's author should know: a `reaction: stop` that the kernel cannot
-    /// select execs for (the rule freezes instead), and rules that have to be evaluated for every event.
+    /// select execs for (the rule freezes instead), and rules that have to
+    /// be evaluated for every event of a frequent category.
     #[must_use]
     pub fn compile(rules: &[Rule], options: Options<'_>) -> (Self, Vec<Diagnostic>) {
         let (plan, mut diagnostics) = plan::plan(rules);
@@ -68,7 +74,8 @@ impl RuleSet {
                 continue;
             }
             let (engine, noticed) = Engine::new(*category, &routed, &options, &ordinary);
-            for index in noticed.always {
+            // Of rare events it costs nothing worth a word.
+            for index in noticed.always.into_iter().filter(|_| engine::is_frequent(*category)) {
                 diagnostics.push(looked_at_always(&rules[index.0 as usize], *category));
             }
             engines.push(Some(engine));

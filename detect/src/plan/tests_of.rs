@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use model::KernelTest;
 
+use super::passing;
 use crate::{
     matcher::{Anchor, Check, Interner, Logic, Necessary, NumberKey, Predicate, necessary},
     schema::{Category, Field},
@@ -16,16 +17,7 @@ pub(super) fn tests_of(
     interner: &Interner,
 ) -> Result<BTreeSet<KernelTest>, String> {
     let test = |predicate: u32| test_of(category, &interner.predicates()[predicate as usize]);
-    // How much a test lets through: whole paths and ports least, then suffixes and prefixes by their length.
-    let share = |predicate: u32| {
-        test(predicate).map(|test| match test {
-            KernelTest::PathIs(_) => 0.001,
-            KernelTest::Port(_) => 0.01,
-            KernelTest::Net(net) => 0.5_f32.powi(i32::from(net.prefix_len()).min(12)),
-            KernelTest::PathSuffix(text) | KernelTest::PathPrefix(text) => 0.5 / (1.0 + text.len() as f32),
-            KernelTest::Write => 0.9,
-        })
-    };
+    let share = |predicate: u32| test(predicate).map(|test| passing::share(&test));
     match necessary(logic, &share, &|predicate| interner.implied(predicate)) {
         Some(Necessary { predicates, .. }) => Ok(predicates.into_iter().filter_map(test).collect()),
         None if category == Category::FileEvent => Ok([KernelTest::Write].into()),

@@ -121,7 +121,7 @@ fn item() -> impl Strategy<Value = String> {
             "DestinationIp: '2001:DB8::1'", "DestinationIp|endswith: '.1'"][..]).prop_map(str::to_owned),
         2 => (text_field.clone(), prop::sample::select(&["|exists: true", "|exists: false", ": null", ": ''", ": '*'"][..]))
             .prop_map(|(field, rest)| format!("{field}{rest}")),
-        1 => prop::sample::select(&["InContainer: true", "Initiated: 'true'", "Initiated: false", "UtcTime|hour: 3", "UtcTime|minute|gte: 30"][..])
+        1 => prop::sample::select(&["InContainer: true", "Initiated: 'true'", "Initiated: false", "Initiated|contains: 'AL'", "FileOperation: [read, Rename]", "FileOperation|startswith: ch", "FileOperation|cased: Delete", "FileOperation: null", "UtcTime|hour: 3", "UtcTime|minute|gte: 30"][..])
             .prop_map(str::to_owned),
         1 => (text_field, prop::sample::select(&["|fieldref", "|fieldref|contains", "|fieldref|startswith", "|fieldref|cased"][..]))
             .prop_map(|(field, modifiers)| format!("{field}{modifiers}: Image")),

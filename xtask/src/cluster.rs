@@ -5,6 +5,7 @@
 //! links and mounts are gone, whoever killed it. What remains are empty cgroups and folders, which the record names.
 
 pub(crate) mod binaries;
+mod cilium;
 mod identity;
 mod images;
 mod kubectl;
@@ -30,7 +31,7 @@ use crate::{
 use binaries::{Binaries, lock};
 use images::Image;
 pub(crate) use kubectl::Kubectl;
-use parts::{NAMES, Starter};
+use parts::{Starter, names};
 pub(crate) use place::{Cni, Place};
 use place::{NODE, POD_RANGE, Record, SERVICE_ADDRESS, make_state, remove_unrecorded};
 
@@ -130,6 +131,9 @@ impl Cluster {
             );
         }
         let binaries = Binaries::build()?;
+        if cni == Cni::Cilium {
+            cilium::build(&binaries)?;
+        }
         let state = place.state();
         let _lock = lock_of(place)?;
         if let Some(record) = Record::load(&state)? {
@@ -146,7 +150,10 @@ impl Cluster {
         record.save(&state)?;
         let mut this = Self { enclosure: None, binaries, place, state };
         // From here on a failure drops `this`, which takes down what the record names.
-        let covers = record.make(&this.state)?;
+        let mut covers = record.make(&this.state)?;
+        if cni == Cni::Cilium {
+            covers.extend(cilium::covers(&this.state)?);
+        }
         let enclosure = Enclosure::make(&place.cgroup(), &Apart::NetworkAndMounts(covers))?;
         record.keeper = Some(enclosure.keeper());
         record.save(&this.state)?;
@@ -181,6 +188,10 @@ impl Cluster {
         let range = wait_for_range(&starter, &kubectl)?;
         match cni {
             Cni::Bridge => starter.bridge(&range)?,
+            Cni::Cilium => {
+                cilium::start(&starter, &kubectl)?;
+                told("Cilium ready");
+            }
         }
         starter.wait_for("kubelet", Duration::from_secs(90), || {
             Ok(kubectl.ask_json(&["get", "node", NODE]).is_ok_and(|node| is_ready(&node)))
@@ -291,9 +302,10 @@ fn status() -> Result<()> {
     println!("folder      {}", state.display());
     println!("network     {NODE} has {}, pods {POD_RANGE} ({:?})", place.node_address(), record.cni);
     println!("processes   {}", pids_below(unified).len());
-    let dead: Vec<&str> = NAMES.into_iter().filter(|part| !parts::is_running(place, &state, part)).collect();
-    for part in NAMES {
-        println!("{part:<24} {}", if dead.contains(&part) { "GONE" } else { "runs" });
+    let dead: Vec<&str> =
+        names(record.cni).iter().copied().filter(|part| !parts::is_running(place, &state, part)).collect();
+    for part in names(record.cni) {
+        println!("{part:<24} {}", if dead.contains(part) { "GONE" } else { "runs" });
     }
     let Some(binaries) = Binaries::cached()? else { bail!("the programs are no longer in the cache") };
     let kubectl = Kubectl::new(&binaries, &state);
@@ -311,16 +323,17 @@ fn status() -> Result<()> {
 
 fn logs(part: Option<&str>, follow: bool) -> Result<()> {
     let state = Place::chosen()?.state();
+    let all = names(Record::load(&state)?.map_or(Cni::Bridge, |record| record.cni));
     let Some(part) = part else {
-        for part in NAMES {
+        for part in all {
             println!("{part}:\n{}", parts::tail(&state, part, 5));
         }
         return Ok(());
     };
     let path = match part {
         "audit" => parts::audit_log(&state),
-        part if NAMES.contains(&part) => parts::log_of(&state, part),
-        other => bail!("there is no part {other}; there are {} and audit", NAMES.join(", ")),
+        part if all.contains(&part) => parts::log_of(&state, part),
+        other => bail!("there is no part {other}; there are {} and audit", all.join(", ")),
     };
     let mut file = BufReader::new(fs::File::open(&path).with_context(|| format!("open {}", path.display()))?);
     loop {

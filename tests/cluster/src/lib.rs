@@ -186,6 +186,16 @@ pub fn folders_of_kubernetes() -> BTreeSet<PathBuf> {
         .collect()
 }
 
+/// Where xtask keeps what is dear to build.
+#[must_use]
+pub fn cache() -> Option<PathBuf> {
+    std::env::var_os("HEMOSTAT_CACHE").map(PathBuf::from).or_else(|| {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let base = base.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
+        base.map(|base| base.join("hemostat"))
+    })
+}
+
 /// Waits until something is so.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The cluster comes up, serves, is audited, and is gone without a trace, also when its maker is killed at any point.
 
 use hemostat_cluster_tests::{
-    Xtask, alive, audited, cgroup, folders_of_kubernetes, state, traces, wait_until,
+    Xtask, alive, audited, cache, cgroup, folders_of_kubernetes, state, traces, wait_until,
 };
 
 /// Takes it down also when a test panics.
@@ -30,7 +30,7 @@ fn a_pod_runs_an_exec_is_audited_and_nothing_is_left() {
     assert!(status.contains("Ready") && !status.contains("GONE"), "{status}");
 
     // An image of a static program, without a registry. The program is the shell that is cached with the cluster.
-    let program = cached_busybox().unwrap();
+    let program = cache().unwrap().join("cluster/bin/busybox");
     xtask.cluster(&["load", "--name", "hemostat.dev/own:1", "--program", program.to_str().unwrap()]).unwrap();
     let dynamic = std::env::current_exe().unwrap();
     let refused =
@@ -105,13 +105,4 @@ fn killed_at_any_point_of_up_nothing_runs_on_and_down_removes_the_rest() {
 
 fn exec_entry() -> Option<serde_json::Value> {
     audited().ok()?.into_iter().find(|entry| entry["objectRef"]["subresource"] == "exec")
-}
-
-fn cached_busybox() -> Option<std::path::PathBuf> {
-    let cache = std::env::var_os("HEMOSTAT_CACHE").map(std::path::PathBuf::from).or_else(|| {
-        let base = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
-        base.or_else(|| Some(std::path::Path::new(&std::env::var_os("HOME")?).join(".cache")))
-            .map(|base| base.join("hemostat"))
-    });
-    Some(cache?.join("cluster/bin/busybox"))
 }

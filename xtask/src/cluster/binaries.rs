@@ -313,7 +313,7 @@ fn staging_replaces(go_mod: &str, version: &str) -> String {
 }
 
 /// Where the cluster's sources and programs are kept.
-fn folder() -> Result<PathBuf> {
+pub(super) fn folder() -> Result<PathBuf> {
     Ok(cache()?.join("cluster"))
 }
 
@@ -330,7 +330,7 @@ fn assets() -> Result<Option<PathBuf>> {
     Ok(Some(assets))
 }
 
-fn go(source: &Path) -> Command {
+pub(super) fn go(source: &Path) -> Command {
     let mut command = Command::new("go");
     command.current_dir(source).env("CGO_ENABLED", "0");
     let flags = std::env::var("GOFLAGS").unwrap_or_default();
@@ -339,7 +339,7 @@ fn go(source: &Path) -> Command {
 }
 
 /// As [`run_logged`], and says every few seconds how far a `go build -v` is.
-fn run_counting(what: &str, log: &str, command: &mut Command) -> Result<()> {
+pub(super) fn run_counting(what: &str, log: &str, command: &mut Command) -> Result<()> {
     let path = cache()?.join("logs").join(log);
     say(format!("{what} (log: {})", path.display()));
     fs::create_dir_all(cache()?.join("logs")).context("make the folder of the logs")?;

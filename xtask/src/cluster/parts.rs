@@ -13,15 +13,28 @@ use anyhow::{Context, Result, bail};
 use super::{
     binaries::Binaries,
     kubectl::Kubectl,
-    place::{NODE, POD_RANGE, Place, SERVICE_RANGE},
+    place::{Cni, NODE, POD_RANGE, Place, SERVICE_RANGE},
 };
 use crate::enclosure::Enclosure;
 
 const AUDIT_POLICY: &str = include_str!("../../../deploy/audit-policy.yaml");
 
 /// The parts, in the order in which they are started.
-pub(super) const NAMES: [&str; 6] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet"];
+pub(super) fn names(cni: Cni) -> &'static [&'static str] {
+    const ALL: [&str; 7] = [
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "containerd",
+        "kubelet",
+        "cilium-agent",
+    ];
+    match cni {
+        Cni::Bridge => &ALL[..6],
+        Cni::Cilium => &ALL,
+    }
+}
 
 /// What starting needs.
 pub(super) struct Starter<'a> {
@@ -243,6 +256,16 @@ state = '{run}'
     }
 
     fn start(&self, part: &str, arguments: &[(&str, String)]) -> Result<()> {
+        self.start_with(part, arguments, &[])
+    }
+
+    /// With more in its environment.
+    pub(super) fn start_with(
+        &self,
+        part: &str,
+        arguments: &[(&str, String)],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
         fs::create_dir_all(self.state.join("logs")).context("make the folder of the logs")?;
         let log =
             File::create(log_of(self.state, part)).with_context(|| format!("create the log of {part}"))?;
@@ -257,6 +280,7 @@ state = '{run}'
         }
         // What belongs to us stays out of the cluster's parts.
         command.env("PATH", path).env_remove("KUBECONFIG").current_dir(self.state);
+        command.envs(environment.iter().copied());
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)

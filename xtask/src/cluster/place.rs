@@ -91,6 +91,8 @@ const COVERED: &[(&str, &str)] = &[
 pub(crate) enum Cni {
     /// The bridge plugin: pods reach each other; NetworkPolicies are stored and not enforced.
     Bridge,
+    /// Cilium: NetworkPolicies and CiliumNetworkPolicies are enforced.
+    Cilium,
 }
 
 /// What was made.
@@ -116,7 +118,8 @@ impl Record {
         let mut cgroups = vec![cgroup2()?.join(place.cgroup())];
         cgroups.extend(mounts("cgroup")?.into_iter().map(|hierarchy| hierarchy.join(place.cgroup())));
         let mut made = Vec::new();
-        for (_, over) in COVERED {
+        let modules = (cni == Cni::Cilium).then_some("/lib/modules");
+        for over in COVERED.iter().map(|(_, over)| *over).chain(modules) {
             // With the parents that are missing, the outermost first.
             let mut missing: Vec<PathBuf> = Path::new(over)
                 .ancestors()

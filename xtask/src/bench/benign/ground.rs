@@ -223,6 +223,8 @@ impl Packages {
         }
         let mut command = ground.command("packages", "apt-get")?;
         command.env("DEBIAN_FRONTEND", "noninteractive");
+        // Somebody else may be installing something just now.
+        command.args(["-o", "DPkg::Lock::Timeout=120"]);
         command.args(["install", "-y", "--no-install-recommends"]).args(&missing);
         ground.wait("packages", &mut command)
     }
@@ -243,7 +245,10 @@ impl Packages {
                     command
                 }
             };
-            command.env("DEBIAN_FRONTEND", "noninteractive").args(["purge", "-y"]).args(&ours);
+            command
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["-o", "DPkg::Lock::Timeout=120", "purge", "-y"])
+                .args(&ours);
             let status = command.status().context("run apt-get")?;
             if !status.success() {
                 bail!("apt-get purge {} ended with {status}", ours.join(" "));

@@ -11,6 +11,7 @@
 //! - [`rule_test`]: rule tests as data
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
+//! - [`specimen`]: events made from rules
 //! - [`taxonomy`]: other taxonomies' names for the fields
 //! - [`text`]: how texts are compared
 
@@ -30,6 +31,7 @@ pub mod reference;
 pub mod rule_test;
 pub mod schema;
 pub mod source;
+pub mod specimen;
 pub mod taxonomy;
 pub mod text;
 mod text_match;

@@ -1,4 +1,5 @@
 //! What the rules that we ship ask of the kernel.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 use std::{fs, path::Path};
 

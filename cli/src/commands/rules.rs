@@ -1,5 +1,6 @@
 //! `hemostat rules`: what a rule's author needs before a rule goes to a machine.
 
+mod bench;
 mod check;
 mod coverage;
 mod explain;
@@ -45,6 +46,22 @@ pub(crate) enum Task {
         #[arg(long, value_name = "FILE")]
         event: Option<PathBuf>,
     },
+    /// How fast the rules are judged on this machine, and which of them are looked at most.
+    Bench {
+        /// Files and folders.
+        #[arg(default_value = DEFAULT_FOLDER)]
+        paths: Vec<PathBuf>,
+        /// Recorded events: one JSON object a line (events, findings or incidents). Without it, the events of the rules' tests and
+        /// events made from the rules themselves.
+        #[arg(long, value_name = "FILE")]
+        events: Option<PathBuf>,
+        /// Rules to list.
+        #[arg(long, default_value_t = 10)]
+        top: usize,
+        /// Seconds to measure.
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
     /// Which ATT&CK techniques the rules cover.
     Coverage {
         /// Files and folders.
@@ -61,6 +78,10 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
         Task::Check { paths, strict } => check::run(shared, &paths, strict),
         Task::Test { paths } => test::run(shared, &paths),
         Task::Explain { rule, paths, event } => explain::run(shared, &rule, &paths, event.as_deref()),
+        Task::Bench { paths, events, top, seconds } => {
+            let effort = bench::Effort { top, time: std::time::Duration::from_secs(seconds.clamp(1, 600)) };
+            bench::run(shared, &paths, events.as_deref(), effort)
+        }
         Task::Coverage { paths, navigator } => coverage::run(shared, &paths, navigator),
     }
 }

@@ -15,6 +15,9 @@ pub(crate) const CHECKS: &[Check] =
 fn flat(scene: &mut Scene) -> Result<(), Failure> {
     // An emulated machine makes as many in a quarter of an hour.
     let each = if scene.quick || guest::is_init() { 2_000 } else { 25_000 };
+    if each < 25_000 {
+        println!("  {} of them here", 2 * each);
+    }
     let limits = Limits::default();
     let mut tree = ProcessTree::new(limits, Box::new(NoProc), Box::new(OneWorkload));
     let mut after = Vec::<Sizes>::new();

@@ -60,7 +60,7 @@ impl Core {
             self.tell(id, &format!("the trigger of playbook {fault}"), turn);
         }
         let Some((plan, answered)) = chosen else { return Ok(Answered::Not) };
-        let covering = self.state.rows.values().find(|row| covers(row, &plan, &answered, new));
+        let covering = self.state.rows.about(&answered).find(|row| covers(row, &plan, &answered, new));
         if let Some((run, of)) = covering.map(|row| (row.run.clone(), row.incident.clone())) {
             if self.root(&of) != *id {
                 self.tell(
@@ -108,7 +108,7 @@ impl Core {
         let mut start = gate::decide(&plan, &situation);
         start.run = self.fresh(&start.run);
         let shadow = start.decision.outcome == GateOutcome::Shadow;
-        if shadow && self.state.rows.values().any(|row| row.incident == *id && says(row, &plan, &answered)) {
+        if shadow && self.state.rows.of(id).any(|row| says(row, &plan, &answered)) {
             // What would be done is written down already.
             return Ok(Answered::Not);
         }
@@ -202,7 +202,7 @@ impl Core {
         turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
         let of = row.incident.clone();
         self.state.undone_by.extend(row.undoes.iter().map(|action| (action.clone(), id.clone())));
-        self.state.rows.insert(id.clone(), row);
+        self.state.rows.insert(row);
         self.state.runs.insert(id.clone(), run);
         if outcome != "shadow" {
             self.calm(&of, turn);
@@ -224,10 +224,12 @@ impl Core {
         if !is_in_force(record) || record.rollback.is_none() {
             return;
         }
+        // Those that are not over are in memory.
         let taker = self
             .state
-            .rows
-            .values()
+            .runs
+            .keys()
+            .filter_map(|run| self.state.rows.get(run))
             .filter(|row| row.is_live() && row.node == *node && row.outcome != GateOutcome::Shadow)
             .map(|row| (row.run.clone(), row.incident.clone()))
             .collect::<Vec<_>>()
@@ -253,9 +255,14 @@ impl Core {
         incident.actions.iter().filter(free).cloned().collect()
     }
 
+    /// What automatic runs used in the last hour; nothing where no policy asks for it.
     fn usage(&self, now: Timestamp) -> Usage {
-        let automatic = |row: &&RunRow| row.outcome == GateOutcome::Automatic && now.since(row.began) < HOUR;
-        self.state.rows.values().filter(automatic).fold(Usage::default(), |sum, row| Usage {
+        let budgets = |spec: &crds::ResponsePolicySpec| spec.budgets != crds::Budgets::default();
+        if !self.state.book.policies().iter().any(|(_, spec)| budgets(spec)) {
+            return Usage::default();
+        }
+        let hour_ago = Timestamp(now.0.saturating_sub(i64::try_from(HOUR.as_nanos()).unwrap_or(i64::MAX)));
+        self.state.rows.automatic_since(hour_ago).fold(Usage::default(), |sum, row| Usage {
             runs: sum.runs.saturating_add(1),
             actions: sum.actions.saturating_add(row.actions),
         })
@@ -265,7 +272,7 @@ impl Core {
     fn fresh(&self, wanted: &RunId) -> RunId {
         let mut id = wanted.clone();
         let mut n = 1;
-        while self.state.rows.contains_key(&id) {
+        while self.state.rows.contains(&id) {
             n += 1;
             id = RunId::new(format!("{wanted}-{n}"));
         }

@@ -208,6 +208,7 @@ impl Core {
         if !all.engine.is_fed_by(&finding.rule.id) {
             return Reports::ByItself;
         }
+        all.engine.tell_time(turn.now);
         let reference = reference_of(&finding.id);
         let mut kept = finding.clone();
         // Its own incident has these, if it has one.
@@ -241,6 +242,7 @@ impl Core {
         if more == 0 || row.id != *id || !all.engine.is_fed_by(&row.rule) {
             return Ok(());
         }
+        all.engine.tell_time(turn.now);
         let row = FedRow { count, last: row.last.max(last), at: turn.now, ..row.clone() };
         if let Some(finding) = all.finding(reference, &self.state.store)? {
             all.count(reference, &finding, last, more);

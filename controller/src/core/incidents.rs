@@ -127,10 +127,17 @@ impl Incidents {
     pub(super) fn evict(&mut self, findings: usize) {
         let weight = |w: &Whole| w.row.incident.findings.len() + 1;
         let mut total: usize = self.whole.values().map(weight).sum();
-        while total > findings {
-            let Some(oldest) = self.whole.iter().min_by_key(|(_, w)| w.used).map(|(id, _)| id.clone()) else {
-                return;
-            };
+        if total <= findings {
+            return;
+        }
+        let mut by_use: Vec<(u64, IncidentId)> =
+            self.whole.iter().map(|(id, whole)| (whole.used, id.clone())).collect();
+        by_use.sort_unstable();
+        // A tenth more than needed, so that it is not sorted again for each.
+        for (_, oldest) in by_use {
+            if total <= findings - findings / 10 {
+                break;
+            }
             total -= self.whole.remove(&oldest).map_or(0, |w| weight(&w));
         }
     }
@@ -141,15 +148,18 @@ impl Incidents {
         if excess == 0 {
             return (Vec::new(), 0);
         }
-        let mut over: Vec<(Timestamp, IncidentId)> = self
+        let mut over: Vec<(Timestamp, &IncidentId)> = self
             .lines
             .values()
             .filter(|line| line.visibility == Visibility::Dormant || is_over(&line.summary))
-            .map(|line| (line.summary.updated, line.summary.id.clone()))
+            .map(|line| (line.summary.updated, &line.summary.id))
             .collect();
-        over.sort();
-        over.truncate(excess);
-        let ids: Vec<IncidentId> = over.into_iter().map(|(_, id)| id).collect();
+        if over.len() > excess {
+            over.select_nth_unstable(excess);
+            over.truncate(excess);
+        }
+        over.sort_unstable();
+        let ids: Vec<IncidentId> = over.into_iter().map(|(_, id)| id.clone()).collect();
         if !ids.is_empty() {
             self.undone.retain(|_, of| !ids.contains(of));
         }

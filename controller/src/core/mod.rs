@@ -10,6 +10,7 @@ mod links;
 mod news;
 mod orphans;
 mod people;
+mod rows;
 mod runs;
 mod settle;
 mod state;

@@ -423,13 +423,7 @@ impl Core {
 
     /// Forgets the runs of an incident that is forgotten.
     pub(super) fn forget_runs(&mut self, incident: &IncidentId, turn: &mut Turn) -> Result<(), StoreError> {
-        let runs: Vec<RunId> = self
-            .state
-            .rows
-            .values()
-            .filter(|row| row.incident == *incident)
-            .map(|row| row.run.clone())
-            .collect();
+        let runs: Vec<RunId> = self.state.rows.of(incident).map(|row| row.run.clone()).collect();
         for run in runs {
             for (key, _) in self.state.store.scan::<serde::de::IgnoredAny>(Table::Journal, &prefix(&run))? {
                 turn.batch.remove(Table::Journal, key);
@@ -465,7 +459,7 @@ impl Core {
 
     fn load_run(&mut self, id: &RunId) -> Result<(), ApiError> {
         if !self.state.runs.contains_key(id) {
-            if !self.state.rows.contains_key(id) {
+            if !self.state.rows.contains(id) {
                 return Err(ApiError::new(ApiErrorKind::Unknown, format!("there is no run {id}")));
             }
             let run = replay(&self.state.store, id)

@@ -6,7 +6,7 @@ use detect::incident::{Correlator, Group};
 use model::{ActionId, AuditEntry, NodeId, RunId};
 use respond::run::Run;
 
-use super::{correlate::Correlations, incidents::Incidents, links::Links, runs::RunRow};
+use super::{correlate::Correlations, incidents::Incidents, links::Links, rows::Rows, runs::RunRow};
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
     config::ControllerConfig,
@@ -26,7 +26,7 @@ pub(super) struct State {
     /// Runs that are not over, or were needed lately.
     pub(super) runs: BTreeMap<RunId, Run>,
     /// A line of every run.
-    pub(super) rows: BTreeMap<RunId, RunRow>,
+    pub(super) rows: Rows,
     /// Of the actions of loaded runs: whose they are.
     pub(super) owners: BTreeMap<ActionId, RunId>,
     pub(super) nodes: BTreeMap<NodeId, NodeRow>,
@@ -65,13 +65,13 @@ impl State {
         let floor = u64::try_from((config.clock)().0 / 1000).unwrap_or(0);
         let incidents = Incidents::load(&store, floor)?;
         let mut runs = BTreeMap::new();
-        let (mut rows, mut undone_by) = (BTreeMap::new(), BTreeMap::new());
+        let (mut rows, mut undone_by) = (Rows::default(), BTreeMap::new());
         for (_, row) in store.scan::<RunRow>(Table::Runs, b"")? {
             undone_by.extend(row.undoes.iter().map(|action| (action.clone(), row.run.clone())));
             if row.is_live() {
                 runs.insert(row.run.clone(), super::runs::replay(&store, &row.run)?);
             }
-            rows.insert(row.run.clone(), row);
+            rows.insert(row);
         }
         let of_run = |(id, run): (&RunId, &Run)| {
             run.records().into_iter().map(|record| (record.id, id.clone())).collect::<Vec<_>>()

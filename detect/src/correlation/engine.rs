@@ -171,6 +171,12 @@ impl Correlator {
         }
     }
 
+    /// Tells the caller's clock before hits are given, so that a clock that was set meanwhile does not make them look old. Nothing is
+    /// taken for it.
+    pub fn tell_time(&mut self, now: Timestamp) {
+        self.clock = now.0;
+    }
+
     /// Moves the clock (the caller's, not the events': a node with a wrong clock must not make others late) and tells what has become
     /// true, in order of time.
     pub fn advance(&mut self, now: Timestamp, told: &mut Vec<Correlated>) {

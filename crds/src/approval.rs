@@ -93,7 +93,7 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
-        inner(length(min = 6, max = 256), regex(pattern = r"^(user|group):.+$")),
+        inner(length(max = 256), regex(pattern = r"^(user|group):.+$")),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub approvers: Vec<String>,

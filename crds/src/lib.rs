@@ -6,6 +6,8 @@
 //! The four that exist in the cluster only are in modules of their own, since their names are also those of other things:
 //! [`rule_set::RuleSet`], [`incident::Incident`], [`response_action::ResponseAction`], [`approval::Approval`].
 
+#![expect(clippy::duplicated_attributes, reason = "the columns of a table are alike in type and priority")]
+
 pub mod approval;
 mod cel;
 mod condition;

@@ -126,7 +126,7 @@ impl Match {
 pub struct Approvals {
     /// `user:<name>` of each; anybody with access to the controller when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 6, max = 256), regex(pattern = r"^user:.+$")))]
+    #[schemars(length(max = 64), inner(length(max = 256), regex(pattern = r"^user:.+$")))]
     pub approvers: Vec<String>,
     /// An approval that nobody gave is denied after this.
     pub timeout: Period,
@@ -207,7 +207,7 @@ pub struct StandingApproval {
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 253)))]
     pub playbooks: Vec<String>,
     /// Who answers for it: `user:<name>`.
-    #[schemars(length(min = 6, max = 256), regex(pattern = r"^user:.+$"))]
+    #[schemars(length(max = 256), regex(pattern = r"^user:.+$"))]
     pub approved_by: String,
     /// Why.
     #[schemars(length(min = 1, max = 512))]

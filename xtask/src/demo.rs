@@ -3,6 +3,7 @@
 //! Each attack runs in a network namespace and a cgroup of its own. What its peer sees decides: silence proves the
 //! containment, the same connection speaking again proves the undo. Anything that does not happen makes the demo fail.
 
+mod cleaner;
 mod loops;
 mod peer;
 mod product;
@@ -21,13 +22,14 @@ use crate::{
     ebpf,
     progress::{is_root, root, run, say},
 };
+use cleaner::Cleaner;
 use loops::Scenario;
 use product::Product;
 use stage::Stages;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave Hemostat and the last attack running at the end, to explore with the `hemostat` command.
+    /// Leave Hemostat running at the end, to explore with the `hemostat` command and to play attacks by hand.
     #[arg(long)]
     keep: bool,
     /// One JSON line for each stage instead of the story.
@@ -58,8 +60,12 @@ pub(crate) fn as_test() -> Result<u64> {
 
 fn play_all(binaries: &Binaries, options: &Options) -> Result<u64> {
     let scratch = Scratch::make()?;
+    let _cleaner = Cleaner::start(&binaries.hemostat, &scratch.0, &loops::cgroup()?)?;
     let mut stages = Stages::new(options.json);
     stages.title("Hemostat on this host: see an attack in the kernel, contain it, undo it");
+    say(
+        "the shipped rules watch the whole host: on any process that does what these attacks do, four of them may act",
+    );
     let product = Product::start(binaries, &scratch.0, &mut stages)?;
     let scenarios: Vec<Scenario> =
         if options.only.is_empty() { Scenario::ALL.to_vec() } else { options.only.clone() };
@@ -129,10 +135,11 @@ pub(crate) fn build(profile: Profile) -> Result<Binaries> {
 }
 
 fn keep(product: &Product, binaries: &Binaries, scratch: &Path) -> Result<()> {
-    let socket = product.socket();
     eprintln!("\nHemostat goes on running. In another terminal:\n");
-    for command in ["status", "incidents", "audit show"] {
-        eprintln!("    {} --socket {} {command}", binaries.hemostat.display(), socket.display());
+    eprintln!("    export HEMOSTAT_SOCKET={}", product.socket().display());
+    eprintln!("    export HEMOSTAT_STATE={}", product.state().display());
+    for command in ["status", "incidents", "audit show", "audit verify"] {
+        eprintln!("    {} {command}", binaries.hemostat.display());
     }
     eprintln!("\nPlay an attack:\n");
     eprintln!(
@@ -140,6 +147,7 @@ fn keep(product: &Product, binaries: &Binaries, scratch: &Path) -> Result<()> {
         binaries.standin.display(),
         scratch.join("by-hand").display()
     );
+    eprintln!("\n(It goes on until its input ends; `poke` and Enter asks it for a sign of life.)");
     eprintln!("\nEnter ends it all and removes everything.");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).context("wait for Enter")?;

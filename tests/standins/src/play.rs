@@ -63,6 +63,8 @@ struct Peer {
 }
 
 pub(crate) fn play(attack: Attack, cgroup: &str, scratch: &Path) -> Result<()> {
+    // An interactive shell takes the terminal that it finds: whoever watches the play would be stopped by it.
+    let _leads_a_session_already = rustix::process::setsid();
     arena::enter_own_network()?;
     let cgroup = arena::Cgroup::make(cgroup)?;
     let listener = TcpListener::bind("127.0.0.1:0").context("listen for the attack")?;

@@ -269,13 +269,20 @@ fn cgroup2_mount() -> Result<PathBuf> {
 }
 
 /// No cgroup, no pinned link, no process of the demo or of Hemostat remains.
+/// The cgroup that all attacks are in, also those that a person plays by hand.
+pub(crate) fn cgroup() -> Result<PathBuf> {
+    Ok(cgroup2_mount()?.join(CGROUPS))
+}
+
 pub(crate) fn check_nothing_left(stages: &mut Stages) -> Result<()> {
-    let ours = cgroup2_mount()?.join(CGROUPS);
-    // The last play removes its own cgroup; the parent is the demo's to remove, and goes only if it is empty.
+    let ours = cgroup()?;
+    // Each play removes its own cgroup; the parent is the demo's to remove, and goes only if it is empty.
     let gone = match fs::remove_dir(&ours) {
         Ok(()) => true,
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
-    let pins = fs::read_dir("/sys/fs/bpf/hemostat/actions").map_or(0, |entries| entries.flatten().count());
+    let pins = fs::read_dir("/sys/fs/bpf/hemostat").map_or(0, |entries| {
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("net-")).count()
+    });
     stages.proof("clean", gone && pins == 0, "nothing is left behind: no cgroup, no pinned program")
 }

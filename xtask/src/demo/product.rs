@@ -83,6 +83,10 @@ impl Product {
         self.standalone.socket()
     }
 
+    pub(crate) fn state(&self) -> &Path {
+        self.standalone.state()
+    }
+
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value> {
         self.standalone.ask(arguments)
     }

@@ -61,6 +61,9 @@ fn of_hook(hook: &HookStatus, heard: &BTreeMap<EventClass, bool>) -> Look {
         .map(|class| format!("{class:?}"))
         .collect();
     if silent.is_empty() {
+        if hook.classes.is_empty() {
+            return Look::new(what, verdict, format!("{to}; the file and network hooks stand on it"));
+        }
         let classes: Vec<String> = hook.classes.iter().map(|class| format!("{class:?}")).collect();
         return Look::new(what, verdict, format!("{to}; a live event of {} arrived", classes.join(", ")));
     }

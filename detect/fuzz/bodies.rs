@@ -15,12 +15,15 @@ use hemostat_detect::{
 };
 use model::Timestamp;
 
+/// What a target does with its bytes.
+pub(crate) type Body = fn(&[u8]);
+
 /// By name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
+pub(crate) const TARGETS: [(&str, Body); 4] =
     [("load", rule_file), ("rule_tests", test_file), ("matcher", matcher), ("checkpoint", checkpoint)];
 
 /// Any text as a rule file: never a panic, every span inside the text, and what loads is evaluated alike by both engines.
-pub fn rule_file(bytes: &[u8]) {
+pub(crate) fn rule_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let files = [SourceFile { name: "r.yml".into(), text: text.clone().into_owned() }];
     let loaded = load(&files);
@@ -39,7 +42,7 @@ pub fn rule_file(bytes: &[u8]) {
 }
 
 /// Any text as a test file for a fixed rule: never a panic.
-pub fn test_file(bytes: &[u8]) {
+pub(crate) fn test_file(bytes: &[u8]) {
     const RULE: &str = "title: t\nid: t\nlogsource: {product: linux, category: process_creation}\n\
         detection: {s: {Image|endswith: /sh, CommandLine|contains: x}, condition: s}\n";
     let rules = [SourceFile { name: "r.yml".into(), text: RULE.into() }];
@@ -48,7 +51,7 @@ pub fn test_file(bytes: &[u8]) {
 }
 
 /// Bytes as rules and events of one small vocabulary, so that they meet: both engines and the kernel plan agree.
-pub fn matcher(bytes: &[u8]) {
+pub(crate) fn matcher(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let text: String = (0..1 + bytes.below(4)).map(|number| rule(number, &mut bytes)).collect();
     let loaded = load(&[SourceFile { name: "r.yml".into(), text }]);
@@ -57,7 +60,7 @@ pub fn matcher(bytes: &[u8]) {
 }
 
 /// Any text as a checkpoint or a row of one: never a panic, and the runtime goes on from it within its bounds.
-pub fn checkpoint(bytes: &[u8]) {
+pub(crate) fn checkpoint(bytes: &[u8]) {
     const RULES: &str = "title: a\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
         ---\ntitle: b\nname: b\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 2}}\n\
         ---\ntitle: c\nname: c\ncorrelation: {type: value_count, rules: [a], group-by: [User], timespan: 60s, condition: {field: CommandLine, gte: 2}}\n\
@@ -75,7 +78,7 @@ pub fn checkpoint(bytes: &[u8]) {
 }
 
 /// A checkpoint and the rows of a runtime that was used, as JSON: where the fuzzing of [`checkpoint`] begins.
-pub fn a_checkpoint() -> [Vec<u8>; 2] {
+pub(crate) fn a_checkpoint() -> [Vec<u8>; 2] {
     const RULES: &str = "title: a\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
         ---\ntitle: b\nname: b\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 2}}\n\
         ---\ntitle: d\nname: d\ncorrelation: {type: value_percentile, rules: [a], group-by: [User], timespan: 60s, condition: {field: ProcessId, percentile: 95, gte: 2}}\n";

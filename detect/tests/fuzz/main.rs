@@ -1,6 +1,6 @@
 //! The fuzz targets' bodies on the stable compiler: every file of the corpus, and texts made of them by a seeded generator.
 //! `HEMOSTAT_FUZZ_ROUNDS=100000` makes it go on; the seed is drawn anew with `HEMOSTAT_FUZZ_SEED`.
-#![expect(clippy::expect_used, reason = "helpers of tests")]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 #[path = "../../fuzz/bodies.rs"]
 mod bodies;

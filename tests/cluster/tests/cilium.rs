@@ -39,7 +39,7 @@ fn a_deny_policy_cuts_a_pod_off_and_its_withdrawal_gives_it_back() {
     let address = xtask.kubectl(&["get", "pod", "server", "-o", "jsonpath={.status.podIP}"]).unwrap();
     let url = format!("http://{}:8080/group", address.trim());
     let answers =
-        || xtask.kubectl(&["exec", "client", "--", "wget", "-q", "-T", "1", "-O", "-", &url]).is_ok();
+        || xtask.kubectl(&["exec", "client", "--", "timeout", "1", "wget", "-q", "-O", "-", &url]).is_ok();
     wait_until(&answers).unwrap();
     apply(&xtask, &state().join("deny.json"), DENY);
     wait_until(|| !answers()).unwrap();

@@ -34,22 +34,22 @@ fn a_deny_policy_cuts_a_pod_off_and_its_withdrawal_gives_it_back() {
     xtask.cluster(&["down"]).unwrap();
     let down = Down(&xtask);
     xtask.cluster(&["up", "--cni", "cilium"]).unwrap();
-    apply(&xtask, &state().join("pods.json"), PODS);
+    apply(&xtask, &state().join("pods.json"), PODS).unwrap();
     xtask.kubectl(&["wait", "--for=condition=Ready", "pod/server", "pod/client", "--timeout=90s"]).unwrap();
     let address = xtask.kubectl(&["get", "pod", "server", "-o", "jsonpath={.status.podIP}"]).unwrap();
     let url = format!("http://{}:8080/group", address.trim());
     let answers =
         || xtask.kubectl(&["exec", "client", "--", "timeout", "1", "wget", "-q", "-O", "-", &url]).is_ok();
-    wait_until(&answers).unwrap();
-    apply(&xtask, &state().join("deny.json"), DENY);
+    wait_until(answers).unwrap();
+    apply(&xtask, &state().join("deny.json"), DENY).unwrap();
     wait_until(|| !answers()).unwrap();
     xtask.kubectl(&["delete", "ciliumnetworkpolicy", "deny"]).unwrap();
-    wait_until(&answers).unwrap();
+    wait_until(answers).unwrap();
     drop(down);
     assert_eq!(traces(), [].into());
 }
 
-fn apply(xtask: &Xtask, file: &Path, manifest: &str) {
-    std::fs::write(file, manifest).unwrap();
-    xtask.kubectl(&["apply", "--filename", file.to_str().unwrap()]).unwrap();
+fn apply(xtask: &Xtask, file: &Path, manifest: &str) -> anyhow::Result<String> {
+    std::fs::write(file, manifest)?;
+    xtask.kubectl(&["apply", "--filename", &file.display().to_string()])
 }

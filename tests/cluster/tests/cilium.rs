@@ -22,7 +22,6 @@ const DENY: &str = r#"{"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolic
     "endpointSelector": {"matchLabels": {"app": "server"}}, "ingressDeny": [{"fromEntities": ["all"]}]}}"#;
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the runner counts these lines")]
 fn a_deny_policy_cuts_a_pod_off_and_its_withdrawal_gives_it_back() {
     let Some(xtask) = Xtask::here() else { return };
     if !hemostat_cluster_tests::cache().is_some_and(|cache| cache.join("cluster/cilium/version").exists()) {

@@ -27,11 +27,7 @@ pub struct Options {
 impl Default for Options {
     /// No placeholders; every source that this product can read; ECS and OCSF.
     fn default() -> Self {
-        Self {
-            placeholders: BTreeMap::new(),
-            sources: CategorySet::all(),
-            taxonomies: taxonomy::built_in(),
-        }
+        Self { placeholders: BTreeMap::new(), sources: CategorySet::all(), taxonomies: taxonomy::built_in() }
     }
 }
 

@@ -166,8 +166,7 @@ impl Fold {
         if self.causes.len() >= Self::MAX_CAUSES {
             self.forget_oldest();
         }
-        let most =
-            if self.fed.contains(&rule.id) { Self::MAX_VARIANTS_FED } else { Self::MAX_VARIANTS };
+        let most = if self.fed.contains(&rule.id) { Self::MAX_VARIANTS_FED } else { Self::MAX_VARIANTS };
         if self.variants.get(&source).is_some_and(|variants| variants.len() >= most) {
             self.end_expired_of(&source, at);
         }

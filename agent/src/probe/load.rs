@@ -174,6 +174,10 @@ impl Probes {
             blind_at_start: None,
         };
         probes.set_budgets(config.budgets)?;
+        // Before anything is told: what follows loads programs.
+        if config.own_events == OwnEvents::LeftOut {
+            probes.leave_out_own();
+        }
         probes.apply_plan(plan)?;
         // After fork and exec are attached: who comes in between is remembered by them.
         if let Err(because) = snapshot::read(&mut probes.ebpf, "remember_all") {
@@ -182,9 +186,6 @@ impl Probes {
                 "the first change of credentials of a process that runs already may not be seen"
             );
             probes.blind_at_start = Some(because);
-        }
-        if config.own_events == OwnEvents::LeftOut {
-            probes.leave_out_own();
         }
         sys::trim_heap();
         Ok(probes)

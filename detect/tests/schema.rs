@@ -57,7 +57,9 @@ fn sample(field: Field, category: Category) -> Option<DraftValue> {
         Field::AuthSourceIp => one("2001:db8::7"),
         _ if field.spec().kind == Kind::Number => one("77"),
         _ if field.spec().kind == Kind::Bool => one("true"),
-        _ if field.spec().kind == Kind::List && category.class().is_none() => DraftValue::Many(vec!["a".into(), "B".into()]),
+        _ if field.spec().kind == Kind::List && category.class().is_none() => {
+            DraftValue::Many(vec!["a".into(), "B".into()])
+        }
         _ => one("/some/Text"),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The start needs much memory for a moment (the kernel's type information, rules, regexes), from several threads. By default glibc
 //! keeps what is freed in an arena for each thread and raises its thresholds as it goes: 38 MB of 81 resident were such leftovers.
-#![expect(unsafe_code, reason = "mallopt is a call into libc without a safe wrapper")]
+#![expect(unsafe_code, reason = "mallopt and malloc_trim are calls into libc without a safe wrapper")]
 
 /// Largest block that is kept for reuse, and least size that gets a mapping of its own, in bytes.
 #[cfg(target_env = "gnu")]
@@ -18,5 +18,14 @@ pub fn give_back_freed_memory() {
         if unsafe { libc::mallopt(parameter, value) } == 0 {
             tracing::debug!(parameter, "the allocator does not take this setting");
         }
+    }
+}
+
+/// Gives back what is free now, also between blocks that are in use. Takes some milliseconds: for the end of a start and for idle moments.
+pub(crate) fn give_back_now() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number and touches only the allocator's own memory.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

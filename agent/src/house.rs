@@ -17,6 +17,7 @@ use model::{
 use tokio::sync::mpsc;
 
 use crate::{
+    allocator,
     clock::Clock,
     contain::Contain,
     edge::{Authority, Draft, EdgeCounts},
@@ -32,6 +33,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Containments are looked at this often, and /proc for processes whose exit was lost.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Agent, controller and rules have all been set up after this.
+const STARTED_AFTER: Duration = Duration::from_secs(3);
 
 /// Samples of losses kept: two minutes.
 const SAMPLES: usize = 120;
@@ -231,8 +235,13 @@ impl House {
         let start = Instant::now();
         let (mut status_due, mut watch_due, mut sweep_due) =
             (start, start + WATCH_EVERY, start + SWEEP_EVERY);
+        // The whole program has started by then; what that took in passing is not kept.
+        let mut started_at = Some(start + STARTED_AFTER);
         loop {
             self.tick();
+            if started_at.take_if(|at| Instant::now() >= *at).is_some() {
+                allocator::give_back_now();
+            }
             let now = Instant::now();
             if now >= watch_due {
                 watch_due = now + WATCH_EVERY;
@@ -241,6 +250,7 @@ impl House {
             if now >= sweep_due {
                 sweep_due = now + SWEEP_EVERY;
                 self.sweep();
+                allocator::give_back_now();
             }
             if now >= status_due {
                 status_due = now + self.status_every;

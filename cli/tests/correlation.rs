@@ -1,5 +1,6 @@
 //! Standalone, whole: the kernel sees programs, the agent finds and folds, the controller in the same process counts in event time, and
 //! a correlation becomes an incident; killed with SIGKILL in between, nothing is forgotten. Needs root and eBPF.
+#![expect(clippy::unwrap_used, reason = "tests, and what they share")]
 
 use std::{
     fs,

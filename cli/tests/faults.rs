@@ -1,4 +1,5 @@
 //! Bad input and faults, as a person at the machine meets them: each gets its exit code, its place and the next step.
+#![expect(clippy::unwrap_used, reason = "tests, and what they share")]
 
 use std::{
     fs,

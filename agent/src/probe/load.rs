@@ -33,7 +33,7 @@ use super::{
     ring::Ring,
     snapshot, sys,
 };
-use crate::{bpffs::Bpffs, record::Task};
+use crate::{allocator, bpffs::Bpffs, record::Task};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes"));
 
@@ -187,7 +187,8 @@ impl Probes {
             );
             probes.blind_at_start = Some(because);
         }
-        sys::trim_heap();
+        // the kernel's types take tens of megabytes while programs are loaded
+        allocator::give_back_now();
         Ok(probes)
     }
 
@@ -359,7 +360,8 @@ impl Probes {
             self.attach_one(&attacher, &hooks::HUB)?;
         }
         drop(attacher);
-        sys::trim_heap();
+        // the kernel's types take tens of megabytes while programs are loaded
+        allocator::give_back_now();
         Ok(())
     }
 

@@ -18,15 +18,6 @@ pub(super) fn wait_for_programs() {
     }
 }
 
-/// Gives freed memory back to the system: the kernel's types take tens of megabytes while programs are loaded.
-pub(super) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no argument but a number.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// A child that makes one event of each class that needs no second program, below `folder` and on loopback, and ends.
 /// What it changes of itself (user, namespaces, mounts) goes with it.
 pub(super) fn canary_child(folder: &Path) -> io::Result<()> {

@@ -35,6 +35,9 @@ pub(crate) struct Options {
     state: PathBuf,
 }
 
+/// Said of an action that nothing is known of, or that is over.
+const NOT_IN_FORCE: &str = "is not in force on this node";
+
 /// What became of one request.
 #[derive(Serialize)]
 struct Released {
@@ -48,6 +51,9 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     if !folder.exists() {
         if options.all && held_file().exists() {
             return tell(shared, &held_ones(shared));
+        }
+        if options.all {
+            return tell(shared, &[]);
         }
         return Err(Ended::with(
             Exit::Unknown,
@@ -88,11 +94,7 @@ fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit
     for which in &wanted {
         let lifted = contain.release(which);
         if let (Which::One(id), true) = (which, lifted.is_empty()) {
-            released.push(Released {
-                action: id.to_string(),
-                done: false,
-                what: "is not in force on this node".into(),
-            });
+            released.push(Released { action: id.to_string(), done: false, what: NOT_IN_FORCE.into() });
         }
         released.extend(lifted.into_iter().map(|one| Released {
             action: one.record.id.to_string(),
@@ -202,6 +204,9 @@ fn tell(shared: &Shared, released: &[Released]) -> Result<Exit> {
         released.iter().map(|one| format!("{}: {}\n", one.action, one.what)).collect()
     })?;
     let failed = released.iter().filter(|one| !one.done).count();
+    if failed > 0 && released.iter().all(|one| one.done || one.what == NOT_IN_FORCE) {
+        return Err(Ended::with(Exit::Unknown, format!("{failed} of {} not in force here", released.len())));
+    }
     if failed > 0 {
         bail!("{failed} of {} not lifted", released.len());
     }

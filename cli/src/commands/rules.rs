@@ -13,7 +13,10 @@ use clap::Subcommand;
 use detect::source::SourceFile;
 
 use super::files_below;
-use crate::{Shared, exit::Exit};
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+};
 
 /// Where rules are looked for when no path is given.
 const DEFAULT_FOLDER: &str = "rules";
@@ -84,6 +87,19 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
         }
         Task::Coverage { paths, navigator } => coverage::run(shared, &paths, navigator),
     }
+}
+
+/// [`read_rules`] for commands whose whole point is the rules: nothing to read is a mistake in the path, and no success.
+pub(crate) fn read_some_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+    let files = read_rules(paths)?;
+    if files.is_empty() {
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(Ended::with(
+            Exit::Unknown,
+            format!("no rule file (*.yml, *.yaml) in {}", places.join(", ")),
+        ));
+    }
+    Ok(files)
 }
 
 /// Reads rule files, tests left out.

@@ -11,11 +11,11 @@ pub(crate) fn audit_table(entries: &[AuditEntry], window: Window) -> String {
     let mut table = Table::new(vec![
         Column { heading: "SEQ", fit: Fit::Keep },
         Column { heading: "AT", fit: Fit::Keep },
-        Column { heading: "ACTOR", fit: Fit::Shrink(10) },
+        Column { heading: "ACTOR", fit: Fit::Shrink(8) },
         Column { heading: "KIND", fit: Fit::Drop(3) },
         Column { heading: "INCIDENT", fit: Fit::Drop(2) },
         Column { heading: "HASH", fit: Fit::Drop(4) },
-        Column { heading: "WHAT", fit: Fit::Shrink(16) },
+        Column { heading: "WHAT", fit: Fit::Shrink(32) },
     ]);
     for entry in entries {
         table.row([

@@ -154,10 +154,10 @@ fn actions(out: &mut String, incident: &Incident, window: Window) {
     let mut table = Table::new(vec![
         Column { heading: "ACTION", fit: Fit::Keep },
         Column { heading: "STATE", fit: Fit::Keep },
-        Column { heading: "AFTER", fit: Fit::Drop(3) },
+        Column { heading: "AFTER", fit: Fit::Drop(4) },
         Column { heading: "TARGET", fit: Fit::Shrink(12) },
-        Column { heading: "UNDO", fit: Fit::Drop(2) },
-        Column { heading: "ID", fit: Fit::Drop(4) },
+        Column { heading: "UNDO", fit: Fit::Drop(3) },
+        Column { heading: "ID", fit: Fit::Drop(1) },
         Column { heading: "DETAIL", fit: Fit::Drop(5) },
     ]);
     for action in &incident.actions {

@@ -15,13 +15,13 @@ pub(crate) fn incidents_table(incidents: &[IncidentSummary], now: Timestamp, win
         Column { heading: "SEV", fit: Fit::Keep },
         Column { heading: "STATE", fit: Fit::Keep },
         Column { heading: "NEEDS", fit: Fit::Keep },
-        Column { heading: "TARGET", fit: Fit::Shrink(10) },
-        Column { heading: "PLAYBOOK", fit: Fit::Shrink(8) },
-        Column { heading: "ACTS", fit: Fit::Drop(2) },
-        Column { heading: "TTC", fit: Fit::Drop(1) },
-        Column { heading: "AGE", fit: Fit::Keep },
-        Column { heading: "FINDINGS", fit: Fit::Drop(8) },
-        Column { heading: "TITLE", fit: Fit::Drop(9) },
+        Column { heading: "TARGET", fit: Fit::Shrink(13) },
+        Column { heading: "PLAYBOOK", fit: Fit::Drop(7) },
+        Column { heading: "ACTS", fit: Fit::Drop(8) },
+        Column { heading: "TTC", fit: Fit::Drop(6) },
+        Column { heading: "AGE", fit: Fit::Drop(1) },
+        Column { heading: "FINDINGS", fit: Fit::Drop(9) },
+        Column { heading: "TITLE", fit: Fit::Shrink(12) },
     ]);
     for incident in incidents {
         table.row([

@@ -14,7 +14,7 @@ use detect::{
 };
 use serde::Serialize;
 
-use super::read_rules;
+use super::read_some_rules;
 use crate::{
     Shared,
     exit::Exit,
@@ -67,7 +67,7 @@ struct Told {
 }
 
 pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
-    let files = read_rules(paths)?;
+    let files = read_some_rules(paths)?;
     let loaded = load(&files);
     let (_set, compiled) = RuleSet::compile(&loaded.rules, Options::default());
     let mut diagnostics = loaded.diagnostics.clone();

@@ -151,6 +151,7 @@ impl Agent {
     /// # Errors
     /// Says which part cannot start; nothing is left running or attached then.
     pub fn start(config: AgentConfig, link: AgentLink) -> Result<AgentHandle, StartError> {
+        allow_many_files();
         make_private(&config.state)?;
         let clock = Arc::new(Clock::new());
         let spool = Spool::open(&spool_folder(&config.state), config.spool_limit)?;
@@ -426,6 +427,16 @@ impl Reactor for Contain {
         now: Timestamp,
     ) -> Result<ActionRecord, ActionFailure> {
         Self::react(self, action, target, now)
+    }
+}
+
+/// A tree of processes is held by one descriptor each while it is contained; service managers give 1,024 unless they are asked.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: now.maximum, maximum: now.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit on open files stays: large trees may not be contained");
     }
 }
 

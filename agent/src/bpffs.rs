@@ -72,7 +72,8 @@ impl Bpffs {
         // The mark first: a crash in between leaves a mark without a mount, which harms nothing.
         fs::write(&self.mark, self.at.as_os_str().as_encoded_bytes())?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        Ok(mount("bpf", &self.at, "bpf", flags, None)?)
+        // the kernel's own default lets everybody make folders in it
+        Ok(mount("bpf", &self.at, "bpf", flags, Some(c"mode=0700"))?)
     }
 
     /// Removes our folder when it is empty, and the mount if it was ours and nobody has pinned anything there.

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -21,10 +22,19 @@ pub(super) fn ensure(scene: &Scene) -> Result<(), ActionFailure> {
     bpffs.ensure().map_err(failed("mount bpffs at", bpffs.at()))?;
     match fs::DirBuilder::new().create(bpffs.folder()) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(failed("create a folder in", bpffs.at())(error))
+            return Err(failed("create a folder in", bpffs.at())(error));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // Who owns the folder may unlink what is pinned in it.
+    let found = fs::symlink_metadata(bpffs.folder()).map_err(failed("look at our folder in", bpffs.at()))?;
+    let ours =
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if ours {
+        return Ok(());
+    }
+    let foreign = io::Error::other("somebody else has made it, or others may write to it: remove it");
+    Err(failed("use our folder in", bpffs.at())(foreign))
 }
 
 /// Removes our folder, and the mount if it was ours and nobody else pinned anything there.

@@ -27,6 +27,12 @@ const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 const STAND_LIMIT: Duration = Duration::from_millis(20);
 /// How long most take for that.
 const SOON: Duration = Duration::from_micros(500);
+/// How long a tree is stopped by signal before it is moved into a jail; mostly it takes a tenth of a millisecond.
+const STOP_LIMIT: Duration = Duration::from_millis(20);
+/// The same where there is no jail.
+const STOP_ALONE_LIMIT: Duration = Duration::from_secs(2);
+/// So many are stopped by signal; larger trees are gathered by the jail, which holds their cgroup still.
+const MAX_STOPPED: usize = 1024;
 /// Rounds of SIGSTOP over a tree that keeps forking.
 const MAX_ROUNDS: usize = 64;
 
@@ -129,7 +135,7 @@ fn imprison_stopped(
     path: &str,
     spared: &mut Spared,
 ) -> Result<(Frozen, &'static str), ActionFailure> {
-    let stop = stop_tree(task, held, spared);
+    let stop = stop_tree(task, held, spared, STOP_LIMIT);
     let still = Instant::now();
     let stood = match stop {
         Ok(stood) => stood,
@@ -153,6 +159,8 @@ fn imprison_stopped(
         }
         Err(NoJail::Impossible(error)) => {
             tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
+            let stood =
+                if stood == Frozen::Yes { stood } else { stop_tree(task, held, spared, STOP_ALONE_LIMIT)? };
             Ok((stood, "signal"))
         }
     }
@@ -361,7 +369,15 @@ fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, Act
 }
 
 /// SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new. Whether all stand.
-fn stop_tree(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<Frozen, ActionFailure> {
+///
+/// What is not done within `limit` is left to the jail: a parent in vfork(2) takes no signal, and a tree may be made to be slow.
+fn stop_tree(
+    task: &Task<'_>,
+    root: &Held,
+    spared: &mut Spared,
+    limit: Duration,
+) -> Result<Frozen, ActionFailure> {
+    let deadline = Instant::now() + limit;
     // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
     let mut stopped: Vec<StoppedProcess> = known_stopped(task);
     let again: Vec<Held> = stopped
@@ -369,13 +385,16 @@ fn stop_tree(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<Frozen
         .filter(|one| one.process.pid != root.key.pid)
         .filter_map(|one| Held::open(one.process).ok())
         .collect();
-    let mut all = stop_round(task, root, &[root], &mut stopped, spared)?;
+    let mut all = stop_round(task, root, &[root], &mut stopped, spared, deadline)?;
     let mut round = again;
     for _ in 0..MAX_ROUNDS {
         if !round.is_empty() {
             let members: Vec<&Held> = round.iter().collect();
-            let stood = stop_round(task, root, &members, &mut stopped, spared)?;
+            let stood = stop_round(task, root, &members, &mut stopped, spared, deadline)?;
             all = if stood == Frozen::No { stood } else { all };
+        }
+        if Instant::now() > deadline || stopped.len() > MAX_STOPPED {
+            return Ok(Frozen::No);
         }
         round = jail::without(spared, unstopped_children(task, root.key, &stopped)?)?;
         if round.is_empty() {
@@ -392,6 +411,7 @@ fn stop_round(
     round: &[&Held],
     stopped: &mut Vec<StoppedProcess>,
     spared: &mut Spared,
+    deadline: Instant,
 ) -> Result<Frozen, ActionFailure> {
     let mut asked = Vec::with_capacity(round.len());
     let mut news = false;
@@ -422,7 +442,10 @@ fn stop_round(
     let mut all = Frozen::Yes;
     for held in &asked {
         if !stands_soon(held, begun)?
-            && matches!(stop::await_stand(task, held, begun + STAND_LIMIT)?, Stand::Asked | Stand::Runs)
+            && matches!(
+                stop::await_stand(task, held, deadline.min(begun + STAND_LIMIT))?,
+                Stand::Asked | Stand::Runs
+            )
         {
             all = Frozen::No;
         }
@@ -475,7 +498,8 @@ fn unstopped_children(
     Ok(found)
 }
 
-fn known_stopped(task: &Task<'_>) -> Vec<StoppedProcess> {
+/// Who was stopped by signal for this action.
+pub(super) fn known_stopped(task: &Task<'_>) -> Vec<StoppedProcess> {
     let journal = task.scene.journal();
     match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
         Some(RollbackState::Freeze { stopped, .. }) => stopped.clone(),

@@ -18,6 +18,7 @@ use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessK
 
 use super::{
     cgroup::{self, Cgroup, Made},
+    freeze,
     journal::Line,
     process::{self, Held},
     scene::{Force, Task, tag},
@@ -31,6 +32,8 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long it may take to let everybody out.
+const EMPTY_LIMIT: Duration = Duration::from_secs(20);
 /// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
 const STAND_STILL: Duration = Duration::from_millis(1);
 
@@ -211,7 +214,12 @@ pub(super) fn free(
         members.iter().map(|member| (member.process.pid.0, member)).collect();
     let mut homes: HashMap<String, Cgroup> = HashMap::new();
     let mut freed = HashSet::new();
+    let begun = Instant::now();
     loop {
+        if begun.elapsed() > EMPTY_LIMIT {
+            let stuck = io::Error::other("it does not become empty");
+            return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
+        }
         let inside = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
         if inside.is_empty() {
             break;
@@ -348,7 +356,8 @@ fn take_round(
         let from = cgroups
             .path_of(held.pid())
             .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
-        let Some(from) = from else { continue };
+        // one born in the jail in this moment
+        let Some(from) = from.filter(|from| *from != jail.path) else { continue };
         if let Some(because) = task.scene.protected.process_reason(held, &from)? {
             spared.add(held.key, because);
             continue;
@@ -403,7 +412,9 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
 /// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
 /// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
 fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
-    if task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty()) {
+    if freeze::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
+        || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty())
+    {
         return Ok(false);
     }
     process::children(root.pid())
@@ -432,6 +443,13 @@ fn outside_members(
                 .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
             // the pid may have been reused since the listing: its parent tells
             found.extend(held.filter(|held| held.stat.parent == *member).map(|held| (pid, held)));
+        }
+    }
+    // Who was stopped as a descendant is one, though its parent may have been killed since.
+    for one in freeze::known_stopped(task) {
+        let pid = one.process.pid.0;
+        if !inside.contains(&pid) && !found.contains_key(&pid) {
+            found.extend(Held::open(one.process).ok().map(|held| (pid, held)));
         }
     }
     if let Some(lineage) = &task.scene.lineage {

@@ -109,6 +109,8 @@ impl<'a> Source<'a> {
 
     /// The life of one link.
     fn follow(&mut self, controller: &Attacher, stop: &Receiver<()>) -> Result<(), LinkLost> {
+        // What was told over a link that was lost may not have been taken: it is read again and told again.
+        self.fold = Fold::default();
         let resume = match self.positions.load() {
             Ok(position) => position,
             Err(error) => {

@@ -93,7 +93,7 @@ impl Read for Memory<'_> {
                     Err(error) => break Some(error),
                 }
             };
-            if let Some(error) = failure.filter(|error| error.kind() == io::ErrorKind::TimedOut) {
+            if let Some(error) = failure.filter(|error| error.raw_os_error().is_none()) {
                 self.silent = Some(self.current);
                 self.notes.push(format!("{address:#x} to {:#x} ({}): {error}", mapping.end, mapping.name));
             }

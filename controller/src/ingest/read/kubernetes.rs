@@ -41,8 +41,13 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
     let mut builder = RecordBuilder::new(RecordKind::KubernetesAudit);
     let name = required(value, "user.username")?;
     // A request has one identity over all its stages: an exec that has begun and the same exec that has ended are one event (I3).
-    builder.id(&required(value, "auditID")?).principal("kubernetes", &name);
-    required(value, "verb")?;
+    // The audit id alone is the client's word where it sends an Audit-ID header: requests that differ must not pass for one.
+    let verb = required(value, "verb")?;
+    let uri = value.get("requestURI").and_then(Value::as_str).unwrap_or_default();
+    let received = value.get("requestReceivedTimestamp").and_then(Value::as_str).unwrap_or_default();
+    let identity =
+        [required(value, "auditID")?.as_str(), received, name.as_str(), verb.as_str(), uri].join("\n");
+    builder.id(&identity).principal("kubernetes", &name);
     use Field as F;
     let plain = [
         F::Stage,

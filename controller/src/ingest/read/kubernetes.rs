@@ -45,8 +45,8 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
     let verb = required(value, "verb")?;
     let uri = value.get("requestURI").and_then(Value::as_str).unwrap_or_default();
     let received = value.get("requestReceivedTimestamp").and_then(Value::as_str).unwrap_or_default();
-    let identity =
-        [required(value, "auditID")?.as_str(), received, name.as_str(), verb.as_str(), uri].join("\n");
+    let rest = model::short_hash([received, &name, &verb, uri], 6);
+    let identity = format!("{}/{rest}", required(value, "auditID")?);
     builder.id(&identity).principal("kubernetes", &name);
     use Field as F;
     let plain = [

@@ -119,7 +119,12 @@ impl Line<'_> {
     /// `publickey for alice from 192.0.2.1 port 50022 ssh2: ED25519 SHA256:…`
     fn login(&mut self, rest: &str, success: bool) {
         let Some((method, rest)) = rest.split_once(" for ") else { return };
-        let Some(end) = End::of(rest) else { return };
+        // Only an account that exists is let in or has its key looked at, and no such name holds ` from `; behind the address come words that
+        // the client chose (a certificate's key id). Any other name may hold anything, and nothing comes behind the address.
+        let exists =
+            success || (["publickey", "hostbased"].contains(&method) && !rest.starts_with("invalid user "));
+        let end = if exists { End::first_of(rest) } else { End::of(rest) };
+        let Some(end) = end else { return };
         let (name, invalid) = if success { (end.before, false) } else { strip_invalid(end.before) };
         self.builder.text(Field::AuthMethod, method).truth(Field::AuthInvalidUser, invalid);
         self.action = "login";
@@ -305,6 +310,16 @@ struct End<'a> {
 impl<'a> End<'a> {
     fn of(text: &'a str) -> Option<Self> {
         let (before, rest) = text.rsplit_once(" from ")?;
+        Self::between(before, rest)
+    }
+
+    /// The same read from the front.
+    fn first_of(text: &'a str) -> Option<Self> {
+        let (before, rest) = text.split_once(" from ")?;
+        Self::between(before, rest)
+    }
+
+    fn between(before: &'a str, rest: &'a str) -> Option<Self> {
         let mut words = rest.splitn(4, ' ');
         let (host, port_word, port) = (words.next()?, words.next()?, words.next()?);
         let port = port.trim_end_matches(':');

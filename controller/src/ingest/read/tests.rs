@@ -80,6 +80,20 @@ fn samples_are_read_as_the_golden_files_say() {
 }
 
 #[test]
+fn neither_a_key_id_nor_a_name_makes_up_an_origin() {
+    let line = |message: &str| format!("Nov 22 14:10:03 bastion sshd-session[812]: {message}\n");
+    for message in [
+        "Failed publickey for root from 192.0.2.66 port 40 ssh2: ED25519-CERT ID x from 10.0.0.1 port 22 ssh2 (serial 0) CA ED25519 SHA256:x",
+        "Accepted publickey for dana from 192.0.2.66 port 40 ssh2: ED25519-CERT ID x from 10.0.0.1 port 22 y (serial 0) CA ED25519 SHA256:x",
+        "Failed password for invalid user x from 10.0.0.1 port 22 ssh2 from 192.0.2.66 port 40 ssh2",
+        "Invalid user x from 10.0.0.1 port 22 from 192.0.2.66 port 40",
+    ] {
+        let page = read_all(Format::Auth, &line(message));
+        assert!(page.contains("(origin 192.0.2.66)") && !page.contains("(origin 10.0.0.1)"), "{page}");
+    }
+}
+
+#[test]
 fn what_must_not_be_kept_is_not_kept() {
     let page = read_all(Format::KubernetesAudit, &sample(Format::KubernetesAudit));
     assert!(!page.replace("<<<", "").contains("never-to-be-seen"), "an environment variable's value");

@@ -309,7 +309,6 @@ impl Core {
                 self.repeated(&id, count + 1, one.time, turn)?;
             }
         } else {
-            self.remember(&id, turn)?;
             let mut homeless = Vec::new();
             for finding in evidence {
                 if self.state.correlations.is_quiet(&finding) && self.place_of(&finding.id, turn)?.is_none() {
@@ -317,6 +316,7 @@ impl Core {
                 }
             }
             self.found(finding, name, homeless, turn)?;
+            self.remember(&id, turn)?;
         }
         if let Some((incident, _)) = self.place_of(&id, turn)? {
             let incident = self.root(&incident);

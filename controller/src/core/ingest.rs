@@ -101,8 +101,10 @@ impl Core {
                 } else if stored || self.is_seen(&finding.id, turn)? {
                     self.metrics.duplicates.inc();
                 } else {
-                    self.remember(&finding.id, turn)?;
+                    // In this order: a finding that could not be taken in must not be a duplicate when it comes again.
+                    let id = finding.id.clone();
                     self.accept(finding, turn)?;
+                    self.remember(&id, turn)?;
                 }
                 // A spool that begins anew in a newer epoch begins to be counted anew.
                 row.seq = if epoch > row.epoch { seq } else { row.seq.max(seq) };

@@ -330,6 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn i11_beyond_the_limit_the_causes_seen_longest_ago_are_forgotten() {
+        let mut fold = Fold::default();
+        let rule = rule("r", Level::Low);
+        let id = FindingId::new("f");
+        let mut take = |n: usize, at: i64| {
+            let process = process(&format!("/bin/x{n}"));
+            let folded = fold.take_in(&rule, &process, &id, Timestamp(at), Acted::No, || values("a")).0;
+            (folded, fold.len())
+        };
+        for n in 0..Fold::MAX_CAUSES + 100 {
+            let (folded, length) = take(n, n as i64);
+            assert!(matches!(folded, Folded::First(_)) && length <= Fold::MAX_CAUSES, "{n}: {length}");
+        }
+        let at = Fold::MAX_CAUSES as i64 + 200;
+        assert!(matches!(take(Fold::MAX_CAUSES + 99, at).0, Folded::Again { .. }), "the newest is known");
+        assert!(matches!(take(0, at).0, Folded::First(_)), "the oldest is not");
+    }
+
+    #[test]
     fn a_loop_with_ever_other_values_becomes_one_cause() {
         let mut fold = Fold::default();
         let (rule, process) = (rule("r", Level::High), process("/bin/scan"));

@@ -57,10 +57,14 @@ pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut
     let enclosure = Enclosure::make(CGROUP, &Apart::Nothing)?;
     let ground =
         Ground::new(enclosure, scratch.0.clone(), Arc::clone(&stop), Duration::from_secs(minutes * 60));
-    let watch = Watch::start(&binaries.hemostat, &scratch.0.join("hemostat"))?;
+    let watch = Watch::start(
+        &binaries.hemostat,
+        &scratch.0.join("hemostat"),
+        &cluster::Place::OF_BENCHES.audit_log(),
+    )?;
     say(format!("ordinary work for {minutes} minutes"));
     let begun = Instant::now();
-    let (done, ours) = work(&ground)?;
+    let (done, ours, audited) = work(&ground, &watch)?;
     let worked = begun.elapsed();
     say("the work is over; what fired?");
     // Findings on their way.
@@ -71,14 +75,22 @@ pub(crate) fn run(effort: Effort, minutes: Option<u64>, json: bool, report: &mut
     ground.clean_up()?;
     tell(&fired, json);
     sum_up(report, &fired, &done, &node, worked);
+    report.add(
+        BENCH,
+        "records of the Kubernetes audit log",
+        number(audited),
+        "records",
+        Target::AtLeast(1.0),
+    );
     if stop.load(Ordering::Relaxed) {
         bail!("broken off after {:.0} s; what is above is what was seen until then", worked.as_secs_f64());
     }
     Ok(())
 }
 
-/// Does everything at once until the time is over; gives what was done, and the cgroups in which it was done.
-fn work(ground: &Ground) -> Result<(Vec<Done>, BTreeSet<u64>)> {
+/// Does everything at once until the time is over; gives what was done, the cgroups in which it was done, and how many audit records
+/// were read meanwhile.
+fn work(ground: &Ground, watch: &Watch) -> Result<(Vec<Done>, BTreeSet<u64>, u64)> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let cgroups = scope.spawn(|| follow_cgroups(&over));
@@ -87,8 +99,13 @@ fn work(ground: &Ground) -> Result<(Vec<Done>, BTreeSet<u64>)> {
             .iter()
             .map(|(name, work)| (*name, scope.spawn(move || ground.repeat(name, *work))))
             .collect();
+        let (mut audited, mut asked) = (0, Instant::now());
         while !ground.is_over() {
             thread::sleep(Duration::from_millis(200));
+            // Asked while the log is there: its Kubernetes ends with the work.
+            if asked.elapsed() > Duration::from_secs(5) {
+                (audited, asked) = (audited.max(watch.audited()), Instant::now());
+            }
         }
         // A package manager is not killed in the middle; all others are.
         let first = packages.join().map_err(|_panic| anyhow::anyhow!("the work with packages panicked"));
@@ -99,7 +116,7 @@ fn work(ground: &Ground) -> Result<(Vec<Done>, BTreeSet<u64>)> {
         }
         over.store(true, Ordering::Relaxed);
         let ours = cgroups.join().map_err(|_panic| anyhow::anyhow!("looking at cgroups panicked"))?;
-        Ok((done, ours))
+        Ok((done, ours, audited))
     })
 }
 
@@ -149,8 +166,6 @@ fn tell(fired: &[Fired], json: bool) {
 }
 
 fn sum_up(report: &mut Report, fired: &[Fired], done: &[Done], node: &serde_json::Value, worked: Duration) {
-    #[expect(clippy::cast_precision_loss, reason = "counts of an hour")]
-    let number = |count: u64| count as f64;
     report.add(BENCH, "ordinary work", worked.as_secs_f64() / 60.0, "min", Target::None);
     for work in done {
         report.add(BENCH, format!("{}: rounds", work.name), number(work.rounds), "rounds", Target::None);
@@ -204,6 +219,11 @@ fn sum_up(report: &mut Report, fired: &[Fired], done: &[Done], node: &serde_json
         "findings",
         Target::None,
     );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of an hour")]
+fn number(count: u64) -> f64 {
+    count as f64
 }
 
 fn counts(node: &serde_json::Value, fields: &[&str]) -> u64 {

@@ -46,6 +46,11 @@ impl Place {
         if self.slot == 0 { base } else { base.with_extension(self.slot.to_string()) }
     }
 
+    /// The API server's audit log.
+    pub(crate) fn audit_log(self) -> PathBuf {
+        super::parts::audit_log(&self.state())
+    }
+
     /// The cgroup of everything, in each hierarchy; pods are in `kubepods` below it.
     pub(crate) fn cgroup(self) -> String {
         format!("hemostat-cluster-{}", self.slot)

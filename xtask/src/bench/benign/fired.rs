@@ -18,6 +18,9 @@ use crate::{
     progress::root,
 };
 
+/// The source that reads what the work's Kubernetes audits.
+const AUDIT: &str = "kubernetes-audit";
+
 /// Whose doing it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
@@ -52,7 +55,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(hemostat: &Path, folder: &Path) -> Result<Self> {
+    /// `audit` is the audit log of the Kubernetes that the work makes; it need not be there yet.
+    pub(super) fn start(hemostat: &Path, folder: &Path, audit: &Path) -> Result<Self> {
         let playbooks = folder.join("no-playbooks");
         fs::create_dir_all(&playbooks).with_context(|| format!("make {}", playbooks.display()))?;
         let log = fs::File::create(folder.join("hemostat.log")).context("create the log")?;
@@ -67,6 +71,9 @@ impl Watch {
             .arg(root().join("rules"))
             .arg("--playbooks")
             .arg(playbooks)
+            .arg("--sources-from-beginning")
+            .arg("--source")
+            .arg(format!("{AUDIT}={}", audit.display()))
             .env("HEMOSTAT_LOG", "info,hemostat_controller::core=debug")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
@@ -88,6 +95,16 @@ impl Watch {
 
     /// What the node last said of itself.
     pub(super) fn node(&self) -> Result<Value> {
+        self.status_of(|name| !name.starts_with(AUDIT))
+    }
+
+    /// Records of the audit log that went through the rules. Zero where the log is not there (any more).
+    pub(super) fn audited(&self) -> u64 {
+        let Ok(status) = self.status_of(|name| name.starts_with(AUDIT)) else { return 0 };
+        records_told(&status).unwrap_or(0)
+    }
+
+    fn status_of(&self, wanted: impl Fn(&str) -> bool) -> Result<Value> {
         let output = Command::new(&self.hemostat)
             .arg("--socket")
             .arg(self.folder.join("control.sock"))
@@ -95,11 +112,12 @@ impl Watch {
             .output()
             .context("run hemostat status")?;
         let status: Value = serde_json::from_slice(&output.stdout).context("read hemostat's status")?;
-        let node = status["nodes"][0]["status"].clone();
-        if node.is_null() {
-            bail!("no node has reported yet");
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let mut reported = nodes.filter(|node| node["node"].as_str().is_some_and(&wanted));
+        match reported.next().map(|node| &node["status"]) {
+            Some(told) if !told.is_null() => Ok(told.clone()),
+            _ => bail!("no node has reported yet"),
         }
-        Ok(node)
     }
 
     /// Starts something that a critical rule must see, in a cgroup of its own, and waits until it did: silence counts only from one who
@@ -167,6 +185,13 @@ fn terminate(child: &mut Child) {
     let _reaped = child.wait();
 }
 
+/// From "12 lines, 10 records, …", which a source says of itself.
+fn records_told(status: &Value) -> Option<u64> {
+    let told = status["hooks"].to_string();
+    let (before, _) = told.split_once(" records,")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
 /// Findings of the log, by rule and place.
 fn read(log: &str, ours: &BTreeSet<u64>) -> Vec<Fired> {
     let mut fired: BTreeMap<(String, Place), Fired> = BTreeMap::new();
@@ -180,7 +205,9 @@ fn read(log: &str, ours: &BTreeSet<u64>) -> Vec<Fired> {
             Some("a finding came") => {
                 let rule = text(&span["rule"]);
                 let in_ours = fields["cgroup"].as_u64().is_some_and(|id| ours.contains(&id));
-                let key = (rule.clone(), if in_ours { Place::Work } else { Place::Beside });
+                // Nobody else speaks to that Kubernetes.
+                let audited = span["node"].as_str().is_some_and(|node| node.starts_with(AUDIT));
+                let key = (rule.clone(), if in_ours || audited { Place::Work } else { Place::Beside });
                 let one = fired.entry(key.clone()).or_insert_with(|| Fired {
                     rule,
                     title: text(&fields["title"]),
@@ -219,6 +246,16 @@ fn read(log: &str, ours: &BTreeSet<u64>) -> Vec<Fired> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_read_from_what_a_source_says_of_itself() {
+        let status = serde_json::json!({"hooks": [{"hook": "records", "state": {"attached": {"to": "12 lines, 10 records, 0 refused, at byte 99"}}}]});
+        assert_eq!(records_told(&status), Some(10));
+        assert_eq!(
+            records_told(&serde_json::json!({"hooks": [{"state": {"failed": {"because": "no file"}}}]})),
+            None
+        );
+    }
 
     #[test]
     fn findings_are_counted_by_rule_and_place_and_repeats_added_once() {

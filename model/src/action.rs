@@ -5,9 +5,12 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionId, CgroupId, IncidentId, Pid, ProcessKey, RunId, StepName, Timestamp};
+use crate::{
+    Account, ActionId, CgroupId, ClusterAction, ClusterState, IncidentId, ObjectRef, Pid, ProcessKey, RunId,
+    StepName, Timestamp,
+};
 
-/// An action on a node, with its parameters. Its target is separate ([`Target`]).
+/// An action on a node, with its parameters; the API server is one more node. Its target is separate ([`Target`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", content = "with")]
 pub enum NodeAction {
@@ -36,6 +39,9 @@ pub enum NodeAction {
     /// Copy what is needed to judge the case; changes nothing.
     #[serde(rename = "node.capture-evidence")]
     CaptureEvidence(CaptureEvidence),
+    /// Done in the API server, or by the controller itself.
+    #[serde(untagged)]
+    Cluster(ClusterAction),
 }
 
 impl NodeAction {
@@ -51,6 +57,7 @@ impl NodeAction {
             Self::DestroySockets => "node.destroy-sockets",
             Self::QuarantineFile => "node.quarantine-file",
             Self::CaptureEvidence(_) => "node.capture-evidence",
+            Self::Cluster(action) => action.name(),
         }
     }
 
@@ -68,6 +75,7 @@ impl NodeAction {
                 residual: "open connections are lost; peers must connect again".into(),
             },
             Self::CaptureEvidence(_) => UndoClass::Nothing,
+            Self::Cluster(action) => action.undo(),
         }
     }
 }
@@ -80,11 +88,33 @@ pub enum UndoClass {
     Exact,
     /// It changed nothing, so there is nothing to undo.
     Nothing,
+    /// Revert restores what was changed, and something else stays lost. Needs an approval or a standing approval in policy.
+    Compensable {
+        /// What, in a person's words.
+        residual: String,
+    },
     /// What stays lost after it. Needs an approval or a standing approval in policy.
     Irreversible {
         /// In a person's words.
         residual: String,
     },
+}
+
+impl UndoClass {
+    /// What stays lost, whatever is undone.
+    #[must_use]
+    pub fn residual(&self) -> Option<&str> {
+        match self {
+            Self::Exact | Self::Nothing => None,
+            Self::Compensable { residual } | Self::Irreversible { residual } => Some(residual),
+        }
+    }
+
+    /// Whether there is an undo.
+    #[must_use]
+    pub fn has_undo(&self) -> bool {
+        matches!(self, Self::Exact | Self::Compensable { .. })
+    }
 }
 
 /// What to freeze.
@@ -172,6 +202,15 @@ pub enum Target {
         /// Device (`st_dev` as stat(2) gives it).
         device: u64,
     },
+    /// An object of the API server, by name and uid.
+    Object(ObjectRef),
+    /// An account of the API server.
+    Account(Account),
+    /// A place where people are told, by the name that the controller's configuration gives it.
+    Channel {
+        /// Which.
+        name: String,
+    },
 }
 
 impl fmt::Display for Target {
@@ -182,6 +221,9 @@ impl fmt::Display for Target {
             }
             Self::Cgroup { path, .. } => write!(f, "cgroup {path}"),
             Self::File { path, .. } => write!(f, "file {path}"),
+            Self::Object(object) => object.fmt(f),
+            Self::Account(account) => account.fmt(f),
+            Self::Channel { name } => write!(f, "channel {name}"),
         }
     }
 }
@@ -217,6 +259,8 @@ pub enum RollbackState {
     },
     /// A file that will be moved.
     File(Box<FileState>),
+    /// Objects of the API server.
+    Cluster(Box<ClusterState>),
     /// The action changes nothing, or cannot be undone.
     Nothing,
 }

@@ -6,12 +6,14 @@
 
 mod action;
 mod audit;
+mod cluster;
 mod event;
 mod finding;
 mod ids;
 mod incident;
 mod link;
 mod plan;
+mod pod;
 mod process;
 mod record;
 mod status;
@@ -19,12 +21,14 @@ mod time;
 
 pub use action::*;
 pub use audit::*;
+pub use cluster::*;
 pub use event::*;
 pub use finding::*;
 pub use ids::*;
 pub use incident::*;
 pub use link::*;
 pub use plan::*;
+pub use pod::*;
 pub use process::*;
 pub use record::*;
 pub use status::*;

@@ -6,6 +6,7 @@
 //! after a crash, and every limit.
 
 pub mod api;
+pub mod attribute;
 pub mod audit;
 pub mod client;
 pub mod config;

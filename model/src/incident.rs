@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionRecord, Actor, CgroupId, Finding, IncidentId, Level, NodeId, PlaybookName, Principal, ProcessKey,
-    RecordObject, RunId, StepName, Timestamp,
+    ActionRecord, Actor, AttributedPod, Attribution, CgroupId, ExecSession, Finding, IncidentId, Level,
+    NodeId, PlaybookName, PodFacts, Principal, ProcessKey, RecordObject, RunId, StepName, Timestamp,
 };
 
 /// Something that findings can have in common.
@@ -122,6 +122,12 @@ pub struct Incident {
     pub state: IncidentState,
     /// What it is about.
     pub entities: Vec<Entity>,
+    /// Pods that it is about, at most [`Incident::MAX_PODS`]; empty without a cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<AttributedPod>,
+    /// Who opened sessions in them, at most [`Incident::MAX_SESSIONS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<ExecSession>,
     /// Its findings, oldest first, at most [`Incident::MAX_FINDINGS`].
     pub findings: Vec<Finding>,
     /// Findings beyond that limit, counted.
@@ -151,6 +157,28 @@ impl Incident {
     pub const MAX_FINDINGS: usize = 256;
     /// Entries kept in one timeline; the middle is dropped first (I11).
     pub const MAX_TIMELINE: usize = 1024;
+    /// Containers of pods told apart in one incident (I11); further ones are not attributed, and so nothing is done to them.
+    pub const MAX_PODS: usize = 64;
+    /// Sessions of people kept in one incident (I11).
+    pub const MAX_SESSIONS: usize = 32;
+
+    /// The pod of a cgroup, if it is certainly known.
+    #[must_use]
+    pub fn pod(&self, cgroup_uid: &str) -> Option<&PodFacts> {
+        self.pods.iter().find_map(|known| match &known.attribution {
+            Attribution::Resolved { pod, .. } if known.cgroup_uid == cgroup_uid => Some(&**pod),
+            _ => None,
+        })
+    }
+
+    /// `namespace/name` of the pod that it is about: that of the first finding whose pod is known.
+    #[must_use]
+    pub fn pod_path(&self) -> Option<String> {
+        self.pods.iter().find_map(|known| match &known.attribution {
+            Attribution::Resolved { pod, .. } => Some(pod.path()),
+            _ => None,
+        })
+    }
 }
 
 /// One run of a playbook, as the incident shows it.

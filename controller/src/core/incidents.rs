@@ -342,6 +342,8 @@ pub(super) fn begun(
         severity,
         state: IncidentState::Open,
         entities: Vec::new(),
+        pods: Vec::new(),
+        sessions: Vec::new(),
         findings: Vec::new(),
         findings_dropped: 0,
         techniques: Vec::new(),

@@ -71,6 +71,8 @@ fn incident(findings: Vec<Finding>) -> Incident {
         severity: Level::High,
         state: IncidentState::Open,
         entities: Vec::new(),
+        pods: Vec::new(),
+        sessions: Vec::new(),
         findings,
         findings_dropped: 0,
         techniques: vec!["T1059.004".into()],

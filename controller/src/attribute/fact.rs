@@ -1,0 +1,131 @@
+//! What the API server and the audit log tell the index, as plain data.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use model::{ContainerFacts, NodeId, Owner, PodNetwork, PodSource, Principal, Timestamp};
+
+/// Something that was told, about one object or about all of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A pod as it stands.
+    Pod(Box<PodSeen>, PodSource),
+    /// A pod is gone.
+    PodGone {
+        /// Which.
+        uid: String,
+    },
+    /// Something that may own a pod, or another owner.
+    Owner(OwnerSeen),
+    /// It is gone.
+    OwnerGone {
+        /// Which.
+        uid: String,
+    },
+    /// A namespace as it stands.
+    Namespace {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: Version,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// A namespace is gone.
+    NamespaceGone {
+        /// Its name.
+        name: String,
+    },
+    /// All pods that there are: what is not among them is gone.
+    PodsListed {
+        /// Their uids, sorted.
+        uids: Vec<String>,
+    },
+    /// A person ran a command in a pod.
+    Exec(ExecSeen),
+}
+
+/// An object's place in the order of changes: `metadata.resourceVersion` as a number. Comparable since Kubernetes 1.35 by promise, and before
+/// that in fact (it is etcd's revision); 0 where it is no number, so that the object is taken only if nothing is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Version(pub u64);
+
+/// What is kept of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSeen {
+    /// uid.
+    pub uid: String,
+    /// Its place in the order of changes.
+    pub version: Version,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its controller.
+    pub owner: Option<Owner>,
+    /// The account that it acts as.
+    pub service_account: Option<String>,
+    /// Where it is placed.
+    pub node: Option<NodeId>,
+    /// Whose network it uses.
+    pub network: PodNetwork,
+    /// `kubernetes.io/config.mirror`: the hash that a static pod's cgroup is called after.
+    pub mirror: Option<String>,
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it still runs or will: a pod that has ended holds no address.
+    pub life: Life,
+    /// Its containers, with the runtime's ids of those that run and of the ones before them.
+    pub containers: Vec<ContainerSeen>,
+    /// When the API server made it.
+    pub created: Timestamp,
+}
+
+/// Whether a pod still runs or will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Pending, running, unknown.
+    Lives,
+    /// Succeeded or failed.
+    Ended,
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSeen {
+    /// What people see of it.
+    pub facts: ContainerFacts,
+    /// Its ids, the running one and the last that ended, without the runtime's prefix.
+    pub ids: Vec<String>,
+}
+
+/// What is kept of an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerSeen {
+    /// Which.
+    pub owner: Owner,
+    /// Its place in the order of changes.
+    pub version: Version,
+    /// Its own controller.
+    pub above: Option<Owner>,
+}
+
+/// What is kept of a request for `pods/exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecSeen {
+    /// The audit log's name of the request.
+    pub audit_id: String,
+    /// When the API server was asked.
+    pub at: Timestamp,
+    /// Who asked.
+    pub user: Principal,
+    /// From where.
+    pub origin: Option<IpAddr>,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// Words of the command, joined by blanks.
+    pub command: String,
+}

@@ -189,6 +189,7 @@ impl Shared {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             rules: rules.len() as u64,
             holding,
+            loaded: None,
             hooks,
             counts,
             findings: self.counts.findings.load(Ordering::Relaxed),

@@ -61,6 +61,67 @@ pub enum Down {
     },
     /// Do one phase of one action.
     Command(Box<NodeCommand>),
+    /// Part of the rules that the node is to load.
+    Rules(Box<RulesPart>),
+}
+
+/// A piece of a [`RuleBundle`] as JSON: bundles may be longer than a frame. Parts come in order; a part of another digest begins
+/// anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesPart {
+    /// Of which bundle.
+    pub digest: String,
+    /// From 0.
+    pub part: u32,
+    /// How many there are.
+    pub parts: u32,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+impl RulesPart {
+    /// Bytes of one part.
+    pub const SIZE: usize = 1 << 20;
+    /// Parts of one bundle, at most (I11).
+    pub const MAX_PARTS: u32 = 64;
+}
+
+/// The rules that a controller gives its nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RuleBundle {
+    /// What it was made of; a node that has loaded it says so in its status.
+    pub version: RulesVersion,
+    /// Files of Sigma rules, in order of their names.
+    pub files: Vec<RuleFile>,
+    /// Ids of the rules that may let a node act at once: those that a playbook in mode Auto could answer.
+    pub may_act: Vec<String>,
+}
+
+/// One file of rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleFile {
+    /// Its name, for messages.
+    pub name: String,
+    /// Sigma documents.
+    pub text: String,
+}
+
+/// Which rules are meant or loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RulesVersion {
+    /// SHA-256 of the files and of what may act, in hex.
+    pub digest: String,
+    /// Of which RuleSets, in which generation of each.
+    pub sets: Vec<RuleSetVersion>,
+}
+
+/// One RuleSet in one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSetVersion {
+    /// Its name.
+    pub name: String,
+    /// Which generation of its spec.
+    pub generation: i64,
 }
 
 /// One phase of one action on one node. Idempotent by key and phase.

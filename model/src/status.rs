@@ -161,6 +161,9 @@ pub struct NodeStatus {
     /// [`NodeStatus::MAX_HOLDING`].
     #[serde(default)]
     pub holding: Vec<String>,
+    /// Which rules of its controller it has loaded; none where it has its own from folders.
+    #[serde(default)]
+    pub loaded: Option<crate::RulesVersion>,
     /// Every hook of the object.
     pub hooks: Vec<HookStatus>,
     /// Accounting since the start, by class.

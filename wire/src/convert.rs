@@ -1,6 +1,6 @@
 //! Where [`model`] becomes bytes and bytes become [`model`]: the only module that knows both.
 
-use model::{AgentEpoch, CommandOutcome, Down, NodeCommand, NodeId, NodeStatus, Report, Seq, Up};
+use model::{AgentEpoch, CommandOutcome, Down, NodeCommand, NodeId, NodeStatus, Report, RulesPart, Seq, Up};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -86,6 +86,7 @@ impl FromController {
             Self::Welcome => "a welcome",
             Self::Down(Down::Ack { .. }) => "an acknowledgement",
             Self::Down(Down::Command(_)) => "a command",
+            Self::Down(Down::Rules(_)) => "rules",
             Self::OutcomeReceived { .. } => "a receipt",
         }
     }
@@ -103,6 +104,13 @@ pub(crate) fn from_controller(frame: proto::ControllerFrame) -> Result<FromContr
             let command = read::<NodeCommand>("command", Some(body))?;
             Ok(FromController::Down(Down::Command(Box::new(command))))
         }
+        controller_frame::Frame::Rules(part) => {
+            if part.parts > RulesPart::MAX_PARTS || part.part >= part.parts {
+                return Err(FrameError::Parts { part: part.part, parts: part.parts });
+            }
+            let proto::RulesPart { digest, part, parts, data } = part;
+            Ok(FromController::Down(Down::Rules(Box::new(RulesPart { digest, part, parts, data }))))
+        }
         controller_frame::Frame::OutcomeReceived(receipt) => {
             Ok(FromController::OutcomeReceived { key: receipt.key, phase: receipt.phase })
         }
@@ -114,6 +122,13 @@ pub(crate) fn frame_from_down(down: &Down) -> Result<proto::ControllerFrame, Fra
     let frame = match down {
         Down::Ack { upto } => controller_frame::Frame::Ack(proto::Ack { upto: upto.0 }),
         Down::Command(command) => controller_frame::Frame::Command(write("command", command)?),
+        Down::Rules(part) => {
+            if part.data.len() + ENVELOPE > MAX_FRAME {
+                return Err(FrameError::TooLarge { kind: "rules", size: part.data.len() });
+            }
+            let RulesPart { digest, part, parts, data } = part.as_ref().clone();
+            controller_frame::Frame::Rules(proto::RulesPart { digest, part, parts, data })
+        }
     };
     Ok(proto::ControllerFrame { frame: Some(frame) })
 }

@@ -7,13 +7,14 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use model::{NodeId, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -169,36 +170,62 @@ impl Authority {
         now: Timestamp,
         valid_for: Duration,
     ) -> Result<IssuedPem, IdentityError> {
-        let name = match subject {
-            Subject::Node(node) => node.as_str(),
-            Subject::Controller => "controller",
-        };
-        let failed = |because: String| IdentityError::Make { subject: name.into(), because };
-        let mut params = params(name, now, valid_for);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        match subject {
-            Subject::Node(node) => {
-                if !is_node_name(node.as_str()) {
-                    return Err(failed(
-                        "not a node name (1 to 253 of a-z, A-Z, 0-9, '-', '_' and '.')".into(),
-                    ));
-                }
-                let uri = format!("{NODE_URI}{node}")
-                    .try_into()
-                    .map_err(|e: rcgen::Error| failed(e.to_string()))?;
-                params.subject_alt_names = vec![SanType::URI(uri)];
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            }
-            Subject::Controller => {
-                let dns = CONTROLLER_NAME.try_into().map_err(|e: rcgen::Error| failed(e.to_string()))?;
-                params.subject_alt_names = vec![SanType::DnsName(dns)];
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            }
-        }
-        let key = KeyPair::generate().map_err(|e| failed(e.to_string()))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|e| failed(e.to_string()))?;
+        let params = leaf(subject, now, valid_for)?;
+        let failed = |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(IssuedPem { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// A certificate for `subject` over the key that asks for it in `request` (PKCS #10 as PEM, whose signature is checked). Nothing
+    /// else of the request counts: who it is for is the caller's word.
+    ///
+    /// # Errors
+    /// When the request cannot be read, its signature is wrong, or the node's name cannot be one.
+    pub fn sign(
+        &self,
+        subject: &Subject,
+        request: &str,
+        now: Timestamp,
+        valid_for: Duration,
+    ) -> Result<String, IdentityError> {
+        let failed = |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
+        let mut asked = CertificateSigningRequestParams::from_pem(request).map_err(failed)?;
+        asked.params = leaf(subject, now, valid_for)?;
+        Ok(asked.signed_by(&self.issuer).map_err(failed)?.pem())
+    }
+}
+
+/// What stands in a certificate for `subject`.
+fn leaf(subject: &Subject, now: Timestamp, valid_for: Duration) -> Result<CertificateParams, IdentityError> {
+    let name = name_of(subject);
+    let failed = |because: String| IdentityError::Make { subject: name.clone(), because };
+    let mut params = params(&name, now, valid_for);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    match subject {
+        Subject::Node(node) => {
+            if !is_node_name(node.as_str()) {
+                return Err(failed("not a node name (1 to 253 of a-z, A-Z, 0-9, '-', '_' and '.')".into()));
+            }
+            let uri = format!("{NODE_URI}{node}");
+            let uri = uri.try_into().map_err(|e: rcgen::Error| failed(e.to_string()))?;
+            params.subject_alt_names = vec![SanType::URI(uri)];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        Subject::Controller => {
+            let dns = CONTROLLER_NAME.try_into().map_err(|e: rcgen::Error| failed(e.to_string()))?;
+            params.subject_alt_names = vec![SanType::DnsName(dns)];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        }
+    }
+    Ok(params)
+}
+
+fn name_of(subject: &Subject) -> String {
+    match subject {
+        Subject::Node(node) => node.to_string(),
+        Subject::Controller => "controller".into(),
     }
 }
 
@@ -222,6 +249,25 @@ pub enum Credentials {
         /// Certificates of the authorities that are trusted.
         authority: String,
     },
+    /// PEM texts that are replaced while they are used.
+    Live(LiveCredentials),
+}
+
+/// PEM texts that are replaced while they are used: what is put in holds from the next connection on.
+#[derive(Debug, Clone)]
+pub struct LiveCredentials(Arc<RwLock<(IssuedPem, String)>>);
+
+impl LiveCredentials {
+    /// Certificate and key, and the certificates of the authorities that are trusted.
+    #[must_use]
+    pub fn new(own: IssuedPem, authority: String) -> Self {
+        Self(Arc::new(RwLock::new((own, authority))))
+    }
+
+    /// Others in their place.
+    pub fn replace(&self, own: IssuedPem, authority: String) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (own, authority);
+    }
 }
 
 impl Credentials {
@@ -236,11 +282,11 @@ impl Credentials {
                 (&key.display().to_string(), &read(key)?),
                 (&authority.display().to_string(), &read(authority)?),
             ),
-            Self::Memory { own, authority } => Identity::parse(
-                ("the certificate", &own.certificate),
-                ("the key", &own.key),
-                ("the authority's certificate", authority),
-            ),
+            Self::Memory { own, authority } => Identity::of(own, authority),
+            Self::Live(live) => {
+                let now = live.0.read().unwrap_or_else(PoisonError::into_inner);
+                Identity::of(&now.0, &now.1)
+            }
         }
     }
 }
@@ -285,6 +331,14 @@ impl Identity {
             return Ok(());
         };
         Err(IdentityError::OutsideItsTime { certificate: self.describe(), problem })
+    }
+
+    pub(crate) fn of(own: &IssuedPem, authority: &str) -> Result<Self, IdentityError> {
+        Self::parse(
+            ("the certificate", &own.certificate),
+            ("the key", &own.key),
+            ("the authority's certificate", authority),
+        )
     }
 
     fn parse(
@@ -381,7 +435,7 @@ fn params(name: &str, now: Timestamp, valid_for: Duration) -> CertificateParams 
     params
 }
 
-fn certificates((what, text): (&str, &str)) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub(crate) fn certificates((what, text): (&str, &str)) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let parsed = CertificateDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| IdentityError::Pem { what: what.into(), because: source.to_string() })?;

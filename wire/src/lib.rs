@@ -3,6 +3,7 @@
 //!
 //! What a message means is not known here: [`model::Up`] and [`model::Down`] go in at one end and come out at the other.
 
+pub mod enrol;
 pub mod identity;
 pub mod link;
 

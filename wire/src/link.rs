@@ -189,6 +189,14 @@ pub enum FrameError {
         /// Bytes.
         size: usize,
     },
+    /// A piece of rules that cannot be one.
+    #[error("it is piece {part} of {parts}; at most {} are taken", model::RulesPart::MAX_PARTS)]
+    Parts {
+        /// From 0.
+        part: u32,
+        /// Of how many.
+        parts: u32,
+    },
     /// The node it names is not the one in the certificate.
     #[error("it speaks for node {said:?} with the certificate of node {certified:?}")]
     ForeignNode {

@@ -21,10 +21,12 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use crate::{
     client::{now, status_text},
     convert::{frame_from_down, outcome_received, up_from_frame, welcome},
+    enrol::{Desk, Registrar},
     identity::{Credentials, Subject},
     link::{ControllerLink, FrameError, LinkError, MAX_FRAME},
     proto::{
         self,
+        enrol_server::EnrolServer,
         link_server::{Link, LinkServer},
     },
     tls,
@@ -39,7 +41,7 @@ const OUTBOX: usize = 16;
 type Accepted = tls::Stream<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>;
 
 /// Where to listen, and as whom.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ListenConfig {
     /// Address; port 0 takes a free one.
     pub address: SocketAddr,
@@ -53,6 +55,14 @@ pub struct ListenConfig {
     pub step_limit: Duration,
     /// A silent connection is probed after this, and given up after twice this.
     pub keep_alive: Duration,
+    /// Who gives certificates to agents that have none; without one nobody is let in without a certificate.
+    pub registrar: Option<Arc<dyn Registrar>>,
+}
+
+impl std::fmt::Debug for ListenConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ListenConfig").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ListenConfig {
@@ -66,7 +76,12 @@ impl ListenConfig {
             max_nodes: 10_000,
             step_limit: Duration::from_secs(10),
             keep_alive: Duration::from_secs(10),
+            registrar: None,
         }
+    }
+
+    fn strangers(&self) -> tls::Strangers {
+        if self.registrar.is_some() { tls::Strangers::MayAsk } else { tls::Strangers::Refused }
     }
 }
 
@@ -132,6 +147,8 @@ pub async fn listen(config: ListenConfig) -> Result<Listener, LinkError> {
         sessions: sessions.clone(),
     };
     let keep_alive = config.keep_alive;
+    let desk = config.registrar.clone().map(|registrar| EnrolServer::new(Desk::new(registrar)));
+    let desk = desk.map(|desk| desk.max_decoding_message_size(Desk::LARGEST));
     let accepting = tokio::spawn(accept_loop(tcp, config, to_http, to_refusals, cancel.clone()));
     let stop = cancel.clone();
     let serving = tokio::spawn(async move {
@@ -144,6 +161,7 @@ pub async fn listen(config: ListenConfig) -> Result<Listener, LinkError> {
                     .max_decoding_message_size(MAX_FRAME)
                     .max_encoding_message_size(MAX_FRAME),
             )
+            .add_optional_service(desk)
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop.cancelled());
         if let Err(error) = http.await {
             tracing::error!(%error, "the listener ended");
@@ -219,7 +237,7 @@ async fn handshake(
         .set_nodelay(true)
         .map_err(|source| LinkError::Unreachable { address: from.to_string(), source })?;
     let identity = config.credentials.load()?;
-    tls::accept(stream, from, &identity).await
+    tls::accept(stream, from, &identity, config.strangers()).await
 }
 
 fn refuse(refusals: &mpsc::Sender<LinkError>, error: LinkError) {
@@ -344,12 +362,25 @@ impl Session {
     async fn run(mut self, cancel: CancellationToken, replaced: CancellationToken) {
         let why = tokio::select! {
             () = cancel.cancelled() => Status::unavailable("the controller is ending"),
+            () = until(self.peer.until) => Status::unauthenticated("the certificate has expired: connect again with a new one"),
             () = replaced.cancelled() => Status::aborted("a newer connection of this node has taken over"),
             status = exchange(&mut self.inbound, &self.to_controller, &mut self.from_controller, &self.to_wire, &self.peer) => status,
         };
         tracing::info!(node = %self.peer.node, from = %self.peer.address, because = %status_text(&why), "link ended");
         // If the peer does not read, it learns of it when the connection closes.
         let _ = self.to_wire.try_send(Err(why));
+    }
+}
+
+/// A certificate that has ended no longer speaks for anybody, also on a connection that it opened in its time.
+async fn until(end: model::Timestamp) {
+    loop {
+        let left = end.since(now());
+        if left.is_zero() {
+            return;
+        }
+        // In steps: the wall clock may be set meanwhile.
+        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
     }
 }
 

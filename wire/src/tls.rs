@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use model::NodeId;
+use model::{NodeId, Timestamp};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
     RootCertStore, ServerConfig, SignatureScheme,
@@ -33,20 +33,33 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use crate::{
-    identity::{CONTROLLER_NAME, Identity, IdentityError, Subject, describe, subject},
+    identity::{CONTROLLER_NAME, Identity, IdentityError, Subject, describe, subject, validity},
     link::LinkError,
 };
+
+/// Whether somebody without a certificate is let in, to ask for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strangers {
+    Refused,
+    MayAsk,
+}
 
 /// Accepts one connection: its certificate must be from our authority, in its time, and name a node.
 pub(crate) async fn accept(
     tcp: TcpStream,
     from: SocketAddr,
     identity: &Identity,
+    strangers: Strangers,
 ) -> Result<Stream<tokio_rustls::server::TlsStream<TcpStream>>, LinkError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(identity)?), provider.clone())
-        .build()
-        .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    let trusted = Arc::new(roots(&identity.trusted)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(trusted, provider.clone());
+    let verifier = match strangers {
+        Strangers::Refused => builder,
+        Strangers::MayAsk => builder.allow_unauthenticated(),
+    }
+    .build()
+    .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
     let witness = Arc::new(Witness { inner: verifier, refused: Mutex::default() });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
@@ -58,16 +71,20 @@ pub(crate) async fn accept(
     let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
         .accept(tcp)
         .await
-        .map_err(|source| failure(&source, &from.to_string(), identity, take(&witness.refused)))?;
+        .map_err(|source| failure(&source, &from.to_string(), &identity.describe(), take(&witness.refused)))?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = match certificate.map(|certificate| (subject(certificate), certificate)) {
-        Some((Some(Subject::Node(node)), _)) => Peer { node, address: from },
+        Some((Some(Subject::Node(node)), certificate)) => {
+            let until = validity(certificate).map_or(Timestamp(0), |(_, until)| until);
+            Some(Peer { node, address: from, until })
+        }
         Some((_, certificate)) => {
             return Err(LinkError::RefusedPeer {
                 peer: format!("{} from {from}", describe(certificate)),
                 because: "it does not name exactly one node".into(),
             });
         }
+        None if strangers == Strangers::MayAsk => None,
         None => {
             return Err(LinkError::RefusedPeer {
                 peer: from.to_string(),
@@ -75,7 +92,7 @@ pub(crate) async fn accept(
             });
         }
     };
-    Ok(Stream { inner: tls, peer: Some(peer), broke: Broke::default() })
+    Ok(Stream { inner: tls, peer, broke: Broke::default() })
 }
 
 /// Connects: the other end's certificate must be from our authority, in its time, and name the controller.
@@ -84,25 +101,46 @@ pub(crate) async fn connect(
     address: &str,
     identity: &Identity,
 ) -> Result<Stream<tokio_rustls::client::TlsStream<TcpStream>>, LinkError> {
+    shake_hands(tcp, address, &identity.trusted, Some(identity)).await
+}
+
+/// As [`connect`], without a certificate of our own.
+pub(crate) async fn connect_as_stranger(
+    tcp: TcpStream,
+    address: &str,
+    trusted: &[CertificateDer<'static>],
+) -> Result<Stream<tokio_rustls::client::TlsStream<TcpStream>>, LinkError> {
+    shake_hands(tcp, address, trusted, None).await
+}
+
+async fn shake_hands(
+    tcp: TcpStream,
+    address: &str,
+    trusted: &[CertificateDer<'static>],
+    own: Option<&Identity>,
+) -> Result<Stream<tokio_rustls::client::TlsStream<TcpStream>>, LinkError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(identity)?), provider.clone())
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(trusted)?), provider.clone())
         .build()
         .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
     let witness = Arc::new(Witness { inner: verifier, refused: Mutex::default() });
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(unusable)?
         .dangerous()
-        .with_custom_certificate_verifier(witness.clone())
-        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-        .map_err(unusable)?;
+        .with_custom_certificate_verifier(witness.clone());
+    let mut config = match own {
+        Some(own) => builder.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).map_err(unusable)?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from(CONTROLLER_NAME)
         .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
+    let ours = own.map_or_else(|| "none yet".into(), Identity::describe);
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await
-        .map_err(|source| failure(&source, address, identity, take(&witness.refused)))?;
+        .map_err(|source| failure(&source, address, &ours, take(&witness.refused)))?;
     Ok(Stream { inner: tls, peer: None, broke: Broke::default() })
 }
 
@@ -110,7 +148,7 @@ pub(crate) async fn connect(
 /// that it is found here.
 pub(crate) fn explain(broke: &Broke, address: &str, identity: &Identity) -> Option<LinkError> {
     let source = take(&broke.0)?;
-    match failure(&source, address, identity, None) {
+    match failure(&source, address, &identity.describe(), None) {
         refused @ LinkError::RefusedUs { .. } => Some(refused),
         _ => None,
     }
@@ -121,6 +159,8 @@ pub(crate) fn explain(broke: &Broke, address: &str, identity: &Identity) -> Opti
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
+    /// Its certificate ends then, and with it the connection.
+    pub(crate) until: Timestamp,
 }
 
 /// The error that broke a stream.
@@ -262,9 +302,9 @@ impl ServerCertVerifier for Witness<WebPkiServerVerifier> {
     left_to_inner!();
 }
 
-fn roots(identity: &Identity) -> Result<RootCertStore, IdentityError> {
+fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, IdentityError> {
     let mut roots = RootCertStore::empty();
-    for certificate in &identity.trusted {
+    for certificate in trusted {
         roots
             .add(certificate.clone())
             .map_err(|source| IdentityError::Unusable { because: source.to_string() })?;
@@ -275,7 +315,7 @@ fn roots(identity: &Identity) -> Result<RootCertStore, IdentityError> {
 fn failure(
     source: &io::Error,
     address: &str,
-    identity: &Identity,
+    ours: &str,
     refused: Option<(String, String)>,
 ) -> LinkError {
     if let Some((certificate, because)) = refused {
@@ -284,7 +324,7 @@ fn failure(
     let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
         Some(rustls::Error::AlertReceived(alert)) if is_refusal(*alert) => LinkError::RefusedUs {
-            ours: identity.describe(),
+            ours: ours.to_owned(),
             because: match alert {
                 AlertDescription::CertificateExpired => "it is outside its time".into(),
                 AlertDescription::UnknownCA => "its issuer is not trusted there".into(),

@@ -98,6 +98,8 @@ impl Reporter {
                         self.settled = self.marks.pop_front().map(|(_, position)| position);
                     }
                 }
+                // Those of this process are in force already.
+                Ok(Down::Rules(_)) => {}
                 Ok(Down::Command(command)) => {
                     // A log is no place where something could be done; nothing should ask for it.
                     let failure = ActionFailure::Unsupported {
@@ -135,6 +137,7 @@ impl Reporter {
             kernel: format!("none: {} log", state.format),
             rules: state.rules,
             holding: vec![],
+            loaded: None,
             hooks: vec![HookStatus { hook: "records".into(), classes: vec![], state: records }],
             counts: std::collections::BTreeMap::new(),
             findings: state.findings,

@@ -390,6 +390,7 @@ async fn figures_from_report_to_command() {
         while applies < 2 {
             match agent.down.recv().await.unwrap() {
                 Down::Ack { .. } => stored.push(begun.elapsed()),
+                Down::Rules(_) => {}
                 Down::Command(command) => {
                     if matches!(command.phase, Phase::Apply { .. })
                         && command.action.undo() == UndoClass::Exact

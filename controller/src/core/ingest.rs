@@ -383,7 +383,7 @@ impl Core {
     }
 
     pub(super) fn is_seen(&self, id: &FindingId, turn: &Turn) -> Result<bool, StoreError> {
-        Ok(turn.places.contains_key(id) || self.state.store.get::<u64>(Table::Seen, &seen_key(id))?.is_some())
+        Ok(turn.seen.contains(id) || self.state.store.get::<u64>(Table::Seen, &seen_key(id))?.is_some())
     }
 
     pub(super) fn remember(&mut self, id: &FindingId, turn: &mut Turn) -> Result<(), StoreError> {
@@ -401,6 +401,7 @@ impl Core {
             seen.oldest += 1;
         }
         turn.batch.put(Table::Meta, b"seen".to_vec(), seen, ReadBack::No);
+        turn.seen.insert(id.clone());
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! From decided to done: what was decided becomes durable, then goes into the audit log, and only then has an effect.
 
-use std::{collections::BTreeMap, mem, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem, thread,
+    time::Duration,
+};
 
 use model::{
     Actor, AuditEntry, AuditKind, FindingId, IncidentId, NodeCommand, NodeId, RunId, Seq, Timestamp,
@@ -29,6 +33,8 @@ pub(super) struct Turn {
     pub(super) read_backs: Vec<(RunId, u64)>,
     /// Findings stored in this turn: incident and index.
     pub(super) places: BTreeMap<FindingId, (IncidentId, u32)>,
+    /// Findings taken in in this turn, those too that only correlations tell of.
+    pub(super) seen: BTreeSet<FindingId>,
     drafts: Vec<Draft>,
     transitions: Vec<String>,
     after: Vec<After>,
@@ -48,6 +54,7 @@ impl Turn {
             batch: Batch::default(),
             read_backs: Vec::new(),
             places: BTreeMap::new(),
+            seen: BTreeSet::new(),
             drafts: Vec::new(),
             transitions: Vec::new(),
             after: Vec::new(),

@@ -260,3 +260,23 @@ async fn rules_that_are_read_again_go_on_where_they_are_the_same_and_broken_ones
     assert_eq!(incident.findings[0].event.id.node.as_str(), NODE);
     lab.stop().await;
 }
+
+/// A finding that says nothing by itself lies in no incident; told again before it is stored, it is a repetition all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_a_quiet_finding_that_comes_again_before_it_is_stored_is_counted_once() {
+    let mut lab = lab(RULES).await;
+    let one = step(1, 9);
+    for _ in 0..30 {
+        lab.spool(Report::Finding(one.clone()));
+        lab.spool(again(&one, 4, 7));
+    }
+    lab.connect(Faint::Never);
+    lab.until_world(|world| world.spool.is_empty()).await;
+    let mut lab = lab.restart().await;
+    assert_eq!(lab.client.incidents(10).await.unwrap().incidents, [], "it was seen four times");
+    lab.spool(again(&one, 5, 6));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    assert_eq!(incident.findings[0].matched["value"], "5");
+    lab.stop().await;
+}

@@ -98,3 +98,63 @@ async fn a_full_disk_loses_nothing_and_is_said() {
     lab.stop().await;
     drop(disk);
 }
+
+/// Changes one row of a journal that nobody has open; gives what was there.
+fn spoil(journal: &Path, table: &str, ends: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    use redb::{ReadableTable as _, TableDefinition};
+    let database = redb::Database::create(journal).unwrap();
+    let write = database.begin_write().unwrap();
+    let definition: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(table);
+    let mut open = write.open_table(definition).unwrap();
+    let found = {
+        let rows = open.iter().unwrap().map(Result::unwrap);
+        let mut rows = rows.map(|(key, row)| (key.value().to_vec(), row.value().to_vec()));
+        rows.find(|(key, _)| key.ends_with(ends)).unwrap()
+    };
+    open.insert(found.0.as_slice(), value).unwrap();
+    drop(open);
+    write.commit().unwrap();
+    found
+}
+
+/// Findings of one process, one after the other, with a row of the journal unreadable while the second comes.
+async fn a_finding_survives_a_row_that_cannot_be_read(table: &str, seen: u64) {
+    let mut lab = Lab::start_with("Shadow", |config| config.limits.seen = seen).await;
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    lab.until_world(|world| world.spool.is_empty()).await;
+    let dir = lab.stop().await;
+    let journal = crate::lab::config(dir.path()).journal;
+    let (key, row) = spoil(&journal, table, b"", b"{");
+    let mut lab = Lab::start_in(dir, |config| config.limits.seen = seen).await;
+    lab.spool(Report::Finding(finding(2, 100, Level::High)));
+    lab.connect(Faint::Never);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !lab.client.health().await.unwrap().problems.iter().any(|problem| problem.part == "journal") {
+        assert!(tokio::time::Instant::now() < deadline, "it was never said");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(lab.node.lock().unwrap().world().spool.len(), 1, "it is not acknowledged");
+    lab.disconnect().await;
+    let dir = lab.stop().await;
+    let (_, spoilt) = spoil(&journal, table, &key, &row);
+    assert_eq!(spoilt, b"{", "it was left as it was");
+    let mut lab = Lab::start_in(dir, |config| config.limits.seen = seen).await;
+    lab.connect(Faint::Never);
+    lab.until_world(|world| world.spool.is_empty()).await;
+    let incident = lab.until(|line| line.findings == 2).await;
+    assert_eq!(incident.findings.iter().map(|one| one.event.id.seq.0).collect::<Vec<_>>(), [1, 2], "each once");
+    lab.stop().await;
+}
+
+/// The store fails while a finding is put in its place: nothing may be remembered of it by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_a_store_that_fails_while_a_finding_is_taken_in_loses_nothing() {
+    a_finding_survives_a_row_that_cannot_be_read("findings", 1000).await;
+}
+
+/// The store fails between that and the remembering of it: it lies in its incident once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_a_store_that_fails_before_a_finding_is_remembered_loses_and_doubles_nothing() {
+    a_finding_survives_a_row_that_cannot_be_read("seen_order", 1).await;
+}

@@ -22,6 +22,7 @@ pub mod response_action;
 pub mod rule_set;
 pub mod source;
 mod standing;
+mod step;
 mod suggest;
 
 pub use condition::{Condition, Holds};
@@ -31,6 +32,7 @@ pub use period::{Moment, Period};
 pub use playbook::*;
 pub use policy::*;
 pub use standing::*;
+pub use step::*;
 pub use suggest::nearest;
 
 /// The group of all resources.

@@ -7,7 +7,7 @@ use model::Level;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Network, Period, PlaybookStatus, cel::rule};
+use crate::{ActionName, Parameters, ParametersFrom, Period, PlaybookStatus, TargetSpec, cel::rule};
 
 /// A response to one kind of attack, as a graph of steps. docs/playbooks.md explains every field.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -191,8 +191,16 @@ impl Default for BlastRadius {
 pub enum Radius {
     /// A process with its descendants, or one file.
     Process,
-    /// Everything in one container, service or other cgroup.
+    /// Everything in one container, service or other cgroup; one pod, or one workload of pods.
     Workload,
+    /// One account: what it may do, wherever it is used.
+    Credential,
+    /// One namespace.
+    Namespace,
+    /// One node: what may come to it.
+    Node,
+    /// What holds in the whole cluster.
+    Cluster,
 }
 
 impl fmt::Display for Radius {
@@ -200,6 +208,10 @@ impl fmt::Display for Radius {
         f.pad(match self {
             Self::Process => "Process",
             Self::Workload => "Workload",
+            Self::Credential => "Credential",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Cluster => "Cluster",
         })
     }
 }
@@ -265,155 +277,6 @@ pub struct Alternative {
     /// Parameters by CEL.
     #[serde(default, skip_serializing_if = "ParametersFrom::is_empty")]
     pub with_from: ParametersFrom,
-}
-
-/// Name of an action. A text, so that a wrong one is reported together with every other mistake of the playbook.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ActionName(pub String);
-
-impl ActionName {
-    /// What playbooks may ask for.
-    pub const KNOWN: [&'static str; 7] = [
-        "node.freeze",
-        "node.kill",
-        "node.net-quarantine",
-        "node.block-destination",
-        "node.destroy-sockets",
-        "node.quarantine-file",
-        "node.capture-evidence",
-    ];
-}
-
-impl JsonSchema for ActionName {
-    fn schema_name() -> Cow<'static, str> {
-        "ActionName".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "enum": Self::KNOWN })
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-}
-
-/// What of the incident an action is done to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TargetSpec {
-    /// Kind of thing.
-    pub kind: TargetKind,
-    /// CEL that gives exactly one such thing, for example `steps.find.outputs.file`. When absent: that of the finding which
-    /// the playbook answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub select: Option<Cel>,
-}
-
-/// Kinds of thing that an action is done to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum TargetKind {
-    /// A process. `select` gives `{pid, start}`.
-    Process,
-    /// A container, service or other cgroup. `select` gives `{id, path}`.
-    Cgroup,
-    /// A file. `select` gives `{path, inode, device}`.
-    File,
-}
-
-impl fmt::Display for TargetKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Process => "Process",
-            Self::Cgroup => "Cgroup",
-            Self::File => "File",
-        })
-    }
-}
-
-/// Parameters of all actions; which of them an action takes is in docs/playbooks.md.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct Parameters {
-    /// node.freeze: `Subtree` or `Cgroup`. node.kill: `Process` or `Subtree`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
-    /// node.net-quarantine: peers that stay reachable.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub allow: Option<Vec<Network>>,
-    /// node.block-destination: whom.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub destination: Option<Network>,
-    /// node.block-destination: only this port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub port: Option<u16>,
-    /// node.capture-evidence: whether process memory is copied (it holds secrets).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
-}
-
-impl Parameters {
-    /// Nothing is given.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Parameters that CEL gives.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct ParametersFrom {
-    /// A list of texts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub allow: Option<Cel>,
-    /// A text: an address or network.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub destination: Option<Cel>,
-    /// A number from 1 to 65535.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<Cel>,
-}
-
-impl ParametersFrom {
-    /// Nothing is given.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// How much of the target an action covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Scope {
-    /// The process alone.
-    Process,
-    /// The process and its descendants.
-    Subtree,
-    /// Everything in its cgroup.
-    Cgroup,
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Process => "Process",
-            Self::Subtree => "Subtree",
-            Self::Cgroup => "Cgroup",
-        })
-    }
-}
-
-/// Whether evidence includes process memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Memory {
-    /// No.
-    None,
-    /// Writable private mappings, up to the agent's limit.
-    Private,
 }
 
 /// How a step's effect is observed.

@@ -195,6 +195,14 @@ pub struct Protected {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub networks: Vec<Network>,
+    /// Namespaces with all that is in them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub namespaces: Vec<String>,
+    /// Accounts, by the names under which the API server knows them: `dana`, `system:serviceaccount:ci:deployer`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 256)))]
+    pub accounts: Vec<String>,
 }
 
 /// An irreversible action that needs no asking.

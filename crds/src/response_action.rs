@@ -118,8 +118,9 @@ fn known_action(_: &mut SchemaGenerator) -> Schema {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    rule("[has(self.process), has(self.cgroup), has(self.file), has(self.object)].filter(given, given).size() == 1",
-        "exactly one of process, cgroup, file and object is the target (I9)"),
+    rule("[has(self.process), has(self.cgroup), has(self.file), has(self.object), has(self.account), has(self.channel)]\
+          .filter(given, given).size() == 1",
+        "exactly one of process, cgroup, file, object, account and channel is the target (I9)"),
 ]))]
 pub struct ActionTarget {
     /// A process.
@@ -134,6 +135,13 @@ pub struct ActionTarget {
     /// An object of the API server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectTarget>,
+    /// An account of the API server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountTarget>,
+    /// A place where people are told, by the name that the controller's configuration gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub channel: Option<String>,
 }
 
 /// A process, by pid and start time.
@@ -192,6 +200,22 @@ pub struct ObjectTarget {
     /// Which of those that ever had that name.
     #[schemars(length(min = 1, max = 64))]
     pub uid: String,
+}
+
+/// An account, by the name under which RBAC knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountTarget {
+    /// `User`, `Group` or `ServiceAccount`.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Of a service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Name.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
 }
 
 /// How well it can be undone (I5).

@@ -1,5 +1,9 @@
 //! The catalogue: what playbooks may ask a node for, with which parameters, and how well each can be undone.
 
+mod cluster;
+
+pub use cluster::ClusterKind;
+pub(crate) use cluster::is_system;
 use crds::{Memory, Parameters, Radius, Scope, TargetKind};
 use ipnet::IpNet;
 use model::{
@@ -18,6 +22,8 @@ pub enum ActionKind {
     DestroySockets,
     QuarantineFile,
     CaptureEvidence,
+    /// In the API server.
+    Cluster(ClusterKind),
 }
 
 /// What an action is for.
@@ -27,13 +33,17 @@ pub enum Purpose {
     Contain,
     /// Keeps what is needed to judge the case; changes nothing.
     Evidence,
-    /// Ends something for good.
+    /// Ends something for good, or puts something else in its place.
     Eradicate,
+    /// Makes something known in the cluster, or keeps others from undoing the rest; holds nobody by itself.
+    Mark,
+    /// Tells people.
+    Tell,
 }
 
 impl ActionKind {
-    /// All, in the order of docs/playbooks.md.
-    pub const ALL: [Self; 7] = [
+    /// Those of a node, in the order of docs/playbooks.md.
+    const OF_NODES: [Self; 7] = [
         Self::Freeze,
         Self::Kill,
         Self::NetQuarantine,
@@ -43,10 +53,15 @@ impl ActionKind {
         Self::CaptureEvidence,
     ];
 
+    /// All, in the order of docs/playbooks.md.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OF_NODES.into_iter().chain(ClusterKind::ALL.into_iter().map(Self::Cluster))
+    }
+
     /// By the name that playbooks use.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+        Self::all().find(|kind| kind.name() == name)
     }
 
     /// The name that playbooks use.
@@ -64,10 +79,13 @@ impl ActionKind {
     /// What it is for.
     #[must_use]
     pub fn purpose(self) -> Purpose {
-        match self.undo() {
-            UndoClass::Exact => Purpose::Contain,
-            UndoClass::Nothing => Purpose::Evidence,
-            UndoClass::Irreversible { .. } => Purpose::Eradicate,
+        match self {
+            Self::Cluster(kind) => kind.purpose(),
+            Self::Freeze | Self::NetQuarantine | Self::BlockDestination | Self::QuarantineFile => {
+                Purpose::Contain
+            }
+            Self::CaptureEvidence => Purpose::Evidence,
+            Self::Kill | Self::DestroySockets => Purpose::Eradicate,
         }
     }
 
@@ -82,6 +100,7 @@ impl ActionKind {
             Self::DestroySockets => "D3-ST",
             Self::QuarantineFile => "D3-CQ",
             Self::CaptureEvidence => "D3-PA",
+            Self::Cluster(kind) => kind.d3fend(),
         }
     }
 
@@ -94,6 +113,7 @@ impl ActionKind {
             Self::NetQuarantine | Self::BlockDestination => &[TargetKind::Cgroup],
             Self::DestroySockets => &[TargetKind::Cgroup, TargetKind::Process],
             Self::QuarantineFile => &[TargetKind::File],
+            Self::Cluster(kind) => kind.targets(),
         }
     }
 
@@ -106,6 +126,7 @@ impl ActionKind {
             Self::BlockDestination => &["destination", "port"],
             Self::CaptureEvidence => &["memory"],
             Self::DestroySockets | Self::QuarantineFile => &[],
+            Self::Cluster(kind) => kind.parameters(),
         }
     }
 
@@ -117,6 +138,23 @@ impl ActionKind {
             Self::Kill => &[Scope::Subtree, Scope::Process],
             _ => &[],
         }
+    }
+
+    /// What it cannot do without, where neither the step nor the incident tells it.
+    #[must_use]
+    pub fn needs(self) -> &'static str {
+        match self {
+            Self::BlockDestination => "destination",
+            Self::Cluster(ClusterKind::DenyImage) => "image",
+            Self::Cluster(ClusterKind::Label) => "labels",
+            _ => "parameters",
+        }
+    }
+
+    /// Whether it is done in the API server and not on the incident's node.
+    #[must_use]
+    pub fn in_cluster(self) -> bool {
+        matches!(self, Self::Cluster(_))
     }
 
     fn example(self) -> NodeAction {
@@ -131,6 +169,7 @@ impl ActionKind {
             Self::DestroySockets => NodeAction::DestroySockets,
             Self::QuarantineFile => NodeAction::QuarantineFile,
             Self::CaptureEvidence => NodeAction::CaptureEvidence(CaptureEvidence::default()),
+            Self::Cluster(kind) => NodeAction::Cluster(kind.example()),
         }
     }
 }
@@ -144,13 +183,22 @@ pub fn given(with: &Parameters) -> Vec<&'static str> {
         ("destination", with.destination.is_some()),
         ("port", with.port.is_some()),
         ("memory", with.memory.is_some()),
+        ("form", with.form.is_some()),
+        ("labels", with.labels.is_some()),
+        ("effect", with.effect.is_some()),
+        ("replicas", with.replicas.is_some()),
+        ("image", with.image.is_some()),
+        ("lines", with.lines.is_some()),
+        ("channel", with.channel.is_some()),
+        ("message", with.message.is_some()),
     ]
     .into_iter()
     .filter_map(|(name, given)| given.then_some(name))
     .collect()
 }
 
-/// The action with its parameters; `destination` is what `with` or the incident says. `None`: no destination is known.
+/// The action with its parameters; `destination` and `image` are what `with` or the incident says. `None`: what the action cannot
+/// do without ([`ActionKind::needs`]) is not known.
 #[must_use]
 pub fn build(kind: ActionKind, target: TargetKind, with: &Parameters) -> Option<NodeAction> {
     Some(match kind {
@@ -177,6 +225,7 @@ pub fn build(kind: ActionKind, target: TargetKind, with: &Parameters) -> Option<
                 Some(Memory::None) | None => MemoryCapture::None,
             },
         }),
+        ActionKind::Cluster(kind) => NodeAction::Cluster(kind.build(with)?),
     })
 }
 
@@ -185,9 +234,34 @@ pub fn build(kind: ActionKind, target: TargetKind, with: &Parameters) -> Option<
 pub fn radius(action: &NodeAction, target: &Target) -> Radius {
     match (action, target) {
         (NodeAction::Freeze(FreezeScope::Cgroup), _) | (_, Target::Cgroup { .. }) => Radius::Workload,
+        (_, Target::Account(_)) => Radius::Credential,
+        (_, Target::Object(object)) => match (object.kind.as_str(), &object.namespace) {
+            ("Namespace", _) => Radius::Namespace,
+            ("Node", _) => Radius::Node,
+            (kind, Some(_)) if kind == "Pod" || WORKLOADS.contains(&kind) => Radius::Workload,
+            (_, Some(_)) => Radius::Namespace,
+            (_, None) => Radius::Cluster,
+        },
         _ => Radius::Process,
     }
 }
+
+/// The same of a kind of target, as far as a playbook tells it.
+#[must_use]
+pub(crate) fn radius_of_kind(target: TargetKind) -> Radius {
+    match target {
+        TargetKind::Process | TargetKind::File | TargetKind::Channel => Radius::Process,
+        TargetKind::Cgroup | TargetKind::Pod | TargetKind::Workload => Radius::Workload,
+        TargetKind::Account => Radius::Credential,
+        // an object of the whole cluster is refused when it is known which it is
+        TargetKind::Namespace | TargetKind::Object => Radius::Namespace,
+        TargetKind::Node => Radius::Node,
+    }
+}
+
+/// Kinds of object that keep pods.
+pub(crate) const WORKLOADS: [&str; 6] =
+    ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"];
 
 /// One line for people: what is done to what.
 #[must_use]
@@ -208,6 +282,7 @@ pub fn describe(action: &NodeAction, target: &Target) -> String {
         NodeAction::CaptureEvidence(CaptureEvidence { memory: MemoryCapture::Private }) => {
             " with memory".into()
         }
+        NodeAction::Cluster(action) => cluster::extra(action),
         _ => String::new(),
     };
     format!("{} {target}{extra}", action.name())
@@ -221,8 +296,8 @@ mod tests {
 
     #[test]
     fn the_catalogue_is_what_the_resource_names() {
-        assert_eq!(ActionKind::ALL.map(ActionKind::name), ActionName::KNOWN);
-        for kind in ActionKind::ALL {
+        assert_eq!(ActionKind::all().map(ActionKind::name).collect::<Vec<_>>(), ActionName::KNOWN);
+        for kind in ActionKind::all() {
             assert_eq!(ActionKind::named(kind.name()), Some(kind));
         }
         assert_eq!(ActionKind::named("node.stop"), None);

@@ -171,11 +171,11 @@ impl Check<'_> {
         let (contained, evidence) = (before(Purpose::Contain), before(Purpose::Evidence));
         for way in written(step, path) {
             let Some(kind) = crate::action::ActionKind::named(way.action) else { continue };
-            if kind.purpose() != Purpose::Eradicate {
+            if kind.undo().residual().is_none() {
                 continue;
             }
             let at = format!("{}.action", way.path);
-            if !contained {
+            if !contained && kind.purpose() == Purpose::Eradicate {
                 let message = format!("{} cannot be undone and comes before any containment", kind.name());
                 let help = "let it need a step that contains, for example node.freeze";
                 self.error_with(&at, message, Some(help.into()));

@@ -1,8 +1,10 @@
 //! What CEL expressions and targets see of an incident: plain, bounded, and stable whatever the model's own shape becomes.
 
+mod place;
+
 use model::{
-    Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, Process, ProcessKey, Record,
-    Workload,
+    Account, Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, ObjectRef, Process,
+    ProcessKey, Record, Workload,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -42,6 +44,30 @@ pub struct Subject {
     pub destination: Option<std::net::IpAddr>,
     /// Executable and parents, for the protection of what must never be touched.
     pub kernel_thread: KernelThread,
+    /// The pod.
+    #[serde(default)]
+    pub pod: Option<ObjectRef>,
+    /// Why there is none.
+    #[serde(default)]
+    pub pod_unknown: Option<String>,
+    /// The pod's topmost owner.
+    #[serde(default)]
+    pub workload: Option<ObjectRef>,
+    /// The pod's namespace, or that of a record's object. Without uid: the pod's makes it certain.
+    #[serde(default)]
+    pub namespace: Option<ObjectRef>,
+    /// The pod's node. Without uid, likewise.
+    #[serde(default)]
+    pub host: Option<ObjectRef>,
+    /// Who did it, where a record says so; else as whom the pod runs.
+    #[serde(default)]
+    pub account: Option<Account>,
+    /// What a record of the API server is about. Without uid, since the log does not tell it.
+    #[serde(default)]
+    pub object: Option<ObjectRef>,
+    /// The container's image as its pod names it.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// Whether a process is a kernel thread.
@@ -66,7 +92,7 @@ impl Facts {
             finding: finding(answered),
             process: process_facts(process),
             node: json!({ "name": node.as_str() }),
-            subject: Subject::of(answered),
+            subject: Subject::of(incident, answered),
         }
     }
 
@@ -95,9 +121,9 @@ fn incident_facts(incident: &Incident) -> Value {
 }
 
 impl Subject {
-    fn of(answered: &Finding) -> Self {
+    fn of(incident: &Incident, answered: &Finding) -> Self {
         let process = &answered.event.process;
-        Self {
+        let mut subject = Self {
             process: (process.key.pid.0 != 0 && process.key.start.0 != 0).then_some(process.key),
             cgroup: process.workload.cgroup_path().map(|path| (process.cgroup, path.to_owned())),
             // a container's path means another file on the host
@@ -111,7 +137,10 @@ impl Subject {
                 _ => None,
             },
             kernel_thread: kernel_thread(process),
-        }
+            ..Self::default()
+        };
+        place::fill(&mut subject, incident, answered);
+        subject
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crds::{Exclusion, Match, Mode, Protected, ResponsePolicySpec};
 use model::{
-    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, UndoClass,
-    Workload, short_hash,
+    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, Workload,
+    short_hash,
 };
 
 use crate::{
@@ -251,7 +251,8 @@ fn targets(verdict: &mut Verdict, plan: &Plan, facts: &Facts, grants: &Grants) {
 fn undo(verdict: &mut Verdict, plan: &Plan, grants: &Grants) {
     for step in &plan.steps {
         let Some(way) = step.ways.first() else { continue };
-        let UndoClass::Irreversible { residual } = way.kind.undo() else { continue };
+        let undo = way.kind.undo();
+        let Some(residual) = undo.residual() else { continue };
         let text = match grants.standing.get(way.kind.name()) {
             Some(by) => {
                 format!("step {} cannot be undone ({residual}); standing approval of {by}", step.name)
@@ -296,6 +297,8 @@ fn grants(plan: &Plan, situation: &Situation<'_>, matching: &[&(String, Response
         all.units.extend(more.units.iter().cloned());
         all.paths.extend(more.paths.iter().cloned());
         all.networks.extend(more.networks.iter().copied());
+        all.namespaces.extend(more.namespaces.iter().cloned());
+        all.accounts.extend(more.accounts.iter().cloned());
     }
     let wait = wait.unwrap_or(crds::Approvals::default().timeout.0);
     grants.approval_timeout_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

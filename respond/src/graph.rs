@@ -59,6 +59,7 @@ impl Plan {
             needs: step.needs.iter().map(|&n| self.steps[n].name.to_string()).collect(),
             undo: match own.map(|way| way.kind.undo()) {
                 Some(UndoClass::Exact) => "undone exactly".into(),
+                Some(UndoClass::Compensable { residual }) => format!("undone, but {residual}"),
                 Some(UndoClass::Irreversible { residual }) => format!("cannot be undone: {residual}"),
                 Some(UndoClass::Nothing) | None => "changes nothing".into(),
             },

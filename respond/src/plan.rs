@@ -6,7 +6,7 @@ use crds::{
     Approval, BlastRadius, Mode, OnFailure, Parameters, Playbook, PlaybookSpec, Step, TargetKind, Verify,
     source::{Located, Problem, Severity},
 };
-use model::{PlaybookName, StepName, UndoClass, short_hash};
+use model::{PlaybookName, StepName, short_hash};
 
 use crate::{action::ActionKind, check, expression::Expression};
 
@@ -50,6 +50,8 @@ pub(crate) struct Way {
     pub(crate) allow_from: Option<Expression>,
     pub(crate) destination_from: Option<Expression>,
     pub(crate) port_from: Option<Expression>,
+    pub(crate) image_from: Option<Expression>,
+    pub(crate) message_from: Option<Expression>,
 }
 
 /// What a check found.
@@ -186,7 +188,15 @@ pub(crate) fn written<'a>(step: &'a Step, path: &str) -> Vec<Written<'a>> {
 impl Way {
     /// Everything of it that is evaluated.
     pub(crate) fn expressions(&self) -> impl Iterator<Item = &Expression> {
-        [&self.select, &self.allow_from, &self.destination_from, &self.port_from].into_iter().flatten()
+        let all = [
+            &self.select,
+            &self.allow_from,
+            &self.destination_from,
+            &self.port_from,
+            &self.image_from,
+            &self.message_from,
+        ];
+        all.into_iter().flatten()
     }
 
     /// It depends on what earlier steps found.
@@ -194,7 +204,8 @@ impl Way {
         self.expressions().any(|expression| !expression.steps().is_empty())
     }
 
+    /// Something stays lost, whatever is undone: a person is asked.
     pub(crate) fn irreversible(&self) -> bool {
-        matches!(self.kind.undo(), UndoClass::Irreversible { .. })
+        self.kind.undo().residual().is_some()
     }
 }

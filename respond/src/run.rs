@@ -135,8 +135,8 @@ impl Run {
             }
             Input::Reaction(record) => self.adopt_reaction(*record, now, &mut out),
             Input::Released { action, by } => self.released(&action, &by, now, &mut out),
-            Input::NodeLost => self.node_lost(now, &mut out),
-            Input::NodeBack => self.node_back(now, &mut out),
+            Input::NodeLost(node) => self.node_lost(node, now, &mut out),
+            Input::NodeBack(node) => self.node_back(&node, now, &mut out),
             Input::Tick => {}
         }
         self.deadlines(now, &mut out);
@@ -158,7 +158,7 @@ impl Run {
         for record in self.start.reactions.clone() {
             self.adopt_reaction(record, now, &mut out);
         }
-        self.resume(now, &mut out);
+        self.resume(None, now, &mut out);
         out.extend(self.waiting().into_iter().map(Effect::AskApproval));
         self.deadlines(now, &mut out);
         self.advance(now, &mut out);

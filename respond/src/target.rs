@@ -1,6 +1,8 @@
 //! From "the incident's process" to the one certain thing that an action touches (I9), never one that is protected or wider
 //! than declared (I6).
 
+mod object;
+
 use crds::{BlastRadius, Network, Parameters, Protected, Radius, TargetKind};
 use ipnet::IpNet;
 use model::{BootNs, CgroupId, INIT_PID, NodeAction, Pid, ProcessKey, Target};
@@ -81,7 +83,7 @@ pub(crate) fn resolve(
     let target = target(way, facts, variables)?;
     let with = parameters(way, facts, variables)?;
     let action = action::build(way.kind, way.target, &with).ok_or_else(|| Unfit::Unresolved {
-        kind: "destination",
+        kind: way.kind.needs(),
         because: "neither the step nor the finding names one".into(),
     })?;
     check_protected(&action, &target, facts, &grants.protected)?;
@@ -131,7 +133,12 @@ fn target(way: &Way, facts: &Facts, variables: &Variables) -> Result<Target, Unf
     let subject = &facts.subject;
     let selected = way.select.as_ref().map(|select| Ok::<_, Unfit>((select, select.evaluate(variables)?)));
     let unresolved = |kind: &'static str, because: &str| Unfit::Unresolved { kind, because: because.into() };
-    match (way.target, selected.transpose()?) {
+    let selected = selected.transpose()?;
+    let of_cluster = selected.as_ref().map(|(select, found)| (*select, found));
+    if let Some(target) = object::target(way, subject, of_cluster) {
+        return target;
+    }
+    match (way.target, selected) {
         (TargetKind::Process, None) => subject
             .process
             .map(|process| Target::Process { process })
@@ -167,6 +174,7 @@ fn target(way: &Way, facts: &Facts, variables: &Variables) -> Result<Target, Unf
                 _ => Err(select.kind("one file as {path, inode, device}", &found).into()),
             }
         }
+        (other, _) => Err(unresolved("target", &format!("nothing on a node is a {other}"))),
     }
 }
 
@@ -191,12 +199,26 @@ fn parameters(way: &Way, facts: &Facts, variables: &Variables) -> Result<Paramet
         let port = found.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
         with.port = Some(port.ok_or_else(|| expression.kind("a port from 1 to 65535", &found))?);
     }
+    if let Some(expression) = &way.image_from {
+        with.image = Some(short_text(expression, &expression.evaluate(variables)?, 512)?);
+    }
+    if with.image.is_none() {
+        with.image.clone_from(&facts.subject.image);
+    }
+    if let Some(expression) = &way.message_from {
+        with.message = Some(short_text(expression, &expression.evaluate(variables)?, 2048)?);
+    }
     if let Some(expression) = &way.allow_from {
         let found = expression.evaluate(variables)?;
         let list = found.as_array().ok_or_else(|| expression.kind("a list of networks", &found))?;
         with.allow = Some(list.iter().map(|entry| network(expression, entry)).collect::<Result<_, _>>()?);
     }
     Ok(with)
+}
+
+fn short_text(expression: &Expression, found: &Value, most: usize) -> Result<String, EvaluationError> {
+    let text = found.as_str().filter(|text| !text.is_empty() && text.len() <= most);
+    text.map(str::to_owned).ok_or_else(|| expression.kind("a text that is not too long", found))
 }
 
 fn network(expression: &Expression, found: &Value) -> Result<Network, EvaluationError> {
@@ -249,6 +271,15 @@ fn check_protected(
                 None => Ok(()),
             }
         }
+        Target::Object(object) => match object::protected_object(object, protected) {
+            Some(because) => refuse(because),
+            None => Ok(()),
+        },
+        Target::Account(account) => match object::protected_account(account, protected) {
+            Some(because) => refuse(because),
+            None => Ok(()),
+        },
+        Target::Channel { .. } => Ok(()),
     }
 }
 

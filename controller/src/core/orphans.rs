@@ -23,7 +23,7 @@ impl Core {
         let key = match &record.target {
             Target::Process { process } => Key::Process { node, process: *process },
             Target::Cgroup { id, .. } => Key::Cgroup { node, cgroup: *id },
-            Target::File { .. } => return None,
+            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => return None,
         };
         let at = record.applied.unwrap_or(record.planned);
         self.state.correlator.about(&[key], at).filter(|id| self.state.incidents.contains(id))
@@ -90,7 +90,7 @@ fn alone(id: &IncidentId, node: &NodeId, record: &ActionRecord, now: Timestamp) 
         Target::Cgroup { id, path } => {
             Some(Entity::Cgroup { node: node.clone(), cgroup: *id, path: path.clone() })
         }
-        Target::File { .. } => None,
+        Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => None,
     };
     let title = format!("{} by the node itself, without a finding", record.action.name());
     // What made the node act was a rule that may act at once.

@@ -2,7 +2,6 @@
 
 use model::{
     ActionRecord, ActionState, Incident, IncidentId, IncidentState, NodeAction, RunState, Timestamp,
-    UndoClass,
 };
 
 use super::{Core, incidents::is_in_force, ingest::controller, turn::Turn};
@@ -79,7 +78,7 @@ fn plans_containment(run: &respond::run::Run) -> bool {
 
 /// Whether an action holds an attack, and is not only evidence or an end.
 fn contains(action: &NodeAction) -> bool {
-    action.undo() == UndoClass::Exact || matches!(action, NodeAction::Kill(_))
+    action.undo().has_undo() || matches!(action, NodeAction::Kill(_))
 }
 
 fn state_of(incident: &Incident) -> IncidentState {

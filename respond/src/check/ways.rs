@@ -6,7 +6,7 @@ use crds::{ActionName, Radius, Scope, Step, TargetKind, nearest};
 
 use super::Check;
 use crate::{
-    action::{ActionKind, given},
+    action::{ActionKind, ClusterKind, given, radius_of_kind},
     plan::{Way, Written, written},
     target,
 };
@@ -25,6 +25,8 @@ fn one(check: &mut Check<'_>, way: &Written<'_>, ancestors: &BTreeSet<usize>) ->
     let allow_from = cel(&way.from.allow, "withFrom.allow");
     let destination_from = cel(&way.from.destination, "withFrom.destination");
     let port_from = cel(&way.from.port, "withFrom.port");
+    let image_from = cel(&way.from.image, "withFrom.image");
+    let message_from = cel(&way.from.message, "withFrom.message");
     let Some(kind) = ActionKind::named(way.action) else {
         let message = format!("unknown action `{}`; there are {}", way.action, ActionName::KNOWN.join(", "));
         let help = nearest(way.action, ActionName::KNOWN).map(|n| format!("did you mean `{n}`?"));
@@ -38,8 +40,19 @@ fn one(check: &mut Check<'_>, way: &Written<'_>, ancestors: &BTreeSet<usize>) ->
         check.error(&format!("{path}.target.kind"), message);
     }
     parameters(check, kind, way);
+    required(check, kind, way);
     radius(check, kind, target, way);
-    Some(Way { kind, target, select, with: way.with.clone(), allow_from, destination_from, port_from })
+    Some(Way {
+        kind,
+        target,
+        select,
+        with: way.with.clone(),
+        allow_from,
+        destination_from,
+        port_from,
+        image_from,
+        message_from,
+    })
 }
 
 fn parameters(check: &mut Check<'_>, kind: ActionKind, way: &Written<'_>) {
@@ -48,6 +61,8 @@ fn parameters(check: &mut Check<'_>, kind: ActionKind, way: &Written<'_>) {
         ("allow", way.from.allow.is_some()),
         ("destination", way.from.destination.is_some()),
         ("port", way.from.port.is_some()),
+        ("image", way.from.image.is_some()),
+        ("message", way.from.message.is_some()),
     ];
     let computed: Vec<&str> = from.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
     let takes = match kind.parameters() {
@@ -81,10 +96,21 @@ fn parameters(check: &mut Check<'_>, kind: ActionKind, way: &Written<'_>) {
     }
 }
 
+/// What an action cannot do without and no incident tells.
+fn required(check: &mut Check<'_>, kind: ActionKind, way: &Written<'_>) {
+    let (name, given) = match kind {
+        ActionKind::Cluster(ClusterKind::Label) => ("labels", way.with.labels.is_some()),
+        ActionKind::Cluster(ClusterKind::Notify) => ("channel", way.with.channel.is_some()),
+        _ => return,
+    };
+    if !given {
+        check.error(&format!("{}.with", way.path), format!("{} needs `{name}`", kind.name()));
+    }
+}
+
 fn radius(check: &mut Check<'_>, kind: ActionKind, target: TargetKind, way: &Written<'_>) {
     let whole_cgroup = kind == ActionKind::Freeze && way.with.scope == Some(Scope::Cgroup);
-    let radius =
-        if target == TargetKind::Cgroup || whole_cgroup { Radius::Workload } else { Radius::Process };
+    let radius = if whole_cgroup { Radius::Workload } else { radius_of_kind(target) };
     if kind == ActionKind::Freeze && target == TargetKind::Cgroup && way.with.scope == Some(Scope::Subtree) {
         let message = "scope `Subtree` needs a process as its target, not a cgroup";
         check.error(&format!("{}.with.scope", way.path), message.into());

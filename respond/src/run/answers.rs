@@ -2,13 +2,13 @@
 
 use model::{
     ActionFailure, ActionId, ActionRecord, ActionState, Actor, AuditKind, CommandOutcome, Effect as Seen,
-    Outputs, PhaseDone, RollbackState, Timestamp,
+    NodeId, Outputs, PhaseDone, RollbackState, Timestamp,
 };
 
 use super::{
     Block, Change, Cleanup, Effect, MAX_OUTPUTS, Run, Transition,
     drive::key,
-    state::{Pending, Phase},
+    state::{ActionRun, Pending, Phase},
     system,
 };
 
@@ -95,7 +95,8 @@ impl Run {
             Ok(PhaseDone::Applied { outputs }) => {
                 let outputs = bounded(outputs);
                 self.record(Change::Applied { action: action.clone(), at: outcome.at, outputs }, now, out);
-                out.push(self.audit(AuditKind::Outcome, self.node_actor(), Some(action), "applied".into()));
+                let actor = self.node_actor(&action);
+                out.push(self.audit(AuditKind::Outcome, actor, Some(action), "applied".into()));
             }
             Ok(other) => self.apply_failed(index, odd("apply", other), Cleanup::Needed, now, out),
             Err(gone @ ActionFailure::TargetGone { .. }) => self.vacuous(index, &gone.to_string(), now, out),
@@ -111,12 +112,8 @@ impl Run {
         let found = match &outcome.result {
             Ok(PhaseDone::Verified { effect: Seen::InForce }) => {
                 self.record(Change::Verified { action: action.clone() }, now, out);
-                out.push(self.audit(
-                    AuditKind::Outcome,
-                    self.node_actor(),
-                    Some(action),
-                    "effect seen".into(),
-                ));
+                let actor = self.node_actor(&action);
+                out.push(self.audit(AuditKind::Outcome, actor, Some(action), "effect seen".into()));
                 return;
             }
             Ok(PhaseDone::Verified { effect: Seen::Missing { found } }) => found.clone(),
@@ -159,7 +156,8 @@ impl Run {
             Ok(PhaseDone::Reverted { detail }) => {
                 let what = format!("reverted: {detail}");
                 self.record(Change::Reverted { action: action.clone(), detail: detail.clone() }, now, out);
-                out.push(self.audit(AuditKind::Outcome, self.node_actor(), Some(action), what));
+                let actor = self.node_actor(&action);
+                out.push(self.audit(AuditKind::Outcome, actor, Some(action), what));
             }
             Ok(PhaseDone::Drifted { difference }) => {
                 self.revert_blocked(action, difference.clone(), Block::Drift, now, out);
@@ -182,13 +180,14 @@ impl Run {
     fn vacuous(&mut self, index: usize, because: &str, now: Timestamp, out: &mut Vec<Effect>) {
         let action = self.actions[index].id.clone();
         self.record(Change::Vacuous { action: action.clone(), because: because.into() }, now, out);
-        out.push(self.audit(AuditKind::Outcome, self.node_actor(), Some(action), because.into()));
+        let actor = self.node_actor(&action);
+        out.push(self.audit(AuditKind::Outcome, actor, Some(action), because.into()));
     }
 
     pub(super) fn adopt_reaction(&mut self, record: ActionRecord, now: Timestamp, out: &mut Vec<Effect>) {
         if let Some(index) = self.index(&record.id) {
             if record.state == ActionState::Reverted && self.actions[index].in_force() {
-                let by = self.node_actor();
+                let by = self.node_actor(&record.id);
                 self.released(&record.id, &by, now, out);
             }
             return;
@@ -215,24 +214,30 @@ impl Run {
         }
     }
 
-    pub(super) fn node_lost(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        if self.away.is_none() {
-            self.away = Some(now);
-            if self.actions.iter().any(|action| action.pending != Pending::Nothing) {
-                let text = format!("node {} is away while the run waits for it", self.start.node);
-                out.push(Effect::Notify(text));
-            }
+    pub(super) fn node_lost(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.away.contains_key(&node) {
+            return;
         }
+        let waits =
+            |action: &ActionRun| action.pending != Pending::Nothing && action.place(&self.start.node) == node;
+        if self.actions.iter().any(waits) {
+            let who =
+                if node == NodeId::cluster() { "the API server".into() } else { format!("node {node}") };
+            out.push(Effect::Notify(format!("{who} is away while the run waits for it")));
+        }
+        self.away.insert(node, now);
     }
 
-    pub(super) fn node_back(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        self.away = None;
-        self.resume(now, out);
+    pub(super) fn node_back(&mut self, node: &NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        self.away.remove(node);
+        self.resume(Some(node), now, out);
         let silent: Vec<ActionId> = self
             .actions
             .iter()
             .filter(|action| {
-                action.block == Some(Block::Silence) && action.state == ActionState::RevertBlocked
+                action.block == Some(Block::Silence)
+                    && action.state == ActionState::RevertBlocked
+                    && action.place(&self.start.node) == *node
             })
             .map(|action| action.id.clone())
             .collect();
@@ -243,10 +248,13 @@ impl Run {
         }
     }
 
-    /// Asks again for everything that was asked and not answered.
-    pub(super) fn resume(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+    /// Asks again for everything that was asked of a node, or of anybody, and not answered.
+    pub(super) fn resume(&mut self, node: Option<&NodeId>, now: Timestamp, out: &mut Vec<Effect>) {
         for index in 0..self.actions.len() {
             let action = &self.actions[index];
+            if node.is_some_and(|node| action.place(&self.start.node) != *node) {
+                continue;
+            }
             match action.pending {
                 Pending::Nothing | Pending::Later { .. } => {}
                 Pending::ReadBack { seq, .. } => out.push(Effect::ReadBack { seq }),
@@ -268,8 +276,9 @@ impl Run {
         }
     }
 
-    fn node_actor(&self) -> Actor {
-        Actor::new(format!("system:agent/{}", self.start.node))
+    fn node_actor(&self, action: &ActionId) -> Actor {
+        let place = self.place(action).unwrap_or_else(|| self.start.node.clone());
+        if place == NodeId::cluster() { system() } else { Actor::new(format!("system:agent/{place}")) }
     }
 }
 

@@ -89,7 +89,7 @@ impl Run {
             key: key(action, &phase),
             action_id: action.id.clone(),
             incident: self.start.incident.clone(),
-            node: self.start.node.clone(),
+            node: action.place(&self.start.node),
             deadline,
             action: action.work.action.clone(),
             target: action.work.target.clone(),
@@ -146,7 +146,12 @@ impl Run {
             Pending::Later { .. } => true,
             Pending::Capture { .. } | Pending::ReadBack { .. } | Pending::Nothing => false,
         };
-        uncertain && self.away.is_some_and(|since| now.since(since) < AWAY_LIMIT)
+        uncertain && self.away_since(index).is_some_and(|since| now.since(since) < AWAY_LIMIT)
+    }
+
+    /// Since when the node of an action is away.
+    pub(super) fn away_since(&self, index: usize) -> Option<Timestamp> {
+        self.away.get(&self.actions[index].place(&self.start.node)).copied()
     }
 
     fn expire_approvals(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
@@ -180,7 +185,7 @@ impl Run {
         out.push(Effect::Notify(what));
     }
 
-    /// The apply failed; an exact action is undone to be sure.
+    /// The apply failed; what has an undo is undone to be sure.
     pub(super) fn apply_failed(
         &mut self,
         index: usize,
@@ -189,7 +194,7 @@ impl Run {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        let cleanup = if self.actions[index].exact() { cleanup } else { Cleanup::Unneeded };
+        let cleanup = if self.actions[index].has_undo() { cleanup } else { Cleanup::Unneeded };
         let action = self.actions[index].id.clone();
         let what = format!("failed: {because}");
         self.record(Change::ApplyFailed { action: action.clone(), because, cleanup }, now, out);

@@ -170,6 +170,9 @@ impl Run {
     fn ask_step(&mut self, index: usize, work: Work, now: Timestamp, out: &mut Vec<Effect>) {
         let because = match work.action.undo() {
             model::UndoClass::Irreversible { residual } => format!("it cannot be undone: {residual}"),
+            model::UndoClass::Compensable { residual } => {
+                format!("it cannot be undone to the last: {residual}")
+            }
             _ => "the playbook wants a person's word".into(),
         };
         let request = ApprovalRequest {

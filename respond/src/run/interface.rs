@@ -1,7 +1,7 @@
 //! What goes into a run and what comes out of it.
 
 use model::{
-    ActionId, ActionRecord, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, StepName,
+    ActionId, ActionRecord, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, NodeId, StepName,
 };
 
 use super::journal::{RollbackScope, Transition};
@@ -52,10 +52,10 @@ pub enum Input {
         /// Who.
         by: Actor,
     },
-    /// The node's link broke.
-    NodeLost,
-    /// The node is there again.
-    NodeBack,
+    /// A node's link broke.
+    NodeLost(NodeId),
+    /// A node is there again.
+    NodeBack(NodeId),
     /// Time passed; see [`super::Run::next_deadline`].
     Tick,
 }

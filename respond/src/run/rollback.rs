@@ -26,8 +26,12 @@ impl Run {
                         Err(Refusal::NothingToUndo(format!("{id} cannot be undone: {residual}")))
                     }
                     UndoClass::Nothing => Err(Refusal::NothingToUndo(format!("{id} changed nothing"))),
-                    UndoClass::Exact if undoable(action) || under_way(action) => Ok(()),
-                    UndoClass::Exact => Err(Refusal::NothingToUndo(format!("{id} is {:?}", action.state))),
+                    UndoClass::Exact | UndoClass::Compensable { .. }
+                        if undoable(action) || under_way(action) =>
+                    {
+                        Ok(())
+                    }
+                    UndoClass::Exact | UndoClass::Compensable { .. } => Err(Refusal::NothingToUndo(format!("{id} is {:?}", action.state))),
                 }
             }
             RollbackScope::Run => {
@@ -203,9 +207,9 @@ impl Run {
     }
 }
 
-/// Its effect is, or may be, in force, and its inverse is exact.
+/// Its effect is, or may be, in force, and it has an inverse.
 fn undoable(action: &ActionRun) -> bool {
-    action.in_force() && action.exact()
+    action.in_force() && action.has_undo()
 }
 
 /// Not yet in force, and may come to be.

@@ -1,10 +1,10 @@
 //! The run's state, and the only place where it changes: [`Run::apply`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    ActionId, ActionState, ApprovalRequest, NodeAction, Outputs, RollbackState, RunState, Target, Timestamp,
-    UndoClass,
+    ActionId, ActionState, ApprovalRequest, NodeAction, NodeId, Outputs, RollbackState, RunState, Target,
+    Timestamp,
 };
 
 use super::journal::{
@@ -31,8 +31,8 @@ pub struct Run {
     /// Whether a rollback of the whole run covers the node's own reactions.
     pub(super) reactions: Reactions,
     pub(super) ended_because: String,
-    /// Since when the node is away. Known only while the controller lives.
-    pub(super) away: Option<Timestamp>,
+    /// Since when a node is away. Known only while the controller lives.
+    pub(super) away: BTreeMap<NodeId, Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,9 +187,17 @@ impl ActionRun {
         )
     }
 
-    /// It can be undone exactly (I5).
-    pub(super) fn exact(&self) -> bool {
-        self.work.action.undo() == UndoClass::Exact
+    /// What it changes can be put back (I5).
+    pub(super) fn has_undo(&self) -> bool {
+        self.work.action.undo().has_undo()
+    }
+
+    /// On which node it is done; the API server is one more.
+    pub(super) fn place(&self, node: &NodeId) -> NodeId {
+        match self.work.action {
+            NodeAction::Cluster(_) => NodeId::cluster(),
+            _ => node.clone(),
+        }
     }
 }
 
@@ -217,7 +225,7 @@ impl Run {
             contained: None,
             reactions: Reactions::Stay,
             ended_because: String::new(),
-            away: None,
+            away: BTreeMap::new(),
         }
     }
 
@@ -420,7 +428,7 @@ impl ActionRun {
     }
 
     fn want_back(&mut self) {
-        self.wanted_back = self.exact();
+        self.wanted_back = self.has_undo();
         self.block = None;
     }
 }

@@ -1,7 +1,8 @@
 //! What others see of a run.
 
 use model::{
-    ActionRecord, ActionState, ApprovalRequest, IncidentId, NodeId, RunId, RunState, RunSummary, Timestamp,
+    ActionId, ActionRecord, ActionState, ApprovalRequest, IncidentId, NodeId, RunId, RunState, RunSummary, StepName,
+    Timestamp,
 };
 
 use super::{
@@ -27,6 +28,21 @@ impl Run {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         &self.start.node
+    }
+
+    /// Whether it has, or may have, to do with a node: its own, or the API server where it has an action there.
+    #[must_use]
+    pub fn concerns(&self, node: &NodeId) -> bool {
+        if *node != NodeId::cluster() {
+            return *node == self.start.node;
+        }
+        self.plan.steps.iter().any(|step| step.ways.iter().any(|way| way.kind.in_cluster()))
+    }
+
+    /// On which node an action of it is done.
+    #[must_use]
+    pub fn place(&self, action: &ActionId) -> Option<NodeId> {
+        self.index(action).map(|index| self.actions[index].place(&self.start.node))
     }
 
     /// The plan that it follows.
@@ -69,7 +85,7 @@ impl Run {
     /// Something was undone, and nothing that can be undone is left in force.
     fn all_undone(&self) -> bool {
         let undone = self.actions.iter().any(|a| a.state == ActionState::Reverted);
-        undone && !self.actions.iter().any(|a| a.in_force() && a.exact())
+        undone && !self.actions.iter().any(|a| a.in_force() && a.has_undo())
     }
 
     /// Whether it has come to its end and waits for no answer. It can still be rolled back.
@@ -97,7 +113,7 @@ impl Run {
         let mut all: Vec<Timestamp> = Vec::new();
         for (index, action) in self.actions.iter().enumerate() {
             let Some(due) = action.pending.due() else { continue };
-            match self.away {
+            match self.away_since(index) {
                 Some(since) if self.held(index, since) => all.push(since.plus(AWAY_LIMIT).max(due)),
                 _ => all.push(due),
             }
@@ -121,6 +137,21 @@ impl Run {
             _ => None,
         });
         asked.collect()
+    }
+
+    /// Steps to which a person said yes; [`super::whole_run`] where it was to all.
+    #[must_use]
+    pub fn approved(&self) -> Vec<StepName> {
+        let steps = self.steps.iter().zip(&self.plan.steps);
+        let given = steps.filter(|(step, _)| step.consent == Consent::Given).map(|(_, plan)| plan.name.clone());
+        let whole = (self.whole == Consent::Given).then(super::whole_run);
+        whole.into_iter().chain(given).collect()
+    }
+
+    /// No step begins after this.
+    #[must_use]
+    pub fn last_word(&self) -> Timestamp {
+        self.last_begin()
     }
 
     /// As the incident shows it.

@@ -119,7 +119,7 @@ fn i8_shadow_sends_nothing_and_asks_nothing() {
     assert!(run.is_over());
     let inputs = [
         Input::Tick,
-        Input::NodeBack,
+        Input::NodeBack(model::NodeId::new("n1")),
         Input::Approve { step: whole_run(), by: actor() },
         Input::Rollback { scope: RollbackScope::Run, by: actor(), because: String::new() },
     ];
@@ -327,10 +327,10 @@ fn a_node_that_is_away_is_waited_for_and_asked_again() {
     let cut = world.journal.iter().position(|t| matches!(t.change, Change::Applying { .. })).unwrap();
     let mut run = Run::replay(&world.journal[..=cut]).unwrap();
     let later = world.journal[cut].at.plus(Duration::from_secs(60));
-    let _ = run.step(world.journal[cut].at, Input::NodeLost);
+    let _ = run.step(world.journal[cut].at, Input::NodeLost(model::NodeId::new("n1")));
     assert_eq!(run.step(later, Input::Tick), [], "nothing is given up while the node is away");
     assert!(run.next_deadline().is_some_and(|due| due > later), "and yet there is a deadline");
-    let effects = run.step(later, Input::NodeBack);
+    let effects = run.step(later, Input::NodeBack(model::NodeId::new("n1")));
     assert!(
         effects.iter().any(|e| matches!(e, Effect::Send(c) if matches!(c.phase, Phase::Verify { .. }))),
         "{effects:?}"

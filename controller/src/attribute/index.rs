@@ -10,12 +10,17 @@ use std::{
     time::Duration,
 };
 
-use model::{Attribution, NodeId, Owner, OwnerChain, PodFacts, PodOrigin, PodSource, Timestamp, Unresolved};
+use model::{
+    Attribution, NodeId, Owner, OwnerChain, PodFacts, PodNetwork, PodOrigin, PodSource, Timestamp, Unresolved,
+};
 
 use super::{
     fact::{Fact, Life, OwnerSeen, PodSeen, Version},
     sessions::Sessions,
 };
+
+/// Addresses remembered of one pod.
+const MAX_ADDRESSES: usize = 8;
 
 /// Bounds (I11).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +89,7 @@ struct Held {
     until: Option<Timestamp>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct KnownOwner {
     seen: Option<OwnerSeen>,
     deleted: Option<Timestamp>,
@@ -302,27 +307,20 @@ impl Index {
         });
         // The order in which it was told does not matter, but the moment at which it was known first does.
         known.known = known.known.min(now);
+        known.source = known.source.min(source);
         if known.seen.as_ref().is_some_and(|old| old.version >= seen.version) {
+            // What it had before it had what is known: it came late.
+            hold(known, &seen, &mut self.addresses);
+            let_go(known, now);
             return;
         }
         if let Some(hash) = &seen.mirror {
             self.mirrors.entry(hash.clone()).or_default().insert(uid.clone());
         }
         self.names.entry((seen.namespace.clone(), seen.name.clone())).or_default().insert(uid.clone());
-        let keeps = seen.network == model::PodNetwork::Pod;
-        for address in seen.addresses.iter().filter(|_| keeps) {
-            if !known.held.iter().any(|held| held.address == *address) && known.held.len() < 8 {
-                known.held.push(Held { address: *address, until: None });
-                self.addresses.entry(*address).or_default().insert(uid.clone());
-            }
-        }
-        let ended = seen.life == Life::Ended || known.deleted.is_some();
-        for held in known.held.iter_mut().filter(|held| held.until.is_none()) {
-            if ended || !seen.addresses.contains(&held.address) {
-                held.until = Some(known.deleted.unwrap_or(now));
-            }
-        }
+        hold(known, &seen, &mut self.addresses);
         known.seen = Some(seen);
+        let_go(known, now);
     }
 
     fn pod_gone(&mut self, uid: String, now: Timestamp) {
@@ -357,16 +355,24 @@ impl Index {
 
     fn owner_seen(&mut self, seen: OwnerSeen) {
         let uid = seen.owner.uid.clone();
-        match self.owners.get_mut(&uid) {
-            Some(known) if known.seen.as_ref().is_some_and(|old| old.version >= seen.version) => {}
-            Some(known) => known.seen = Some(seen),
-            None if self.owners.len() >= self.limits.owners => self.overflow += 1,
-            None => drop(self.owners.insert(uid, KnownOwner { seen: Some(seen), deleted: None })),
+        let known = self.owners.get(&uid);
+        if known.and_then(|known| known.seen.as_ref()).is_some_and(|old| old.version >= seen.version) {
+            return;
         }
+        if known.is_none() && self.owners.len() >= self.limits.owners {
+            match self.owners_gone.pop_first() {
+                Some((_, oldest)) => drop(self.owners.remove(&oldest)),
+                None => {
+                    self.overflow += 1;
+                    return;
+                }
+            }
+        }
+        self.owners.entry(uid).or_default().seen = Some(seen);
     }
 
     fn owner_gone(&mut self, uid: String, now: Timestamp) {
-        let known = self.owners.entry(uid.clone()).or_insert(KnownOwner { seen: None, deleted: None });
+        let known = self.owners.entry(uid.clone()).or_default();
         if known.deleted.is_none() {
             known.deleted = Some(now);
             self.owners_gone.insert((now, uid));
@@ -408,6 +414,31 @@ impl Index {
             take_out(&mut self.mirrors, hash, uid);
         }
         take_out(&mut self.names, &(seen.namespace, seen.name), uid);
+    }
+}
+
+/// Notes the addresses that a pod has; the node's own identify no pod.
+fn hold(known: &mut KnownPod, seen: &PodSeen, addresses: &mut HashMap<IpAddr, BTreeSet<String>>) {
+    if seen.network == PodNetwork::Host {
+        return;
+    }
+    for address in &seen.addresses {
+        if !known.held.iter().any(|held| held.address == *address) && known.held.len() < MAX_ADDRESSES {
+            known.held.push(Held { address: *address, until: None });
+            addresses.entry(*address).or_default().insert(seen.uid.clone());
+        }
+    }
+}
+
+/// A pod holds what the newest of it names, as long as it lives; the rest it held until now.
+fn let_go(known: &mut KnownPod, now: Timestamp) {
+    let Some(seen) = &known.seen else { return };
+    for held in &mut known.held {
+        let has = seen.life == Life::Lives && seen.addresses.contains(&held.address);
+        held.until = match (has, known.deleted) {
+            (true, gone) => gone,
+            (false, gone) => Some(held.until.or(gone).unwrap_or(now)),
+        };
     }
 }
 

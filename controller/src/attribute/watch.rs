@@ -1,0 +1,177 @@
+//! The API server tells the index: pods whole, owners and namespaces by their metadata only.
+
+use std::{collections::BTreeSet, fmt::Debug};
+
+use futures_util::{Stream, StreamExt as _};
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    batch::v1::{CronJob, Job},
+    core::v1::{Namespace, Pod},
+};
+use kube::{
+    Api, Client, Resource,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use model::PodSource;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Pods, Sight, fact::Fact, read};
+
+/// What is watched.
+#[derive(Debug, Clone, Default)]
+pub struct WatchConfig {
+    /// A field selector for pods, for example `spec.nodeName=worker-1`; all pods without it.
+    pub pods: Option<String>,
+}
+
+/// Objects of one answer of the API server.
+const PAGE: u32 = 500;
+
+/// Watches until it is told to stop. What fails is tried again with growing pauses, and meanwhile what is not known says so.
+pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    let selected = match &config.pods {
+        Some(fields) => watcher::Config::default().fields(fields),
+        None => watcher::Config::default(),
+    };
+    tasks.spawn(follow_pods(pods.clone(), client.clone(), selected.page_size(PAGE), stop.clone()));
+    tasks.spawn(follow_owners::<ReplicaSet>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_owners::<Deployment>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_owners::<StatefulSet>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_owners::<DaemonSet>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_owners::<Job>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_owners::<CronJob>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_namespaces(pods, client, stop));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a watch for attribution ended in a panic");
+        }
+    }
+}
+
+async fn follow_pods(pods: Pods, client: Client, config: watcher::Config, stop: CancellationToken) {
+    let stream = watcher(Api::<Pod>::all(client), config).default_backoff();
+    // Those named since the list began; the whole list tells which of those known before are gone.
+    let mut listed = BTreeSet::new();
+    follow("Pod", &pods.clone(), stream, stop, |event| match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(pod) => {
+            if let Some(seen) = read::pod(&pod) {
+                listed.insert(seen.uid.clone());
+                pods.tell(Fact::Pod(Box::new(seen), PodSource::List));
+            }
+        }
+        Event::InitDone => {
+            pods.tell(Fact::PodsListed { uids: std::mem::take(&mut listed).into_iter().collect() });
+        }
+        Event::Apply(pod) => {
+            if let Some(seen) = read::pod(&pod) {
+                pods.tell(Fact::Pod(Box::new(seen), PodSource::Watch));
+            }
+        }
+        Event::Delete(pod) => {
+            // The last word on it: which containers it had may be new.
+            let Some(seen) = read::pod(&pod) else { return };
+            let uid = seen.uid.clone();
+            pods.tell(Fact::Pod(Box::new(seen), PodSource::Watch));
+            pods.tell(Fact::PodGone { uid });
+        }
+    })
+    .await;
+}
+
+async fn follow_owners<K>(pods: Pods, client: Client, stop: CancellationToken)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind: &'static str = match K::kind(&()).as_ref() {
+        "ReplicaSet" => "ReplicaSet",
+        "Deployment" => "Deployment",
+        "StatefulSet" => "StatefulSet",
+        "DaemonSet" => "DaemonSet",
+        "Job" => "Job",
+        _ => "CronJob",
+    };
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = watcher(Api::<PartialObjectMeta<K>>::all(client), config).default_backoff();
+    follow(kind, &pods.clone(), stream, stop, |event: Event<PartialObjectMeta<K>>| match event {
+        Event::Init | Event::InitDone => {}
+        Event::InitApply(object) | Event::Apply(object) => {
+            if let Some(fact) = read::owner(&object) {
+                pods.tell(fact);
+            }
+        }
+        Event::Delete(object) => {
+            if let Some(uid) = object.metadata.uid {
+                pods.tell(Fact::OwnerGone { uid });
+            }
+        }
+    })
+    .await;
+}
+
+async fn follow_namespaces(pods: Pods, client: Client, stop: CancellationToken) {
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config).default_backoff();
+    follow(
+        "Namespace",
+        &pods.clone(),
+        stream,
+        stop,
+        |event: Event<PartialObjectMeta<Namespace>>| match event {
+            Event::Init | Event::InitDone => {}
+            Event::InitApply(object) | Event::Apply(object) => {
+                if let Some(fact) = read::namespace(&object) {
+                    pods.tell(fact);
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(name) = object.metadata.name {
+                    pods.tell(Fact::NamespaceGone { name });
+                }
+            }
+        },
+    )
+    .await;
+}
+
+/// Takes what a watch gives until it is told to stop.
+async fn follow<K>(
+    kind: &'static str,
+    pods: &Pods,
+    stream: impl Stream<Item = Result<Event<K>, watcher::Error>>,
+    stop: CancellationToken,
+    mut take: impl FnMut(Event<K>),
+) {
+    let mut stream = std::pin::pin!(stream);
+    loop {
+        let next = tokio::select! {
+            next = stream.next() => next,
+            () = stop.cancelled() => return,
+        };
+        match next {
+            None => return,
+            Some(Ok(event)) => {
+                let listed = !matches!(event, Event::Init | Event::InitApply(_));
+                take(event);
+                if listed && pods.sight(kind) != Sight::Clear {
+                    tracing::info!(kind, "the API server tells of all of them");
+                    pods.see(kind, Sight::Clear);
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(kind, %error, "the API server does not tell");
+                // A watch that merely ended is begun anew from where it was; until it is, what comes is late and not unknown.
+                if !matches!(error, watcher::Error::WatchError(_)) {
+                    pods.see(kind, Sight::Blind(error.to_string()));
+                }
+            }
+        }
+    }
+}

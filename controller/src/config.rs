@@ -10,8 +10,10 @@ use detect::{correlation, incident::GroupingConfig};
 use model::{Level, Timestamp};
 
 use crate::{
+    attribute::Pods,
     audit::SEGMENT_BYTES,
     crash::{CrashPoints, NeverCrash},
+    witness::Witness,
 };
 
 /// Where the present comes from. The only clock that the controller reads; tests pass their own.
@@ -56,6 +58,10 @@ pub struct ControllerConfig {
     pub clock: Clock,
     /// Where a test makes it die.
     pub crash: Arc<dyn CrashPoints>,
+    /// What is known of pods; `None` without a cluster.
+    pub pods: Option<Pods>,
+    /// Who writes an effect down elsewhere before it is commanded, where there is somebody.
+    pub witness: Option<Witness>,
 }
 
 impl ControllerConfig {
@@ -76,6 +82,8 @@ impl ControllerConfig {
             limits: Limits::default(),
             clock: wall_clock(),
             crash: Arc::new(NeverCrash),
+            pods: None,
+            witness: None,
         }
     }
 }

@@ -12,12 +12,14 @@ pub mod client;
 pub mod config;
 pub mod crash;
 pub mod ingest;
+pub mod witness;
 
 mod core;
 mod files;
 mod health;
 mod metrics;
 mod playbooks;
+mod reconcile;
 mod rules;
 mod start;
 mod store;

@@ -36,9 +36,9 @@ pub(crate) struct RuleBook {
 }
 
 impl RuleBook {
-    /// Reads all rules in `sources`, which are files or folders. Never fails as a whole: what is broken is named.
-    pub(crate) fn load(sources: &[PathBuf]) -> Self {
-        let found = files::yaml_below(sources);
+    /// Reads all rules in `folders`, which are files or folders, and `further`. Never fails as a whole: what is broken is named.
+    pub(crate) fn load(folders: &[PathBuf], further: &[SourceFile]) -> Self {
+        let found = files::yaml_below(folders);
         let mut broken = found.problems;
         let mut texts = Vec::new();
         for file in &found.files {
@@ -51,6 +51,7 @@ impl RuleBook {
                 Err(error) => broken.push(format!("{name}: cannot be read: {error}")),
             }
         }
+        texts.extend(further.iter().cloned());
         let loaded = load(&texts);
         let errors = loaded.diagnostics.iter().filter(|told| told.severity == Severity::Error);
         broken.extend(errors.map(|told| match told.place(&texts) {

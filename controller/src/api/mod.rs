@@ -25,9 +25,11 @@
 mod peer;
 mod server;
 
+use std::collections::BTreeMap;
+
 use model::{
-    ActionRecord, AuditEntry, Incident, IncidentId, IncidentState, Level, NodeId, NodeStatus, StepName,
-    Timestamp, Verdict,
+    ActionId, ActionRecord, AuditEntry, Incident, IncidentId, IncidentState, Level, NodeId, NodeStatus, RunId,
+    StepName, Timestamp, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +170,36 @@ pub struct IncidentView {
     pub merged_into: Option<IncidentId>,
     /// Incidents whose story goes on here.
     pub absorbed: Vec<IncidentId>,
+}
+
+/// An incident, with what is needed to show it in another place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Story {
+    /// The incident.
+    pub view: IncidentView,
+    /// On which node each of its actions is.
+    pub nodes: BTreeMap<ActionId, NodeId>,
+    /// More of its runs.
+    pub runs: Vec<RunStory>,
+}
+
+/// What an incident's line of a run does not tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunStory {
+    /// Which.
+    pub run: RunId,
+    /// On which node.
+    pub node: NodeId,
+    /// Who may say yes; everybody with access when empty.
+    pub approvers: Vec<String>,
+    /// Irreversible actions that need no asking, and who answers for each.
+    pub standing: BTreeMap<String, String>,
+    /// Steps to which a person said yes; [`respond::run::whole_run`] when it was to all.
+    pub approved: Vec<StepName>,
+    /// No step begins after this.
+    pub until: Timestamp,
+    /// The action of each step, by its name.
+    pub steps: BTreeMap<StepName, String>,
 }
 
 /// One action, with its node.

@@ -184,12 +184,12 @@ async fn watch_incidents(s: State<Served>, p: ConnectInfo<Peer>, params: Params<
 
 async fn approve(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
     let Decide { step, because } = body_or_default(b)?;
-    change(s, p, Change::Approve { id, step, because }).await
+    change(s, p, Change::Approve { id, run: None, step, because }).await
 }
 
 async fn deny(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
     let Decide { step, because } = body_or_default(b)?;
-    change(s, p, Change::Deny { id, step, because }).await
+    change(s, p, Change::Deny { id, run: None, step, because }).await
 }
 
 async fn rollback_incident(

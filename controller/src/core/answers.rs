@@ -96,11 +96,12 @@ impl Core {
         let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(Answered::Not) };
         let incident = whole.row.incident.clone();
         let reactions = self.free_reactions(&incident);
+        let policies = self.state.book.policies_for(&incident);
         let situation = Situation {
             incident: &incident,
             finding: &answered,
             node: &node,
-            policies: self.state.book.policies(),
+            policies: &policies,
             used: self.usage(turn.now),
             reactions: &reactions,
             now: turn.now,
@@ -146,7 +147,7 @@ impl Core {
                     incident: &incident,
                     finding,
                     node: &node,
-                    policies: self.state.book.policies(),
+                    policies: &self.state.book.policies_for(&incident),
                     used: Usage::default(),
                     reactions: &reactions,
                     now: turn.now,
@@ -208,8 +209,11 @@ impl Core {
             self.calm(&of, turn);
         }
         self.carry_out(&id, effects, turn);
-        if self.state.links.presence(&node) == Presence::Gone {
-            self.drive(&id, RunInput::NodeLost, turn);
+        for place in [node, NodeId::cluster()] {
+            let concerned = self.state.runs.get(&id).is_some_and(|run| run.concerns(&place));
+            if concerned && self.state.links.presence(&place) == Presence::Gone {
+                self.drive(&id, RunInput::NodeLost(place), turn);
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Questions, answered from what is stored.
 
+use model::{IncidentId, StepName};
+
 use super::{
     Ask, Core, Merged,
     incidents::{is_in_force, is_over},
@@ -8,7 +10,7 @@ use super::{
 use crate::{
     api::{
         ActionView, ApiError, ApiErrorKind, AuditPage, IncidentList, IncidentSummary, IncidentView, LinkView,
-        NodeView, Status,
+        NodeView, RunStory, Status, Story,
     },
     audit::Anchor,
 };
@@ -19,6 +21,8 @@ impl Core {
             Ask::Status => to_json(&self.status()),
             Ask::Incidents { since, limit, merged } => to_json(&self.list(since, limit, merged)),
             Ask::Incident(id) => to_json(&self.view(&id)?),
+            Ask::Story(id) => to_json(&self.story(&id)?),
+            Ask::Loose => to_json(&self.loose()),
             Ask::Actions { all } => to_json(&self.actions(all)?),
             Ask::Playbooks => to_json(&self.state.book.show()),
             Ask::Audit => to_json(&self.audit_page()),
@@ -72,6 +76,37 @@ impl Core {
             Ok(None) => Err(ApiError::new(ApiErrorKind::Unknown, format!("there is no incident {id}"))),
             Err(error) => Err(self.store_failed(&error)),
         }
+    }
+
+    fn story(&mut self, id: &IncidentId) -> Result<Story, ApiError> {
+        let view = self.view(id.as_str())?;
+        let incident = &view.incident;
+        let nodes = incident.actions.iter().map(|record| (record.id.clone(), self.node_of(record))).collect();
+        let mut runs = Vec::new();
+        for run in &incident.runs {
+            let whole = self.run(&run.id)?;
+            let start = whole.start();
+            runs.push(RunStory {
+                run: run.id.clone(),
+                node: start.node.clone(),
+                approvers: start.grants.approvers.clone(),
+                standing: start.grants.standing.clone(),
+                approved: whole.approved(),
+                until: whole.last_word(),
+                steps: start
+                    .spec
+                    .steps
+                    .iter()
+                    .map(|step| (StepName::new(step.name.clone()), step.action.0.clone()))
+                    .collect(),
+            });
+        }
+        Ok(Story { view, nodes, runs })
+    }
+
+    fn loose(&self) -> Vec<ActionView> {
+        let loose = self.state.adopted.values().filter(|a| a.incident.is_none());
+        loose.map(|a| ActionView { node: a.node.clone(), record: a.record.clone() }).collect()
     }
 
     fn actions(&mut self, all: bool) -> Result<Vec<ActionView>, ApiError> {

@@ -359,7 +359,7 @@ pub(super) fn begun(
 }
 
 /// Whether an action's effect is in force, or may be.
-pub(super) fn is_in_force(record: &ActionRecord) -> bool {
+pub(crate) fn is_in_force(record: &ActionRecord) -> bool {
     record.action.undo() != UndoClass::Nothing
         && matches!(
             record.state,
@@ -370,7 +370,7 @@ pub(super) fn is_in_force(record: &ActionRecord) -> bool {
                 | ActionState::Reverting
                 | ActionState::RevertBlocked
         )
-        && (record.action.undo() == UndoClass::Exact || record.state == ActionState::Applying)
+        && (record.action.undo().has_undo() || record.state == ActionState::Applying)
 }
 
 /// Whether nothing more happens to an incident by itself.

@@ -208,6 +208,7 @@ impl Core {
             self.reaction(&node, record, Some(&id), turn)?;
         }
         self.take_in(&node, &id, turn)?;
+        self.attribute(&id, &answered, turn)?;
         let open = match self.state.incidents.get(&self.state.store, &id)? {
             Some(whole) => whole.row.visibility == Visibility::Open,
             None => false,

@@ -10,6 +10,7 @@ mod links;
 mod news;
 mod orphans;
 mod people;
+mod pods;
 mod rows;
 mod runs;
 mod settle;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Actor, Down, NodeId, StepName, Timestamp, Up, Verdict};
+use model::{ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up, Verdict};
 use serde::Serialize;
 use tokio::{
     runtime::Handle,
@@ -31,13 +32,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::ingest::controller;
+pub(crate) use self::{incidents::is_in_force, ingest::controller};
 use self::{state::State, turn::Turn};
 use crate::{
     api::{ApiError, ApiErrorKind},
     config::{ControllerConfig, Limits},
     health::{HealthBoard, Part},
     metrics::Metrics,
+    playbooks::Sources,
     start::StartError,
 };
 
@@ -57,6 +59,8 @@ pub(crate) enum Input {
     Ask(Ask, Answer),
     /// A person wants something done.
     Change(Change, Actor, Answer),
+    /// What a command will do is written down elsewhere, too: it may go ([`crate::witness`]).
+    Witnessed(Box<NodeCommand>),
 }
 
 /// Where an answer goes: JSON of the types of [`crate::api`].
@@ -72,6 +76,10 @@ pub(crate) enum Ask {
         merged: Merged,
     },
     Incident(String),
+    /// An incident, with what is needed to show it elsewhere ([`crate::api::Story`]).
+    Story(IncidentId),
+    /// What nodes did by themselves and no incident tells of.
+    Loose,
     Actions {
         all: bool,
     },
@@ -90,13 +98,19 @@ pub(crate) enum Merged {
 /// Wishes.
 #[derive(Debug)]
 pub(crate) enum Change {
-    Approve { id: String, step: Option<StepName>, because: String },
-    Deny { id: String, step: Option<StepName>, because: String },
+    /// Of all runs of the incident, or of one.
+    Approve { id: String, run: Option<RunId>, step: Option<StepName>, because: String },
+    /// Of all runs of the incident, or of one.
+    Deny { id: String, run: Option<RunId>, step: Option<StepName>, because: String },
     RollbackIncident { id: String, because: String },
     RollbackAction { id: String, because: String },
     Judge { id: String, verdict: Verdict, because: String },
     Close { id: String, because: String },
     Reload,
+    /// Playbooks, policies and rules from elsewhere than folders, in place of those given before.
+    Use(Arc<Sources>),
+    /// An action in force that the journal does not know: from now on it can be undone like a node's own.
+    Adopt { node: NodeId, record: Box<ActionRecord> },
 }
 
 /// Puts questions and wishes to the core.
@@ -232,6 +246,7 @@ impl Core {
                 let reply = self.answer(what);
                 turn.reply(answer, reply);
             }
+            Input::Witnessed(command) => self.state.links.send(*command, self.config.limits.node_queue),
             Input::Change(what, actor, answer) => {
                 let reply = self.change(what, &actor, turn).and_then(|done| to_json(&done));
                 turn.reply(answer, reply);

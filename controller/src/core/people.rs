@@ -1,6 +1,8 @@
 //! What people want. Every wish is audited with who had it, whether it could be met or not is the answer.
 
-use model::{ActionId, Actor, AuditKind, IncidentId, IncidentState, RunId, StepName, Verdict};
+use model::{
+    ActionId, ActionRecord, Actor, AuditKind, IncidentId, IncidentState, NodeId, RunId, StepName, Verdict,
+};
 use respond::run::{Input as RunInput, RollbackScope};
 
 use super::{Change, Core, turn::Turn};
@@ -34,11 +36,11 @@ impl Core {
         let span = tracing::info_span!("wish", %by);
         let _entered = span.enter();
         let done = match what {
-            Change::Approve { id, step, because } => {
-                self.decide(&id, step.as_ref(), Word::Yes, by, &reason(because), turn)
+            Change::Approve { id, run, step, because } => {
+                self.decide(&id, (run.as_ref(), step.as_ref()), Word::Yes, by, &reason(because), turn)
             }
-            Change::Deny { id, step, because } => {
-                self.decide(&id, step.as_ref(), Word::No, by, &reason(because), turn)
+            Change::Deny { id, run, step, because } => {
+                self.decide(&id, (run.as_ref(), step.as_ref()), Word::No, by, &reason(because), turn)
             }
             Change::RollbackIncident { id, because } => {
                 let id = self.find(&id)?;
@@ -50,6 +52,11 @@ impl Core {
             Change::Judge { id, verdict, because } => self.judge(&id, verdict, by, &reason(because), turn),
             Change::Close { id, because } => self.close(&id, by, &reason(because), turn),
             Change::Reload => return Ok(Changed::Playbooks(self.reload(by, turn))),
+            Change::Use(sources) => {
+                self.state.sources = sources;
+                return Ok(Changed::Playbooks(self.reload(by, turn)));
+            }
+            Change::Adopt { node, record } => self.adopt(&node, *record, turn),
         };
         done.map(Changed::Done)
     }
@@ -57,7 +64,7 @@ impl Core {
     fn decide(
         &mut self,
         id: &str,
-        step: Option<&StepName>,
+        (run, step): (Option<&RunId>, Option<&StepName>),
         word: Word,
         by: &Actor,
         because: &str,
@@ -67,6 +74,7 @@ impl Core {
         let waiting: Vec<(RunId, StepName)> = self
             .runs_of(&id)?
             .into_iter()
+            .filter(|waits| run.is_none_or(|wanted| *wanted == waits.id))
             .flat_map(|run| run.waiting.into_iter().map(move |request| (run.id.clone(), request.step)))
             .filter(|(_, waits)| step.is_none_or(|wanted| wanted == waits))
             .collect();
@@ -172,6 +180,21 @@ impl Core {
         Ok(Done { incident, what: vec![format!("{action} is being rolled back")] })
     }
 
+    /// Takes in an action that somebody else's journal tells of; what is known already stays as it is.
+    fn adopt(&mut self, node: &NodeId, record: ActionRecord, turn: &mut Turn) -> Result<Done, ApiError> {
+        let id = record.id.clone();
+        let known = self.owner_of(&id, turn)?.map(|(incident, _)| incident);
+        if known.is_none() {
+            // Without its run, of which nothing is known: like what a node did by itself.
+            let record = ActionRecord { run: None, step: None, incident: None, ..record };
+            self.reaction(node, record, None, turn).map_err(|error| self.store_failed(&error))?;
+        }
+        let Some((incident, _)) = self.owner_of(&id, turn)? else {
+            return Err(conflict(format!("{id} cannot be taken in: nothing of it is in force")));
+        };
+        Ok(Done { incident, what: vec![format!("{id} is taken in")] })
+    }
+
     fn judge(
         &mut self,
         id: &str,
@@ -231,7 +254,7 @@ impl Core {
     }
 
     fn reload(&mut self, by: &Actor, turn: &mut Turn) -> crate::api::Playbooks {
-        let book = Book::load(&self.config.playbooks);
+        let book = Book::load(&self.config.playbooks, &self.state.sources);
         book.report(&self.health);
         self.state.book = book;
         let correlations = self.reload_rules(turn);

@@ -1,6 +1,9 @@
 //! All state, as it is loaded at the start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use detect::incident::{Correlator, Group};
 use model::{ActionId, AuditEntry, NodeId, RunId};
@@ -11,7 +14,7 @@ use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
     config::ControllerConfig,
     health::{HealthBoard, Part},
-    playbooks::Book,
+    playbooks::{Book, Sources},
     start::StartError,
     store::{Adopted, NodeRow, Store, Table},
 };
@@ -36,6 +39,8 @@ pub(super) struct State {
     pub(super) seen: Seen,
     pub(super) links: Links,
     pub(super) book: Book,
+    /// Playbooks, policies and rules from elsewhere than folders.
+    pub(super) sources: Arc<Sources>,
 }
 
 /// The audit chain.
@@ -80,7 +85,9 @@ impl State {
         let nodes = by_text(store.scan::<NodeRow>(Table::Nodes, b"")?, NodeId::new);
         let adopted = by_text(store.scan::<Adopted>(Table::Adopted, b"")?, ActionId::new);
         let seen = store.get(Table::Meta, b"seen")?.unwrap_or_default();
-        let book = Book::load(&config.playbooks);
+        let sources = Arc::<Sources>::default();
+        let attributing = super::pods::load(&store)?;
+        let book = Book::load(&config.playbooks, &sources);
         book.report(health);
         Ok(Self {
             store,
@@ -97,6 +104,7 @@ impl State {
             seen,
             links: Links::default(),
             book,
+            sources,
         })
     }
 }

@@ -169,7 +169,10 @@ impl Core {
                 After::Ack(node, seq) => self.state.links.ack(&node, seq),
                 After::Send(command) => {
                     self.metrics.commands.get_or_create(&kind(command.phase.name())).inc();
-                    self.state.links.send(*command, self.config.limits.node_queue);
+                    match &self.config.witness {
+                        Some(witness) if witness.sees(&command.phase) => witness.tell(command),
+                        _ => self.state.links.send(*command, self.config.limits.node_queue),
+                    }
                 }
                 // Who asked may have gone meanwhile.
                 After::Reply(to, what) => drop(to.send(what)),

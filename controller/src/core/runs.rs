@@ -135,6 +135,7 @@ impl Core {
     pub(super) fn tick(&mut self, turn: &mut Turn) {
         self.forgive(turn.now);
         self.correlate(turn);
+        self.attribute_again(turn);
         let due: Vec<RunId> = self
             .state
             .runs
@@ -149,7 +150,8 @@ impl Core {
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         let runs = self.state.runs.values().filter_map(Run::next_deadline);
-        runs.chain(self.state.correlations.next_due()).min()
+        let asked = self.next_attribution((self.config.clock)());
+        runs.chain(self.state.correlations.next_due()).chain(asked).min()
     }
 
     /// A node's answer goes to the run of its action; the node answers only for itself.

@@ -20,6 +20,7 @@ use wire::link::ControllerLink;
 
 use crate::{
     api::{ApiError, Health, MAX_READERS, Playbooks, Served, serve},
+    attribute::Pods,
     audit::{KeyError, LogError},
     config::ControllerConfig,
     core::{self, Asker, Change, Input, Shared},
@@ -84,6 +85,7 @@ pub struct ControllerHandle {
     tasks: TaskTracker,
     core: Option<JoinHandle<()>>,
     links: Arc<AtomicU64>,
+    pods: Option<Pods>,
 }
 
 /// Takes links from threads of their own; does not keep a controller running.
@@ -94,9 +96,15 @@ pub struct Attacher {
     tasks: TaskTracker,
     links: Arc<AtomicU64>,
     runtime: Handle,
+    pods: Option<Pods>,
 }
 
 impl Attacher {
+    /// What is known of pods, told by what comes over the links.
+    pub(crate) fn pods(&self) -> Option<Pods> {
+        self.pods.clone()
+    }
+
     /// As [`ControllerHandle::attach`]; of a controller that has stopped the link ends at once.
     pub(crate) fn attach(&self, link: ControllerLink) {
         let Some(inbox) = self.inbox.upgrade() else { return };
@@ -129,6 +137,7 @@ impl Controller {
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         };
         let path = config.socket.clone();
+        let pods = config.pods.clone();
         let shared = Shared {
             config: Arc::new(config),
             health: health.clone(),
@@ -148,6 +157,7 @@ impl Controller {
             tasks,
             core: Some(thread),
             links: Arc::new(AtomicU64::new(0)),
+            pods,
         };
         handle.tasks.spawn(server?);
         Ok(handle)
@@ -170,6 +180,7 @@ impl ControllerHandle {
             tasks: self.tasks.clone(),
             links: Arc::clone(&self.links),
             runtime: Handle::current(),
+            pods: self.pods.clone(),
         }
     }
 

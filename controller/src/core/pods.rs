@@ -176,6 +176,7 @@ fn put(
             Some(format!("the pod is not certainly known, so nothing is done to it in the cluster: {because}"))
         }
     };
+    let room = incident.pods.len() < Incident::MAX_PODS;
     let place = incident.pods.iter_mut().find(|known| {
         known.cgroup_uid == uid && known.container_id == container_id && known.node == finding.event.id.node
     });
@@ -185,7 +186,7 @@ fn put(
             line
         }
         Some(_) => None,
-        None if incident.pods.len() < Incident::MAX_PODS => {
+        None if room => {
             incident.pods.push(AttributedPod {
                 cgroup_uid: uid.to_owned(),
                 container_id: container_id.to_owned(),

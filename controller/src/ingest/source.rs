@@ -20,7 +20,7 @@ use super::{
     report::{LinkLost, Reporter, State},
     tail::{Begins, Gap, Line, Tail},
 };
-use crate::start::Attacher;
+use crate::{attribute::Pods, start::Attacher};
 
 /// Lines taken at once; then acknowledgements, the position and the status have their turn.
 const BATCH: usize = 256;
@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Until it is told to stop. A link that breaks is made anew, and what was not acknowledged is read again.
 pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attacher, stop: &Receiver<()>) {
     let mut source = Source::new(spec, config);
+    source.pods = controller.pods();
     tracing::info!(source = %source.name, "following a log");
     loop {
         match source.follow(controller, stop) {
@@ -63,6 +64,8 @@ struct Counts {
 }
 
 struct Source<'a> {
+    /// Told who opens sessions in pods.
+    pods: Option<Pods>,
     spec: &'a SourceSpec,
     config: &'a IngestConfig,
     name: NodeId,
@@ -89,6 +92,7 @@ impl<'a> Source<'a> {
         let digest = model::short_hash([name.as_str()], 6);
         let stem = config.state.join(format!("{}-{digest}", spec.format.name()));
         Self {
+            pods: None,
             spec,
             config,
             name,
@@ -200,6 +204,9 @@ impl<'a> Source<'a> {
         }
         for one in told.drain(..) {
             self.counts.records += 1;
+            if let Some(pods) = &self.pods {
+                pods.heard(&one.record, one.time);
+            }
             let event = one.record.into_event(&self.name, one.time);
             self.judge(&event, reporter)?;
         }

@@ -11,6 +11,7 @@ mod images;
 mod kubectl;
 mod parts;
 mod place;
+pub(crate) mod tar;
 
 use std::{
     fs,

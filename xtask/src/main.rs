@@ -6,6 +6,7 @@ mod crds;
 mod demo;
 mod ebpf;
 mod enclosure;
+mod image;
 mod progress;
 mod setup;
 mod standalone;
@@ -34,6 +35,8 @@ enum Task {
     Demo(demo::Options),
     /// A real Kubernetes of one node on this machine: up, down, status, logs.
     Cluster(cluster::Options),
+    /// Assemble the images of agent and controller as OCI archives, without a daemon.
+    Image(image::Options),
     /// Write deploy/crds and the tables of docs/resources.md from the types, or compare them.
     Crds(crds::Options),
     /// Measure, with targets.
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Crds(options) => crds::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run_demo(&options),

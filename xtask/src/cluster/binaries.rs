@@ -76,6 +76,14 @@ const MODULES: &[Module] = &[
         tags: "",
         into: "cni",
     },
+    Module {
+        name: "helm",
+        module: "helm.sh/helm/v3",
+        version: "v3.22.0",
+        packages: &["helm.sh/helm/v3/cmd/helm"],
+        tags: "",
+        into: "",
+    },
 ];
 
 /// Debian packages of which one file is taken; they are unpacked into the cache and not installed.
@@ -274,6 +282,17 @@ impl Module {
 
     /// What `kubectl version` and a node's status show.
     fn versions(&self) -> String {
+        if self.name == "helm" {
+            // What `helm template` and `helm lint` take the cluster for when they do not ask one.
+            let minor = KUBERNETES.split('.').nth(1).unwrap_or_default();
+            let of = |package: &str| {
+                format!(
+                    " -X helm.sh/helm/v3/{package}.k8sVersionMajor=1 -X helm.sh/helm/v3/{package}.k8sVersionMinor={minor}"
+                )
+            };
+            let own = format!(" -X helm.sh/helm/v3/internal/version.version={}", self.version);
+            return own + &of("pkg/chartutil") + &of("pkg/lint/rules");
+        }
         if self.name != "kubernetes" {
             return String::new();
         }

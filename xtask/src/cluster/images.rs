@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::BufWriter,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{binaries::Binaries, parts::Starter};
+use super::{binaries::Binaries, parts::Starter, tar::Tar};
 
 /// Holds a pod's namespaces.
 pub(super) const PAUSE: &str = "hemostat.dev/pause:1";
@@ -132,7 +132,7 @@ impl Image {
         let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
         let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": [format!("{digest}/layer.tar")]}]);
         let file = File::create(to).with_context(|| format!("create {}", to.display()))?;
-        let mut archive = Tar(BufWriter::new(file));
+        let mut archive = Tar::new(BufWriter::new(file));
         archive.file("manifest.json", 0o644, manifest.to_string().as_bytes())?;
         archive.file(&config_name, 0o644, config.as_bytes())?;
         archive.file(&format!("{digest}/layer.tar"), 0o644, &layer)?;
@@ -140,7 +140,7 @@ impl Image {
     }
 
     fn layer(&self) -> Result<Vec<u8>> {
-        let mut tar = Tar(Vec::new());
+        let mut tar = Tar::new(Vec::new());
         for (folder, mode) in [
             ("bin", 0o755),
             ("etc", 0o755),
@@ -223,84 +223,13 @@ pub(super) fn check_program(program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A tar archive in the ustar format (POSIX.1-2017, pax, "ustar Interchange Format"), with what a layer needs of it.
-struct Tar<W: Write>(W);
-
-impl<W: Write> Tar<W> {
-    fn file(&mut self, name: &str, mode: u32, body: &[u8]) -> Result<()> {
-        self.entry(name, mode, b'0', "", body)
-    }
-
-    fn folder(&mut self, name: &str, mode: u32) -> Result<()> {
-        self.entry(&format!("{name}/"), mode, b'5', "", &[])
-    }
-
-    fn link(&mut self, name: &str, to: &str) -> Result<()> {
-        self.entry(name, 0o777, b'2', to, &[])
-    }
-
-    fn entry(&mut self, name: &str, mode: u32, kind: u8, link: &str, body: &[u8]) -> Result<()> {
-        if name.len() > 100 || link.len() > 100 {
-            bail!("the name {name} is too long for an archive");
-        }
-        let mut header = [0_u8; 512];
-        let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
-        put(0, name.as_bytes());
-        put(100, format!("{mode:07o}\0").as_bytes());
-        put(108, b"0000000\0");
-        put(116, b"0000000\0");
-        put(124, format!("{:011o}\0", body.len()).as_bytes());
-        put(136, b"00000000000\0");
-        // The checksum counts its own field as blanks.
-        put(148, b"        ");
-        put(156, &[kind]);
-        put(157, link.as_bytes());
-        put(257, b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let padding = vec![0_u8; body.len().next_multiple_of(512) - body.len()];
-        for part in [&header[..], body, &padding] {
-            self.0.write_all(part).context("write an archive")?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<W> {
-        self.0.write_all(&[0; 1024]).and_then(|()| self.0.flush()).context("write the end of an archive")?;
-        Ok(self.0)
-    }
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
-
     use super::*;
-
-    #[test]
-    fn tar_itself_reads_what_is_written() {
-        let mut tar = Tar(Vec::new());
-        tar.folder("bin", 0o755).unwrap();
-        tar.file("bin/program", 0o755, &[7; 700]).unwrap();
-        tar.link("bin/sh", "program").unwrap();
-        let bytes = tar.finish().unwrap();
-        let mut child = Command::new("tar")
-            .args(["--list", "--verbose", "--file", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(&bytes).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success());
-        assert!(listed.contains("-rwxr-xr-x 0/0") && listed.contains(" 700 "), "{listed}");
-        assert!(listed.contains("bin/sh -> program"), "{listed}");
-    }
 
     #[test]
     fn a_dynamic_program_is_told_from_a_static_one() {

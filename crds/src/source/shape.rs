@@ -88,8 +88,8 @@ impl Walk<'_> {
 
     fn list(&mut self, node: &Node, items: &[Node], schema: &JSONSchemaProps, path: &str) {
         let count = i64::try_from(items.len()).unwrap_or(i64::MAX);
-        if schema.max_items.is_some_and(|most| count > most) {
-            self.error(node.spot, format!("{path}: {count} entries; at most {:?}", schema.max_items));
+        if let Some(most) = schema.max_items.filter(|most| count > *most) {
+            self.error(node.spot, format!("{path}: {count} entries; at most {most}"));
         }
         if schema.min_items.is_some_and(|least| count < least) {
             self.error(node.spot, format!("{path}: at least one entry is needed"));

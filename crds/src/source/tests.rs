@@ -68,6 +68,10 @@ fn says_what_a_value_should_have_been() {
         messages(&GOOD.replace("kind: Playbook", "kind: PlayBook"))[0].contains("did you mean `Playbook`?")
     );
     assert!(messages("kind: Playbook\nmetadata: {name: x}\nspec: {").last().unwrap().contains("p.yaml:"));
+    let many: String = (0..65).map(|n| format!("    - {{name: s{n}, action: node.freeze}}\n")).collect();
+    let (before, behind) = GOOD.split_once("---\n").unwrap();
+    let many = messages(&format!("{before}{many}---\n{behind}"));
+    assert_eq!(many, ["p.yaml:9:5: error: spec.steps: 66 entries; at most 64"]);
 }
 
 #[test]

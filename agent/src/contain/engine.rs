@@ -15,7 +15,7 @@ use model::{
 use super::{
     bpffs,
     journal::{Durability, Journal, Line, Slot, is_over},
-    scene::{Force, Scene, Task, Undone, act},
+    scene::{Clean, Scene, Task, Undone, act},
 };
 
 /// Containment on this node.
@@ -89,8 +89,10 @@ impl Contain {
         now: Timestamp,
     ) -> Result<ActionRecord, ActionFailure> {
         let clock = Clock { now, begun: Instant::now() };
-        let same =
-            |slot: &&Slot| is_held(slot) && slot.record.action == action && slot.record.target == target;
+        let same = |slot: &&Slot| {
+            let stays = is_held(slot) && slot.record.state != ActionState::Reverting;
+            stays && slot.record.action == action && slot.record.target == target
+        };
         if let Some(slot) = self.scene.journal().standing().find(same) {
             return Ok(slot.record.clone());
         }
@@ -145,7 +147,7 @@ impl Contain {
             .into_iter()
             .map(|record| {
                 let _alone = self.busy.enter(&record.id);
-                let result = self.revert(&record.id, Force::Yes);
+                let result = self.revert(&record.id);
                 Lifted { record: self.record(&record.id).unwrap_or(record), result }
             })
             .collect()
@@ -237,7 +239,10 @@ impl Contain {
                     | ActionState::Planned
                     | ActionState::Applying,
                 ) => {
+                    // Time has passed since the capture, and processes have gone on: what they are now is what will be restored.
+                    let anew = moves_on(&command.action) && state != Some(ActionState::Applying);
                     let rollback = match known.and_then(|record| record.rollback) {
+                        Some(_) if anew => act(&command.action).capture(&task)?,
                         Some(ours) => ours,
                         // the node lost its state directory since: only what a capture gives now is trusted
                         None => {
@@ -279,7 +284,7 @@ impl Contain {
                 if known.is_none() {
                     put(given.clone(), ActionState::Applied)?;
                 }
-                self.revert(id, Force::No)
+                self.revert(id)
             }
         }
     }
@@ -302,15 +307,23 @@ impl Contain {
                 Ok(outputs)
             }
             Err(failure) => {
-                let detail = failure.to_string();
-                self.note_done(Line::State { id, state: ActionState::Failed, detail })?;
+                self.note_failed(task, &failure)?;
                 Err(failure)
             }
         }
     }
 
+    /// It failed, and is over; or, when what it did could not be taken back, is on its way back until it is.
+    pub(super) fn note_failed(&self, task: &Task<'_>, failure: &ActionFailure) -> Result<(), ActionFailure> {
+        let state = match task.clean.get() {
+            Clean::Yes => ActionState::Failed,
+            Clean::No => ActionState::Reverting,
+        };
+        self.note_done(Line::State { id: task.id.clone(), state, detail: failure.to_string() })
+    }
+
     /// Undoes an action that the journal knows.
-    pub(super) fn revert(&self, id: &ActionId, force: Force) -> Result<PhaseDone, ActionFailure> {
+    pub(super) fn revert(&self, id: &ActionId) -> Result<PhaseDone, ActionFailure> {
         let gone = || ActionFailure::TargetGone { target: format!("action {id}") };
         let record = self.record(id).ok_or_else(gone)?;
         let state = |state, detail: &str| Line::State { id: id.clone(), state, detail: detail.to_owned() };
@@ -333,7 +346,7 @@ impl Contain {
         }
         let task = Task::new(&self.scene, id, &record.target);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
-        match act(&record.action).revert(&task, &rollback, force) {
+        match act(&record.action).revert(&task, &rollback) {
             Ok(Undone::Restored { detail }) => {
                 self.note_done(state(ActionState::Reverted, &detail))?;
                 Ok(PhaseDone::Reverted { detail })
@@ -346,46 +359,27 @@ impl Contain {
                 self.note_done(state(ActionState::RevertBlocked, &difference))?;
                 Ok(PhaseDone::Drifted { difference })
             }
-            // still Reverting: tried again at the next command, release or start
+            // still Reverting: tried again at the next command, release, look (`watch`) or start
             Err(failure) => Err(failure),
         }
     }
 
-    /// Two actions may hold the same thing still. When the first is lifted, what it would restore passes to the other, so that the effect
-    /// lasts as long as either and both undone, in any order, give back what was. Returns the heir.
+    /// Several actions may freeze the same cgroup in place. When the first is lifted, what it would restore passes to the next, so that
+    /// the effect lasts as long as any and all undone, in any order, give back what was. Returns the heir. (Of processes in jails each
+    /// freeze knows the true home itself: see [`super::homes`].)
     fn hand_over(&self, record: &ActionRecord) -> Result<Option<ActionId>, ActionFailure> {
-        let Some(RollbackState::Freeze { jail, in_place, was_frozen, .. }) = &record.rollback else {
+        let Some(RollbackState::Freeze { in_place: Some(place), was_frozen, .. }) = &record.rollback else {
             return Ok(None);
         };
         let mut journal = self.scene.journal();
         let Some(order) = journal.slot(&record.id).map(|slot| slot.order) else { return Ok(None) };
-        let heir =
-            journal.standing().filter(|slot| is_held(slot) && slot.record.id != record.id).find_map(|slot| {
-                let Some(RollbackState::Freeze { jail: other_jail, in_place: other_place, .. }) =
-                    &slot.record.rollback
-                else {
-                    return None;
-                };
-                let later = slot.order > order;
-                match (jail, in_place) {
-                    (Some(jail), _) if other_place.as_ref() == Some(jail) => {
-                        Some((slot.record.id.clone(), record.rollback.clone()))
-                    }
-                    // handed over before a crash
-                    (Some(jail), _) if other_jail.as_ref() == Some(jail) => {
-                        Some((slot.record.id.clone(), None))
-                    }
-                    (None, Some(place)) if other_place.as_ref() == Some(place) && later => {
-                        let mut inherited = slot.record.rollback.clone();
-                        if let Some(RollbackState::Freeze { was_frozen: theirs, .. }) = &mut inherited {
-                            *theirs = *was_frozen;
-                        }
-                        Some((slot.record.id.clone(), inherited))
-                    }
-                    _ => None,
-                }
-            });
-        let Some((heir, inherited)) = heir else { return Ok(None) };
+        let later = journal.standing().filter(|slot| is_held(slot) && slot.order > order);
+        let same_place = |slot: &&Slot| matches!(&slot.record.rollback, Some(RollbackState::Freeze { in_place: Some(other), .. }) if other == place);
+        let Some(heir) = later.filter(same_place).min_by_key(|slot| slot.order) else { return Ok(None) };
+        let (heir, mut inherited) = (heir.record.id.clone(), heir.record.rollback.clone());
+        if let Some(RollbackState::Freeze { was_frozen: theirs, .. }) = &mut inherited {
+            *theirs = *was_frozen;
+        }
         if let Some(rollback) = inherited {
             journal.append(Line::Rollback { id: heir.clone(), rollback }, Durability::Agent)?;
         }
@@ -525,6 +519,11 @@ fn durability(action: &NodeAction) -> Durability {
         NodeAction::QuarantineFile | NodeAction::CaptureEvidence(_) => Durability::Disk,
         _ => Durability::Agent,
     }
+}
+
+/// What is captured of processes changes as they go on; nothing is lost by looking anew.
+fn moves_on(action: &NodeAction) -> bool {
+    matches!(action, NodeAction::Stop | NodeAction::Freeze(_))
 }
 
 /// Whether a repeated command shall get this very outcome again.

@@ -14,10 +14,11 @@ use serde_json::json;
 
 use super::{
     cgroup::{self, Cgroup},
+    homes,
     jail::{self, NoJail},
     journal::Line,
-    process::{self, Held, Stat},
-    scene::{Act, Force, Task, Undone, mismatch},
+    process::{self, AT_ONCE, Held, Stat},
+    scene::{Act, Task, Undone, mismatch},
     spared::Spared,
     stop::{self, Stand},
 };
@@ -53,7 +54,7 @@ impl Act for Freeze {
             (FreezeScope::Subtree, Target::Process { process }) => capture_subtree(task, *process),
             (FreezeScope::Cgroup, target) => {
                 let cgroup = target_cgroup(task, target)?;
-                capture_in_place(&cgroup)
+                capture_in_place(task, &cgroup)
             }
             (FreezeScope::Subtree, other) => Err(ActionFailure::Unsupported {
                 operation: format!("freezing the process subtree of {other}"),
@@ -101,12 +102,7 @@ impl Act for Freeze {
         look(task, rollback, Patience::AskedIsEnough)
     }
 
-    fn revert(
-        &self,
-        task: &Task<'_>,
-        rollback: &RollbackState,
-        force: Force,
-    ) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure> {
         let state = parts(task, rollback)?;
         jail::resume(task)?;
         if let Some(path) = state.in_place {
@@ -114,13 +110,22 @@ impl Act for Freeze {
         }
         let continued = stop::continue_all(task, state.stopped)?;
         let Some(path) = state.jail else { return Err(mismatch(task)) };
-        Ok(match jail::free(task, path, state.members, force)? {
-            Err(difference) => Undone::Drifted { difference },
-            Ok(0) if continued.alive == 0 => Undone::Vacuous { detail: "every process has ended".into() },
-            Ok(freed) => {
-                Undone::Restored { detail: format!("{} processes run again", freed + continued.continued) }
+        let freed = jail::free(task, path, state.members)?;
+        let members = || state.members.iter().map(|member| Held::open_if_there(member.process));
+        let mut held_on = freed.held_on;
+        if freed.home + held_on + continued.alive == 0 {
+            // whoever is left stands in the jail of another freeze
+            held_on = members().filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?.len();
+            if held_on == 0 {
+                return Ok(Undone::Vacuous { detail: "every process has ended".into() });
             }
-        })
+        }
+        let mut said = vec![format!("{} processes run again", freed.home + continued.continued)];
+        if held_on > 0 {
+            said.push(format!("{held_on} are still held by another containment, which will restore them"));
+        }
+        said.extend(freed.elsewhere);
+        Ok(Undone::Restored { detail: said.join("; ") })
     }
 }
 
@@ -182,7 +187,7 @@ fn withdraw_stop(task: &Task<'_>) {
     }
     match continued.and_then(|_| task.note_done(Line::Stopped { id: task.id.clone(), stopped: Vec::new() })) {
         Ok(()) => {}
-        Err(failure) => tracing::error!(action = %task.id, %failure, "a stop could not be taken back"),
+        Err(failure) => task.leave_unclean(&failure),
     }
 }
 
@@ -226,7 +231,11 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
     for member in state.members {
         let Ok(held) = Held::open(member.process) else { continue };
         let at = cgroup_of(task, &held)?;
-        if state.jail.is_some() && at != path {
+        let elsewhere = state.jail.is_some() && at != path;
+        // where several hold one process, it stands in the jail of one of them
+        if elsewhere
+            && !homes::held_by_another(task, &at).map_err(|error| cgroup::failure("look at", &at, &error))?
+        {
             return missing(format!("{} is in cgroup {at}", process::name(member.process)));
         }
     }
@@ -242,15 +251,15 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
         Target::Cgroup { path, .. } => path.clone(),
         Target::Process { process } => {
             let held = Held::open(*process)?;
-            let path = cgroup_of(task, &held)?;
-            task.scene.protected.check_process(&held, &path)?;
             // the jail that another action put it in is not its home
-            jail::home(task, &path).into_owned()
+            let path = homes::true_home(task, held.pid(), held.stat, cgroup_of(task, &held)?)?;
+            task.scene.protected.check_process(&held, &path)?;
+            path
         }
-        Target::File { .. } => {
+        Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
             return Err(ActionFailure::Unsupported {
                 operation: format!("containing {target}"),
-                because: "a file is in no cgroup".into(),
+                because: "it is in no cgroup".into(),
             });
         }
     };
@@ -292,19 +301,12 @@ fn at_once(task: &Task<'_>, held: &Held, stat: io::Result<Option<Stat>>) -> Resu
 /// State of an action that freezes a subtree on the way to something else.
 pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<RollbackState, ActionFailure> {
     let held = Held::open(process)?;
-    let from = cgroup_of_fresh(task, &held)?;
-    task.scene.protected.check_process(&held, &from)?;
-    let home = jail::home(task, &from).into_owned();
+    // Another freeze may hold it already: it gets a jail of its own all the same, below its true home (see `homes`).
+    let home = homes::true_home(task, held.pid(), held.stat, cgroup_of_fresh(task, &held)?)?;
+    task.scene.protected.check_process(&held, &home)?;
     let place = jail::place(task, &home).map_err(|error| cgroup::failure("look at", &home, &error))?;
     let path = jail::jail_path(place, task.id);
-    if home != from && from != path {
-        // Another action froze it already. Its jail is kept frozen "in place" by this one too; when the other is lifted first, this
-        // one inherits the jail (see `Contain`).
-        let cgroup =
-            task.scene.cgroups.cgroup(&from).map_err(|error| cgroup::failure("open", &from, &error))?;
-        return capture_in_place(&cgroup);
-    }
-    let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
+    let was_stopped = stop::was_stopped(task, &held);
     task.taken.replace(Some(held));
     Ok(RollbackState::Freeze {
         jail: Some(path),
@@ -315,7 +317,9 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
     })
 }
 
-fn capture_in_place(cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
+fn capture_in_place(task: &Task<'_>, cgroup: &Cgroup) -> Result<RollbackState, ActionFailure> {
+    // not in the moment in which another action holds it still to gather a tree
+    let _one_at_a_time = task.scene.foreign.lock();
     let was_frozen = cgroup.freeze_wish().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ActionFailure::Unsupported {
             operation: format!("freezing cgroup {}", cgroup.path),
@@ -380,23 +384,23 @@ fn stop_tree(
     let deadline = Instant::now() + limit;
     // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
     let mut stopped: Vec<StoppedProcess> = known_stopped(task);
-    let again: Vec<Held> = stopped
-        .iter()
-        .filter(|one| one.process.pid != root.key.pid)
-        .filter_map(|one| Held::open(one.process).ok())
-        .collect();
-    let mut all = stop_round(task, root, &[root], &mut stopped, spared, deadline)?;
-    let mut round = again;
+    let again = stopped.iter().map(|one| one.process).filter(|key| key.pid != root.key.pid);
+    let mut round: Vec<ProcessKey> = again.collect();
+    let mut all = stop_some(task, root, &[root], &mut stopped, spared, deadline)?;
     for _ in 0..MAX_ROUNDS {
-        if !round.is_empty() {
-            let members: Vec<&Held> = round.iter().collect();
-            let stood = stop_round(task, root, &members, &mut stopped, spared, deadline)?;
+        for some in round.chunks(AT_ONCE) {
+            let mut held = Vec::with_capacity(some.len());
+            for key in some {
+                held.extend(Held::open_if_there(*key)?);
+            }
+            let members: Vec<&Held> = held.iter().collect();
+            let stood = stop_some(task, root, &members, &mut stopped, spared, deadline)?;
             all = if stood == Frozen::No { stood } else { all };
+            if Instant::now() > deadline || stopped.len() > MAX_STOPPED {
+                return Ok(Frozen::No);
+            }
         }
-        if Instant::now() > deadline || stopped.len() > MAX_STOPPED {
-            return Ok(Frozen::No);
-        }
-        round = jail::without(spared, unstopped_children(task, root.key, &stopped)?)?;
+        round = unstopped_children(task, root.key, &stopped, spared)?;
         if round.is_empty() {
             return Ok(all);
         }
@@ -405,17 +409,17 @@ fn stop_tree(
 }
 
 /// Stops these. The root was checked by whoever took hold of it.
-fn stop_round(
+fn stop_some(
     task: &Task<'_>,
     root: &Held,
-    round: &[&Held],
+    some: &[&Held],
     stopped: &mut Vec<StoppedProcess>,
     spared: &mut Spared,
     deadline: Instant,
 ) -> Result<Frozen, ActionFailure> {
-    let mut asked = Vec::with_capacity(round.len());
-    let mut news = false;
-    for held in round.iter().copied() {
+    let mut asked = Vec::with_capacity(some.len());
+    let mut news = Vec::new();
+    for held in some.iter().copied() {
         if held.key != root.key {
             let Ok(cgroup) = cgroup_of(task, held) else { continue };
             if let Some(because) = task.scene.protected.process_reason(held, &cgroup)? {
@@ -425,13 +429,12 @@ fn stop_round(
         }
         asked.push(held);
         if stopped.iter().all(|one| one.process.pid != held.key.pid) {
-            let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
-            stopped.push(StoppedProcess { process: held.key, was_stopped });
-            news = true;
+            news.push(StoppedProcess { process: held.key, was_stopped: stop::was_stopped(task, held) });
         }
     }
-    if news {
-        task.note(Line::Stopped { id: task.id.clone(), stopped: stopped.clone() })?;
+    if !news.is_empty() {
+        stopped.extend_from_slice(&news);
+        task.note(Line::Stopped { id: task.id.clone(), stopped: news })?;
     }
     for held in &asked {
         task.step("stop");
@@ -471,9 +474,10 @@ fn unstopped_children(
     task: &Task<'_>,
     root: ProcessKey,
     stopped: &[StoppedProcess],
-) -> Result<Vec<Held>, ActionFailure> {
+    spared: &Spared,
+) -> Result<Vec<ProcessKey>, ActionFailure> {
     let known = |key: ProcessKey| stopped.iter().any(|other| other.process.pid == key.pid);
-    let mut found: Vec<Held> = Vec::new();
+    let mut found: Vec<ProcessKey> = Vec::new();
     for parent in stopped {
         let pid = parent.process.pid.0;
         let children = process::children(pid)
@@ -481,20 +485,23 @@ fn unstopped_children(
         for child in children {
             let held = Held::open_pid(child)
                 .map_err(|error| ActionFailure::io("hold", format!("pid {child}"), &error))?;
-            found.extend(held.filter(|held| held.stat.parent == pid && !known(held.key)));
+            if let Some(held) = held.filter(|held| held.stat.parent == pid && !known(held.key))
+                && !spared.covers(&held)?
+            {
+                found.push(held.key);
+            }
         }
     }
-    if let Some(lineage) = &task.scene.lineage {
-        found.extend(
-            lineage
-                .descendants(root)
-                .into_iter()
-                .filter(|key| !known(*key))
-                .filter_map(|key| Held::open(key).ok()),
-        );
+    for key in task.scene.lineage.iter().flat_map(|lineage| lineage.descendants(root)) {
+        if !known(key)
+            && let Some(held) = Held::open_if_there(key)?
+            && !spared.covers(&held)?
+        {
+            found.push(key);
+        }
     }
-    found.sort_by_key(|held| held.pid());
-    found.dedup_by_key(|held| held.pid());
+    found.sort_by_key(|key| key.pid);
+    found.dedup_by_key(|key| key.pid);
     Ok(found)
 }
 

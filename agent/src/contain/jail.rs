@@ -5,37 +5,35 @@
 //! process outside that forks and ends before it is moved would orphan its child unseen; so as soon as a member has children
 //! outside, their cgroup is held still as a whole for the few milliseconds that the rounds take. Where that is not possible
 //! (the root cgroup, one with a protected process in it), rounds go on until one finds nothing new, and the agent's process tree
-//! ([`super::Lineage`]) names the orphans.
+//! ([`super::Lineage`]) names the orphans. The rounds are in [`super::gather`].
+//!
+//! **Nobody else gets in (I9).** The kernel takes a number where a process is meant, and looks it up only after it has waited for its
+//! locks. So whoever is moved is held by a pidfd, and if it has ended meanwhile, whoever has its number now goes back.
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     time::{Duration, Instant},
 };
 
-use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
+use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, RollbackState};
 
 use super::{
-    cgroup::{self, Cgroup, Made},
-    freeze,
+    cgroup::{self, Cgroup},
+    gather::gather,
+    homes::{Homes, Way},
     journal::Line,
-    process::{self, Held},
-    scene::{Force, Task, tag},
+    process::Held,
+    scene::{Task, tag},
     spared::Spared,
 };
 
-/// Everything moved by one action; more is a fork bomb, for which the whole cgroup should be frozen.
-const MAX_MEMBERS: usize = 16_384;
-/// How long other processes of the cgroup may be held still while a tree is gathered.
-const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long it may take to let everybody out.
 const EMPTY_LIMIT: Duration = Duration::from_secs(20);
-/// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
-const STAND_STILL: Duration = Duration::from_millis(1);
 
 /// Names of our cgroups begin like this.
 const PREFIX: &str = "hemostat-jail-";
@@ -151,6 +149,7 @@ impl From<ActionFailure> for NoJail {
 /// which of the descendants were left out because they are protected.
 pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Frozen, Spared), NoJail> {
     let parent = outside(path);
+    let _one_at_a_time = task.scene.foreign.lock();
     let home = task.scene.cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
     let kind = home.kind().map_err(|error| cgroup::failure("read the type of", parent, &error))?;
     if kind != "domain" {
@@ -167,13 +166,15 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
         .map_err(sort(path))
         .and_then(|()| {
             task.step("move");
-            jail.take(root.pid()).map_err(sort(path))
+            admit(task, &jail, root)
         })
         .and_then(|_| gather(task, root, &jail, made, &mut spared));
     if let Err(failure) = gathered {
         // all or nothing: whoever was moved goes back
-        resume(task)?;
-        let _freed = free(task, path, &known_members(task), Force::Yes)?;
+        let freed = resume(task).and_then(|()| empty(task, path, &known_members(task)));
+        if let Err(error) = freed {
+            task.leave_unclean(&error);
+        }
         return Err(failure);
     }
     if task.in_force.get().is_some() {
@@ -183,8 +184,45 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
     Ok((frozen, spared))
 }
 
+/// Moves one in; `Ok(false)` when it has ended.
+pub(super) fn admit(task: &Task<'_>, jail: &Cgroup, held: &Held) -> Result<bool, NoJail> {
+    Ok(!held.has_ended() && move_to(task, jail, held).map_err(sort(&jail.path))?)
+}
+
+/// Moves exactly this process; `Ok(false)` when it has ended. Whoever got its number meanwhile is sent back.
+fn move_to(task: &Task<'_>, cgroup: &Cgroup, held: &Held) -> io::Result<bool> {
+    if !cgroup.take(held.pid())? {
+        return Ok(false);
+    }
+    if !held.has_ended() {
+        // it lives, so its number was its own all the time
+        return Ok(true);
+    }
+    send_back(task, cgroup, held)?;
+    Ok(false)
+}
+
+/// The process of this number ended while the kernel was asked to move it. If another has the number by now, it was born in this very
+/// moment, and was moved in its place: it goes to where its parent is, which is where it was born.
+fn send_back(task: &Task<'_>, from: &Cgroup, ended: &Held) -> io::Result<()> {
+    let Some(stranger) = Held::open_pid(ended.pid())? else { return Ok(()) };
+    let at = task.scene.cgroups.path_of(stranger.pid())?;
+    let of_its_parent = task.scene.cgroups.path_of(stranger.stat.parent)?;
+    let birthplace = match of_its_parent {
+        // somebody else has moved it since, or it was born here
+        _ if at.as_ref() != Some(&from.path) => return Ok(()),
+        Some(path) if path == from.path => return Ok(()),
+        Some(path) => path,
+        None => outside(&from.path).to_owned(),
+    };
+    tracing::warn!(pid = stranger.pid(), to = %birthplace, "a process got the number of one that was to be moved: it goes back");
+    task.step("send back");
+    task.scene.cgroups.cgroup(&birthplace)?.take(stranger.pid())?;
+    Ok(())
+}
+
 /// Waits until everyone in the jail stands still, and notes when.
-fn await_frozen(task: &Task<'_>, jail: &Cgroup, limit: Duration) -> Result<Frozen, ActionFailure> {
+pub(super) fn await_frozen(task: &Task<'_>, jail: &Cgroup, limit: Duration) -> Result<Frozen, ActionFailure> {
     let frozen = jail
         .await_event("frozen 1", limit)
         .map_err(|error| cgroup::failure("await the freeze of", &jail.path, &error))?;
@@ -195,25 +233,35 @@ fn await_frozen(task: &Task<'_>, jail: &Cgroup, limit: Duration) -> Result<Froze
     Ok(Frozen::Yes)
 }
 
-/// Moves every member back to where it came from and removes the jail. Returns how many lived, or what drifted.
-pub(super) fn free(
-    task: &Task<'_>,
-    path: &str,
-    members: &[MovedProcess],
-    force: Force,
-) -> Result<Result<usize, String>, ActionFailure> {
+/// Whoever left a jail.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    /// How many are back where they came from, or as near as possible.
+    pub(super) home: usize,
+    /// How many another freeze holds still.
+    pub(super) held_on: usize,
+    /// Who is elsewhere than at home, and why.
+    pub(super) elsewhere: Vec<String>,
+}
+
+/// Lets every member go to where it came from, or into the jail of another freeze that holds it, too, and removes the jail.
+pub(super) fn free(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<Freed, ActionFailure> {
+    let _one_at_a_time = task.scene.foreign.lock();
+    empty(task, path, members)
+}
+
+fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<Freed, ActionFailure> {
     let cgroups = &task.scene.cgroups;
     let parent = outside(path);
     let of_the_root = members.first().map_or(parent, |root| root.from.as_str());
+    let mut freed = Freed::default();
     let jail = match cgroups.cgroup(path) {
         Ok(jail) => jail,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(freed),
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
-    let origins: HashMap<u32, &MovedProcess> =
-        members.iter().map(|member| (member.process.pid.0, member)).collect();
-    let mut homes: HashMap<String, Cgroup> = HashMap::new();
-    let mut freed = HashSet::new();
+    let homes = Homes::read(task);
+    let mut out = HashSet::new();
     let begun = Instant::now();
     loop {
         if begun.elapsed() > EMPTY_LIMIT {
@@ -224,44 +272,105 @@ pub(super) fn free(
         if inside.is_empty() {
             break;
         }
-        let mut moves = Vec::new();
+        let mut all_are_dying = true;
         for pid in inside {
-            let Some(home) = home_of(pid, &origins, of_the_root)? else { continue };
-            if !homes.contains_key(&home) {
-                match open_home(task, &home, force)? {
-                    Some(cgroup) => homes.insert(home.clone(), cgroup),
-                    None => {
-                        return Ok(Err(format!(
-                            "pid {pid} came from cgroup {home}, which does not exist any more"
-                        )));
+            let held = Held::open_pid(pid)
+                .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
+            let Some(held) = held else { continue };
+            all_are_dying = false;
+            let way = homes.way(pid, held.stat, of_the_root)?;
+            if let Some(went) = let_go(task, &held, &way, of_the_root)?
+                && out.insert(pid)
+            {
+                match went {
+                    Went::Home => freed.home += 1,
+                    Went::ToAnotherJail => freed.held_on += 1,
+                    Went::Elsewhere(why) => {
+                        freed.home += 1;
+                        freed.elsewhere.push(why);
                     }
-                };
+                }
             }
-            moves.push((pid, home));
         }
-        if moves.is_empty() {
-            // only the dying are left: their leaving is an event
-            if !jail
+        // their leaving is an event
+        if all_are_dying
+            && !jail
                 .await_event("populated 0", FREEZE_LIMIT)
                 .map_err(|error| cgroup::failure("empty", path, &error))?
-            {
-                let stuck = io::Error::other("its members neither end nor can be moved");
-                return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
-            }
-        }
-        for (pid, home) in moves {
-            let Some(cgroup) = homes.get(&home) else { continue };
-            task.step("move back");
-            if cgroup.take(pid).map_err(|error| cgroup::failure("move a process back to", &home, &error))? {
-                freed.insert(pid);
-            }
+        {
+            let stuck = io::Error::other("its members neither end nor can be moved");
+            return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
         }
     }
     drop(jail);
     task.step("remove jail");
     let home = cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
     home.remove_child(&jail_name_of(path)).map_err(|error| cgroup::failure("remove", path, &error))?;
-    Ok(Ok(freed.len()))
+    Ok(freed)
+}
+
+enum Went {
+    Home,
+    ToAnotherJail,
+    Elsewhere(String),
+}
+
+/// Lets one out; `None` when it has ended. Whose own cgroup is gone (a service manager removes a scope with its last process) or takes no
+/// processes any more goes to that of the tree's root, or else to the nearest around its own that takes it: it must not stand for ever.
+fn let_go(task: &Task<'_>, held: &Held, way: &Way, of_the_root: &str) -> Result<Option<Went>, ActionFailure> {
+    use rustix::io::Errno;
+    let cgroups = &task.scene.cgroups;
+    let failed = |place: &str, error: io::Error| cgroup::failure("move a process back to", place, &error);
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    task.step("move back");
+    if let Some(jail) = &way.jail {
+        match cgroups.cgroup(jail) {
+            Ok(cgroup) => {
+                let moved = move_to(task, &cgroup, held).map_err(|error| failed(jail, error))?;
+                return Ok(moved.then_some(Went::ToAnotherJail));
+            }
+            Err(error) if gone(&error) => {}
+            Err(error) => return Err(failed(jail, error)),
+        }
+    }
+    let own = way.home.as_str();
+    let around = std::iter::successors(Some(own), |at| (*at != "/").then(|| above(at)));
+    let mut why = "is gone";
+    for place in [own, of_the_root].into_iter().chain(around.skip(1)) {
+        let cgroup = match cgroups.cgroup(place) {
+            Ok(cgroup) => cgroup,
+            Err(error) if gone(&error) => continue,
+            Err(error) => return Err(failed(place, error)),
+        };
+        match move_to(task, &cgroup, held) {
+            Ok(false) => return Ok(None),
+            Ok(true) if place == own => return Ok(Some(Went::Home)),
+            Ok(true) => {
+                let pid = held.pid();
+                let said = format!("pid {pid} is in cgroup {place}, since its own, {own}, {why}");
+                return Ok(Some(Went::Elsewhere(said)));
+            }
+            Err(error)
+                if [Errno::BUSY, Errno::OPNOTSUPP]
+                    .iter()
+                    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) =>
+            {
+                if place == own {
+                    why = "takes no processes any more";
+                }
+            }
+            Err(error) => return Err(failed(place, error)),
+        }
+    }
+    Err(failed(own, io::Error::other("neither it nor any cgroup around it takes the process")))
+}
+
+/// The cgroup around this one.
+fn above(path: &str) -> &str {
+    match path.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((above, _)) => above,
+    }
 }
 
 /// Sets free what a crash left held still in the middle of gathering.
@@ -292,238 +401,12 @@ pub(super) fn known_members(task: &Task<'_>) -> Vec<MovedProcess> {
     }
 }
 
-/// The rounds: children of members, and whoever the process tree names, are moved in until there is nobody left outside.
-fn gather(
-    task: &Task<'_>,
-    root: &Held,
-    jail: &Cgroup,
-    made: Made,
-    spared: &mut Spared,
-) -> Result<(), NoJail> {
-    // Most are alone. Then the containment is complete when the root stands still, and its children are listed exactly from then on.
-    if made == Made::Now && await_frozen(task, jail, STAND_STILL)? == Frozen::Yes && is_alone(task, root)? {
-        return Ok(());
-    }
-    task.in_force.set(None);
-    let first = outside_members(task, root.key, jail, spared)?;
-    if first.is_empty() {
-        return Ok(());
-    }
-    let _one_at_a_time = task.scene.foreign.lock();
-    let begun = Instant::now();
-    let mut paused = Vec::new();
-    let mut round = first;
-    let mut seen = 0_usize;
-    let result = loop {
-        seen += round.len();
-        if seen > MAX_MEMBERS {
-            break Err(NoJail::Failed(ActionFailure::Unsupported {
-                operation: format!("freezing the subtree of {}", process::name(root.key)),
-                because: format!("it has more than {MAX_MEMBERS} processes: freeze its cgroup"),
-            }));
-        }
-        if let Err(failure) = take_round(task, jail, &round, &mut paused, spared) {
-            break Err(failure);
-        }
-        if begun.elapsed() > PAUSE_LIMIT && !paused.is_empty() {
-            tracing::warn!("gathering a process tree takes long: its cgroup runs on meanwhile");
-            resume(task)?;
-            paused.clear();
-        }
-        match outside_members(task, root.key, jail, spared) {
-            Ok(next) if next.is_empty() => break Ok(()),
-            Ok(next) => round = next,
-            Err(failure) => break Err(failure.into()),
-        }
-    };
-    resume(task)?;
-    result
-}
-
-/// Moves these in: each is checked, their cgroups are held still, then they are recorded and moved.
-fn take_round(
-    task: &Task<'_>,
-    jail: &Cgroup,
-    round: &[Held],
-    paused: &mut Vec<String>,
-    spared: &mut Spared,
-) -> Result<(), NoJail> {
-    let cgroups = &task.scene.cgroups;
-    let mut members = Vec::with_capacity(round.len());
-    let mut taken = Vec::with_capacity(round.len());
-    let mut hold = paused.clone();
-    for held in round {
-        let from = cgroups
-            .path_of(held.pid())
-            .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
-        // one born in the jail in this moment
-        let Some(from) = from.filter(|from| *from != jail.path) else { continue };
-        if let Some(because) = task.scene.protected.process_reason(held, &from)? {
-            spared.add(held.key, because);
-            continue;
-        }
-        if !hold.contains(&from) && task.scene.protected.may_pause(&from) && !is_jail(task, &from) {
-            hold.push(from.clone());
-        }
-        members.push(MovedProcess { process: held.key, from });
-        taken.push(held);
-    }
-    if taken.is_empty() {
-        return Ok(());
-    }
-    pause(task, &hold, paused)?;
-    task.note(Line::Moved { id: task.id.clone(), members })?;
-    for held in taken {
-        task.step("move child");
-        if !held.has_ended() {
-            jail.take(held.pid()).map_err(sort(&jail.path))?;
-        }
-    }
-    Ok(())
-}
-
-fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(), NoJail> {
-    let mut fresh = Vec::new();
-    for path in hold.iter().filter(|path| !paused.contains(path)) {
-        let Ok(cgroup) = task.scene.cgroups.cgroup(path) else { continue };
-        // one that somebody froze before us stands still already, and must stay so afterwards
-        if cgroup.freeze_wish().is_ok_and(|wish| wish == Frozen::No) {
-            fresh.push(cgroup);
-        }
-    }
-    if fresh.is_empty() {
-        return Ok(());
-    }
-    paused.extend(fresh.iter().map(|cgroup| cgroup.path.clone()));
-    task.note(Line::Paused { id: task.id.clone(), cgroups: paused.clone() })?;
-    for cgroup in fresh {
-        task.step("pause");
-        cgroup
-            .set_freeze_wish(Frozen::Yes)
-            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
-        // one in uninterruptible sleep cannot fork either: no need to insist
-        let _still = cgroup
-            .await_event("frozen 1", Duration::from_millis(20))
-            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
-    }
-    Ok(())
-}
-
-/// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
-/// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
-fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
-    if freeze::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
-        || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty())
-    {
-        return Ok(false);
-    }
-    process::children(root.pid())
-        .map(|children| children.is_empty())
-        .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
-}
-
-/// Descendants that are not in the jail yet.
-fn outside_members(
-    task: &Task<'_>,
-    root: ProcessKey,
-    jail: &Cgroup,
-    spared: &Spared,
-) -> Result<Vec<Held>, ActionFailure> {
-    let inside: HashSet<u32> = jail
-        .members()
-        .map_err(|error| cgroup::failure("list the members of", &jail.path, &error))?
-        .into_iter()
-        .collect();
-    let mut found: HashMap<u32, Held> = HashMap::new();
-    for member in &inside {
-        let children = process::children(*member)
-            .map_err(|error| ActionFailure::io("list the children of", format!("pid {member}"), &error))?;
-        for pid in children.into_iter().filter(|pid| !inside.contains(pid)) {
-            let held = Held::open_pid(pid)
-                .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
-            // the pid may have been reused since the listing: its parent tells
-            found.extend(held.filter(|held| held.stat.parent == *member).map(|held| (pid, held)));
-        }
-    }
-    // Who was stopped as a descendant is one, though its parent may have been killed since.
-    for one in freeze::known_stopped(task) {
-        let pid = one.process.pid.0;
-        if !inside.contains(&pid) && !found.contains_key(&pid) {
-            found.extend(Held::open(one.process).ok().map(|held| (pid, held)));
-        }
-    }
-    if let Some(lineage) = &task.scene.lineage {
-        for key in lineage.descendants(root) {
-            if !inside.contains(&key.pid.0) && !found.contains_key(&key.pid.0) {
-                found.extend(Held::open(key).ok().map(|held| (key.pid.0, held)));
-            }
-        }
-    }
-    without(spared, found.into_values())
-}
-
-/// All but the spared and what is below them.
-pub(super) fn without(
-    spared: &Spared,
-    found: impl IntoIterator<Item = Held>,
-) -> Result<Vec<Held>, ActionFailure> {
-    let mut left = Vec::new();
-    for held in found {
-        let covered = spared.covers(&held);
-        if !covered
-            .map_err(|error| ActionFailure::io("find the parents of", process::name(held.key), &error))?
-        {
-            left.push(held);
-        }
-    }
-    Ok(left)
-}
-
-/// Where a process in the jail belongs; `None` when it has ended. One born inside belongs where its nearest known ancestor does.
-fn home_of(
-    pid: u32,
-    origins: &HashMap<u32, &MovedProcess>,
-    of_the_root: &str,
-) -> Result<Option<String>, ActionFailure> {
-    let held =
-        Held::open_pid(pid).map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
-    let Some(held) = held else { return Ok(None) };
-    let (mut at, mut stat) = (pid, held.stat);
-    for _ in 0..64 {
-        if let Some(member) = origins.get(&at).filter(|member| stat.started(member.process)) {
-            return Ok(Some(member.from.clone()));
-        }
-        at = stat.parent;
-        let above =
-            process::stat(at).map_err(|error| ActionFailure::io("look at", format!("pid {at}"), &error))?;
-        match above {
-            Some(above) => stat = above,
-            None => break,
-        }
-    }
-    Ok(Some(of_the_root.to_owned()))
-}
-
-fn open_home(task: &Task<'_>, path: &str, force: Force) -> Result<Option<Cgroup>, ActionFailure> {
-    let mut at = path;
-    loop {
-        match task.scene.cgroups.cgroup(at) {
-            Ok(cgroup) => return Ok(Some(cgroup)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && force == Force::No => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && at != "/" => {
-                at = at.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
-            }
-            Err(error) => return Err(cgroup::failure("open", at, &error)),
-        }
-    }
-}
-
 fn jail_name_of(path: &str) -> String {
     path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
 /// Tells "not possible here" from other failures of making or filling a jail.
-fn sort(path: &str) -> impl Fn(io::Error) -> NoJail {
+pub(super) fn sort(path: &str) -> impl Fn(io::Error) -> NoJail {
     use rustix::io::Errno;
     move |error| {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);

@@ -88,7 +88,7 @@ pub(super) enum Line {
         id: ActionId,
         cgroups: Vec<String>,
     },
-    /// All that are, or are about to be, stopped by a signal for the action's freeze.
+    /// These are about to be stopped by a signal for the action's freeze; none: the signals have been taken back.
     Stopped {
         id: ActionId,
         stopped: Vec<StoppedProcess>,
@@ -378,7 +378,14 @@ fn admit(slots: &mut BTreeMap<ActionId, Slot>, line: Line) {
             let Some(slot) = slots.get_mut(&id) else { return };
             let state = slot.work.as_mut().or(slot.record.rollback.as_mut());
             if let Some(RollbackState::Freeze { stopped: known, .. }) = state {
-                *known = stopped;
+                if stopped.is_empty() {
+                    known.clear();
+                }
+                for one in stopped {
+                    if !known.iter().any(|other| other.process == one.process) {
+                        known.push(one);
+                    }
+                }
             }
         }
         Line::Paused { id, cgroups } => {

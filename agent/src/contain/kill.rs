@@ -12,7 +12,7 @@ use super::{
     jail::{self, NoJail},
     journal::Line,
     process::{self, Held},
-    scene::{Act, Force, Task, Undone},
+    scene::{Act, Task, Undone},
     spared::Spared,
 };
 
@@ -30,7 +30,9 @@ impl Act for Kill {
             cgroup @ Target::Cgroup { .. } => {
                 target_cgroup(task, cgroup)?;
             }
-            Target::File { .. } => return Err(no_process(task)),
+            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
+                return Err(no_process(task));
+            }
         }
         Ok(RollbackState::Nothing)
     }
@@ -45,7 +47,9 @@ impl Act for Kill {
             }
             (Target::Process { process }, KillScope::Subtree) => kill_subtree(task, *process, &mut spared)?,
             (cgroup @ Target::Cgroup { .. }, _) => kill_cgroup(task, cgroup)?,
-            (Target::File { .. }, _) => return Err(no_process(task)),
+            (Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. }, _) => {
+                return Err(no_process(task));
+            }
         };
         let mut outputs = Outputs::from([("killed".to_owned(), json!(killed))]);
         spared.tell(&mut outputs);
@@ -67,7 +71,9 @@ impl Act for Kill {
                     members.first().map(|pid| format!("pid {pid}"))
                 }
             },
-            Target::File { .. } => return Err(no_process(task)),
+            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
+                return Err(no_process(task));
+            }
         };
         Ok(match alive {
             None => Effect::InForce,
@@ -75,11 +81,11 @@ impl Act for Kill {
         })
     }
 
-    fn revert(&self, task: &Task<'_>, _: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, _: &RollbackState) -> Result<Undone, ActionFailure> {
         // a crash between freeze and kill may have left a jail: whoever is still in it goes free
         jail::resume(task)?;
         if let Some(RollbackState::Freeze { jail: Some(path), members, .. }) = work(task) {
-            jail::free(task, &path, &members, Force::Yes)?.map_err(|_| no_process(task))?;
+            jail::free(task, &path, &members)?;
             task.note_done(Line::Work { id: task.id.clone(), work: None })?;
         }
         Ok(Undone::Vacuous { detail: "what was killed is gone".into() })
@@ -94,40 +100,31 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Re
         Err(ActionFailure::TargetGone { .. }) if work(task).is_some() => None,
         Err(other) => return Err(other),
     };
-    let (path, ours) = match (work(task), &held) {
-        (Some(RollbackState::Freeze { jail: Some(path), .. }), _) => (path, true),
+    let path = match (work(task), &held) {
+        (Some(RollbackState::Freeze { jail: Some(path), .. }), _) => path,
         (_, None) => return Err(ActionFailure::TargetGone { target: process::name(process) }),
-        (_, Some(held)) => match capture_subtree(task, process)? {
-            state @ RollbackState::Freeze { jail: Some(_), .. } => {
-                let RollbackState::Freeze { jail: Some(path), .. } = &state else {
-                    return Err(no_process(task));
-                };
-                let path = path.clone();
-                task.note(Line::Work { id: task.id.clone(), work: Some(state) })?;
-                (path, true)
-            }
-            // frozen by another action: its jail holds exactly this subtree or one around it
-            _ => (cgroup_of(task, held)?, false),
-        },
+        (_, Some(_)) => {
+            let state = capture_subtree(task, process)?;
+            let RollbackState::Freeze { jail: Some(path), .. } = &state else { return Err(no_process(task)) };
+            let path = path.clone();
+            task.note(Line::Work { id: task.id.clone(), work: Some(state) })?;
+            path
+        }
     };
     let mut killed = 0;
-    if ours {
-        if let Some(held) = &held {
-            match jail::imprison(task, held, &path) {
-                Ok((_, left)) => *spared = left,
-                Err(NoJail::Failed(failure)) => return Err(failure),
-                Err(NoJail::Impossible(error)) => {
-                    tracing::warn!(%error, "no jail can be made: killing round by round");
-                    killed += kill_rounds(task, held, spared)?;
-                }
+    if let Some(held) = &held {
+        match jail::imprison(task, held, &path) {
+            Ok((_, left)) => *spared = left,
+            Err(NoJail::Failed(failure)) => return Err(failure),
+            Err(NoJail::Impossible(error)) => {
+                tracing::warn!(%error, "no jail can be made: killing round by round");
+                killed += kill_rounds(task, held, spared)?;
             }
         }
-        killed += kill_members(task, &path)?;
-        jail::free(task, &path, &[], Force::Yes)?.map_err(|_| no_process(task))?;
-        task.note_done(Line::Work { id: task.id.clone(), work: None })?;
-    } else if let Some(held) = &held {
-        killed += kill_rounds(task, held, spared)?;
     }
+    killed += kill_members(task, &path)?;
+    jail::free(task, &path, &[])?;
+    task.note_done(Line::Work { id: task.id.clone(), work: None })?;
     Ok(killed)
 }
 
@@ -139,6 +136,7 @@ fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
     let members = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
+    // All are sent the signal before any is awaited, and none is held meanwhile: they may be more than descriptors are to be had.
     let mut dying = Vec::with_capacity(members.len());
     for pid in members {
         let held =
@@ -146,19 +144,22 @@ fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
         let Some(held) = held else { continue };
         task.step("kill");
         held.signal(Signal::KILL)?;
-        dying.push(held);
+        dying.push(held.key);
     }
-    for held in &dying {
-        ended(held)?;
+    for key in &dying {
+        if let Some(held) = Held::open_if_there(*key)? {
+            ended(&held)?;
+        }
     }
     Ok(dying.len())
 }
 
 /// Without a jail: stop and kill from the top, until nobody is left.
 fn kill_rounds(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<usize, ActionFailure> {
-    let mut round = vec![Held::open(root.key)?];
+    let mut round = vec![root.key];
     let mut killed = 0;
-    while let Some(held) = round.pop() {
+    while let Some(key) = round.pop() {
+        let Some(held) = Held::open_if_there(key)? else { continue };
         let Ok(cgroup) = cgroup_of(task, &held) else { continue };
         if let Some(because) = task.scene.protected.process_reason(&held, &cgroup)? {
             spared.add(held.key, because);
@@ -171,7 +172,7 @@ fn kill_rounds(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<usiz
         for child in children {
             let child = Held::open_pid(child)
                 .map_err(|error| ActionFailure::io("hold", format!("pid {child}"), &error))?;
-            round.extend(child.filter(|child| child.stat.parent == held.pid()));
+            round.extend(child.filter(|child| child.stat.parent == held.pid()).map(|child| child.key));
         }
         held.signal(Signal::KILL)?;
         killed += usize::from(ended(&held)?);

@@ -12,6 +12,8 @@ mod engine;
 mod evidence;
 mod file;
 mod freeze;
+mod gather;
+mod homes;
 mod jail;
 mod journal;
 mod kill;

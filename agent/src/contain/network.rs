@@ -23,7 +23,7 @@ use super::{
     cgroup::{self, Cgroup},
     freeze::target_cgroup,
     object,
-    scene::{Act, Force, Scene, Task, Undone, mismatch},
+    scene::{Act, Scene, Task, Undone, mismatch},
     sys,
 };
 
@@ -74,7 +74,7 @@ impl Act for Quarantine<'_> {
         verify(task, rollback)
     }
 
-    fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure> {
         revert(task, rollback)
     }
 }
@@ -93,7 +93,7 @@ impl Act for Block<'_> {
         verify(task, rollback)
     }
 
-    fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure> {
         revert(task, rollback)
     }
 }
@@ -161,7 +161,9 @@ fn apply(
             ("calls_refused_at_once".to_owned(), json!(calls)),
         ])),
         Err(failure) => {
-            lift(task.scene, &folder)?;
+            if let Err(left) = lift(task.scene, &folder) {
+                task.leave_unclean(&left);
+            }
             Err(failure)
         }
     }

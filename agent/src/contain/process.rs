@@ -19,6 +19,9 @@ use super::cgroup;
 /// (include/asm-generic/param.h), so two processes of one pid that started within the same 10 ms cannot be told apart here.
 const NS_PER_TICK: u64 = 10_000_000;
 
+/// So many are held at once where many are looked at: the limit on open descriptors may be low, and trees are large.
+pub(super) const AT_ONCE: usize = 64;
+
 /// `PF_KTHREAD` of include/linux/sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
@@ -44,12 +47,17 @@ impl Stat {
 
     /// Whether this is the start time that `key` names, as far as ticks can tell.
     pub(super) fn started(&self, key: ProcessKey) -> bool {
-        key.start.0 / NS_PER_TICK == self.start_ticks
+        ticks(key) == self.start_ticks
     }
 
     pub(super) fn key(&self, pid: u32) -> ProcessKey {
         ProcessKey { pid: Pid(pid), start: BootNs(self.start_ticks.saturating_mul(NS_PER_TICK)) }
     }
+}
+
+/// The start time in ticks, which is all that /proc tells.
+pub(super) fn ticks(key: ProcessKey) -> u64 {
+    key.start.0 / NS_PER_TICK
 }
 
 /// A live process, held by its pidfd: signals sent through it can never reach another one.
@@ -77,6 +85,17 @@ impl Held {
             expected: format!("started {} ns after boot", key.start.0),
             found: format!("started {} ns after boot", held.key.start.0),
         })
+    }
+
+    /// The same; `None` when it has ended.
+    ///
+    /// Errors: of the system, for example when no more descriptors are to be had.
+    pub(super) fn open_if_there(key: ProcessKey) -> Result<Option<Self>, ActionFailure> {
+        match Self::open(key) {
+            Ok(held) => Ok(Some(held)),
+            Err(ActionFailure::TargetGone { .. } | ActionFailure::TargetChanged { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
     }
 
     /// Takes hold of whatever has this pid now; `None` when nothing alive has.

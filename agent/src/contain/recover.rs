@@ -14,7 +14,7 @@ use super::{
     engine::{Clock, Contain, is_held},
     journal::{Line, Slot, is_over},
     network,
-    scene::{Force, Task, act},
+    scene::{Clean, Task, act},
 };
 
 /// What became of an action at the start.
@@ -66,6 +66,15 @@ impl Contain {
         if let Err(failure) = self.scene.journal().settle() {
             tracing::warn!(%failure, "the disk still does not take what is to be written down");
         }
+        let half_undone: Vec<ActionId> = {
+            let journal = self.scene.journal();
+            let reverting = journal.standing().filter(|slot| slot.record.state == ActionState::Reverting);
+            reverting.map(|slot| slot.record.id.clone()).collect()
+        };
+        for id in half_undone {
+            let _alone = self.enter(&id);
+            self.revert_again(&id);
+        }
         let mut drifts = Vec::new();
         for record in self.in_force() {
             let settled = matches!(
@@ -82,6 +91,24 @@ impl Contain {
         drifts
     }
 
+    /// What could not be undone to its end is tried again; the same failure is told once.
+    fn revert_again(&self, id: &ActionId) {
+        if self.record(id).is_none_or(|record| record.state != ActionState::Reverting) {
+            return;
+        }
+        match self.revert(id) {
+            Ok(_) => {
+                self.unmended().remove(id);
+            }
+            Err(failure) => {
+                let now = ("half undone".to_owned(), failure.clone());
+                if self.unmended().insert(id.clone(), now.clone()).as_ref() != Some(&now) {
+                    tracing::error!(action = %id, %failure, "an undo does not come to its end; it is tried again and again");
+                }
+            }
+        }
+    }
+
     fn watch_one(&self, id: &ActionId, clock: &Clock) -> Option<Drift> {
         let record = self.record(id).filter(|record| !is_over(record.state))?;
         let task = Task::new(&self.scene, id, &record.target);
@@ -95,7 +122,7 @@ impl Contain {
             Err(ActionFailure::TargetGone { .. }) => {
                 self.unmended().remove(id);
                 // nothing is left to hold: what we made for it goes
-                if let Err(failure) = self.revert(id, Force::Yes) {
+                if let Err(failure) = self.revert(id) {
                     tracing::warn!(action = %id, %failure, "the remains of a containment cannot be removed yet");
                 }
                 return None;
@@ -153,10 +180,15 @@ impl Contain {
                     return self.note_done(Line::applied(id, clock.time(), outputs));
                 }
                 tracing::warn!(action = %id, %failure, "what was half done cannot be finished: it is undone");
-                act(&record.action).revert(&task, &rollback, Force::Yes)?;
-                self.note_done(Line::State { id, state: ActionState::Failed, detail: failure.to_string() })
+                // as it is known by now: who was moved and stopped has been added
+                let rollback = self.record(&id).and_then(|record| record.rollback).unwrap_or(rollback);
+                match act(&record.action).revert(&task, &rollback) {
+                    Ok(_) => task.clean.set(Clean::Yes),
+                    Err(failure) => task.leave_unclean(&failure),
+                }
+                self.note_failed(&task, &failure)
             }
-            ActionState::Reverting => self.revert(&id, Force::No).map(drop),
+            ActionState::Reverting => self.revert(&id).map(drop),
             _ => Ok(()),
         }
     }

@@ -43,8 +43,8 @@ pub(super) struct Scene {
     pub(super) max_file_bytes: u64,
     pub(super) spare: Spare,
     pub(super) journal: Mutex<Journal>,
-    /// Held while `cgroup.freeze` of a cgroup that is not ours is changed for a moment or for long, so that one action's thaw
-    /// does not undo another's freeze.
+    /// Held while jails are filled and emptied, and while `cgroup.freeze` of a cgroup that is not ours is changed for a moment or for
+    /// long, so that one action's undo does not undo another's freeze.
     pub(super) foreign: Mutex<()>,
     pub(super) on_step: Option<StepHook>,
 }
@@ -72,11 +72,27 @@ pub(super) struct Task<'a> {
     pub(super) taken: RefCell<Option<Held>>,
     /// When the effect was seen to be complete, for actions that have more to do after it.
     pub(super) in_force: Cell<Option<Instant>>,
+    /// A failed `apply` could not take back all that it did.
+    pub(super) clean: Cell<Clean>,
+}
+
+/// Whether a failed `apply` has left something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clean {
+    Yes,
+    No,
 }
 
 impl<'a> Task<'a> {
     pub(super) fn new(scene: &'a Scene, id: &'a ActionId, target: &'a Target) -> Self {
-        Self { scene, id, target, taken: RefCell::new(None), in_force: Cell::new(None) }
+        Self {
+            scene,
+            id,
+            target,
+            taken: RefCell::new(None),
+            in_force: Cell::new(None),
+            clean: Cell::new(Clean::Yes),
+        }
     }
 }
 
@@ -95,6 +111,12 @@ impl Task<'_> {
 
     pub(super) fn step(&self, name: &'static str) {
         self.scene.step(name);
+    }
+
+    /// A failed `apply` could not take something back: it is tried again until it can.
+    pub(super) fn leave_unclean(&self, failure: &ActionFailure) {
+        tracing::error!(action = %self.id, %failure, "what a failed action did could not be taken back yet");
+        self.clean.set(Clean::No);
     }
 
     /// Short name unique to the action, fit for a file.
@@ -119,15 +141,6 @@ pub(super) enum Undone {
     Drifted { difference: String },
 }
 
-/// What to do when exact restoration is not possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Force {
-    /// Leave it and say what drifted.
-    No,
-    /// A person asked for it locally: set free as near as possible to how it was.
-    Yes,
-}
-
 /// The four phases of an action. `capture` and `verify` change nothing; `apply` and `revert` may be repeated after a crash at any
 /// step and come to the same end; a failed `apply` has undone what it did.
 pub(super) trait Act {
@@ -138,12 +151,7 @@ pub(super) trait Act {
     fn still_holds(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
         self.verify(task, rollback)
     }
-    fn revert(
-        &self,
-        task: &Task<'_>,
-        rollback: &RollbackState,
-        force: Force,
-    ) -> Result<Undone, ActionFailure>;
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure>;
 }
 
 /// The code behind an action.
@@ -157,6 +165,35 @@ pub(super) fn act(action: &NodeAction) -> Box<dyn Act + '_> {
         NodeAction::DestroySockets => Box::new(super::sockets::Destroy),
         NodeAction::QuarantineFile => Box::new(super::file::QuarantineFile),
         NodeAction::CaptureEvidence(with) => Box::new(super::evidence::Capture(*with)),
+        NodeAction::Cluster(_) => Box::new(NotHere),
+    }
+}
+
+/// An action of the cluster: the controller does it, and no node is ever asked to.
+struct NotHere;
+
+impl Act for NotHere {
+    fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure> {
+        Err(not_here(task))
+    }
+
+    fn apply(&self, task: &Task<'_>, _: &RollbackState) -> Result<Outputs, ActionFailure> {
+        Err(not_here(task))
+    }
+
+    fn verify(&self, task: &Task<'_>, _: &RollbackState) -> Result<Effect, ActionFailure> {
+        Err(not_here(task))
+    }
+
+    fn revert(&self, task: &Task<'_>, _: &RollbackState) -> Result<Undone, ActionFailure> {
+        Err(not_here(task))
+    }
+}
+
+fn not_here(task: &Task<'_>) -> ActionFailure {
+    ActionFailure::Unsupported {
+        operation: format!("changing {} from a node", task.target),
+        because: "what is in the API server the controller changes".into(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     cgroup,
     freeze::{cgroup_of, target_cgroup},
     process::{self, Held},
-    scene::{Act, Force, Task, Undone},
+    scene::{Act, Task, Undone},
 };
 
 /// Processes looked at; a target with more is cut off by a quarantine instead.
@@ -64,7 +64,7 @@ impl Act for Destroy {
         })
     }
 
-    fn revert(&self, _: &Task<'_>, _: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, _: &Task<'_>, _: &RollbackState) -> Result<Undone, ActionFailure> {
         Ok(Undone::Vacuous { detail: "the connections that were reset are gone".into() })
     }
 }
@@ -108,10 +108,12 @@ fn processes(task: &Task<'_>) -> Result<Vec<Held>, ActionFailure> {
             }
             Ok(found)
         }
-        Target::File { .. } => Err(ActionFailure::Unsupported {
-            operation: format!("destroying sockets of {}", task.target),
-            because: "a file has none".into(),
-        }),
+        Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
+            Err(ActionFailure::Unsupported {
+                operation: format!("destroying sockets of {}", task.target),
+                because: "only processes have some".into(),
+            })
+        }
     }
 }
 

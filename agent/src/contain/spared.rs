@@ -1,8 +1,6 @@
 //! Protected processes in the midst of a tree that is contained: they and what is below them are left out, and named.
 
-use std::io;
-
-use model::{Outputs, ProcessKey};
+use model::{ActionFailure, Outputs, ProcessKey};
 use serde_json::json;
 
 use super::process::{self, Held};
@@ -25,7 +23,7 @@ impl Spared {
     }
 
     /// Whether it is one of them or, as /proc has it now, descends from one.
-    pub(super) fn covers(&self, held: &Held) -> io::Result<bool> {
+    pub(super) fn covers(&self, held: &Held) -> Result<bool, ActionFailure> {
         if self.0.is_empty() {
             return Ok(false);
         }
@@ -35,7 +33,9 @@ impl Spared {
                 return Ok(true);
             }
             pid = stat.parent;
-            match process::stat(pid)? {
+            let above = process::stat(pid)
+                .map_err(|error| ActionFailure::io("find the parents of", process::name(held.key), &error))?;
+            match above {
                 Some(above) if pid > 0 => stat = above,
                 _ => break,
             }

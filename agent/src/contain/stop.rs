@@ -11,8 +11,9 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
+    homes,
     process::{self, Held},
-    scene::{Act, Force, Task, Undone, mismatch},
+    scene::{Act, Task, Undone, mismatch},
 };
 
 /// How long a stop is awaited. Not longer: while it waits, whoever may signal the process could continue it, and the freeze that
@@ -25,7 +26,7 @@ pub(super) struct Stop;
 impl Act for Stop {
     fn capture(&self, task: &Task<'_>) -> Result<RollbackState, ActionFailure> {
         let held = checked(task, target(task)?)?;
-        let was_stopped = if held.stat.is_stopped() { Frozen::Yes } else { Frozen::No };
+        let was_stopped = was_stopped(task, &held);
         Ok(RollbackState::Stop { processes: vec![StoppedProcess { process: held.key, was_stopped }] })
     }
 
@@ -47,7 +48,7 @@ impl Act for Stop {
         verify_stopped(task, processes)
     }
 
-    fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure> {
         let RollbackState::Stop { processes } = rollback else { return Err(mismatch(task)) };
         let continued = continue_all(task, processes)?;
         Ok(match continued {
@@ -139,7 +140,15 @@ fn stand(task: &Task<'_>, held: &Held) -> Result<Stand, ActionFailure> {
     look().map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))
 }
 
-/// SIGCONT to all that were running before.
+/// Whether a process had been stopped by somebody else: what another action of ours found, if it is that which stopped it.
+pub(super) fn was_stopped(task: &Task<'_>, held: &Held) -> Frozen {
+    if !held.stat.is_stopped() {
+        return Frozen::No;
+    }
+    homes::was_stopped_before_us(task, held.key).unwrap_or(Frozen::Yes)
+}
+
+/// SIGCONT to all that were running before, and that no other action wants to be stopped.
 pub(super) fn continue_all(
     task: &Task<'_>,
     processes: &[StoppedProcess],
@@ -152,7 +161,7 @@ pub(super) fn continue_all(
             Err(other) => return Err(other),
         };
         count.alive += 1;
-        if process.was_stopped == Frozen::No {
+        if process.was_stopped == Frozen::No && !homes::is_stopped_by_another(task, process.process) {
             task.step("continue");
             count.continued += usize::from(held.signal(Signal::CONT)?);
         }

@@ -16,7 +16,7 @@ use super::{
     cgroup,
     freeze::target_cgroup,
     process::{self as proc, Held},
-    scene::{Act, Force, Task, Undone},
+    scene::{Act, Task, Undone},
 };
 use crate::aside::{Aside, Patience};
 
@@ -108,7 +108,7 @@ impl Act for Capture {
         })
     }
 
-    fn revert(&self, task: &Task<'_>, _: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, _: &RollbackState) -> Result<Undone, ActionFailure> {
         bundle::discard_part(&folder(task))?;
         Ok(Undone::Vacuous { detail: "nothing was changed; the evidence is kept".into() })
     }
@@ -145,7 +145,7 @@ fn targets(task: &Task<'_>) -> Result<Vec<Held>, ActionFailure> {
                 found.extend(hold(pid)?);
             }
         }
-        Target::File { .. } => {
+        Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
             return Err(ActionFailure::Unsupported {
                 operation: format!("capturing evidence of {}", task.target),
                 because: "of a file, the quarantine keeps everything".into(),

@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     attributes,
-    scene::{Act, Force, Task, Undone, mismatch},
+    scene::{Act, Task, Undone, mismatch},
 };
 
 pub(super) struct QuarantineFile;
@@ -56,7 +56,9 @@ impl Act for QuarantineFile {
         if let Err(failure) = &done
             && !matches!(failure, ActionFailure::TargetGone { .. })
         {
-            put_back(task, state)?;
+            if let Err(left) = put_back(task, state) {
+                task.leave_unclean(&left);
+            }
             // an empty folder is of no use to anybody
             let _kept_if_not_empty = fs::remove_dir(folder(task));
         }
@@ -89,7 +91,7 @@ impl Act for QuarantineFile {
         Ok(Effect::InForce)
     }
 
-    fn revert(&self, task: &Task<'_>, rollback: &RollbackState, _: Force) -> Result<Undone, ActionFailure> {
+    fn revert(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFailure> {
         put_back(task, state(task, rollback)?)
     }
 }

@@ -1,0 +1,207 @@
+//! A tree is gathered in a jail: children of members, and whoever the process tree names, are moved in until there is nobody left outside.
+//!
+//! Nobody is held longer than it takes to look at or to move a few at once: a tree may be larger than the number of descriptors that
+//! the agent may have open.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use model::{ActionFailure, Frozen, MovedProcess, ProcessKey};
+
+use super::{
+    cgroup::{self, Cgroup, Made},
+    freeze, homes,
+    jail::{self, NoJail},
+    journal::Line,
+    process::{self, AT_ONCE, Held},
+    scene::Task,
+    spared::Spared,
+};
+
+/// Everything moved by one action; more is a fork bomb, for which the whole cgroup should be frozen.
+const MAX_MEMBERS: usize = 16_384;
+/// How long other processes of the cgroup may be held still while a tree is gathered.
+const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
+const STAND_STILL: Duration = Duration::from_millis(1);
+
+/// Moves the descendants of the root, which is in the jail, in until there is nobody left outside. Jails are changed by nobody else
+/// meanwhile.
+pub(super) fn gather(
+    task: &Task<'_>,
+    root: &Held,
+    jail: &Cgroup,
+    made: Made,
+    spared: &mut Spared,
+) -> Result<(), NoJail> {
+    // Most are alone. Then the containment is complete when the root stands still, and its children are listed exactly from then on.
+    if made == Made::Now
+        && jail::await_frozen(task, jail, STAND_STILL)? == Frozen::Yes
+        && is_alone(task, root)?
+    {
+        return Ok(());
+    }
+    task.in_force.set(None);
+    let first = outside_members(task, root.key, jail, spared)?;
+    if first.is_empty() {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let mut paused = Vec::new();
+    let mut round = first;
+    let mut seen = 0_usize;
+    let result = loop {
+        seen += round.len();
+        if seen > MAX_MEMBERS {
+            break Err(NoJail::Failed(ActionFailure::Unsupported {
+                operation: format!("freezing the subtree of {}", process::name(root.key)),
+                because: format!("it has more than {MAX_MEMBERS} processes: freeze its cgroup"),
+            }));
+        }
+        let taken =
+            round.chunks(AT_ONCE).try_for_each(|some| take_some(task, jail, some, &mut paused, spared));
+        if let Err(failure) = taken {
+            break Err(failure);
+        }
+        if begun.elapsed() > PAUSE_LIMIT && !paused.is_empty() {
+            tracing::warn!("gathering a process tree takes long: its cgroup runs on meanwhile");
+            jail::resume(task)?;
+            paused.clear();
+        }
+        match outside_members(task, root.key, jail, spared) {
+            Ok(next) if next.is_empty() => break Ok(()),
+            Ok(next) => round = next,
+            Err(failure) => break Err(failure.into()),
+        }
+    };
+    jail::resume(task)?;
+    result
+}
+
+/// Moves these in: each is checked, their cgroups are held still, then they are recorded and moved.
+fn take_some(
+    task: &Task<'_>,
+    jail: &Cgroup,
+    some: &[ProcessKey],
+    paused: &mut Vec<String>,
+    spared: &mut Spared,
+) -> Result<(), NoJail> {
+    let cgroups = &task.scene.cgroups;
+    let mut members = Vec::with_capacity(some.len());
+    let mut taken = Vec::with_capacity(some.len());
+    let mut hold = paused.clone();
+    for key in some {
+        let Some(held) = Held::open_if_there(*key)? else { continue };
+        let at = cgroups
+            .path_of(held.pid())
+            .map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
+        // one born in the jail in this moment
+        let Some(at) = at.filter(|at| *at != jail.path) else { continue };
+        // in another freeze's jail it is not at home
+        let from = homes::true_home(task, held.pid(), held.stat, at.clone())?;
+        if let Some(because) = task.scene.protected.process_reason(&held, &from)? {
+            spared.add(held.key, because);
+            continue;
+        }
+        if at == from && !hold.contains(&at) && task.scene.protected.may_pause(&at) {
+            hold.push(at);
+        }
+        members.push(MovedProcess { process: held.key, from });
+        taken.push(held);
+    }
+    if taken.is_empty() {
+        return Ok(());
+    }
+    pause(task, &hold, paused)?;
+    task.note(Line::Moved { id: task.id.clone(), members })?;
+    for held in taken {
+        task.step("move child");
+        jail::admit(task, jail, &held)?;
+    }
+    Ok(())
+}
+
+fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(), NoJail> {
+    let mut fresh = Vec::new();
+    for path in hold.iter().filter(|path| !paused.contains(path)) {
+        let Ok(cgroup) = task.scene.cgroups.cgroup(path) else { continue };
+        // one that somebody froze before us stands still already, and must stay so afterwards
+        if cgroup.freeze_wish().is_ok_and(|wish| wish == Frozen::No) {
+            fresh.push(cgroup);
+        }
+    }
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    paused.extend(fresh.iter().map(|cgroup| cgroup.path.clone()));
+    task.note(Line::Paused { id: task.id.clone(), cgroups: paused.clone() })?;
+    for cgroup in fresh {
+        task.step("pause");
+        cgroup
+            .set_freeze_wish(Frozen::Yes)
+            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
+        // one in uninterruptible sleep cannot fork either: no need to insist
+        let _still = cgroup
+            .await_event("frozen 1", Duration::from_millis(20))
+            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
+    }
+    Ok(())
+}
+
+/// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
+/// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
+fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
+    if freeze::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
+        || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty())
+    {
+        return Ok(false);
+    }
+    process::children(root.pid())
+        .map(|children| children.is_empty())
+        .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
+}
+
+/// Descendants that are not in the jail yet, without the spared and what is below them.
+fn outside_members(
+    task: &Task<'_>,
+    root: ProcessKey,
+    jail: &Cgroup,
+    spared: &Spared,
+) -> Result<Vec<ProcessKey>, ActionFailure> {
+    let inside: HashSet<u32> = jail
+        .members()
+        .map_err(|error| cgroup::failure("list the members of", &jail.path, &error))?
+        .into_iter()
+        .collect();
+    let mut found: HashMap<u32, ProcessKey> = HashMap::new();
+    for member in &inside {
+        let children = process::children(*member)
+            .map_err(|error| ActionFailure::io("list the children of", format!("pid {member}"), &error))?;
+        for pid in children.into_iter().filter(|pid| !inside.contains(pid)) {
+            let held = Held::open_pid(pid)
+                .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
+            // the pid may have been reused since the listing: its parent tells
+            if let Some(held) = held.filter(|held| held.stat.parent == *member)
+                && !spared.covers(&held)?
+            {
+                found.insert(pid, held.key);
+            }
+        }
+    }
+    // Who was stopped as a descendant is one, though its parent may have been killed since; and so is whom the process tree names.
+    let stopped = freeze::known_stopped(task).into_iter().map(|one| one.process);
+    let lineage = task.scene.lineage.iter().flat_map(|lineage| lineage.descendants(root));
+    for key in stopped.chain(lineage) {
+        let pid = key.pid.0;
+        if !inside.contains(&pid)
+            && !found.contains_key(&pid)
+            && let Some(held) = Held::open_if_there(key)?
+            && !spared.covers(&held)?
+        {
+            found.insert(pid, key);
+        }
+    }
+    Ok(found.into_values().collect())
+}

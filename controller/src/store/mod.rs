@@ -105,7 +105,7 @@ impl Table {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database or the disk below it failed; on a full disk, make room: nothing that was accepted is lost.
-    #[error("cannot {operation} the journal {}: {source}", path.display())]
+    #[error("cannot {operation} the journal {}: {source}{}", path.display(), next_step(source))]
     Database {
         /// What was tried.
         operation: &'static str,
@@ -148,6 +148,23 @@ pub enum StoreError {
         /// Its format.
         found: u64,
     },
+}
+
+/// What a person does about it, where that can be told.
+fn next_step(source: &redb::Error) -> &'static str {
+    let damaged = "; to begin anew, move the file aside and keep it: incidents and what is to be undone stand in it. What is in \
+                   force on the nodes stays in force, and `hemostat release` lifts it there";
+    match source {
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
+            "; another controller works in this state folder: stop it, or give this one a folder of its own"
+        }
+        redb::Error::Corrupted(_) => damaged,
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => damaged,
+        redb::Error::UpgradeRequired(_) => {
+            "; another version of Hemostat wrote it: use that one, or move the file aside to begin anew"
+        }
+        _ => "",
+    }
 }
 
 /// Key and value.

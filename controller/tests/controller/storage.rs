@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hemostat_controller::api::Condition;
+use hemostat_controller::{Controller, api::Condition};
 use model::*;
 
 use crate::{
@@ -143,7 +143,11 @@ async fn a_finding_survives_a_row_that_cannot_be_read(table: &str, seen: u64) {
     lab.connect(Faint::Never);
     lab.until_world(|world| world.spool.is_empty()).await;
     let incident = lab.until(|line| line.findings == 2).await;
-    assert_eq!(incident.findings.iter().map(|one| one.event.id.seq.0).collect::<Vec<_>>(), [1, 2], "each once");
+    assert_eq!(
+        incident.findings.iter().map(|one| one.event.id.seq.0).collect::<Vec<_>>(),
+        [1, 2],
+        "each once"
+    );
     lab.stop().await;
 }
 
@@ -157,4 +161,27 @@ async fn i3_a_store_that_fails_while_a_finding_is_taken_in_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i3_a_store_that_fails_before_a_finding_is_remembered_loses_and_doubles_nothing() {
     a_finding_survives_a_row_that_cannot_be_read("seen_order", 1).await;
+}
+
+/// A journal that is no journal any more, and one that another controller has: refused with the file and what to do.
+#[tokio::test]
+async fn a_journal_that_cannot_be_used_is_refused_with_its_place_and_the_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || crate::lab::config(dir.path());
+    let journal = config().journal;
+    let refused = async || Controller::start(config()).await.unwrap_err().to_string();
+    let running = Controller::start(config()).await.unwrap();
+    let text = refused().await;
+    assert!(text.contains(&journal.display().to_string()) && text.contains("another controller"), "{text}");
+    running.shutdown().await;
+    let whole = fs::read(&journal).unwrap();
+    for broken in [&b"no journal at all, but long enough to be looked at"[..], &whole[..5000]] {
+        fs::write(&journal, broken).unwrap();
+        let text = refused().await;
+        assert!(text.contains(&journal.display().to_string()), "{text}");
+        assert!(text.contains("move the file aside") && text.contains("hemostat release"), "{text}");
+        assert_eq!(fs::read(&journal).unwrap(), broken, "what can perhaps be saved is left as it is");
+    }
+    fs::write(&journal, &whole).unwrap();
+    Controller::start(config()).await.unwrap().shutdown().await;
 }

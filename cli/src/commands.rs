@@ -1,6 +1,8 @@
 //! One file for each command.
 
+pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod controller;
 pub(crate) mod decide;
 pub(crate) mod doctor;
 pub(crate) mod incidents;
@@ -17,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use controller::{
+use ::controller::{
     api::ApiErrorKind,
     client::{Client, ClientError},
 };

@@ -47,6 +47,10 @@ pub(crate) struct Shared {
 enum Command {
     /// Watch this host: agent and controller in one process, rules and playbooks from folders.
     Standalone(commands::standalone::Options),
+    /// The controller of a cluster: rules and playbooks from the API server, incidents shown there.
+    Controller(commands::controller::Options),
+    /// One node of a cluster: watches it for a controller.
+    Agent(commands::agent::Options),
     /// What runs, what each hook is attached to, what was seen and what was lost.
     Status,
     /// Whether this machine can run Hemostat and does: kernel, rights, hooks (a live event each), clock, disk, certificates.
@@ -98,6 +102,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Standalone(options) => {
             agent::allocator::give_back_freed_memory();
             commands::standalone::run(&shared, options)
+        }
+        Command::Controller(options) => commands::controller::run(&shared, options),
+        Command::Agent(options) => {
+            agent::allocator::give_back_freed_memory();
+            commands::agent::run(options)
         }
         Command::Status => commands::asking(commands::status::run(&shared)),
         Command::Doctor(options) => commands::doctor::run(&shared, &options),

@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Rules,
     /// Findings that correlations could not count.
     Correlation,
+    /// What the API server does not take.
+    Cluster,
 }
 
 impl Part {
@@ -42,6 +44,7 @@ impl Part {
             Self::Grouping => "grouping",
             Self::Rules => "rules",
             Self::Correlation => "correlation",
+            Self::Cluster => "cluster",
         }
     }
 }

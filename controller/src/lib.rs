@@ -19,7 +19,7 @@ mod files;
 mod health;
 mod metrics;
 mod playbooks;
-mod reconcile;
+pub mod reconcile;
 mod rules;
 mod start;
 mod store;

@@ -85,7 +85,20 @@ pub struct ControllerHandle {
     tasks: TaskTracker,
     core: Option<JoinHandle<()>>,
     links: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
     pods: Option<Pods>,
+    revision: watch::Receiver<u64>,
+}
+
+/// What a part that belongs to a running controller works with. Its tasks end with `stop`.
+pub(crate) struct Inside {
+    pub(crate) asker: Asker,
+    pub(crate) inbox: mpsc::WeakSender<Input>,
+    pub(crate) health: HealthBoard,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) revision: watch::Receiver<u64>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// Takes links from threads of their own; does not keep a controller running.
@@ -96,6 +109,7 @@ pub struct Attacher {
     tasks: TaskTracker,
     links: Arc<AtomicU64>,
     runtime: Handle,
+    metrics: Arc<Metrics>,
     pods: Option<Pods>,
 }
 
@@ -103,6 +117,11 @@ impl Attacher {
     /// What is known of pods, told by what comes over the links.
     pub(crate) fn pods(&self) -> Option<Pods> {
         self.pods.clone()
+    }
+
+    /// Where what comes over the links is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// As [`ControllerHandle::attach`]; of a controller that has stopped the link ends at once.
@@ -141,12 +160,13 @@ impl Controller {
         let shared = Shared {
             config: Arc::new(config),
             health: health.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             revision,
             stop: stop.clone(),
         };
         // The journal's lock keeps a second controller away before the socket is touched.
         let thread = core::spawn(shared, taken, Handle::current())?;
+        let revision = served.revision.clone();
         let server = serve(path.clone(), served).await.map_err(|source| StartError::Socket { path, source });
         let tasks = TaskTracker::new();
         let handle = ControllerHandle {
@@ -157,7 +177,9 @@ impl Controller {
             tasks,
             core: Some(thread),
             links: Arc::new(AtomicU64::new(0)),
+            metrics,
             pods,
+            revision,
         };
         handle.tasks.spawn(server?);
         Ok(handle)
@@ -181,6 +203,7 @@ impl ControllerHandle {
             links: Arc::clone(&self.links),
             runtime: Handle::current(),
             pods: self.pods.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 
@@ -192,6 +215,19 @@ impl ControllerHandle {
         let bytes = self.asker.change(Change::Reload, core::controller()).await?;
         serde_json::from_slice(&bytes)
             .map_err(|e| ApiError::new(crate::api::ApiErrorKind::Unavailable, e.to_string()))
+    }
+
+    /// For parts of this controller.
+    pub(crate) fn inside(&self) -> Inside {
+        Inside {
+            asker: self.asker.clone(),
+            inbox: self.inbox.downgrade(),
+            health: self.health.clone(),
+            metrics: Arc::clone(&self.metrics),
+            revision: self.revision.clone(),
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Whether all is well.

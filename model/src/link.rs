@@ -93,6 +93,8 @@ pub struct RuleBundle {
     pub version: RulesVersion,
     /// Files of Sigma rules, in order of their names.
     pub files: Vec<RuleFile>,
+    /// Ids of rules that are left out.
+    pub left_out: Vec<String>,
     /// Ids of the rules that may let a node act at once: those that a playbook in mode Auto could answer.
     pub may_act: Vec<String>,
 }
@@ -122,6 +124,8 @@ pub struct RuleSetVersion {
     pub name: String,
     /// Which generation of its spec.
     pub generation: i64,
+    /// SHA-256 of its files, in hex: what it refers to may change without its spec.
+    pub digest: String,
 }
 
 /// One phase of one action on one node. Idempotent by key and phase.

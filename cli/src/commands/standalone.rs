@@ -13,7 +13,7 @@ use agent::{Agent, AgentConfig, AgentHandle, mask::Masker};
 use anyhow::{Context, Result};
 use controller::{
     Controller, ControllerConfig, ControllerHandle,
-    ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start},
+    ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start, Zone},
     wall_clock,
 };
 use detect::{
@@ -25,7 +25,7 @@ use model::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use self::reactions::Reactions;
+pub(crate) use self::reactions::Reactions;
 use super::rules::read_rules;
 use crate::{
     Shared,
@@ -66,6 +66,9 @@ pub(crate) struct Options {
     /// Logs of which nothing is remembered are read from their first line, not from now on.
     #[arg(long)]
     sources_from_beginning: bool,
+    /// Zone of log lines that name none (RFC 3164), for example Europe/Berlin, +01:00 or UTC; this machine's where nothing is said.
+    #[arg(long, value_name = "ZONE")]
+    source_zone: Option<Zone>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -83,7 +86,7 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 }
 
 /// What is logged is chosen by `HEMOSTAT_LOG` (tracing's filter syntax); `info` without it.
-fn start_log(json: bool) {
+pub(crate) fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("HEMOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -179,6 +182,7 @@ fn follow_sources(
         rules: Arc::clone(rules),
         clock: wall_clock(),
         poll: IngestConfig::POLL,
+        zone: options.source_zone.clone().unwrap_or_else(Zone::of_this_machine),
     };
     ingest::start(&config, &controller.attacher()).context("follow the sources")
 }
@@ -262,7 +266,7 @@ fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
     Ok(set.feeding(&loaded.correlations, &loaded.rules))
 }
 
-fn masker(file: Option<&Path>) -> Result<Masker> {
+pub(crate) fn masker(file: Option<&Path>) -> Result<Masker> {
     let text = file
         .map(|path| {
             std::fs::read_to_string(path).with_context(|| format!("read the mask rules {}", path.display()))
@@ -273,7 +277,7 @@ fn masker(file: Option<&Path>) -> Result<Masker> {
 }
 
 /// The state folder holds evidence and keys: nobody else may look.
-fn make_private(folder: &Path) -> Result<()> {
+pub(crate) fn make_private(folder: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

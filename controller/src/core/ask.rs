@@ -1,6 +1,6 @@
 //! Questions, answered from what is stored.
 
-use model::{IncidentId, StepName};
+use model::{ActionId, IncidentId, RunId, StepName};
 
 use super::{
     Ask, Core, Merged,
@@ -23,6 +23,7 @@ impl Core {
             Ask::Incident(id) => to_json(&self.view(&id)?),
             Ask::Story(id) => to_json(&self.story(&id)?),
             Ask::Loose => to_json(&self.loose()),
+            Ask::Owner(action, run) => to_json(&self.owner(&action, run.as_ref())),
             Ask::Actions { all } => to_json(&self.actions(all)?),
             Ask::Playbooks => to_json(&self.state.book.show()),
             Ask::Audit => to_json(&self.audit_page()),
@@ -102,6 +103,16 @@ impl Core {
             });
         }
         Ok(Story { view, nodes, runs })
+    }
+
+    fn owner(&mut self, action: &ActionId, run: Option<&RunId>) -> Option<IncidentId> {
+        let of_run = run.or_else(|| self.state.owners.get(action)).and_then(|run| self.state.rows.get(run));
+        let incident = match (of_run, self.state.adopted.get(action)) {
+            (Some(row), _) => row.incident.clone(),
+            (None, Some(adopted)) => adopted.incident.clone().unwrap_or_else(|| IncidentId::new("-")),
+            (None, None) => return None,
+        };
+        Some(self.root(&incident))
     }
 
     fn loose(&self) -> Vec<ActionView> {

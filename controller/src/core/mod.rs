@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use model::{ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up, Verdict};
+use model::{ActionId, ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up, Verdict};
 use serde::Serialize;
 use tokio::{
     runtime::Handle,
@@ -80,6 +80,8 @@ pub(crate) enum Ask {
     Story(IncidentId),
     /// What nodes did by themselves and no incident tells of.
     Loose,
+    /// Whether an action is known, and to which incident it belongs; `-` where it belongs to none.
+    Owner(ActionId, Option<RunId>),
     Actions {
         all: bool,
     },

@@ -14,10 +14,7 @@ use model::{
 use sha2::{Digest as _, Sha256};
 
 use super::{bounded, condition, incident::short, moment, object_name};
-use crate::{
-    api::{RunStory, Story},
-    core::is_in_force,
-};
+use crate::{api::RunStory, core::is_in_force};
 
 /// What is captured is written into the object up to this size; larger ones stay in the journal.
 const MAX_CAPTURE: usize = 65_536;
@@ -96,6 +93,11 @@ pub(crate) fn is_settled(record: &ActionRecord) -> bool {
         ActionState::Planned | ActionState::Prepared | ActionState::Applying | ActionState::Reverting => false,
         _ => !is_in_force(record),
     }
+}
+
+/// As [`is_settled`], for what an object says: what it does not hold is left to the record.
+pub(crate) fn is_settled_state(state: ActionState) -> bool {
+    matches!(state, ActionState::Reverted | ActionState::Vacuous | ActionState::Failed)
 }
 
 /// The record that an object tells of, where it holds all that an undo needs.
@@ -254,10 +256,4 @@ fn action_of(plan: &Plan) -> Option<NodeAction> {
         "node.quarantine-file" => NodeAction::QuarantineFile,
         _ => return None,
     })
-}
-
-/// The run of an action, as a story tells of it.
-pub(super) fn run_of<'a>(story: &'a Story, record: &ActionRecord) -> Option<&'a RunStory> {
-    let run = record.run.as_ref()?;
-    story.runs.iter().find(|known| known.run == *run)
 }

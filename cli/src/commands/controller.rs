@@ -1,0 +1,119 @@
+//! `hemostat controller`: the controller of a cluster. It takes rules and playbooks from the API server and shows incidents there.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::ValueHint;
+use controller::{
+    ControllerConfig,
+    reconcile::{self, ClusterConfig, ClusterError, lease::LeaseConfig},
+};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::standalone::{make_private, start_log};
+use crate::{
+    Shared,
+    exit::{Ended, Exit},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Where agents connect.
+    #[arg(long, default_value = "0.0.0.0:7443", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    probes: SocketAddr,
+    /// Hemostat's own namespace: its Lease, its authority, and the incidents that are about no pod.
+    #[arg(long, env = "HEMOSTAT_NAMESPACE", default_value = "hemostat-system")]
+    namespace: String,
+    /// This replica's name in the election.
+    #[arg(long, env = "HEMOSTAT_IDENTITY")]
+    identity: Option<String>,
+    /// Service account of the agents, as NAMESPACE/NAME; `hemostat-agent` in the own namespace when absent.
+    #[arg(long, env = "HEMOSTAT_AGENTS", value_name = "NAMESPACE/NAME")]
+    agents: Option<String>,
+    /// How long a certificate of an agent is valid, in seconds.
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=604_800))]
+    certificate_seconds: u64,
+    /// State folder: journal and audit log. Replicas share it, or each has one of its own and takes over what stands in the API server.
+    #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
+    state: PathBuf,
+    /// How the API server is reached, where this does not run in a pod.
+    #[arg(long, env = "KUBECONFIG", value_hint = ValueHint::FilePath)]
+    kubeconfig: Option<PathBuf>,
+    /// Log lines as JSON.
+    #[arg(long)]
+    log_json: bool,
+}
+
+pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
+    start_log(options.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("hemostat-async")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(shared, options))
+}
+
+async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
+    make_private(&options.state)?;
+    let client = client(options.kubeconfig.as_deref()).await?;
+    let identity = options.identity.clone().unwrap_or_else(|| {
+        format!("{}-{}", agent::host_name(), std::process::id())
+    });
+    let cluster = ClusterConfig {
+        agents: options.agents.clone().unwrap_or_else(|| format!("{}/hemostat-agent", options.namespace)),
+        lease: LeaseConfig::new(options.namespace.clone(), identity.clone()),
+        namespace: options.namespace.clone(),
+        identity,
+        links: options.listen,
+        probes: options.probes,
+        certificate_life: Duration::from_secs(options.certificate_seconds),
+    };
+    let config = ControllerConfig {
+        socket: shared.socket.clone(),
+        ..ControllerConfig::in_folders(&options.state, &options.state)
+    };
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+        signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+    );
+    let told = stop.clone();
+    let listening = tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; what is in force stays in force");
+        told.cancel();
+    });
+    let ended = reconcile::run(client, cluster, config, stop).await;
+    listening.abort();
+    match ended {
+        Ok(()) => Ok(Exit::Good),
+        Err(error @ ClusterError::Deposed { .. }) => Err(Ended::with(Exit::Bad, error.to_string())),
+        Err(error) => Err(anyhow::Error::new(error).context("run the controller")),
+    }
+}
+
+/// In a pod by its service account, elsewhere by a kubeconfig.
+async fn client(kubeconfig: Option<&std::path::Path>) -> Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("use {}", path.display()))?
+        }
+        None => Config::infer().await.context("find out how the API server is reached")?,
+    };
+    Client::try_from(config).context("make a client of the API server")
+}

@@ -1,0 +1,131 @@
+//! Resources as the API server tells of them: a reflector for each kind, which begins anew with a growing pause when it is cut off.
+
+use std::{
+    collections::BTreeSet,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api, Resource, ResourceExt as _,
+    api::DynamicObject,
+    core::ApiResource,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher::{self, watcher},
+    },
+};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The label that says which incident an object belongs to.
+pub(crate) const INCIDENT_LABEL: &str = "hemostat.dev/incident";
+
+/// Names that something has to be done about: each once, however often it changes (I11: as many as there are objects).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Due {
+    names: Arc<Mutex<BTreeSet<String>>>,
+    news: Arc<Notify>,
+}
+
+impl Due {
+    pub(crate) fn add(&self, name: impl Into<String>) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into());
+        self.news.notify_one();
+    }
+
+    /// Waits until there is something; it may be taken already when this ends.
+    pub(crate) async fn come(&self) {
+        self.news.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All objects of a kind. They are untyped: one that another version wrote must not hide the others.
+#[derive(Clone)]
+pub(crate) struct Known {
+    store: Store<DynamicObject>,
+    kind: ApiResource,
+}
+
+impl Known {
+    pub(crate) fn all(&self) -> Vec<Arc<DynamicObject>> {
+        self.store.state()
+    }
+
+    pub(crate) fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<DynamicObject>> {
+        let reference = ObjectRef::new_with(name, self.kind.clone());
+        self.store.get(&match namespace {
+            Some(namespace) => reference.within(namespace),
+            None => reference,
+        })
+    }
+
+    /// Those of one incident.
+    pub(crate) fn of(&self, incident: &str) -> Vec<Arc<DynamicObject>> {
+        let mut all = self.store.state_filter(|object| label_of(object) == Some(incident));
+        all.sort_by_key(|object| object.name_any());
+        all
+    }
+
+    /// Waits until all are listed.
+    pub(crate) async fn ready(&self) {
+        // Ends with an error only when the task behind it has ended, and then nobody waits any more.
+        let _ended = self.store.wait_until_ready().await;
+    }
+}
+
+/// What an object's label says.
+pub(crate) fn label_of(object: &DynamicObject) -> Option<&str> {
+    object.metadata.labels.as_ref()?.get(INCIDENT_LABEL).map(String::as_str)
+}
+
+/// Follows a kind until `stop`; what changes is told to `due` under the name that `named` gives it.
+pub(crate) fn follow<K>(
+    api: Api<DynamicObject>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    due: &Due,
+    named: impl Fn(&DynamicObject) -> Option<String> + Send + 'static,
+) -> Known
+where
+    K: Resource<DynamicType = ()>,
+{
+    let kind = ApiResource::erase::<K>(&());
+    let writer = Writer::new(kind.clone());
+    let store = writer.as_reader();
+    let (stop, due, name) = (stop.clone(), due.clone(), kind.kind.clone());
+    tasks.spawn(async move {
+        let config = watcher::Config::default().page_size(500);
+        let stream = watcher(api, config)
+            .default_backoff()
+            .modify(|object| {
+                // Who wrote which field is of no use here, and large.
+                object.metadata.managed_fields = None;
+            })
+            .reflect(writer);
+        let mut stream = pin!(stream);
+        loop {
+            let next = tokio::select! {
+                () = stop.cancelled() => return,
+                next = stream.next() => next,
+            };
+            match next {
+                Some(Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object) | watcher::Event::InitApply(object))) => {
+                    if let Some(name) = named(&object) {
+                        due.add(name);
+                    }
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => tracing::warn!(kind = name, %error, "a kind of resources cannot be followed at present"),
+                None => return,
+            }
+        }
+    });
+    Known { store, kind }
+}

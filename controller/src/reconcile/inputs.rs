@@ -1,0 +1,514 @@
+//! In: Playbooks, ResponsePolicies and RuleSets of the API server are read by the code that reads folders, given to the core and to the
+//! nodes, and what is wrong with them is said in their status.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crds::{
+    Condition, Holds, Mode, Playbook, PlaybookStatus, ResponsePolicy, ResponsePolicyStatus,
+    response_action::{FINALIZER, ResponseAction},
+    rule_set::{Loaded, RuleSet as Shown},
+    source::{Resource, Severity, read},
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::DynamicObject,
+    runtime::events::{Event, EventType, Recorder},
+};
+use model::{RuleBundle, RulesVersion};
+use respond::plan::Plan;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    follow::{Due, Known},
+    mirror::{PLAYBOOK, with_meta},
+    people::parsed,
+    reach::{Failure, Reach},
+    rules::{Compiled, Given, compile, rules_status},
+    show::{bounded, condition, is_settled_state},
+};
+use crate::{
+    api::Status,
+    config::Clock,
+    core::{Ask, Asker, Change, controller},
+    playbooks::{Sources, Text},
+};
+
+/// What no change tells of (nodes, ConfigMaps) is looked at this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Takes in what the API server tells.
+pub(crate) struct Inputs {
+    pub(crate) reach: Reach,
+    pub(crate) asker: Asker,
+    pub(crate) clock: Clock,
+    pub(crate) home: String,
+    pub(crate) playbooks: Known,
+    pub(crate) policies: Known,
+    pub(crate) rule_sets: Known,
+    pub(crate) actions: Known,
+    pub(crate) due: Due,
+    pub(crate) recorder: Recorder,
+    /// What nodes are given.
+    pub(crate) bundle: watch::Sender<Arc<RuleBundle>>,
+    /// Everything was read and given to the core once.
+    pub(crate) ready: watch::Sender<bool>,
+}
+
+/// One playbook or policy as it was read.
+struct Checked {
+    plan: Option<Arc<Plan>>,
+    problems: Vec<String>,
+}
+
+impl Inputs {
+    /// Works until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        for known in [&self.playbooks, &self.policies, &self.rule_sets] {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = known.ready() => {}
+            }
+        }
+        let mut compiled: (String, Compiled) = Default::default();
+        let mut given = String::new();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.due.come() => {}
+                _ = look.tick() => {}
+            }
+            drop(self.due.take());
+            if let Err(failure) = self.pass(&mut compiled, &mut given).await
+                && !failure.is_away()
+            {
+                tracing::warn!(%failure, "playbooks, policies or rules could not be dealt with wholly; tried again");
+            }
+        }
+    }
+
+    async fn pass(&self, compiled: &mut (String, Compiled), given: &mut String) -> Result<(), Failure> {
+        let policies = self.policies.all();
+        let playbooks: Vec<Arc<DynamicObject>> =
+            self.playbooks.all().into_iter().filter(|object| object.metadata.deletion_timestamp.is_none()).collect();
+        let texts: Vec<Text> = policies
+            .iter()
+            .map(|object| text_of::<ResponsePolicy>(object, &self.home))
+            .chain(playbooks.iter().map(|object| text_of::<Playbook>(object, &self.home)))
+            .collect();
+        let standing = standing_of(&texts);
+        let checked: BTreeMap<String, Checked> =
+            texts.iter().map(|text| (text.name.clone(), check(text, &standing))).collect();
+        let plans: Vec<Arc<Plan>> = checked.values().filter_map(|one| one.plan.clone()).collect();
+
+        let mut sets = Vec::new();
+        let mut missing = Vec::new();
+        let mut objects = self.rule_sets.all();
+        objects.sort_by_key(|object| object.name_any());
+        for object in &objects {
+            let (set, lacks) = self.gather(object).await?;
+            sets.push(set);
+            missing.push(lacks);
+        }
+        let modes: Vec<(String, Mode)> =
+            plans.iter().map(|plan| (plan.name().to_string(), plan.spec().mode)).collect();
+        let digest = hash(&(format!("{sets:?}"), format!("{modes:?}"), texts.iter().map(|text| &text.text).collect::<Vec<_>>()));
+        if compiled.0 != digest {
+            let (of, for_rules) = (sets.clone(), plans.clone());
+            // Thousands of rules take seconds: not on a thread that others need.
+            match tokio::task::spawn_blocking(move || compile(&of, &for_rules)).await {
+                Ok(fresh) => *compiled = (digest.clone(), fresh),
+                Err(error) => tracing::error!(%error, "the rules could not be compiled"),
+            }
+        }
+        if *given != digest {
+            let sources = Sources { resources: texts.clone(), rules: compiled.1.sources.clone() };
+            match self.asker.change(Change::Use(Arc::new(sources)), controller()).await {
+                Ok(_) => {
+                    tracing::info!(playbooks = plans.len(), policies = policies.len(), sets = sets.len(), "taken in from the API server");
+                    *given = digest;
+                    self.bundle.send_replace(Arc::new(compiled.1.bundle.clone()));
+                    self.ready.send_replace(true);
+                }
+                Err(error) => tracing::warn!(%error, "the core does not take what the API server tells; tried again"),
+            }
+        }
+        self.say_playbooks(&checked).await?;
+        self.say_policies(&policies, &checked).await?;
+        self.say_rule_sets(&objects, &missing, &compiled.1).await
+    }
+
+    /// The files of a RuleSet, and what of it is not to be had.
+    async fn gather(&self, object: &DynamicObject) -> Result<(Given, Vec<String>), Failure> {
+        let mut given = Given {
+            name: object.name_any(),
+            generation: object.metadata.generation.unwrap_or(0),
+            ..Given::default()
+        };
+        let Some(set) = parsed::<Shown>(object) else {
+            return Ok((given, vec!["its spec cannot be read by this version".into()]));
+        };
+        let mut lacks = Vec::new();
+        given.disabled = set.spec.disabled.clone();
+        given.files.extend(set.spec.inline.iter().map(|file| (file.name.clone(), file.sigma.clone())));
+        for source in &set.spec.config_maps {
+            let path = format!("{}/{}", source.namespace, source.name);
+            let maps: Api<ConfigMap> = Api::namespaced(self.reach.client.clone(), &source.namespace);
+            let data = match self.reach.read(maps.get_opt(&source.name)).await {
+                Ok(Some(map)) => map.data.unwrap_or_default(),
+                Ok(None) => {
+                    lacks.push(format!("there is no ConfigMap {path}"));
+                    continue;
+                }
+                Err(Failure::Refused { because, .. }) => {
+                    lacks.push(format!("the ConfigMap {path} may not be read: {because}"));
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            for key in &source.keys {
+                if !data.contains_key(key) {
+                    lacks.push(format!("the ConfigMap {path} has no key {key}"));
+                }
+            }
+            let wanted = |key: &String| source.keys.is_empty() || source.keys.contains(key);
+            given.files.extend(data.into_iter().filter(|(key, _)| wanted(key)).map(|(key, text)| (format!("{path}/{key}"), text)));
+        }
+        if let Some(artifact) = &set.spec.artifact {
+            lacks.push(format!("{}: artifacts cannot be fetched by this version", artifact.reference));
+        }
+        Ok((given, lacks))
+    }
+
+    async fn say_playbooks(&self, checked: &BTreeMap<String, Checked>) -> Result<(), Failure> {
+        for object in self.playbooks.all() {
+            let name = object.name_any();
+            let generation = object.metadata.generation.unwrap_or(0);
+            let in_force = self.in_force(&name);
+            let going = object.metadata.deletion_timestamp.is_some();
+            self.hold_playbook(&object, &in_force, going).await?;
+            if going && in_force.is_empty() {
+                continue;
+            }
+            let known = parsed::<Playbook>(&object).and_then(|known| known.status);
+            let before = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+            let mut status = PlaybookStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
+            status.conditions = before;
+            if let Some(one) = checked.get(&file_of::<Playbook>(&object)) {
+                status.mode = one.plan.as_ref().map(|plan| plan.spec().mode);
+                let said = accepted(&one.problems, (self.clock)(), generation);
+                Condition::set(&mut status.conditions, said);
+            }
+            if going {
+                let message = format!(
+                    "actions of it are in force: {}. Undo them (spec.end.how: Revert) or accept them (Accept); then it goes",
+                    in_force.iter().cloned().collect::<Vec<_>>().join(", ")
+                );
+                let said = condition("Deletable", Holds::False, "ActionsInForce", &message, (self.clock)(), generation);
+                let news = !status.conditions.iter().any(|one| one.kind == said.kind && one.message == said.message);
+                Condition::set(&mut status.conditions, said);
+                if news {
+                    self.tell(&object, "ActionsInForce", &message).await;
+                }
+            }
+            if known.as_ref() != Some(&status) {
+                self.put::<Playbook>("", &name, &json!({ "status": status })).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A playbook of which something is in force does not go before that is undone or accepted: what it did must not be orphaned.
+    async fn hold_playbook(
+        &self,
+        object: &DynamicObject,
+        in_force: &BTreeSet<String>,
+        going: bool,
+    ) -> Result<(), Failure> {
+        let held = object.finalizers().iter().any(|name| name == FINALIZER);
+        let holds = !in_force.is_empty();
+        if held == holds || (going && holds) {
+            return Ok(());
+        }
+        let name = object.name_any();
+        let finalizers: &[&str] = if holds { &[FINALIZER] } else { &[] };
+        let mut ours = with_meta::<Playbook>(&name, "", &json!({}), &json!({}), &json!({}));
+        ours["metadata"]["finalizers"] = json!(finalizers);
+        self.reach.apply(&self.reach.everywhere::<Playbook>(), &name, &ours).await.map(drop)
+    }
+
+    /// Names of the actions of a playbook that are in force.
+    fn in_force(&self, playbook: &str) -> BTreeSet<String> {
+        let of_it = |object: &Arc<DynamicObject>| object.labels().get(PLAYBOOK).is_some_and(|name| name == playbook);
+        let all = self.actions.all();
+        all.iter()
+            .filter(|object| of_it(object))
+            .filter_map(|object| parsed::<ResponseAction>(object))
+            .filter(|action| action.finalizers().iter().any(|name| name == FINALIZER))
+            .filter(|action| !action.status.as_ref().is_some_and(|status| is_settled_state(status.state)))
+            .map(|action| action.name_any())
+            .collect()
+    }
+
+    async fn say_policies(
+        &self,
+        objects: &[Arc<DynamicObject>],
+        checked: &BTreeMap<String, Checked>,
+    ) -> Result<(), Failure> {
+        for object in objects {
+            let Some(one) = checked.get(&file_of::<ResponsePolicy>(object)) else { continue };
+            let generation = object.metadata.generation.unwrap_or(0);
+            let known = parsed::<ResponsePolicy>(object).and_then(|known| known.status);
+            let mut status =
+                ResponsePolicyStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
+            Condition::set(&mut status.conditions, accepted(&one.problems, (self.clock)(), generation));
+            if known.as_ref() != Some(&status) {
+                let namespace = object.namespace().unwrap_or_default();
+                self.put::<ResponsePolicy>(&namespace, &object.name_any(), &json!({ "status": status })).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say_rule_sets(
+        &self,
+        objects: &[Arc<DynamicObject>],
+        missing: &[Vec<String>],
+        compiled: &Compiled,
+    ) -> Result<(), Failure> {
+        let nodes = self.nodes().await;
+        for ((object, lacks), (report, version)) in
+            objects.iter().zip(missing).zip(compiled.reports.iter().zip(&compiled.bundle.version.sets))
+        {
+            let generation = object.metadata.generation.unwrap_or(0);
+            let known = parsed::<Shown>(object).and_then(|known| known.status);
+            let mut status = rules_status(report, generation);
+            status.conditions = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+            let loaded = |node: &&RulesVersion| node.sets.iter().any(|set| set == version);
+            let here = nodes.iter().filter(loaded).count();
+            status.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+            status.loaded = generations(&nodes, &version.name);
+            status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
+            let now = (self.clock)();
+            let (holds, reason, message) = match (lacks.as_slice(), report.failures.as_slice()) {
+                ([], []) => (Holds::True, "Loaded", format!("{} rules are compiled", report.rules)),
+                ([], failures) => {
+                    (Holds::False, "RulesBroken", format!("{} rules are not loaded, see failures", failures.len()))
+                }
+                (lacks, _) => (Holds::False, "NotFetched", lacks.join("; ")),
+            };
+            Condition::set(&mut status.conditions, condition("Ready", holds, reason, message, now, generation));
+            let fetched = if lacks.is_empty() {
+                condition("Fetched", Holds::True, "Fetched", "all of its sources were read", now, generation)
+            } else {
+                condition("Fetched", Holds::False, "NotFetched", lacks.join("; "), now, generation)
+            };
+            Condition::set(&mut status.conditions, fetched);
+            if known.as_ref() != Some(&status) {
+                self.put::<Shown>("", &object.name_any(), &json!({ "status": status })).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What each node that is linked says it has loaded. Sources of records are no nodes.
+    async fn nodes(&self) -> Vec<RulesVersion> {
+        let Ok(json) = self.asker.ask(Ask::Status).await else { return Vec::new() };
+        let Ok(status) = serde_json::from_slice::<Status>(&json) else { return Vec::new() };
+        status
+            .nodes
+            .into_iter()
+            .filter(|node| !node.node.as_str().contains(':') && node.node != model::NodeId::cluster())
+            .map(|node| node.status.and_then(|status| status.loaded).unwrap_or_default())
+            .collect()
+    }
+
+    async fn put<K>(&self, namespace: &str, name: &str, rest: &Value) -> Result<(), Failure>
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        let object = with_meta::<K>(name, namespace, &json!({}), &json!({}), rest);
+        let api = if namespace.is_empty() { self.reach.everywhere::<K>() } else { self.reach.in_namespace::<K>(namespace) };
+        match self.reach.apply_status(&api, name, &object).await {
+            // It was deleted meanwhile.
+            Err(Failure::Missing(_)) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn tell(&self, object: &DynamicObject, reason: &str, what: &str) {
+        let mut about = object.object_ref(&kube::core::ApiResource::erase::<Playbook>(&()));
+        // Events about what has no namespace stand in `default`, as kubectl expects.
+        about.namespace = None;
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.into(),
+            note: Some(crds::cut(what, 1000)),
+            action: reason.into(),
+            secondary: None,
+        };
+        if let Err(failure) = self.reach.write(self.recorder.publish(&event, &about)).await {
+            tracing::debug!(%failure, reason, "an Event could not be written");
+        }
+    }
+}
+
+fn generations(nodes: &[RulesVersion], name: &str) -> Vec<Loaded> {
+    let mut count: BTreeMap<i64, u32> = BTreeMap::new();
+    for set in nodes.iter().flat_map(|node| &node.sets).filter(|set| set.name == name) {
+        *count.entry(set.generation).or_default() += 1;
+    }
+    let newest = count.into_iter().rev().take(16);
+    newest.map(|(generation, nodes)| Loaded { generation, nodes }).collect()
+}
+
+/// The name under which an object's text is read.
+fn file_of<K: kube::Resource<DynamicType = ()>>(object: &DynamicObject) -> String {
+    let kind = K::kind(&()).to_lowercase();
+    match object.namespace() {
+        Some(namespace) => format!("{kind}/{namespace}/{}", object.name_any()),
+        None => format!("{kind}/{}", object.name_any()),
+    }
+}
+
+/// What folders have as a file: only what a person writes.
+fn text_of<K: kube::Resource<DynamicType = ()>>(object: &DynamicObject, home: &str) -> Text {
+    let text = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": object.name_any()},
+        "spec": object.data.get("spec").cloned().unwrap_or_default(),
+    });
+    Text {
+        name: file_of::<K>(object),
+        scope: object.namespace().filter(|namespace| namespace != home),
+        text: serde_json::to_string_pretty(&text).unwrap_or_default(),
+    }
+}
+
+fn standing_of(texts: &[Text]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut standing: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for text in texts {
+        for resource in read(&text.name, &text.text).resources {
+            let Resource::ResponsePolicy(policy) = resource else { continue };
+            for approval in policy.value.spec.standing_approvals {
+                for playbook in approval.playbooks {
+                    standing.entry(playbook).or_default().insert(approval.action.0.clone());
+                }
+            }
+        }
+    }
+    standing
+}
+
+fn check(text: &Text, standing: &BTreeMap<String, BTreeSet<String>>) -> Checked {
+    let reading = read(&text.name, &text.text);
+    let mut problems = reading.problems;
+    let mut plan = None;
+    for resource in reading.resources {
+        let Resource::Playbook(playbook) = resource else { continue };
+        let name = playbook.value.metadata.name.clone().unwrap_or_default();
+        let checked = Plan::check(&playbook, standing.get(&name).unwrap_or(&BTreeSet::new()));
+        problems.extend(checked.problems);
+        plan = checked.plan.map(Arc::new);
+    }
+    problems.sort();
+    let told = problems.iter().filter(|problem| problem.severity == Severity::Error).map(|problem| {
+        let place = path_of_line(&text.text, problem.place.line);
+        let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        if problem.message.starts_with(&place) {
+            format!("{}{help}", problem.message)
+        } else {
+            format!("{place}: {}{help}", problem.message)
+        }
+    });
+    Checked { plan, problems: told.collect() }
+}
+
+/// The path of what stands in a line of a text that [`text_of`] made: people know their object by its fields, not by our lines.
+fn path_of_line(text: &str, line: u32) -> String {
+    fn walk(value: &Value, path: &str, at: &mut u32, wanted: u32) -> Option<String> {
+        if *at == wanted {
+            return Some(path.to_owned());
+        }
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map
+                .iter()
+                .map(|(key, value)| (if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value))
+                .collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(n, value)| (format!("{path}[{n}]"), value)).collect(),
+            _ => return None,
+        };
+        if children.is_empty() {
+            return None;
+        }
+        for (path, child) in children {
+            *at += 1;
+            if let Some(found) = walk(child, &path, at, wanted) {
+                return Some(found);
+            }
+        }
+        // The closing bracket.
+        *at += 1;
+        (*at == wanted).then(|| path.to_owned())
+    }
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let mut at = 1;
+    walk(&value, "", &mut at, line).filter(|path| !path.is_empty()).unwrap_or_else(|| "spec".into())
+}
+
+fn accepted(problems: &[String], now: model::Timestamp, generation: i64) -> Condition {
+    match problems {
+        [] => condition("Accepted", Holds::True, "Checked", "it is in use", now, generation),
+        problems => condition("Accepted", Holds::False, "Broken", problems.join("; "), now, generation),
+    }
+}
+
+fn hash(value: &impl serde::Serialize) -> String {
+    hex::encode(Sha256::digest(serde_json::to_vec(value).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_text_is_a_path_of_the_object() {
+        let value = json!({"a": {"b": [{"c": 1, "d": []}, {"c": 2}], "e": {}}, "z": true});
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let place = |needle: &str| {
+            let line = text.lines().position(|line| line.contains(needle)).unwrap() as u32 + 1;
+            path_of_line(&text, line)
+        };
+        assert_eq!(place("\"c\": 1"), "a.b[0].c");
+        assert_eq!(place("\"c\": 2"), "a.b[1].c");
+        assert_eq!(place("\"d\""), "a.b[0].d");
+        assert_eq!(place("\"e\""), "a.e");
+        assert_eq!(place("\"z\""), "z");
+        assert_eq!(path_of_line(&text, 999), "spec");
+    }
+
+    #[test]
+    fn a_broken_playbook_is_told_with_the_path_in_its_object() {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "hemostat.dev/v1alpha1", "kind": "Playbook", "metadata": {"name": "p"},
+            "spec": {"trigger": {"rules": ["x"]}, "steps": [
+                {"name": "a", "action": "node.freeze", "target": {"kind": "Process"}},
+                {"name": "b", "action": "node.freeze", "needs": ["a"], "when": "1 +", "target": {"kind": "Process"}},
+            ]},
+        })).unwrap();
+        let checked = check(&text_of::<Playbook>(&object, "home"), &BTreeMap::new());
+        assert!(checked.plan.is_none());
+        assert_eq!(checked.problems.len(), 1, "{:?}", checked.problems);
+        assert!(checked.problems[0].starts_with("spec.steps[1].when"), "{:?}", checked.problems);
+    }
+}

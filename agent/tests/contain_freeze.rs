@@ -561,44 +561,35 @@ fn a_revert_after_every_member_has_ended_leaves_nothing() {
     assert_eq!(ground.snapshot().cgroups.len(), 1);
 }
 
+/// Who comes from a cgroup that has ended meanwhile must not stand for ever: it goes to that of the tree's root, or to the nearest around
+/// its own, and the outcome says so.
 #[test]
-fn a_home_that_is_gone_blocks_an_exact_revert_and_a_person_may_force_it() {
-    let Some(ground) = Ground::new("home gone") else { return };
-    let (sub, path) = ground.sub("home");
-    let pid = ground.start_in(&sub, Command::new("sleep").arg("1000"));
-    let contain = ground.contain();
-    let target = process(pid);
-    let captured = contain.handle(&command(&SUBTREE, &target, Phase::Capture, "k"), now()).result.unwrap();
-    let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
-    contain
-        .handle(&command(&SUBTREE, &target, Phase::Apply { rollback: rollback.clone() }, "k"), now())
-        .result
-        .unwrap();
-    // the jail is below its home, so the home can only go with it; a child that came from elsewhere can lose its own
-    assert!(cgroup_of(pid).unwrap().starts_with(&path));
-    let reverted = contain.handle(&command(&SUBTREE, &target, Phase::Revert { rollback }, "k"), now()).result;
-    assert!(matches!(reverted, Ok(PhaseDone::Reverted { .. })));
-
-    let (other, _) = ground.sub("other");
-    let script = format!("sleep 1000 & echo $! > {}/cgroup.procs; wait", other.display());
-    let root = ground.shell(&script);
-    wait_for("the child to move", || !fs::read_to_string(other.join("cgroup.procs")).unwrap().is_empty());
-    let child: u32 = fs::read_to_string(other.join("cgroup.procs")).unwrap().trim().parse().unwrap();
-    let record = contain.react_freeze(key(root), now()).unwrap();
-    fs::remove_dir(&other).unwrap();
-    let Some(rollback) = record.rollback.clone() else { panic!() };
-    let revert = NodeCommand {
-        action_id: record.id.clone(),
-        ..command(&SUBTREE, &process(root), Phase::Revert { rollback }, "r")
-    };
-    let drifted = contain.handle(&revert, now()).result;
-    assert!(
-        matches!(&drifted, Ok(PhaseDone::Drifted { difference }) if difference.contains("/other")),
-        "{drifted:?}"
-    );
-    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::RevertBlocked);
-    contain.release(&Which::One(record.id));
-    assert_eq!(cgroup_of(child).unwrap(), ground.path, "as near as possible");
+fn who_has_no_home_any_more_goes_to_a_defined_place_and_it_is_said() {
+    for root_is_below in [false, true] {
+        let Some(ground) = Ground::new("home gone") else { return };
+        let (roots, roots_path) =
+            if root_is_below { ground.sub("roots") } else { (ground.cgroup.clone(), ground.path.clone()) };
+        let (other, other_path) = ground.sub("other");
+        let script = format!("sleep 1000 & echo $! > {}/cgroup.procs; wait", other.display());
+        let root = ground.start_in(&roots, Command::new("sh").args(["-c", &script]));
+        wait_for("the child to move", || !fs::read_to_string(other.join("cgroup.procs")).unwrap().is_empty());
+        let child: u32 = fs::read_to_string(other.join("cgroup.procs")).unwrap().trim().parse().unwrap();
+        let contain = ground.contain();
+        let record = contain.react_freeze(key(root), now()).unwrap();
+        fs::remove_dir(&other).unwrap();
+        let Some(rollback) = record.rollback.clone() else { panic!() };
+        let revert = NodeCommand {
+            action_id: record.id.clone(),
+            ..command(&SUBTREE, &process(root), Phase::Revert { rollback }, "r")
+        };
+        let done = contain.handle(&revert, now()).result;
+        let Ok(PhaseDone::Reverted { detail }) = &done else { panic!("{done:?}") };
+        let said = format!("pid {child} is in cgroup {roots_path}, since its own, {other_path}, is gone");
+        assert!(detail.contains(&said), "{detail}");
+        assert_eq!(cgroup_of(child).unwrap(), roots_path);
+        assert_eq!(contain.record(&record.id).unwrap().state, ActionState::Reverted);
+        assert!(contain.in_force().is_empty());
+    }
 }
 
 #[test]

@@ -257,3 +257,97 @@ fn an_orphan_that_the_process_tree_remembers_is_frozen_too() {
     contain.release(&Which::All);
     assert_eq!(ground.snapshot(), before);
 }
+
+/// Not a test: an agent that may have few files open, and contains a tree that is larger.
+#[test]
+fn agent_with_few_files() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let Ok(errand) = std::env::var("HEMOSTAT_FEW_FILES") else { return };
+    let (state, root) = errand.split_once(' ').unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(128), maximum: Some(128) }).unwrap();
+    let node = model::NodeId::new("test-node");
+    let config = hemostat_agent::contain::ContainConfig::new(node, state.into());
+    let contain = ground::open(&config);
+    let root = root.parse().unwrap();
+    contain.react_freeze(key(root), now()).unwrap();
+    let jail = cgroup_of(root).unwrap();
+    assert!(jail.contains("hemostat-jail-"));
+    contain.react(NodeAction::Kill(KillScope::Subtree), process(root), now()).unwrap();
+    contain.release(&Which::All);
+}
+
+#[test]
+fn i11_a_tree_of_more_processes_than_open_files_is_contained() {
+    const CHILDREN: usize = 300;
+    let Some(ground) = Ground::new("few files") else { return };
+    let root =
+        ground.shell(&format!("i=0; while [ $i -lt {CHILDREN} ]; do sleep 1000 & i=$((i+1)); done; wait"));
+    ground.await_members(CHILDREN + 1);
+    let errand = format!("{} {root}", ground.dir.path().join("state").display());
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "agent_with_few_files", "--nocapture", "--test-threads=1"]);
+    let output = command.env("HEMOSTAT_FEW_FILES", errand).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    wait_for("their end", || ground.members().is_empty());
+}
+
+/// What a failed action did cannot be taken back at once: it is not over until it is.
+#[test]
+fn i7_a_clean_up_that_fails_is_tried_again() {
+    let Some(ground) = Ground::new("clean-up") else { return };
+    let state = ground.dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    let small =
+        rustix::mount::mount("tmpfs", &state, "tmpfs", rustix::mount::MountFlags::empty(), c"size=64k");
+    if let Err(error) = small {
+        println!("SKIPPED: clean-up: no tmpfs can be mounted: {error}");
+        return;
+    }
+    let _mounted = Mounted(state.clone());
+    // more than fits into what is left of the journal's last page
+    let root = ground.shell("i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; wait");
+    ground.await_members(61);
+    wait_for("all to rest", || ground.members().into_iter().all(|pid| state_of(pid) == Some('S')));
+    let before = ground.snapshot();
+    let mut config = ground.config();
+    let (disk, cgroup) = (state.clone(), ground.cgroup.clone());
+    let jail = move || {
+        let names = fs::read_dir(&cgroup).unwrap().flatten().map(|entry| entry.path());
+        names.into_iter().find(|path| path.display().to_string().contains("hemostat-jail-"))
+    };
+    let in_the_way = jail.clone();
+    config.on_step = Some(Arc::new(move |step| match step {
+        // nothing more can be written down from now on, so the freeze fails
+        "jail" => {
+            let mut count = 0;
+            while fs::write(disk.join(format!("fill-{count}")), [0; 4096]).is_ok() {
+                count += 1;
+            }
+        }
+        // and its jail cannot be removed
+        "remove jail" => {
+            let _there = fs::create_dir(in_the_way().unwrap().join("in-the-way"));
+        }
+        _ => {}
+    }));
+    let contain = ground::open(&config);
+    let refused = contain.react_freeze(key(root), now());
+    assert!(matches!(refused, Err(ActionFailure::Io { .. })), "{refused:?}");
+    let records = contain.in_force();
+    assert!(matches!(&records[..], [one] if one.state == model::ActionState::Reverting), "{records:?}");
+    contain.watch(now());
+    assert_eq!(contain.in_force().len(), 1, "it still does not go");
+    drop(contain);
+    for entry in fs::read_dir(&state).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("fill-") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let contain = ground.contain();
+    contain.recover(now());
+    contain.watch(now());
+    let _gone = jail().map(|jail| fs::remove_dir(jail.join("in-the-way")));
+    contain.watch(now());
+    assert!(contain.in_force().is_empty());
+    wait_for("all to be as before", || ground.snapshot() == before);
+}

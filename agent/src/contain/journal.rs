@@ -25,7 +25,8 @@ use super::spared::SPARED;
 /// A journal larger than this is rewritten while running, and then again when it has doubled: each line is rewritten a bounded number
 /// of times, however much of it still stands.
 const COMPACT_ABOVE: u64 = 4 << 20;
-/// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded.
+/// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded: at least half of it
+/// is left at any time.
 const RESERVE: u64 = 1 << 20;
 /// Ended actions whose outcomes are remembered for repeated commands.
 const MAX_ENDED: usize = 1024;
@@ -159,6 +160,8 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Up to where room is allocated.
+    reserved: u64,
     compact_at: u64,
     slots: BTreeMap<ActionId, Slot>,
     /// Those of the slots that are not over: few, while the ended ones are many, and they are looked through on the way to a freeze.
@@ -179,15 +182,27 @@ impl Journal {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| JournalError::Busy { path: lock_path })?;
         let path = dir.join("journal");
-        let (slots, damage) = read(&path)?;
+        let Found { slots, damage, whole } = read(&path)?;
         let next = slots.values().map(|slot| slot.order + 1).max().unwrap_or(0);
         if damage == Damage::Inside {
             tracing::error!(path = %path.display(), "the containment journal has damaged lines; kept as journal.damaged");
             let aside = dir.join("journal.damaged");
             fs::copy(&path, &aside).map_err(fault("copy to", &aside))?;
         }
-        let file = rewrite(&path, &slots)?;
-        let length = file.metadata().map_err(fault("measure", &path))?.len();
+        let (file, length) = match rewrite(&path, &slots) {
+            Ok(file) => {
+                let length = file.metadata().map_err(fault("measure", &path))?.len();
+                (file, length)
+            }
+            // A full disk must not keep an agent from knowing and lifting what it did: the file goes on as it is.
+            Err(error) if whole > 0 => {
+                tracing::warn!(%error, "the containment journal could not be rewritten: the old file goes on");
+                let file = private().read(true).write(true).open(&path).map_err(fault("open", &path))?;
+                file.set_len(whole).map_err(fault("cut", &path))?;
+                (file, whole)
+            }
+            Err(error) => return Err(error),
+        };
         let standing = slots
             .values()
             .filter(|slot| !is_over(slot.record.state))
@@ -195,7 +210,18 @@ impl Journal {
             .collect();
         let compact_at = COMPACT_ABOVE.max(2 * length);
         let owed = VecDeque::new();
-        let journal = Self { path, file, length, compact_at, slots, standing, next, owed, _lock: lock };
+        let mut journal = Self {
+            path,
+            file,
+            length,
+            reserved: length,
+            compact_at,
+            slots,
+            standing,
+            next,
+            owed,
+            _lock: lock,
+        };
         journal.reserve();
         Ok(journal)
     }
@@ -285,6 +311,9 @@ impl Journal {
             return Err(failed("read back", &io::Error::other("it is not what was written")));
         }
         self.length += bytes.len() as u64;
+        if self.length + RESERVE / 2 > self.reserved {
+            self.reserve();
+        }
         Ok(())
     }
 
@@ -315,10 +344,14 @@ impl Journal {
         }
     }
 
-    fn reserve(&self) {
-        if let Err(error) = rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, RESERVE)
-        {
-            tracing::debug!(%error, "no room can be reserved for the containment journal");
+    fn reserve(&mut self) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.length, RESERVE) {
+            Ok(()) => self.reserved = self.length + RESERVE,
+            Err(error) => {
+                tracing::debug!(%error, "no room can be reserved for the containment journal");
+                // asked for again after as much as would have been reserved, not at each line
+                self.reserved = self.length + RESERVE;
+            }
         }
     }
 }
@@ -423,29 +456,41 @@ fn decode(line: &[u8]) -> Option<Line> {
     serde_json::from_slice(json).ok()
 }
 
-fn read(path: &Path) -> Result<(BTreeMap<ActionId, Slot>, Damage), JournalError> {
-    let mut slots = BTreeMap::new();
+/// What a journal file holds.
+struct Found {
+    slots: BTreeMap<ActionId, Slot>,
+    damage: Damage,
+    /// Bytes up to the end of the last whole line: there the next one is written.
+    whole: u64,
+}
+
+fn read(path: &Path) -> Result<Found, JournalError> {
+    let mut found = Found { slots: BTreeMap::new(), damage: Damage::None, whole: 0 };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((slots, Damage::None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(source) => return Err(fault("open", path)(source)),
     };
     let mut reader = BufReader::new(file);
-    let (mut damage, mut suspect) = (Damage::None, false);
+    let (mut at, mut suspect) = (0, false);
     let mut line = Vec::new();
     loop {
         line.clear();
         let length =
             (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(fault("read", path))?;
         if length == 0 {
-            return Ok((slots, damage));
+            return Ok(found);
         }
+        at += length as u64;
         if suspect {
-            damage = Damage::Inside;
+            found.damage = Damage::Inside;
         }
         let whole = line.pop_if(|byte| *byte == b'\n').is_some();
         match decode(&line).filter(|_| whole) {
-            Some(line) => admit(&mut slots, line),
+            Some(line) => {
+                admit(&mut found.slots, line);
+                found.whole = at;
+            }
             None => suspect = true,
         }
     }

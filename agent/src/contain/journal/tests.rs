@@ -71,7 +71,7 @@ fn i7_a_journal_cut_at_any_byte_opens_to_one_of_the_states_it_passed_through() {
 fn what_is_done_is_remembered_while_the_disk_takes_nothing_and_written_later() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
-    let on_disk = || read(&path).unwrap().0.remove(&ActionId::new("a")).unwrap().record.state;
+    let on_disk = || read(&path).unwrap().slots.remove(&ActionId::new("a")).unwrap().record.state;
     let mut journal = opened(dir.path());
     journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
     journal.append(state("a", ActionState::Applying), Durability::Agent).unwrap();
@@ -152,4 +152,87 @@ fn a_second_agent_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _first = opened(dir.path());
     assert!(matches!(Journal::open(dir.path()), Err(JournalError::Busy { .. })));
+}
+
+#[test]
+fn i11_room_is_kept_ahead_however_much_is_written() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let probe = File::create(dir.path().join("probe")).unwrap();
+    if let Err(error) = rustix::fs::fallocate(&probe, FallocateFlags::KEEP_SIZE, 0, 4096) {
+        println!("SKIPPED: room ahead: this file system allocates none: {error}");
+        return;
+    }
+    let mut journal = opened(dir.path());
+    for n in 0..3_000 {
+        let mut slot = slot(&format!("act-{n}"));
+        slot.record.detail = "x".repeat(1000);
+        journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+        if n % 100 == 0 {
+            let meta = fs::metadata(&path).unwrap();
+            let ahead = (meta.blocks() * 512).saturating_sub(meta.len());
+            assert!(ahead >= RESERVE / 2, "{ahead} bytes ahead at {}", meta.len());
+        }
+    }
+}
+
+#[test]
+fn who_is_stopped_is_added_line_by_line_and_taken_back_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = opened(dir.path());
+    let mut freeze = slot("f");
+    freeze.record.rollback = Some(RollbackState::Freeze {
+        jail: None,
+        members: Vec::new(),
+        was_frozen: model::Frozen::No,
+        in_place: None,
+        stopped: Vec::new(),
+    });
+    journal.append(Line::Put(Box::new(freeze)), Durability::Agent).unwrap();
+    let stopped = |journal: &Journal| match &journal.slot(&ActionId::new("f")).unwrap().record.rollback {
+        Some(RollbackState::Freeze { stopped, .. }) => stopped.len(),
+        other => panic!("{other:?}"),
+    };
+    let begun = journal.length;
+    let line = |pid: u32| Line::Stopped {
+        id: ActionId::new("f"),
+        stopped: vec![StoppedProcess {
+            process: model::ProcessKey { pid: model::Pid(pid), start: model::BootNs(1) },
+            was_stopped: model::Frozen::No,
+        }],
+    };
+    for pid in 1..=1000 {
+        journal.append(line(pid), Durability::Agent).unwrap();
+    }
+    // told twice, as after a crash
+    journal.append(line(7), Durability::Agent).unwrap();
+    assert_eq!(stopped(&journal), 1000);
+    assert!(journal.length - begun < 200 * 1001, "as long as there are processes, not as their square");
+    drop(journal);
+    let mut journal = opened(dir.path());
+    assert_eq!(stopped(&journal), 1000);
+    journal.append(Line::Stopped { id: ActionId::new("f"), stopped: Vec::new() }, Durability::Agent).unwrap();
+    assert_eq!(stopped(&journal), 0);
+}
+
+#[test]
+fn a_journal_that_cannot_be_rewritten_goes_on_after_its_last_whole_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    {
+        let mut journal = opened(dir.path());
+        journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
+    }
+    // a torn tail, as a crash leaves it, and no way to write a new file
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"0123 torn").unwrap();
+    fs::create_dir(dir.path().join("journal.new")).unwrap();
+    {
+        let mut journal = opened(dir.path());
+        assert!(journal.slot(&ActionId::new("a")).is_some());
+        journal.append(state("a", ActionState::Applying), Durability::Agent).unwrap();
+    }
+    fs::remove_dir(dir.path().join("journal.new")).unwrap();
+    let journal = opened(dir.path());
+    assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applying);
 }

@@ -28,16 +28,62 @@ use rustix::{
 
 use self::child::{CHUNK, Reply, Request};
 
-/// Children that were given up and have not ended (I11). At the limit nothing more is tried until one of them has.
+/// Children for each purpose that were given up and have not ended (I11). At the limit nothing more is tried for it until one of them
+/// has.
 const MAX_GIVEN_UP: usize = 8;
 /// Children whose records may still be on their way.
 const REMEMBERED: usize = 64;
 
-static CHILDREN: Mutex<Children> = Mutex::new(Children { given_up: Vec::new(), recent: VecDeque::new() });
+static CHILDREN: Mutex<Children> =
+    Mutex::new(Children { given_up: [const { Vec::new() }; Purpose::ALL.len()], recent: VecDeque::new() });
 
 struct Children {
-    given_up: Vec<u32>,
+    given_up: [Vec<u32>; Purpose::ALL.len()],
     recent: VecDeque<u32>,
+}
+
+/// What is read aside. Each has readers of its own, so that whoever silences those of the one does not blind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The process tree, which reads what records did not say.
+    Tree,
+    /// Evidence for a person.
+    Evidence,
+}
+
+impl Purpose {
+    const ALL: [Self; 2] = [Self::Tree, Self::Evidence];
+}
+
+/// What readers that do not come back mean for the node, in a person's words; empty when there is none.
+pub(crate) fn degraded() -> Vec<String> {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    Purpose::ALL
+        .into_iter()
+        .filter_map(|purpose| {
+            let waiting = children.given_up(purpose).len();
+            let (what, none) = match purpose {
+                Purpose::Tree => ("command lines of processes", "none is read from /proc"),
+                Purpose::Evidence => ("evidence", "memory and program files are not captured"),
+            };
+            match waiting {
+                0 => None,
+                MAX_GIVEN_UP.. => Some(format!(
+                    "{waiting} readers of {what} get no answer from a file system or a program: until one does, {none}"
+                )),
+                _ => Some(format!("{waiting} readers of {what} get no answer from a file system or a program")),
+            }
+        })
+        .collect()
+}
+
+impl Children {
+    /// Those that still wait.
+    fn given_up(&mut self, purpose: Purpose) -> &mut Vec<u32> {
+        let given_up = &mut self.given_up[purpose as usize];
+        given_up.retain(|pid| !child::reap(*pid));
+        given_up
+    }
 }
 
 /// How long is waited.
@@ -57,6 +103,7 @@ impl Default for Patience {
 
 /// A reader aside. Its child is made with the first read, and ends with it.
 pub struct Aside {
+    purpose: Purpose,
     patience: Patience,
     left: Duration,
     child: Option<(u32, OwnedFd)>,
@@ -67,8 +114,8 @@ pub struct Aside {
 impl Aside {
     /// Without a child as yet.
     #[must_use]
-    pub fn new(patience: Patience) -> Self {
-        Self { patience, left: patience.all, child: None, idle: Idle::Yes }
+    pub fn new(purpose: Purpose, patience: Patience) -> Self {
+        Self { purpose, patience, left: patience.all, child: None, idle: Idle::Yes }
     }
 
     /// All of its patience is there again.
@@ -112,7 +159,7 @@ impl Aside {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path is too long"))?;
         let (_, socket) = match &mut self.child {
             Some(child) => child,
-            none => none.insert(start()?),
+            none => none.insert(start(self.purpose)?),
         };
         let sent = send(&*socket, &request, SendFlags::NOSIGNAL);
         self.idle = Idle::No;
@@ -154,8 +201,8 @@ impl Aside {
             drop(socket);
             let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
             child::kill(pid);
-            children.given_up.push(pid);
-            children.given_up.retain(|pid| !child::reap(*pid));
+            children.given_up[self.purpose as usize].push(pid);
+            children.given_up(self.purpose);
         }
     }
 }
@@ -248,10 +295,9 @@ pub(crate) fn is_reader(pid: Pid, parent: ProcessKey) -> bool {
         && CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).recent.contains(&pid.0)
 }
 
-fn start() -> io::Result<(u32, OwnedFd)> {
+fn start(purpose: Purpose) -> io::Result<(u32, OwnedFd)> {
     let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    children.given_up.retain(|pid| !child::reap(*pid));
-    if children.given_up.len() >= MAX_GIVEN_UP {
+    if children.given_up(purpose).len() >= MAX_GIVEN_UP {
         return Err(io::Error::other(format!("not tried: {MAX_GIVEN_UP} readers before it still wait")));
     }
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -287,7 +333,7 @@ mod tests {
         let path = folder.path().join("file");
         let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&path, &content).unwrap();
-        let mut aside = Aside::new(Patience::default());
+        let mut aside = Aside::new(Purpose::Evidence, Patience::default());
         assert_eq!(aside.read_some(&path, u64::MAX).unwrap(), content);
         assert_eq!(aside.read_some(&path, 100_000).unwrap(), content[..100_000]);
         let mut part = Vec::new();
@@ -310,7 +356,7 @@ mod tests {
         let path = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         let patience = Patience { silence: Duration::from_millis(50), all: Duration::from_millis(120) };
-        let mut aside = Aside::new(patience);
+        let mut aside = Aside::new(Purpose::Evidence, patience);
         for _ in 0..3 {
             let error = aside.read_some(&path, 1).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -319,7 +365,34 @@ mod tests {
         let error = aside.read_some(Path::new("/proc/self/stat"), 1).unwrap_err();
         assert!(error.to_string().contains("not tried"), "{error}");
         // another one has patience of its own
-        let mut aside = Aside::new(patience);
+        let mut aside = Aside::new(Purpose::Evidence, patience);
         assert_eq!(aside.read_some(Path::new("/proc/self/stat"), 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn i11_silent_readers_of_one_purpose_do_not_silence_the_other_and_are_said() {
+        // a reader in a sleep that no signal ends cannot be made here: children that live on stand in for them
+        let mut silent: Vec<std::process::Child> = (0..MAX_GIVEN_UP)
+            .map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap())
+            .collect();
+        let pids: Vec<u32> = silent.iter().map(std::process::Child::id).collect();
+        CHILDREN.lock().unwrap().given_up[Purpose::Tree as usize].extend(&pids);
+        let mut tree = Aside::new(Purpose::Tree, Patience::default());
+        let refused = tree.read_some(Path::new("/proc/self/stat"), 1).map_err(|error| error.to_string());
+        let mut evidence = Aside::new(Purpose::Evidence, Patience::default());
+        let read = evidence.read_some(Path::new("/proc/self/stat"), 1).map_err(|error| error.to_string());
+        let said = degraded();
+        silent.iter_mut().for_each(|child| child.kill().unwrap());
+        while !CHILDREN.lock().unwrap().given_up(Purpose::Tree).is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(refused.unwrap_err().contains("not tried"));
+        assert_eq!(read.unwrap().len(), 1);
+        assert!(
+            said.iter().any(|text| text.contains("command lines") && text.contains("none is read")),
+            "{said:?}"
+        );
+        assert!(!degraded().iter().any(|text| text.contains("command lines")), "they have ended");
+        assert!(tree.read_some(Path::new("/proc/self/stat"), 1).is_ok());
     }
 }

@@ -17,7 +17,7 @@ use model::{
 use tokio::sync::mpsc;
 
 use crate::{
-    allocator,
+    allocator, aside,
     clock::Clock,
     contain::Contain,
     edge::{Authority, Draft, EdgeCounts},
@@ -142,6 +142,7 @@ impl Shared {
         if self.blind.load(Ordering::Relaxed) {
             degraded.push("the reader has ended: nothing is seen any more; restart the agent".into());
         }
+        degraded.extend(aside::degraded());
         let given_up = self.counts.given_up.load(Ordering::Relaxed);
         if given_up > 0 {
             degraded

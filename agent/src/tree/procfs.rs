@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::{Listens, NS_PER_TICK};
 use crate::{
-    aside::{Aside, Patience},
+    aside::{Aside, Patience, Purpose},
     workload,
 };
 
@@ -94,7 +94,7 @@ impl Procfs {
     /// Reads `/proc` of the initial pid namespace.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroup_mount: workload::cgroup2_mount().ok(), aside: Aside::new(PATIENCE) }
+        Self { cgroup_mount: workload::cgroup2_mount().ok(), aside: Aside::new(Purpose::Tree, PATIENCE) }
     }
 
     /// Who of these waits for peers.
@@ -180,7 +180,7 @@ impl ProcSource for Procfs {
             facts.listens = listening.of_process(facts.pid);
         }
         found.sort_by_key(|facts| facts.start_ticks);
-        self.aside = Aside::new(PATIENCE);
+        self.aside = Aside::new(Purpose::Tree, PATIENCE);
         found
     }
 

@@ -18,7 +18,7 @@ use super::{
     process::{self as proc, Held},
     scene::{Act, Task, Undone},
 };
-use crate::aside::{Aside, Patience};
+use crate::aside::{Aside, Patience, Purpose};
 
 /// Bounds of one capture (I11). What did not fit is named in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Act for Capture {
         }
         task.step("begin bundle");
         let mut bundle = Bundle::begin(&folder, limits.bundle_bytes)?;
-        let mut aside = Aside::new(limits.patience);
+        let mut aside = Aside::new(Purpose::Evidence, limits.patience);
         process::tree(task, &mut bundle, &mut aside, &processes)?;
         let mut memory = limits.memory_bytes;
         for held in &processes {

@@ -21,6 +21,13 @@ pub(crate) struct PhaseResult {
     result: &'static str,
 }
 
+/// Format of a source and what became of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FormatResult {
+    format: &'static str,
+    result: &'static str,
+}
+
 /// All of them.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -42,6 +49,7 @@ pub(crate) struct Metrics {
     pub(crate) lag: Gauge<f64, AtomicU64>,
     pub(crate) correlation_hits: Family<Kind, Gauge>,
     pub(crate) correlation_groups: Gauge,
+    pub(crate) source_records: Family<FormatResult, Counter>,
 }
 
 impl Default for Metrics {
@@ -68,6 +76,7 @@ impl Default for Metrics {
             lag: Gauge::default(),
             correlation_hits: Family::default(),
             correlation_groups: Gauge::default(),
+            source_records: Family::default(),
         };
         let r = &mut m.registry;
         r.register("findings", "Findings stored, by level", m.findings.clone());
@@ -100,6 +109,11 @@ impl Default for Metrics {
             "Findings that correlations counted, and those that a limit touched, by what became of them",
             m.correlation_hits.clone(),
         );
+        r.register(
+            "source_records",
+            "Records of sources, by format and by what became of them: taken, refused, cut (rules saw less than there was); gap is none",
+            m.source_records.clone(),
+        );
         r.register("correlation_groups", "Groups of correlations", m.correlation_groups.clone());
         m
     }
@@ -113,6 +127,10 @@ impl Metrics {
             Err(error) => format!("# metrics cannot be written: {error}\n"),
         }
     }
+}
+
+pub(crate) fn format_result(format: &'static str, result: &'static str) -> FormatResult {
+    FormatResult { format, result }
 }
 
 pub(crate) fn kind(kind: &'static str) -> Kind {

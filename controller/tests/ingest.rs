@@ -17,7 +17,7 @@ use detect::{
 use hemostat_controller::{
     Controller, ControllerConfig, ControllerHandle,
     client::Client,
-    ingest::{self, IngestConfig, IngestHandle, Start},
+    ingest::{self, IngestConfig, IngestHandle, Start, Zone},
     wall_clock,
 };
 use model::{Entity, Incident, IncidentState};
@@ -75,6 +75,7 @@ impl Lab {
             rules: Arc::new(Swap::new(Arc::new(set))),
             clock: wall_clock(),
             poll: Duration::from_millis(10),
+            zone: Zone::UTC,
         };
         let sources = ingest::start(&ingest, &controller.attacher()).unwrap();
         Self { folder, controller, client, sources }

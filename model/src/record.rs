@@ -122,23 +122,34 @@ pub enum Fact {
     List(Vec<String>),
 }
 
-/// Values by field name, bounded (I11): what does not fit is cut or left out, and [`Facts::truncated`] says so.
+/// Values by field name, bounded (I11), each field for itself so that none can take another's room. What does not fit is cut, and
+/// [`Facts::cut`] names the field: rules saw less of it than there was.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// Sorted by name.
     entries: Vec<(String, Fact)>,
     truncated: Truncated,
+    /// Sorted names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cut: Vec<String>,
+    /// Less is kept than rules saw.
+    #[serde(default)]
+    shortened: Truncated,
 }
 
 impl Facts {
-    /// Fields kept.
+    /// Fields that rules see.
     pub const MAX_FIELDS: usize = 96;
-    /// Elements of one list kept.
-    pub const MAX_LIST: usize = 64;
-    /// Bytes of one text kept.
-    pub const MAX_TEXT: usize = 4096;
-    /// Bytes of all texts together.
-    pub const MAX_BYTES: usize = 32 * 1024;
+    /// Elements of one list that rules see.
+    pub const MAX_LIST: usize = 4096;
+    /// Bytes of one text that rules see: what the matcher compares.
+    pub const MAX_TEXT: usize = 16 * 1024;
+    /// Bytes of one list that rules see.
+    pub const MAX_LIST_BYTES: usize = 256 * 1024;
+    /// Bytes of all texts together that rules see: a record of the longest kind may stand in three fields.
+    pub const MAX_BYTES: usize = 3 << 20;
+    /// Bytes of all texts together that are kept with a finding.
+    pub const MAX_KEPT: usize = 64 * 1024;
 
     /// A field's value.
     #[must_use]
@@ -153,34 +164,30 @@ impl Facts {
         if let Ok(at) = place {
             self.entries.remove(at);
         }
-        let mut left = Self::MAX_BYTES.saturating_sub(self.bytes());
-        let mut cut = |text: String| {
-            let keep = text.floor_char_boundary(Self::MAX_TEXT.min(left));
-            left -= keep;
-            if keep < text.len() {
-                self.truncated = Truncated::Yes;
-                return text[..keep].to_owned();
-            }
-            text
+        let mut room = match &fact {
+            Fact::List(_) => Self::MAX_LIST_BYTES,
+            _ => Self::MAX_TEXT,
         };
-        let fact = match fact {
-            Fact::Text(text) => Fact::Text(cut(text)),
-            Fact::List(mut texts) => {
-                let too_many = texts.len() > Self::MAX_LIST;
-                texts.truncate(Self::MAX_LIST);
-                let texts = texts.into_iter().map(cut).collect();
-                if too_many {
-                    self.truncated = Truncated::Yes;
-                }
-                Fact::List(texts)
-            }
-            other => other,
-        };
+        if self.bytes() + room > Self::MAX_BYTES {
+            room = Self::MAX_BYTES.saturating_sub(self.bytes()).min(room);
+        }
         let (Ok(at) | Err(at)) = place;
+        let (fact, left) = fact.within(room, Self::MAX_TEXT, Self::MAX_LIST);
+        if left == Left::Something || self.entries.len() >= Self::MAX_FIELDS {
+            self.miss(name);
+        }
         if self.entries.len() < Self::MAX_FIELDS {
             self.entries.insert(at, (name.to_owned(), fact));
-        } else {
-            self.truncated = Truncated::Yes;
+        }
+    }
+
+    /// Says that rules see less of `name` than there was.
+    pub fn miss(&mut self, name: &str) {
+        self.truncated = Truncated::Yes;
+        if let Err(at) = self.cut.binary_search_by(|known| known.as_str().cmp(name))
+            && self.cut.len() < Self::MAX_FIELDS
+        {
+            self.cut.insert(at, name.to_owned());
         }
     }
 
@@ -189,19 +196,93 @@ impl Facts {
         self.entries.iter().map(|(name, fact)| (name.as_str(), fact))
     }
 
-    /// Whether something was cut or left out.
+    /// Whether rules saw less than there was.
     #[must_use]
     pub fn truncated(&self) -> Truncated {
         self.truncated
     }
 
+    /// Of which fields, sorted.
+    #[must_use]
+    pub fn cut(&self) -> &[String] {
+        &self.cut
+    }
+
+    /// Whether less is kept than rules saw.
+    #[must_use]
+    pub fn shortened(&self) -> Truncated {
+        self.shortened
+    }
+
+    /// What is kept with a finding: at most [`Facts::MAX_KEPT`] bytes, the longest fields cut first, so that who, what and where stay whole.
+    #[must_use]
+    pub fn to_keep(&self) -> Self {
+        let mut kept = self.clone();
+        if self.bytes() <= Self::MAX_KEPT {
+            return kept;
+        }
+        let mut by_size: Vec<usize> = (0..kept.entries.len()).collect();
+        by_size.sort_by_key(|at| kept.entries[*at].1.bytes());
+        let (mut left, mut fields) = (Self::MAX_KEPT, by_size.len());
+        for at in by_size {
+            let entry = &mut kept.entries[at].1;
+            let room = left / fields.max(1);
+            let fact = std::mem::replace(entry, Fact::Bool(false));
+            *entry = fact.within(room, room, Self::MAX_LIST).0;
+            left -= entry.bytes().min(left);
+            fields -= 1;
+        }
+        kept.shortened = Truncated::Yes;
+        kept
+    }
+
     fn bytes(&self) -> usize {
-        let of = |fact: &Fact| match fact {
-            Fact::Text(text) => text.len(),
-            Fact::List(texts) => texts.iter().map(String::len).sum(),
-            Fact::Number(_) | Fact::Bool(_) | Fact::Address(_) => 0,
+        self.entries.iter().map(|(_, fact)| fact.bytes()).sum()
+    }
+}
+
+/// Whether something did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
+}
+
+impl Fact {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::List(texts) => texts.iter().map(String::len).sum(),
+            Self::Number(_) | Self::Bool(_) | Self::Address(_) => 0,
+        }
+    }
+
+    /// As much of it as fits: bytes in all, bytes of one text, elements.
+    fn within(self, mut room: usize, text: usize, elements: usize) -> (Self, Left) {
+        let mut left = Left::Nothing;
+        let mut cut = |one: String| {
+            let keep = one.floor_char_boundary(text.min(room));
+            room -= keep;
+            if keep < one.len() {
+                left = Left::Something;
+                return one[..keep].to_owned();
+            }
+            one
         };
-        self.entries.iter().map(|(_, fact)| of(fact)).sum()
+        let fact = match self {
+            Self::Text(one) => Self::Text(cut(one)),
+            Self::List(mut texts) => {
+                let too_many = texts.len() > elements;
+                texts.truncate(elements);
+                let texts: Vec<String> = texts.into_iter().map(cut).collect();
+                if too_many {
+                    left = Left::Something;
+                }
+                Self::List(texts)
+            }
+            other => other,
+        };
+        (fact, left)
     }
 }
 
@@ -272,18 +353,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn i11_facts_are_bounded_and_say_when_something_is_missing() {
+    fn i11_facts_are_bounded_and_say_of_which_fields_something_is_missing() {
         let mut facts = Facts::default();
-        facts.set("b", Fact::Text("ä".repeat(4096)));
-        assert_eq!(facts.truncated(), Truncated::Yes);
+        facts.set("b", Fact::Text("ä".repeat(Facts::MAX_TEXT)));
+        assert_eq!((facts.truncated(), facts.cut()), (Truncated::Yes, &["b".to_owned()][..]));
         let Some(Fact::Text(text)) = facts.get("b") else { panic!() };
         assert_eq!(text.len(), Facts::MAX_TEXT);
         for n in 0..200 {
-            facts.set(&format!("f{n}"), Fact::List(vec!["x".repeat(100); 1000]));
+            facts.set(&format!("f{n}"), Fact::List(vec!["x".repeat(100); 5000]));
         }
         assert!(facts.iter().count() <= Facts::MAX_FIELDS);
         assert!(facts.bytes() <= Facts::MAX_BYTES);
+        assert!(facts.cut().len() <= Facts::MAX_FIELDS && facts.cut().is_sorted());
         assert!(facts.iter().map(|(name, _)| name).is_sorted());
+    }
+
+    #[test]
+    fn no_field_takes_the_room_of_another_and_what_is_kept_is_short_fields_first() {
+        let mut facts = Facts::default();
+        facts.set("a", Fact::List(vec!["x".repeat(1000); 1000]));
+        facts.set("verb", Fact::Text("create".into()));
+        facts.set("z", Fact::Text("y".repeat(9000)));
+        assert_eq!(facts.cut(), ["a"]);
+        assert_eq!(facts.get("z"), Some(&Fact::Text("y".repeat(9000))));
+        let kept = facts.to_keep();
+        assert!(kept.bytes() <= Facts::MAX_KEPT, "{}", kept.bytes());
+        assert_eq!(kept.get("verb"), facts.get("verb"));
+        assert_eq!(kept.get("z"), facts.get("z"));
+        assert_eq!((kept.shortened(), kept.cut()), (Truncated::Yes, facts.cut()));
+        assert_eq!(Facts::default().to_keep(), Facts::default());
     }
 
     #[test]

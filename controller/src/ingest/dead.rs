@@ -48,6 +48,15 @@ impl DeadLetters {
             "at": at.to_string(), "file": file, "offset": offset, "place": why.place, "reason": why.reason,
             "bytes": record.len(), "record": kept,
         });
+        self.append(&letter)
+    }
+
+    /// Appends a line that tells of records that were never seen.
+    pub(super) fn gap(&mut self, at: Timestamp, file: &str, what: &str) -> io::Result<()> {
+        self.append(&json!({ "at": at.to_string(), "file": file, "gap": what }))
+    }
+
+    fn append(&mut self, letter: &serde_json::Value) -> io::Result<()> {
         let line = format!("{letter}\n");
         let (file, size) = match &mut self.file {
             Some((_, size)) if *size >= MAX_FILE => {

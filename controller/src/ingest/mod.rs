@@ -7,6 +7,7 @@
 
 mod dead;
 mod fold;
+mod judge;
 mod position;
 pub mod read;
 mod report;
@@ -25,8 +26,9 @@ use std::{
 use detect::matcher::Swap;
 use model::NodeId;
 
+pub use judge::CUT_RULE;
 pub use position::Start;
-pub use read::Format;
+pub use read::{Format, Zone, ZoneError};
 
 use crate::{config::Clock, start::Attacher};
 
@@ -104,6 +106,8 @@ pub struct IngestConfig {
     pub clock: Clock,
     /// How often a log is looked at that has nothing new.
     pub poll: Duration,
+    /// Zone of times that name none, as in RFC 3164.
+    pub zone: Zone,
 }
 
 impl IngestConfig {

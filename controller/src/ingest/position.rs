@@ -35,6 +35,15 @@ pub(super) struct FileIdentity {
 const HEAD: usize = 256;
 
 impl FileIdentity {
+    /// No file: there was none when the log was first looked for.
+    pub(super) fn none() -> Self {
+        Self { device: 0, inode: 0, head_bytes: 0, head: String::new() }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.inode == 0
+    }
+
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let head = head(file, HEAD)?;
@@ -89,6 +98,12 @@ pub(super) struct Position {
     pub(super) file: FileIdentity,
     /// Of the first byte that is not dealt with.
     pub(super) offset: u64,
+    /// When the file was last written to, in nanoseconds since 1970: rotated files that are newer come after it, should it be gone.
+    #[serde(default)]
+    pub(super) modified: i64,
+    /// Files before it whose writer may still add to them.
+    #[serde(default)]
+    pub(super) before: Vec<(FileIdentity, u64)>,
     /// Number of the last report, which never falls.
     pub(super) seq: u64,
 }

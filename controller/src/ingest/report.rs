@@ -52,11 +52,21 @@ impl Reporter {
     pub(super) fn connect(name: &NodeId, controller: &Attacher, seq: u64) -> Result<Self, LinkLost> {
         let (link, end) = in_process(name.clone(), CAPACITY);
         controller.attach(end);
+        Self::over(link, name, seq)
+    }
+
+    /// Over a link that is there.
+    pub(super) fn over(link: AgentLink, name: &NodeId, seq: u64) -> Result<Self, LinkLost> {
         let name = name.clone();
         let reporter =
             Self { name, link, seq, unacked: VecDeque::new(), marks: VecDeque::new(), settled: None };
         reporter.send(Up::Hello { node: reporter.name.clone(), epoch: AgentEpoch(1) })?;
         Ok(reporter)
+    }
+
+    /// Number of the last report.
+    pub(super) fn last(&self) -> u64 {
+        self.seq
     }
 
     /// Whether no more may be read for now.

@@ -1,26 +1,23 @@
 //! One source at work: lines in, reports out, one thread.
 
 use std::{
+    io,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
-use detect::{
-    matcher::{Follower, RuleIndex},
-    schema::View,
-};
-use model::{Event, Finding, FindingId, LossWindow, NodeId, Report, Timestamp};
+use model::{NodeId, Timestamp};
 
 use super::{
     IngestConfig, SourceSpec,
     dead::DeadLetters,
-    fold::{Fold, Folded},
+    judge::Judge,
     position::{Position, PositionFile},
-    read::{MAX_RECORD, Place, Reader, Rejected, Told},
+    read::{Format, MAX_RECORD, Place, Reader, Rejected, Told},
     report::{LinkLost, Reporter, State},
     tail::{Begins, Gap, Line, Tail},
 };
-use crate::{attribute::Pods, start::Attacher};
+use crate::{attribute::Pods, metrics::format_result, start::Attacher};
 
 /// Lines taken at once; then acknowledgements, the position and the status have their turn.
 const BATCH: usize = 256;
@@ -33,6 +30,12 @@ const TELL: Duration = Duration::from_secs(1);
 
 /// How long acknowledgements are waited for at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How far a record may be dated ahead of this machine's clock before it is said.
+const AHEAD: Duration = Duration::from_secs(120);
+
+/// How far a line of syslog may be dated behind the moment it was appended before it is said: its zone may be another than is believed.
+const BEHIND: Duration = Duration::from_secs(29 * 60);
 
 /// Until it is told to stop. A link that breaks is made anew, and what was not acknowledged is read again.
 pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attacher, stop: &Receiver<()>) {
@@ -54,12 +57,11 @@ pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attache
 }
 
 /// What was done since the start.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     lines: u64,
     records: u64,
     rejected: u64,
-    findings: u64,
     gaps: u64,
 }
 
@@ -71,18 +73,38 @@ struct Source<'a> {
     name: NodeId,
     positions: PositionFile,
     dead: DeadLetters,
-    rules: Follower,
-    fold: Fold,
-    fed: Option<u64>,
+    judge: Judge,
     counts: Counts,
-    /// The last refusal and the last gap, and when.
-    refused: Option<(Timestamp, String)>,
-    missed: Option<(Timestamp, String)>,
+    /// What was counted when the metrics were last told.
+    counted: (Counts, u64),
+    /// How far the log is dealt with but for the repetitions that are not told yet.
+    dealt: Option<Position>,
+    /// Whether a position of the log is on disk.
+    begun: Begun,
+    /// Whether all that is read now has just been written.
+    live: bool,
+    refused: Noted,
+    missed: Noted,
+    cut: Noted,
+    skewed: Noted,
     /// What keeps the log or its position from being read or written.
     blind: Option<String>,
     broken: Option<String>,
+    /// What keeps dead letters from being written.
+    unwritten: Option<String>,
     told: Vec<Told>,
-    hits: Vec<RuleIndex>,
+}
+
+/// The last of a kind, and when.
+type Noted = Option<(Timestamp, String)>;
+
+/// What is on disk of where the log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    No,
+    /// That there was none.
+    Absent,
+    Yes,
 }
 
 impl<'a> Source<'a> {
@@ -95,39 +117,36 @@ impl<'a> Source<'a> {
             pods: None,
             spec,
             config,
+            judge: Judge::new(name.clone(), &config.rules),
             name,
             positions: PositionFile::new(stem.with_extension("position")),
             dead: DeadLetters::new(stem.with_extension("dead.jsonl")),
-            rules: config.rules.follow(),
-            fold: Fold::default(),
-            fed: None,
             counts: Counts::default(),
+            counted: (Counts::default(), 0),
+            dealt: None,
+            begun: Begun::No,
+            live: false,
             refused: None,
             missed: None,
+            cut: None,
+            skewed: None,
             blind: None,
             broken: None,
+            unwritten: None,
             told: Vec::new(),
-            hits: Vec::new(),
         }
     }
 
     /// The life of one link.
     fn follow(&mut self, controller: &Attacher, stop: &Receiver<()>) -> Result<(), LinkLost> {
         // What was told over a link that was lost may not have been taken: it is read again and told again.
-        self.fold = Fold::default();
-        let resume = match self.positions.load() {
-            Ok(position) => position,
-            Err(error) => {
-                self.broken = Some(format!("what was read before is not known: {error}"));
-                None
-            }
-        };
+        let resume = self.recall();
         // Numbers never fall, even if the position was lost: a lower one would be taken for a repetition.
         let now = u64::try_from(self.now().0 / 1000).unwrap_or(0);
         let seq = resume.as_ref().map_or(0, |position| position.seq).max(now);
         let mut reporter = Reporter::connect(&self.name, controller, seq)?;
         let mut tail = Tail::new(&self.spec.path, resume, self.config.start);
-        let mut reader = Reader::new(self.spec.format);
+        let mut reader = Reader::new(self.spec.format, self.config.zone.clone());
         let mut last = self.tell(&mut reporter, &tail)?;
         let mut lines = Vec::with_capacity(BATCH);
         loop {
@@ -138,14 +157,36 @@ impl<'a> Source<'a> {
             }
             if self.now().since(last) >= TELL || self.now() < last {
                 last = self.tell(&mut reporter, &tail)?;
+                self.count(controller);
             }
             let wait = if idle { self.config.poll } else { Duration::ZERO };
             let wait = if reporter.waiting() > 0 { wait.min(Duration::from_millis(10)) } else { wait };
             match stop.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return self.finish(&mut reporter, &tail),
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                    self.finish(&mut reporter, &tail)?;
+                    self.count(controller);
+                    return Ok(());
+                }
             }
         }
+    }
+
+    /// What is on disk, and everything else forgotten.
+    fn recall(&mut self) -> Option<Position> {
+        self.judge.forget();
+        self.dealt = None;
+        self.live = false;
+        let known = self.positions.load();
+        self.begun = match &known {
+            Ok(Some(position)) if !position.file.is_none() => Begun::Yes,
+            Ok(Some(_)) => Begun::Absent,
+            _ => Begun::No,
+        };
+        known.unwrap_or_else(|error| {
+            self.broken = Some(format!("what was read before is not known: {error}"));
+            None
+        })
     }
 
     /// Takes a batch of lines; whether there was nothing.
@@ -157,22 +198,15 @@ impl<'a> Source<'a> {
         lines: &mut Vec<Line>,
     ) -> Result<bool, LinkLost> {
         lines.clear();
-        let outcome = tail.next(BATCH, lines);
+        let opened = tail.begin();
+        self.begin(&opened, tail, reporter);
+        let outcome = opened.and_then(|()| tail.next(BATCH, lines));
         self.blind = outcome.err().map(|error| format!("{}: {error}", self.spec.path.display()));
-        for gap in tail.gaps() {
-            self.counts.gaps += 1;
-            let what = match gap {
-                Gap::Truncated => {
-                    "the log was cut while it was read: what was written just before may be missing"
-                }
-                Gap::Vanished => {
-                    "the file that was read last is gone or packed: what was added to it since is missing"
-                }
-            };
-            tracing::warn!(source = %self.name, what);
-            self.missed = Some((self.now(), what.into()));
+        self.note_gaps(tail);
+        if lines.is_empty() {
+            self.live = self.blind.is_none();
+            return Ok(true);
         }
-        let Some(file) = tail.identity().cloned().filter(|_| !lines.is_empty()) else { return Ok(true) };
         for line in lines.iter() {
             if line.begins == Begins::File && line.offset > 0 {
                 match tail.first_line() {
@@ -185,19 +219,56 @@ impl<'a> Source<'a> {
             self.line(line, reader, reporter)?;
         }
         // All of them are dealt with; the last ones may have been the end of a file that was left.
-        reporter.mark(Position { file, offset: tail.offset(), seq: 0 });
+        self.dealt = Some(tail.position());
         Ok(false)
+    }
+
+    /// Writes down where a log is begun before its first line is read: what is written from now on is read also after a crash.
+    fn begin(&mut self, opened: &io::Result<()>, tail: &Tail, reporter: &Reporter) {
+        let found = match opened {
+            Ok(()) => Begun::Yes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Begun::Absent,
+            Err(_) => return,
+        };
+        let is_news = matches!((self.begun, found), (Begun::No, _) | (Begun::Absent, Begun::Yes));
+        if is_news && self.save(&Position { seq: reporter.last(), ..tail.position() }) {
+            self.begun = found;
+        }
+    }
+
+    fn note_gaps(&mut self, tail: &mut Tail) {
+        for gap in tail.gaps() {
+            self.counts.gaps += 1;
+            let what = match gap {
+                Gap::Truncated => {
+                    "the log was cut while it was read: what was written just before may be missing".into()
+                }
+                Gap::Vanished => {
+                    "the file that was read last is gone or packed: what was added to it since is missing"
+                        .into()
+                }
+                Gap::Packed(files) => {
+                    format!("{files} rotated and packed before they were read: what they tell is missing")
+                }
+            };
+            tracing::warn!(source = %self.name, what);
+            let now = self.now();
+            let written = self.dead.gap(now, &self.spec.path.display().to_string(), &what);
+            self.unwritten = written.err().map(|error| format!("dead letters cannot be written: {error}"));
+            self.missed = Some((now, what));
+        }
     }
 
     fn line(&mut self, line: &Line, reader: &mut Reader, reporter: &mut Reporter) -> Result<(), LinkLost> {
         self.counts.lines += 1;
+        let now = self.now();
         let mut told = std::mem::take(&mut self.told);
         told.clear();
         let outcome = if line.bytes > MAX_RECORD as u64 {
             let reason = format!("{} bytes, at most {MAX_RECORD}", line.bytes);
             Err(Rejected { place: "line".into(), reason })
         } else {
-            reader.read(&line.text, Place { offset: line.offset, now: self.now() }, &mut told)
+            reader.read(&line.text, Place { offset: line.offset, now }, &mut told)
         };
         if let Err(rejected) = outcome {
             self.refuse(line, &rejected);
@@ -207,11 +278,27 @@ impl<'a> Source<'a> {
             if let Some(pods) = &self.pods {
                 pods.heard(&one.record, one.time);
             }
-            let event = one.record.into_event(&self.name, one.time);
-            self.judge(&event, reporter)?;
+            self.compare_clocks(one.time, now);
+            let cut = self.judge.cut;
+            self.judge.judge(one, reporter)?;
+            if self.judge.cut > cut {
+                self.cut = Some((now, self.judge.last_cut.clone()));
+            }
         }
         self.told = told;
         Ok(())
+    }
+
+    /// Times are taken as the source tells them; a clock or a zone that cannot be right is said.
+    fn compare_clocks(&mut self, time: Timestamp, now: Timestamp) {
+        let lines_of_syslog = matches!(self.spec.format, Format::Auth | Format::Journal);
+        if time > now && time.since(now) > AHEAD {
+            let minutes = time.since(now).as_secs() / 60;
+            self.skewed = Some((now, format!("dated {minutes} min ahead of this machine's clock")));
+        } else if self.live && lines_of_syslog && now.since(time) > BEHIND {
+            let minutes = now.since(time).as_secs() / 60;
+            self.skewed = Some((now, format!("dated {minutes} min before it was appended")));
+        }
     }
 
     fn refuse(&mut self, line: &Line, rejected: &Rejected) {
@@ -219,102 +306,84 @@ impl<'a> Source<'a> {
         self.counts.rejected += 1;
         self.refused = Some((now, rejected.to_string()));
         let path = self.spec.path.display().to_string();
-        if let Err(error) = self.dead.write(now, &path, line.offset, rejected, &line.text) {
-            self.broken = Some(format!("dead letters cannot be written: {error}"));
-        }
+        let written = self.dead.write(now, &path, line.offset, rejected, &line.text);
+        self.unwritten = written.err().map(|error| format!("dead letters cannot be written: {error}"));
     }
 
-    /// Runs an event through the rules; reports what they find.
-    fn judge(&mut self, event: &Event, reporter: &mut Reporter) -> Result<(), LinkLost> {
-        let Some(record) = event.record() else { return Ok(()) };
-        self.hits.clear();
-        let (generation, matcher) = self.rules.matcher();
-        matcher.evaluate(event, &mut self.hits);
-        let rules = std::sync::Arc::clone(matcher.rule_set());
-        if self.fed != Some(generation) {
-            self.fed = Some(generation);
-            self.fold.feed(rules.fed().map(|rule| rule.id.clone()));
-        }
-        for hit in &self.hits {
-            let Some(rule) = rules.rule(*hit) else { continue };
-            let id = FindingId::derive(&event.id, &rule.id);
-            let mut matched = rules.matched_with(*hit, &View::new(event));
-            match self.fold.take_in(&rule.id, record, &matched, &id, event.time) {
-                Folded::Again => continue,
-                Folded::First => {}
-                Folded::FirstOfMany => {
-                    matched.insert(
-                        Finding::MIXED.to_owned(),
-                        "too many different ones to tell apart".to_owned(),
-                    );
-                }
-            }
-            self.counts.findings += 1;
-            let finding = Finding {
-                id,
-                rule: rule.clone(),
-                event: event.clone(),
-                matched,
-                count: 1,
-                first: event.time,
-                last: event.time,
-                ancestors: vec![],
-                context: vec![],
-                reactions: vec![],
-                loss: LossWindow::default(),
-            };
-            reporter.report(Report::Finding(finding))?;
-        }
-        Ok(())
-    }
-
-    /// Counts, position and status.
+    /// Counts, position and status. The position only goes as far as what it covers is reported, repetitions among it, and is written once
+    /// all of that is acknowledged.
     fn tell(&mut self, reporter: &mut Reporter, tail: &Tail) -> Result<Timestamp, LinkLost> {
         let now = self.now();
-        for repeat in self.fold.due() {
-            let (finding, count, last) = (repeat.finding, repeat.count, repeat.last);
-            reporter.report(Report::Repeat { finding, count, last })?;
+        self.judge.repeat(reporter)?;
+        if let Some(dealt) = self.dealt.take() {
+            reporter.mark(dealt);
         }
         self.keep(reporter);
-        let recent = |what: &Option<(Timestamp, String)>| {
-            what.as_ref().filter(|(at, _)| now.since(*at) < SHOWN).map(|(_, what)| what.clone())
-        };
-        let counts = &self.counts;
-        let refused = recent(&self.refused).map(|why| {
-            format!(
-                "{} records refused, the last: {why} (see {})",
-                counts.rejected,
-                self.dead.path().display()
-            )
-        });
-        let missed = recent(&self.missed).map(|what| format!("{} gaps, the last: {what}", counts.gaps));
         let state = State {
             format: self.spec.format.name(),
-            rules: self.rules.matcher().1.rule_set().len() as u64,
-            findings: counts.findings,
+            rules: self.judge.rules(),
+            findings: self.judge.findings,
             summary: format!(
                 "{} lines, {} records, {} refused, at byte {}",
-                counts.lines,
-                counts.records,
-                counts.rejected,
+                self.counts.lines,
+                self.counts.records,
+                self.counts.rejected,
                 tail.offset()
             ),
             blind: self.blind.clone(),
-            degraded: refused.into_iter().chain(missed).chain(self.broken.clone()).collect(),
+            degraded: self.degraded(now),
         };
         reporter.status(now, state)?;
         Ok(now)
     }
 
-    fn keep(&mut self, reporter: &mut Reporter) {
-        let Some(position) = reporter.settled() else { return };
-        match self.positions.save(&position) {
-            Ok(()) => self.broken = None,
-            Err(error) => {
-                self.broken =
-                    Some(format!("the position cannot be written, a restart will read again: {error}"));
-            }
+    fn degraded(&self, now: Timestamp) -> Vec<String> {
+        let recent = |noted: &Noted| {
+            noted.as_ref().filter(|(at, _)| now.since(*at) < SHOWN).map(|(_, what)| what.clone())
+        };
+        let (counts, letters) = (&self.counts, self.dead.path().display());
+        let refused = recent(&self.refused)
+            .map(|why| format!("{} records refused, the last: {why} (see {letters})", counts.rejected));
+        let missed = recent(&self.missed).map(|what| format!("{} gaps, the last: {what}", counts.gaps));
+        let cut = recent(&self.cut).map(|fields| {
+            format!("{} records were too large to be judged whole, the last in {fields}", self.judge.cut)
+        });
+        let skewed = recent(&self.skewed).map(|what| {
+            format!("a record was {what}: set the source's clock, or --source-zone where lines name no zone")
+        });
+        [refused, missed, cut, skewed, self.broken.clone(), self.unwritten.clone()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Tells the metrics what has come since they were last told.
+    fn count(&mut self, controller: &Attacher) {
+        let (before, cut_before) = std::mem::replace(&mut self.counted, (self.counts, self.judge.cut));
+        let (now, format) = (self.counts, self.spec.format.name());
+        for (result, more) in [
+            ("taken", now.records - before.records),
+            ("refused", now.rejected - before.rejected),
+            ("gap", now.gaps - before.gaps),
+            ("cut", self.judge.cut - cut_before),
+        ] {
+            controller.metrics().source_records.get_or_create(&format_result(format, result)).inc_by(more);
         }
+    }
+
+    fn keep(&mut self, reporter: &mut Reporter) {
+        if let Some(position) = reporter.settled() {
+            self.save(&position);
+        }
+    }
+
+    fn save(&mut self, position: &Position) -> bool {
+        let saved = self.positions.save(position);
+        self.broken = saved
+            .as_ref()
+            .err()
+            .map(|error| format!("the position cannot be written, a restart will read again: {error}"));
+        saved.is_ok()
     }
 
     /// Waits a little for what is not acknowledged; what stays so is read again at the next start.
@@ -335,3 +404,6 @@ impl<'a> Source<'a> {
         (self.config.clock)()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,6 +293,7 @@ fields! {
     AuthCommand "SudoCommand" ["COMMAND"] [] Keyword only(&[Sudo]), "What sudo runs";
     AuthDirectory "SudoDirectory" ["PWD"] [] Text only(&[Sudo]), "Where sudo was called";
     AuthInvalidUser "InvalidUser" [] [] Bool only(&[Sshd]), "`true` where the host has no such account";
+    AuthTrust "AuthTrust" [] [] Text LINUX_AUTH, "Who vouches for the line: `vouched` (journald asked the kernel who wrote it), `claimed` (nobody: any local user may write to syslog under any name), `contradicted` (another wrote it; nothing else of it is taken), `ambiguous` (a sudo line that holds a second command or user)";
     AuthKey "KeyFingerprint" [] [] Text only(&[Sshd]), "Fingerprint of the key, for example `SHA256:…`";
     AuthCountry "SourceCountry" ["client.geographicalContext.country", "Location", "location.countryOrRegion"] [] Text PROVIDER, "Country, as the provider places the address";
     AuthApplication "Application" ["AppDisplayName", "appDisplayName"] [] Text PROVIDER, "Application that was logged in to";

@@ -31,8 +31,7 @@ impl RecordBuilder {
 
     /// Who did it.
     pub fn principal(&mut self, realm: &str, name: &str) -> &mut Self {
-        let cut = |text: &str| text[..text.floor_char_boundary(256)].to_owned();
-        self.record.principal = Some(Principal { realm: cut(realm), name: cut(name) });
+        self.record.principal = Some(Principal { realm: short(realm), name: short(name) });
         self
     }
 
@@ -44,9 +43,8 @@ impl RecordBuilder {
 
     /// To what.
     pub fn object(&mut self, kind: &str, namespace: Option<&str>, name: &str) -> &mut Self {
-        let cut = |text: &str| text[..text.floor_char_boundary(256)].to_owned();
         self.record.object =
-            Some(RecordObject { kind: cut(kind), namespace: namespace.map(cut), name: cut(name) });
+            Some(RecordObject { kind: short(kind), namespace: namespace.map(short), name: short(name) });
         self
     }
 
@@ -91,6 +89,12 @@ impl RecordBuilder {
         if texts.is_empty() { self } else { self.set(field, Fact::List(texts)) }
     }
 
+    /// Says that rules see less of `what` than there was: [`Facts::cut`].
+    pub fn miss(&mut self, what: &str) -> &mut Self {
+        self.record.facts.miss(what);
+        self
+    }
+
     /// The value so far.
     #[must_use]
     pub fn get(&self, field: Field) -> FieldValue<'_> {
@@ -110,6 +114,15 @@ impl RecordBuilder {
         }
         self
     }
+}
+
+/// A name that tells two things apart, also where it is too long to be kept.
+fn short(name: &str) -> String {
+    const LONGEST: usize = 320;
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    format!("{}…{}", &name[..name.floor_char_boundary(LONGEST)], model::short_hash([name], 8))
 }
 
 /// A record's value, without allocation.

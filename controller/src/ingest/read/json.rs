@@ -50,25 +50,20 @@ pub(super) fn list(
     wrong.map_or(Ok(()), Err)
 }
 
-/// The values at a path, lists flattened: at most [`MAX_FOUND`].
+/// The values at a path, lists flattened: all of them, so that nothing hides behind many others. A record's length bounds how many there are.
 pub(super) fn at<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
-    const MAX_FOUND: usize = 256;
     let mut found = vec![value];
     for key in path.split('.') {
         let mut next = vec![];
         for one in found {
-            flatten(one, &mut |inner| {
-                if next.len() < MAX_FOUND {
-                    next.extend(inner.get(key));
-                }
-            });
+            flatten(one, &mut |inner| next.extend(inner.get(key)));
         }
         found = next;
     }
     let mut flat = vec![];
     for one in found {
         flatten(one, &mut |inner| {
-            if flat.len() < MAX_FOUND && !inner.is_null() {
+            if !inner.is_null() {
                 flat.push(inner);
             }
         });

@@ -2,11 +2,13 @@
 //!
 //! Of request objects only what the field table names is taken: environment variables, secrets' data and tokens are never read.
 
+mod patch;
+
 use std::{borrow::Cow, net::IpAddr};
 
 use detect::schema::{Field, RecordBuilder};
 use model::RecordKind;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     Rejected, Told,
@@ -74,11 +76,16 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
         at(value, "sourceIPs").into_iter().filter_map(scalar).filter_map(|ip| ip.parse().ok()).collect();
     // All but the last may be made up by the client (X-Forwarded-For).
     builder.origin(ips.last().copied());
-    let request = value.get("requestObject").map(as_object);
+    let request = value.get("requestObject").map(patch::as_object);
+    let resource = text(value, "objectRef.resource").unwrap_or_default();
+    let (request, whole) = request.map_or((None, true), |(request, whole)| (Some(request), whole));
+    if !whole {
+        builder.miss("requestObject");
+    }
     let named = text(value, "objectRef.name")
         .or_else(|| text(request.as_deref()?, "metadata.name").map(|name| Cow::Owned(name.into_owned())))
         .or_else(|| text(value, "responseObject.metadata.name"));
-    if let Some(resource) = text(value, "objectRef.resource") {
+    if !resource.is_empty() {
         let namespace = text(value, "objectRef.namespace");
         builder.object(&resource, namespace.as_deref(), named.as_deref().unwrap_or(""));
         builder.maybe(F::ObjectName, named.as_deref());
@@ -87,7 +94,7 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
         builder.maybe(F::ExecCommand, command_of(&uri).as_deref());
     }
     if let Some(request) = request {
-        object(&mut builder, &request);
+        object(&mut builder, &request, &resource);
     }
     Ok(Some(told(builder, time)))
 }
@@ -103,7 +110,7 @@ fn annotations(builder: &mut RecordBuilder, value: &Value) {
 }
 
 /// What the table has of a request object.
-fn object(builder: &mut RecordBuilder, request: &Value) {
+fn object(builder: &mut RecordBuilder, request: &Value, resource: &str) {
     use Field as F;
     let of_request = |name: &'static str| name.strip_prefix("requestObject.").unwrap_or(name);
     let plain = [
@@ -121,11 +128,19 @@ fn object(builder: &mut RecordBuilder, request: &Value) {
     for field in plain {
         put(builder, field, request, &[of_request(field.name())]);
     }
-    let templates =
-        ["/spec/jobTemplate/spec/template/spec", "/spec/template/spec", "/template/spec", "/spec"];
-    let spec = templates.iter().find_map(|path| request.pointer(path)).filter(|spec| is_pod_spec(spec));
-    if let Some(spec) = spec {
-        pod(builder, spec);
+    // An object may hold specifications where its kind has none: the API server drops them, but they must not hide the real one.
+    let own = match resource {
+        "pods" => "/spec",
+        "cronjobs" => "/spec/jobTemplate/spec/template/spec",
+        "podtemplates" => "/template/spec",
+        _ => "/spec/template/spec",
+    };
+    let others = ["/spec/jobTemplate/spec/template/spec", "/spec/template/spec", "/template/spec", "/spec"];
+    let all = std::iter::once(own).chain(others.into_iter().filter(|path| *path != own));
+    let specs: Vec<&Value> =
+        all.filter_map(|path| request.pointer(path)).filter(|spec| is_pod_spec(spec)).collect();
+    if !specs.is_empty() {
+        pod(builder, &specs);
     }
 }
 
@@ -146,11 +161,12 @@ fn is_pod_spec(spec: &Value) -> bool {
     .any(|key| spec.get(key).is_some())
 }
 
-fn pod(builder: &mut RecordBuilder, spec: &Value) {
+fn pod(builder: &mut RecordBuilder, specs: &[&Value]) {
     use Field as F;
+    let of_all = |path: &str| specs.iter().flat_map(|spec| at(spec, path)).collect::<Vec<_>>();
     let containers: Vec<&Value> = ["containers", "initContainers", "ephemeralContainers"]
         .iter()
-        .flat_map(|kind| at(spec, kind))
+        .flat_map(|kind| of_all(kind))
         .filter(|container| container.is_object())
         .collect();
     let of_each =
@@ -160,10 +176,10 @@ fn pod(builder: &mut RecordBuilder, spec: &Value) {
         (F::PodImages, of_each("image")),
         (F::PodContainers, of_each("name")),
         (F::PodCapabilities, of_each("securityContext.capabilities.add")),
-        (F::PodHostPaths, at(spec, "volumes.hostPath.path").into_iter().filter_map(scalar).collect()),
+        (F::PodHostPaths, of_all("volumes.hostPath.path").into_iter().filter_map(scalar).collect()),
         (
             F::PodRunAsUser,
-            at(spec, "securityContext.runAsUser")
+            of_all("securityContext.runAsUser")
                 .into_iter()
                 .filter_map(scalar)
                 .chain(of_each("securityContext.runAsUser"))
@@ -191,55 +207,14 @@ fn pod(builder: &mut RecordBuilder, spec: &Value) {
     for (field, key) in
         [(F::PodHostNetwork, "hostNetwork"), (F::PodHostPid, "hostPID"), (F::PodHostIpc, "hostIPC")]
     {
-        builder.truth(field, spec.get(key) == Some(&Value::Bool(true)));
+        builder.truth(field, specs.iter().any(|spec| spec.get(key) == Some(&Value::Bool(true))));
     }
+    let first = |path: &str| specs.iter().find_map(|spec| text(spec, path));
     builder.maybe(
         F::PodServiceAccount,
-        text(spec, "serviceAccountName").or_else(|| text(spec, "serviceAccount")).as_deref(),
+        first("serviceAccountName").or_else(|| first("serviceAccount")).as_deref(),
     );
-    builder.maybe(F::PodNode, text(spec, "nodeName").as_deref());
-}
-
-/// A JSON patch (RFC 6902) is a list of operations: what it puts where, as an object. Anything else is as it is.
-fn as_object(request: &Value) -> Cow<'_, Value> {
-    const MAX_OPERATIONS: usize = 256;
-    let Value::Array(operations) = request else { return Cow::Borrowed(request) };
-    let mut whole = Value::Object(Map::new());
-    for operation in operations.iter().take(MAX_OPERATIONS) {
-        let word = |key: &str| operation.get(key).and_then(Value::as_str);
-        let (Some("add" | "replace"), Some(path), Some(value)) =
-            (word("op"), word("path"), operation.get("value"))
-        else {
-            continue;
-        };
-        let parts: Vec<String> =
-            path.split('/').skip(1).take(32).map(|part| part.replace("~1", "/").replace("~0", "~")).collect();
-        insert(&mut whole, &parts, value);
-    }
-    Cow::Owned(whole)
-}
-
-fn insert(into: &mut Value, path: &[String], value: &Value) {
-    let Some((first, rest)) = path.split_first() else {
-        *into = value.clone();
-        return;
-    };
-    if first == "-" || first.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Which element it is does not matter here: each is looked at.
-        let mut element = Value::Null;
-        insert(&mut element, rest, value);
-        match into {
-            Value::Array(items) => items.push(element),
-            other => *other = Value::Array(vec![element]),
-        }
-        return;
-    }
-    if !into.is_object() {
-        *into = Value::Object(Map::new());
-    }
-    if let Value::Object(keys) = into {
-        insert(keys.entry(first.clone()).or_insert(Value::Null), rest, value);
-    }
+    builder.maybe(F::PodNode, first("nodeName").as_deref());
 }
 
 /// The `command=` words of an exec's or attach's request.
@@ -250,9 +225,9 @@ fn command_of(uri: &str) -> Option<String> {
     }
     let words: Vec<String> = query
         .split('&')
-        .filter_map(|pair| pair.strip_prefix("command="))
-        .take(256)
-        .map(percent_decoded)
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(key, _)| percent_decoded(key) == "command")
+        .map(|(_, word)| percent_decoded(word))
         .collect();
     (!words.is_empty()).then(|| words.join(" "))
 }

@@ -2,32 +2,66 @@
 //! logging.c, Linux-PAM's pam_unix, shadow).
 //!
 //! Names in these messages are chosen by who logs in and may imitate the rest of the line (`root from 10.0.0.1 port 22`): what the program
-//! itself writes is therefore read from the end, where the name cannot reach.
+//! itself writes is therefore read from the end, where the name cannot reach. Where that does not help, the line is told as ambiguous.
 
 use std::net::IpAddr;
 
 use detect::schema::{Field, RecordBuilder};
 use model::RecordKind;
 
-use super::{Told, outcome_word, syslog::Said, told};
+use super::{
+    Told, outcome_word,
+    syslog::{Said, Trust},
+    told,
+};
+
+/// What the kernel says of who sent a line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sender<'a> {
+    /// User id; empty where it is not known.
+    pub(super) uid: &'a str,
+    /// Path of the executable, or the name of the process where there is none.
+    pub(super) exe: &'a str,
+}
+
+/// How far `program` can have sent it. sshd speaks as root, but for a session's own last words; sudo and su may keep the user id of who called
+/// them, so for them it is the executable that counts, which nobody chooses who is not root. Of other programs many are scripts and
+/// helpers under other names: root's word is taken for them.
+pub(super) fn trust<'a>(program: &str, sender: &Sender<'a>) -> Trust<'a> {
+    let Sender { uid, exe } = *sender;
+    let name = exe.rsplit('/').next().unwrap_or(exe);
+    let is_of_the_system =
+        !["/tmp/", "/home/", "/dev/", "/var/tmp/", "/run/user/"].iter().any(|folder| exe.starts_with(folder));
+    let known: &[&str] = match program {
+        "sshd" | "sshd-session" | "sshd-auth" => &["sshd", "sshd-session", "sshd-auth"],
+        "sudo" => &["sudo", "sudo-rs", "sudoedit", "visudo"],
+        "su" => &["su", "su-rs", "busybox", "runuser"],
+        _ if uid == "0" => return Trust::Vouched,
+        _ => return Trust::Claimed,
+    };
+    let fits = known.contains(&name) && is_of_the_system;
+    match (exe.is_empty(), fits) {
+        (false, false) => Trust::Contradicted { uid, exe },
+        // A session's own last words, or a process that was gone before journald could look.
+        _ if uid != "0" && (exe.is_empty() || known.contains(&"sshd")) => Trust::Claimed,
+        _ => Trust::Vouched,
+    }
+}
 
 /// The record of a line, if its program is one of those.
 pub(super) fn read(said: &Said<'_>) -> Option<Told> {
-    let kind = match said.program {
-        "sshd" | "sshd-session" | "sshd-auth" => RecordKind::Sshd,
-        "sudo" => RecordKind::Sudo,
-        "su" | "login" | "passwd" | "chpasswd" | "useradd" | "usermod" | "userdel" | "groupadd"
-        | "groupmod" | "groupdel" | "gpasswd" | "chage" | "chfn" | "chsh" | "newgrp" | "systemd-logind"
-        | "pkexec" | "polkitd" | "doas" | "runuser" | "cron" | "crond" | "CRON" | "atd" | "gdm-password]"
-        | "gdm-password" | "lightdm" => RecordKind::Pam,
-        _ if said.message.starts_with("pam_") => RecordKind::Pam,
-        _ => return None,
-    };
+    let kind = kind_of(said)?;
     let mut builder = RecordBuilder::new(kind);
     builder.maybe(Field::Computer, Some(said.host).filter(|host| !host.is_empty()));
     // OpenSSH splits itself into more programs with each release; rules know one.
     let service = if kind == RecordKind::Sshd { "sshd" } else { said.program };
     builder.text(Field::Message, said.message).text(Field::AuthService, service);
+    let trust = match said.trust {
+        Trust::Vouched => "vouched",
+        Trust::Claimed => "claimed",
+        Trust::Contradicted { uid, exe } => return Some(imitated(builder, said, uid, exe)),
+    };
+    builder.text(Field::AuthTrust, trust);
     let mut line = Line { builder: &mut builder, host: said.host, action: "other" };
     let message = said.message.trim();
     if message.starts_with("pam_") || message.starts_with("PAM ") {
@@ -45,6 +79,32 @@ pub(super) fn read(said: &Said<'_>) -> Option<Told> {
         builder.object("host", None, said.host);
     }
     Some(told(builder, said.time))
+}
+
+fn kind_of(said: &Said<'_>) -> Option<RecordKind> {
+    Some(match said.program {
+        "sshd" | "sshd-session" | "sshd-auth" => RecordKind::Sshd,
+        "sudo" => RecordKind::Sudo,
+        "su" | "login" | "passwd" | "chpasswd" | "useradd" | "usermod" | "userdel" | "groupadd"
+        | "groupmod" | "groupdel" | "gpasswd" | "chage" | "chfn" | "chsh" | "newgrp" | "systemd-logind"
+        | "pkexec" | "polkitd" | "doas" | "runuser" | "cron" | "crond" | "CRON" | "atd" | "gdm-password]"
+        | "gdm-password" | "lightdm" => RecordKind::Pam,
+        _ if said.message.starts_with("pam_") => RecordKind::Pam,
+        _ => return None,
+    })
+}
+
+/// A line that another than its program wrote: nothing that it says is taken for true, but who wrote it is known.
+fn imitated(mut builder: RecordBuilder, said: &Said<'_>, uid: &str, exe: &str) -> Told {
+    builder.text(Field::AuthTrust, "contradicted").text(Field::AuthAction, "other");
+    builder.text(Field::AuthReason, &format!("written by {exe} of user id {uid}"));
+    if !uid.is_empty() {
+        builder.principal(said.host, &format!("uid {uid}"));
+    }
+    if !said.host.is_empty() {
+        builder.object("host", None, said.host);
+    }
+    told(builder, said.time)
 }
 
 struct Line<'a> {
@@ -174,6 +234,12 @@ impl Line<'_> {
         let Some((name, rest)) = message.split_once(" : ") else { return };
         self.action = "elevate";
         self.user(name.trim());
+        // The folder where sudo is called and the command's arguments are the caller's choice and may hold what looks like the other fields:
+        // where a folder's name could end is then not certain, and the line is told as one that can be read in several ways. All that may be
+        // the command is taken for it, and the first that may be the user.
+        if rest.matches(" ; COMMAND=").count() > 1 || rest.matches(" ; USER=").count() > 1 {
+            self.builder.text(Field::AuthTrust, "ambiguous");
+        }
         // The command is last and may hold anything.
         let (rest, command) = match rest.split_once("COMMAND=") {
             Some((rest, command)) => (rest, Some(command)),

@@ -18,6 +18,8 @@ mod vpc;
 use detect::schema::RecordBuilder;
 use model::{Record, Timestamp, short_hash};
 
+pub use time::{Zone, ZoneError};
+
 /// Longest record, in bytes. The API server's own limit for a request is 3 MiB; what is recorded of one is far less.
 pub const MAX_RECORD: usize = 1 << 20;
 
@@ -122,14 +124,15 @@ pub struct Place {
 #[derive(Debug, Clone)]
 pub struct Reader {
     format: Format,
+    zone: Zone,
     columns: vpc::Columns,
 }
 
 impl Reader {
-    /// A reader of `format`.
+    /// A reader of `format`; times that name no zone are of `zone`.
     #[must_use]
-    pub fn new(format: Format) -> Self {
-        Self { format, columns: vpc::Columns::default() }
+    pub fn new(format: Format, zone: Zone) -> Self {
+        Self { format, zone, columns: vpc::Columns::default() }
     }
 
     /// A file is read from its middle: its first line may be a header.
@@ -158,7 +161,7 @@ impl Reader {
         let from = told.len();
         let outcome = match self.format {
             Format::KubernetesAudit => kubernetes::read(line, told),
-            Format::Auth => syslog::read_line(line, place.now, told),
+            Format::Auth => syslog::read_line(line, place.now, &self.zone, told),
             Format::Journal => syslog::read_journal(line, told),
             Format::Okta => json::each(line, &[], okta::read, told),
             Format::Keycloak => json::each(line, &[], keycloak::read, told),

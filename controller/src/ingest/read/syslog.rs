@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::{
     Rejected, Told,
     json::{parse, text},
-    linux, time,
+    linux,
+    time::{self, Zone},
 };
 
 /// What a line says.
@@ -16,16 +17,33 @@ pub(super) struct Said<'a> {
     pub(super) program: &'a str,
     pub(super) message: &'a str,
     pub(super) time: Timestamp,
+    pub(super) trust: Trust<'a>,
+}
+
+/// Who vouches for what a line says of its sender. Any local user may write to /dev/log under any name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust<'a> {
+    /// The kernel: journald asked it who sent the line, and that is who may send it.
+    Vouched,
+    /// Nobody.
+    Claimed,
+    /// The kernel says that it was somebody else: the user id and the executable.
+    Contradicted { uid: &'a str, exe: &'a str },
 }
 
 /// Reads a line of a syslog file.
-pub(super) fn read_line(line: &[u8], now: Timestamp, told: &mut Vec<Told>) -> Result<(), Rejected> {
+pub(super) fn read_line(
+    line: &[u8],
+    now: Timestamp,
+    zone: &Zone,
+    told: &mut Vec<Told>,
+) -> Result<(), Rejected> {
     let line = String::from_utf8_lossy(line);
     let line = line.trim_end();
     let (rest, priority) = priority(line);
     let said = match rest.strip_prefix("1 ") {
-        Some(rest) if priority => rfc5424(rest),
-        _ => plain(rest, now),
+        Some(rest) if priority => rfc5424(rest, zone),
+        _ => plain(rest, now, zone),
     };
     let said = said.map_err(|reason| Rejected::at("line", reason))?;
     told.extend(linux::read(&said));
@@ -55,7 +73,12 @@ pub(super) fn read_journal(line: &[u8], told: &mut Vec<Told>) -> Result<(), Reje
     };
     let program = text(&value, "SYSLOG_IDENTIFIER").or_else(|| text(&value, "_COMM")).unwrap_or_default();
     let host = text(&value, "_HOSTNAME").unwrap_or_default();
-    let said = Said { host: &host, program: &program, message: &message, time };
+    // Fields with an underscore are journald's own, asked of the kernel; the others are the sender's word.
+    let uid = text(&value, "_UID").unwrap_or_default();
+    let exe = text(&value, "_EXE").or_else(|| text(&value, "_COMM")).unwrap_or_default();
+    let sender = linux::Sender { uid: &uid, exe: &exe };
+    let trust = linux::trust(&program, &sender);
+    let said = Said { host: &host, program: &program, message: &message, time, trust };
     told.extend(linux::read(&said).map(|mut one| {
         if let Some(cursor) = text(&value, "__CURSOR") {
             one.record.id = model::short_hash([cursor.as_ref()], 12);
@@ -77,11 +100,11 @@ fn priority(line: &str) -> (&str, bool) {
 }
 
 /// `2026-11-22T15:04:05.123+01:00 host sshd[77]: message` or `Nov 22 15:04:05 host sshd[77]: message`.
-fn plain(line: &str, now: Timestamp) -> Result<Said<'_>, &'static str> {
+fn plain<'a>(line: &'a str, now: Timestamp, zone: &Zone) -> Result<Said<'a>, &'static str> {
     let stamped = line
         .split_once(' ')
-        .and_then(|(stamp, rest)| Some((time::rfc3339(stamp)?, rest)))
-        .or_else(|| Some((time::rfc3164(line.get(..15)?, now)?, line.get(15..)?)));
+        .and_then(|(stamp, rest)| Some((time::stamped(stamp, zone)?, rest)))
+        .or_else(|| Some((time::rfc3164(line.get(..15)?, now, zone)?, line.get(15..)?)));
     let (time, rest) = stamped.ok_or("it begins with no time of RFC 3339 or RFC 3164")?;
     let (host, rest) = rest.trim_start().split_once(' ').ok_or("no host after the time")?;
     let (tag, message) = rest
@@ -92,21 +115,22 @@ fn plain(line: &str, now: Timestamp) -> Result<Said<'_>, &'static str> {
     if program.contains(' ') {
         return Err("no `program:` after the host");
     }
-    Ok(Said { host, program: base(program), message, time })
+    Ok(Said { host, program: base(program), message, time, trust: Trust::Claimed })
 }
 
 /// `2026-11-22T15:04:05Z host sshd 77 - - message`.
-fn rfc5424(line: &str) -> Result<Said<'_>, &'static str> {
+fn rfc5424<'a>(line: &'a str, zone: &Zone) -> Result<Said<'a>, &'static str> {
     let mut parts = line.splitn(6, ' ');
     let mut next = || parts.next().ok_or("an RFC 5424 line with too few parts");
     let (stamp, host, program, _process, _id, rest) = (next()?, next()?, next()?, next()?, next()?, next()?);
-    let time = time::rfc3339(stamp).ok_or("its time is not RFC 3339")?;
+    let time = time::stamped(stamp, zone).ok_or("its time is not RFC 3339")?;
     let message = if let Some(rest) = rest.strip_prefix('-') { rest } else { after_structured(rest)? };
     Ok(Said {
         host,
         program: base(program),
         message: message.trim_start().trim_start_matches('\u{feff}'),
         time,
+        trust: Trust::Claimed,
     })
 }
 

@@ -25,7 +25,7 @@ fn place(offset: u64) -> Place {
 }
 
 fn read_all(format: Format, text: &str) -> String {
-    let (mut reader, mut page, mut offset) = (Reader::new(format), String::new(), 0);
+    let (mut reader, mut page, mut offset) = (Reader::new(format, Zone::UTC), String::new(), 0);
     for line in text.lines() {
         let mut told = vec![];
         let outcome = reader.read(line.as_bytes(), place(offset), &mut told);
@@ -102,7 +102,7 @@ fn what_must_not_be_kept_is_not_kept() {
 #[test]
 fn the_same_log_gives_the_same_events_and_another_place_another() {
     let ids = |format: Format, offset: u64| {
-        let (mut reader, mut told) = (Reader::new(format), vec![]);
+        let (mut reader, mut told) = (Reader::new(format, Zone::UTC), vec![]);
         for line in sample(format).lines() {
             drop(reader.read(line.as_bytes(), place(offset), &mut told));
         }
@@ -117,7 +117,7 @@ fn the_same_log_gives_the_same_events_and_another_place_another() {
 
 #[test]
 fn a_name_cannot_imitate_the_end_of_the_line() {
-    let (mut reader, mut told) = (Reader::new(Format::Auth), vec![]);
+    let (mut reader, mut told) = (Reader::new(Format::Auth, Zone::UTC), vec![]);
     let line = "Nov 22 14:10:07 h sshd[1]: Failed password for invalid user x from 10.9.9.9 port 22 ssh2 from 203.0.113.6 port 40300 ssh2";
     reader.read(line.as_bytes(), place(0), &mut told).unwrap();
     assert_eq!(told[0].record.origin, Some("203.0.113.6".parse().unwrap()));
@@ -128,7 +128,7 @@ fn a_name_cannot_imitate_the_end_of_the_line() {
 #[test]
 fn oversized_and_deep_records_are_refused_with_place_and_reason() {
     let mut told = vec![];
-    let mut reader = Reader::new(Format::Okta);
+    let mut reader = Reader::new(Format::Okta, Zone::UTC);
     let long = vec![b'x'; MAX_RECORD + 1];
     assert!(reader.read(&long, place(0), &mut told).unwrap_err().reason.contains("at most"));
     let deep = "[".repeat(200_000);
@@ -146,7 +146,7 @@ fn oversized_and_deep_records_are_refused_with_place_and_reason() {
 
 /// Whatever comes, what is told keeps to the table and to its bounds.
 fn check(format: Format, line: &[u8]) {
-    let (mut reader, mut told) = (Reader::new(format), vec![]);
+    let (mut reader, mut told) = (Reader::new(format, Zone::UTC), vec![]);
     reader.first_line(line);
     let outcome = reader.read(line, place(3), &mut told);
     if let Err(rejected) = outcome {
@@ -243,4 +243,82 @@ proptest! {
         let line = serde_json::to_vec(&lines[which.index(count)]).unwrap();
         check(format, &line);
     }
+}
+
+/// The trusted fields of the journal decide who speaks, not the name that the sender chose.
+#[test]
+fn nobody_imitates_sshd_or_sudo_through_the_journal() {
+    let line = |identifier: &str, uid: &str, exe: &str, message: &str| {
+        let value = serde_json::json!({
+            "__REALTIME_TIMESTAMP": "1795359845000000", "__CURSOR": "c", "_HOSTNAME": "h", "MESSAGE": message,
+            "SYSLOG_IDENTIFIER": identifier, "_UID": uid, "_EXE": exe,
+        });
+        read_all(Format::Journal, &format!("{value}\n"))
+    };
+    let accepted = "Accepted password for root from 10.0.0.1 port 22 ssh2";
+    let real = line("sshd", "0", "/usr/sbin/sshd", accepted);
+    assert!(real.contains("AuthTrust = \"vouched\"") && real.contains("(principal root@h)"), "{real}");
+    for (uid, exe) in [("1000", "/usr/bin/logger"), ("0", "/usr/bin/python3"), ("1000", "/home/eve/sshd")] {
+        let page = line("sshd", uid, exe, accepted);
+        assert!(page.contains("AuthTrust = \"contradicted\"") && page.contains(exe), "{page}");
+        assert!(page.contains(&format!("(principal uid {uid}@h)")), "{page}");
+        for taken in ["(origin", "root@h", "AuthOutcome", "AuthAction = \"login\""] {
+            assert!(!page.contains(taken), "{taken}: {page}");
+        }
+    }
+    let session = line(
+        "sshd-session",
+        "1000",
+        "/usr/lib/openssh/sshd-session",
+        "Disconnected from user dana 10.0.0.1 port 4",
+    );
+    assert!(session.contains("AuthTrust = \"claimed\""), "{session}");
+    let sudo = "dana : TTY=pts/0 ; PWD=/home/dana ; USER=root ; COMMAND=/usr/bin/id";
+    assert!(line("sudo", "1000", "/usr/bin/sudo", sudo).contains("AuthTrust = \"vouched\""));
+    assert!(line("sudo", "1000", "/usr/bin/logger", sudo).contains("AuthTrust = \"contradicted\""));
+    let syslog = read_all(
+        Format::Auth,
+        "Nov 22 14:10:07 h sshd[1]: Accepted password for root from 10.0.0.1 port 22 ssh2\n",
+    );
+    assert!(syslog.contains("AuthTrust = \"claimed\""), "{syslog}");
+}
+
+/// The folder where sudo is called is the caller's choice.
+#[test]
+fn a_folder_cannot_hide_what_sudo_runs() {
+    let line = "Nov 22 14:10:07 h sudo: eve : TTY=pts/0 ; PWD=/tmp/x ; USER=nobody ; COMMAND=/usr/bin/true ; USER=root ; COMMAND=/bin/sh -c id\n";
+    let page = read_all(Format::Auth, line);
+    assert!(page.contains("AuthTrust = \"ambiguous\""), "{page}");
+    assert!(page.contains("SudoCommand = \"/usr/bin/true ; USER=root ; COMMAND=/bin/sh -c id\""), "{page}");
+}
+
+/// The API server drops what a kind does not have: it hides nothing from us.
+#[test]
+fn decoys_in_an_object_hide_nothing() {
+    let read = |verb: &str, resource: &str, object: serde_json::Value| {
+        let event = serde_json::json!({
+            "kind": "Event", "auditID": "a", "stage": "ResponseComplete", "verb": verb, "requestURI": "/x",
+            "user": {"username": "eve"}, "objectRef": {"resource": resource, "namespace": "n", "name": "x"},
+            "requestReceivedTimestamp": "2026-11-22T14:10:03.000000Z", "requestObject": object,
+        });
+        read_all(Format::KubernetesAudit, &format!("{event}\n"))
+    };
+    let real = serde_json::json!({"name": "a", "image": "i", "securityContext": {"privileged": true}});
+    let decoy = serde_json::json!({"spec": {"template": {"spec": {"containers": [], "serviceAccountName": "decoy"}}}});
+    let merge = serde_json::json!({"spec": {"jobTemplate": decoy, "template": {"spec": {"serviceAccountName": "real", "containers": [real]}}}});
+    let page = read("patch", "deployments", merge);
+    assert!(page.contains("privileged = true") && page.contains("= \"real\""), "{page}");
+    let pod = serde_json::json!({"spec": {"template": {"spec": {"containers": []}}, "containers": [real]}});
+    assert!(read("create", "pods", pod).contains("privileged = true"));
+    let command = |uri: &str| {
+        let event = serde_json::json!({
+            "kind": "Event", "auditID": "a", "stage": "ResponseComplete", "verb": "create", "requestURI": uri,
+            "user": {"username": "eve"}, "requestReceivedTimestamp": "2026-11-22T14:10:03.000000Z",
+            "objectRef": {"resource": "pods", "subresource": "exec", "namespace": "n", "name": "x"},
+        });
+        read_all(Format::KubernetesAudit, &format!("{event}\n"))
+    };
+    let many = "command=true&".repeat(300);
+    let page = command(&format!("/api/v1/namespaces/n/pods/x/exec?{many}%63ommand=nc&container=c"));
+    assert!(page.contains("true nc\""), "{page}");
 }

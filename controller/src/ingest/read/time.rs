@@ -1,5 +1,6 @@
 //! Times as logs write them.
 
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use model::Timestamp;
 
 const SECOND: i64 = 1_000_000_000;
@@ -45,8 +46,15 @@ pub(super) fn rfc3339(text: &str) -> Option<Timestamp> {
     Some(Timestamp(seconds.checked_mul(SECOND)?.checked_add(nanos)?))
 }
 
-/// RFC 3164's `Nov 22 15:04:05`, taken for UTC, in the year that brings it nearest to before `now` (a day ahead is let pass).
-pub(super) fn rfc3164(text: &str, now: Timestamp) -> Option<Timestamp> {
+/// RFC 3339, or a local time of `zone` where it names no offset.
+pub(super) fn stamped(text: &str, zone: &Zone) -> Option<Timestamp> {
+    let utc = rfc3339(text)?;
+    let rest = text.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    if rest.is_empty() { zone.to_utc(utc, utc) } else { Some(utc) }
+}
+
+/// RFC 3164's `Nov 22 15:04:05`, a local time of `zone`, in the year that brings it nearest to before `now` (a day ahead is let pass).
+pub(super) fn rfc3164(text: &str, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mut parts = text.split_ascii_whitespace();
@@ -58,9 +66,71 @@ pub(super) fn rfc3164(text: &str, now: Timestamp) -> Option<Timestamp> {
     let this_year: i64 = now.to_string().get(..4)?.parse().ok()?;
     [this_year + 1, this_year, this_year - 1].into_iter().find_map(|year| {
         let seconds = civil(year, i64::try_from(month).ok()? + 1, day, hour, minute, second)?;
-        let time = Timestamp(seconds.checked_mul(SECOND)?);
+        let time = zone.to_utc(Timestamp(seconds.checked_mul(SECOND)?), now)?;
         (time.0 <= now.0.saturating_add(DAY * SECOND)).then_some(time)
     })
+}
+
+/// The zone of times that name none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone(TimeZone);
+
+/// Why a text is no zone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no time zone: UTC, an offset such as +01:00, or a name such as Europe/Berlin that /usr/share/zoneinfo has"
+)]
+pub struct ZoneError(String);
+
+impl Zone {
+    /// UTC.
+    pub const UTC: Self = Self(TimeZone::UTC);
+
+    /// This machine's: of `TZ`, else of /etc/localtime, else UTC.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
+    }
+
+    /// The moment of a local time that is written as if it were UTC. One that comes twice, when clocks are set back, is the later of the two
+    /// unless that is still to come.
+    fn to_utc(&self, local: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let at = |offset: Offset| {
+            local.0.checked_sub(i64::from(offset.seconds()).checked_mul(SECOND)?).map(Timestamp)
+        };
+        let seconds = jiff::Timestamp::from_second(local.0.div_euclid(SECOND)).ok()?;
+        let civil = Offset::UTC.to_datetime(seconds);
+        match self.0.to_ambiguous_timestamp(civil).offset() {
+            AmbiguousOffset::Unambiguous { offset } => at(offset),
+            AmbiguousOffset::Gap { before, .. } => at(before),
+            AmbiguousOffset::Fold { before, after } => {
+                at(after).filter(|later| *later <= now).or_else(|| at(before))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Zone {
+    type Err = ZoneError;
+
+    fn from_str(text: &str) -> Result<Self, ZoneError> {
+        let unknown = || ZoneError(text.into());
+        if text.eq_ignore_ascii_case("utc") || text == "Z" {
+            return Ok(Self::UTC);
+        }
+        if let Some(rest) = text.strip_prefix(['+', '-']) {
+            let rest = rest.replace(':', "");
+            let number = |from: usize, to: usize| rest.get(from..to).and_then(digits);
+            let (hours, minutes) = (number(0, 2).ok_or_else(unknown)?, number(2, 4).unwrap_or(0));
+            if !matches!(rest.len(), 2 | 4) || hours > 14 || minutes > 59 {
+                return Err(unknown());
+            }
+            let seconds = i32::try_from(hours * 3600 + minutes * 60).map_err(|_| unknown())?;
+            let offset = Offset::from_seconds(if text.starts_with('-') { -seconds } else { seconds });
+            return offset.map(|offset| Self(TimeZone::fixed(offset))).map_err(|_| unknown());
+        }
+        TimeZone::get(text).map(Self).map_err(|_| unknown())
+    }
 }
 
 /// A number of seconds, milliseconds, microseconds or nanoseconds since 1970, by its size.
@@ -127,9 +197,38 @@ mod tests {
     #[test]
     fn a_year_is_found_where_none_is_written() {
         let january = rfc3339("2027-01-01T00:10:00Z").unwrap();
-        assert_eq!(shown(rfc3164("Dec 31 23:59:58", january)), "2026-12-31T23:59:58.000Z");
-        assert_eq!(shown(rfc3164("Jan  1 00:09:00", january)), "2027-01-01T00:09:00.000Z");
-        assert_eq!(rfc3164("Foo 1 00:09:00", january), None);
+        let read = |text| rfc3164(text, january, &Zone::UTC);
+        assert_eq!(shown(read("Dec 31 23:59:58")), "2026-12-31T23:59:58.000Z");
+        assert_eq!(shown(read("Jan  1 00:09:00")), "2027-01-01T00:09:00.000Z");
+        assert_eq!(read("Foo 1 00:09:00"), None);
+    }
+
+    #[test]
+    fn a_time_without_a_zone_is_one_of_the_zone_that_was_given() {
+        let now = rfc3339("2026-11-22T20:00:00Z").unwrap();
+        let zone = |text: &str| text.parse::<Zone>().unwrap();
+        let read = |zone: &Zone| shown(rfc3164("Nov 22 15:04:05", now, zone));
+        assert_eq!(read(&Zone::UTC), "2026-11-22T15:04:05.000Z");
+        assert_eq!(read(&zone("+01:00")), "2026-11-22T14:04:05.000Z");
+        assert_eq!(read(&zone("-0330")), "2026-11-22T18:34:05.000Z");
+        assert_eq!(shown(stamped("2026-11-22T15:04:05.5", &zone("+01"))), "2026-11-22T14:04:05.500Z");
+        assert_eq!(shown(stamped("2026-11-22T15:04:05+02:00", &zone("+01"))), "2026-11-22T13:04:05.000Z");
+        for wrong in ["", "Berlin/Europe", "+1", "+99:00", "../../etc/passwd"] {
+            assert!(wrong.parse::<Zone>().is_err(), "{wrong}");
+        }
+        // New year's eve there is new year here.
+        let january = rfc3339("2027-01-01T03:10:00Z").unwrap();
+        let told = rfc3164("Dec 31 22:09:00", january, &zone("-05:00"));
+        assert_eq!(shown(told), "2027-01-01T03:09:00.000Z");
+        let Ok(berlin) = "Europe/Berlin".parse::<Zone>() else {
+            return println!("SKIPPED: there is no /usr/share/zoneinfo/Europe/Berlin here");
+        };
+        let summer = rfc3164("Jul  1 12:00:00", now, &berlin);
+        assert_eq!(shown(summer), "2026-07-01T10:00:00.000Z");
+        // 02:30 comes twice on the morning of 25 October 2026.
+        let between = rfc3339("2026-10-25T00:40:00Z").unwrap();
+        assert_eq!(shown(rfc3164("Oct 25 02:30:00", between, &berlin)), "2026-10-25T00:30:00.000Z");
+        assert_eq!(shown(rfc3164("Oct 25 02:30:00", now, &berlin)), "2026-10-25T01:30:00.000Z");
     }
 
     #[test]

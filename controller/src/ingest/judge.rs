@@ -1,0 +1,153 @@
+//! Events to reports: every rule, and what was too large for the rules.
+
+use std::collections::BTreeMap;
+
+use detect::{
+    matcher::{Follower, RuleIndex, Swap},
+    schema::{Field, View},
+};
+use model::{
+    Activity, Event, Fact, Finding, FindingId, Level, LossWindow, NodeId, Reaction, Record, Report, RuleRef,
+    Truncated,
+};
+
+use super::{
+    fold::{Fold, Folded},
+    read::Told,
+    report::{LinkLost, Reporter},
+};
+
+/// Id of the finding that tells of a record of which rules saw less than there was. No file has it: it cannot be left out.
+pub const CUT_RULE: &str = "hemostat-record-cut";
+
+/// The rules over one source.
+pub(super) struct Judge {
+    name: NodeId,
+    rules: Follower,
+    fold: Fold,
+    fed: Option<u64>,
+    hits: Vec<RuleIndex>,
+    pub(super) findings: u64,
+    /// Records of which rules saw less than there was, and the last such fields.
+    pub(super) cut: u64,
+    pub(super) last_cut: String,
+}
+
+impl Judge {
+    pub(super) fn new(name: NodeId, rules: &std::sync::Arc<Swap>) -> Self {
+        let rules = rules.follow();
+        Self {
+            name,
+            rules,
+            fold: Fold::default(),
+            fed: None,
+            hits: Vec::new(),
+            findings: 0,
+            cut: 0,
+            last_cut: String::new(),
+        }
+    }
+
+    /// As if nothing had been told: over a link that was lost it may not have been taken.
+    pub(super) fn forget(&mut self) {
+        self.fold = Fold::default();
+        self.fed = None;
+    }
+
+    /// How many rules there are.
+    pub(super) fn rules(&mut self) -> u64 {
+        self.rules.matcher().1.rule_set().len() as u64
+    }
+
+    /// Runs a record through the rules; reports what they find.
+    pub(super) fn judge(&mut self, told: Told, reporter: &mut Reporter) -> Result<(), LinkLost> {
+        let event = told.record.into_event(&self.name, told.time);
+        let Some(record) = event.record() else { return Ok(()) };
+        self.hits.clear();
+        let (generation, matcher) = self.rules.matcher();
+        let looked = matcher.evaluate(&event, &mut self.hits);
+        let rules = std::sync::Arc::clone(matcher.rule_set());
+        if self.fed != Some(generation) {
+            self.fed = Some(generation);
+            self.fold.feed(rules.fed().map(|rule| rule.id.clone()));
+        }
+        let is_cut = record.facts.truncated() == Truncated::Yes || looked.truncated == Truncated::Yes;
+        for at in 0..self.hits.len() {
+            let hit = self.hits[at];
+            let Some(rule) = rules.rule(hit) else { continue };
+            let mut matched = rules.matched_with(hit, &View::new(&event));
+            // How far the record can be believed belongs to what was found.
+            if let Some(Fact::Text(trust)) = record.facts.get(Field::AuthTrust.name()) {
+                matched.insert(Field::AuthTrust.name().to_owned(), trust.clone());
+            }
+            self.found(rule, &event, matched, reporter)?;
+        }
+        if is_cut {
+            self.cut += 1;
+            self.last_cut = cut_fields(record);
+            let matched = BTreeMap::from([("cut".to_owned(), self.last_cut.clone())]);
+            self.found(&cut_rule(), &event, matched, reporter)?;
+        }
+        Ok(())
+    }
+
+    /// Counts of findings that have moved since this was last asked.
+    pub(super) fn repeat(&mut self, reporter: &mut Reporter) -> Result<(), LinkLost> {
+        for repeat in self.fold.due() {
+            let (finding, count, last) = (repeat.finding, repeat.count, repeat.last);
+            reporter.report(Report::Repeat { finding, count, last })?;
+        }
+        Ok(())
+    }
+
+    fn found(
+        &mut self,
+        rule: &RuleRef,
+        event: &Event,
+        mut matched: BTreeMap<String, String>,
+        reporter: &mut Reporter,
+    ) -> Result<(), LinkLost> {
+        let Some(record) = event.record() else { return Ok(()) };
+        let id = FindingId::derive(&event.id, &rule.id);
+        match self.fold.take_in(&rule.id, record, &matched, &id, event.time) {
+            Folded::Again => return Ok(()),
+            Folded::First => {}
+            Folded::FirstOfMany => {
+                matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
+            }
+        }
+        self.findings += 1;
+        let kept = Record { facts: record.facts.to_keep(), ..record.clone() };
+        let event = Event { activity: Activity::Record(kept.into()), ..event.clone() };
+        reporter.report(Report::Finding(Finding {
+            id,
+            rule: rule.clone(),
+            matched,
+            count: 1,
+            first: event.time,
+            last: event.time,
+            event,
+            ancestors: vec![],
+            context: vec![],
+            reactions: vec![],
+            loss: LossWindow::default(),
+        }))
+    }
+}
+
+fn cut_fields(record: &Record) -> String {
+    let names = record.facts.cut().join(", ");
+    if names.is_empty() { "a text longer than the rules compare".into() } else { names }
+}
+
+/// Whoever fills a record so that rules see only a part of it may be hiding the other part.
+fn cut_rule() -> RuleRef {
+    RuleRef {
+        id: CUT_RULE.into(),
+        title: "A Record Too Large To Be Judged Whole".into(),
+        level: Level::Medium,
+        techniques: vec!["T1562.006".into()],
+        tactics: vec!["defense-evasion".into()],
+        reaction: Reaction::None,
+    }
+}

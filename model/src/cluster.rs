@@ -388,6 +388,8 @@ pub enum FieldChange {
         path: Vec<String>,
         /// The element.
         item: Value,
+        /// The field that tells elements apart, where one alone does: another element with the same value there is a drift.
+        key: Option<String>,
         /// Where in the list it stood.
         at: usize,
         /// Whether it is put in or taken out.

@@ -130,9 +130,13 @@ impl ClusterKind {
             }
             Self::Cordon => row(&[Node], &[], Purpose::Contain, "D3-EI", &["T1610", "T1611"]),
             Self::Taint => row(&[Node], &["effect"], Purpose::Contain, "D3-EI", &["T1610", "T1611"]),
-            Self::Scale => {
-                row(&[Workload], &["replicas"], Purpose::Contain, "D3-PT", &["T1496.001", "T1610", "T1543.005"])
-            }
+            Self::Scale => row(
+                &[Workload],
+                &["replicas"],
+                Purpose::Contain,
+                "D3-PT",
+                &["T1496.001", "T1610", "T1543.005"],
+            ),
             Self::PauseRollout => {
                 row(&[Workload], &[], Purpose::Contain, "D3-EI", &["T1195.002", "T1610", "T1677"])
             }
@@ -164,7 +168,9 @@ impl ClusterKind {
             Self::RestoreObject => {
                 row(&[Object], &[], Purpose::Contain, "D3-RC", &["T1098.006", "T1557", "T1562.001"])
             }
-            Self::ClampQuota => row(&[Namespace], &[], Purpose::Contain, "D3-ACH", &["T1496", "T1499", "T1610"]),
+            Self::ClampQuota => {
+                row(&[Namespace], &[], Purpose::Contain, "D3-ACH", &["T1496", "T1499", "T1610"])
+            }
             Self::SuspendSync => row(&[Workload, Object, Pod], &[], Purpose::Mark, "D3-ACH", &["T1677"]),
             Self::CollectEvidence => row(&[Pod], &["lines"], Purpose::Evidence, "D3-PA", &[]),
             Self::Notify => row(&[Channel], &["channel", "message"], Purpose::Tell, "D3-OTP", &[]),

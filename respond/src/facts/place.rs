@@ -1,8 +1,8 @@
 //! Where in the cluster something happened: the objects and the account behind a finding, each only if it is certain (I9).
 
 use model::{
-    Account, AccountKind, AttributedPod, Attribution, Fact, Finding, Incident, ObjectRef, OwnerChain, PodFacts,
-    Record, Workload,
+    Account, AccountKind, AttributedPod, Attribution, Fact, Finding, Incident, ObjectRef, OwnerChain,
+    PodFacts, Record, Workload,
 };
 
 use super::Subject;
@@ -98,8 +98,7 @@ fn of_record(subject: &mut Subject, record: &Record) {
         _ => "",
     };
     let group = fact("objectRef.apiGroup");
-    let known =
-        RESOURCES.iter().find(|(resource, of, _, _)| *resource == object.kind && *of == group);
+    let known = RESOURCES.iter().find(|(resource, of, _, _)| *resource == object.kind && *of == group);
     let Some((_, _, version, kind)) = known else { return };
     if let Some(namespace) = &object.namespace {
         subject.namespace = Some(cluster_wide("Namespace", namespace));

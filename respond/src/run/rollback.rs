@@ -31,7 +31,9 @@ impl Run {
                     {
                         Ok(())
                     }
-                    UndoClass::Exact | UndoClass::Compensable { .. } => Err(Refusal::NothingToUndo(format!("{id} is {:?}", action.state))),
+                    UndoClass::Exact | UndoClass::Compensable { .. } => {
+                        Err(Refusal::NothingToUndo(format!("{id} is {:?}", action.state)))
+                    }
                 }
             }
             RollbackScope::Run => {

@@ -1,8 +1,8 @@
 //! What others see of a run.
 
 use model::{
-    ActionId, ActionRecord, ActionState, ApprovalRequest, IncidentId, NodeId, RunId, RunState, RunSummary, StepName,
-    Timestamp,
+    ActionId, ActionRecord, ActionState, ApprovalRequest, IncidentId, NodeId, RunId, RunState, RunSummary,
+    StepName, Timestamp,
 };
 
 use super::{
@@ -143,7 +143,8 @@ impl Run {
     #[must_use]
     pub fn approved(&self) -> Vec<StepName> {
         let steps = self.steps.iter().zip(&self.plan.steps);
-        let given = steps.filter(|(step, _)| step.consent == Consent::Given).map(|(_, plan)| plan.name.clone());
+        let given =
+            steps.filter(|(step, _)| step.consent == Consent::Given).map(|(_, plan)| plan.name.clone());
         let whole = (self.whole == Consent::Given).then(super::whole_run);
         whole.into_iter().chain(given).collect()
     }

@@ -1,0 +1,172 @@
+//! `cluster.deny-exec`, `cluster.deny-image`, `cluster.deny-writes`: a ValidatingAdmissionPolicy of our own and its binding. Nothing of
+//! others is touched; the undo deletes both, the binding first.
+//!
+//! Admission sees no reads. The policy's own failure denies (`failurePolicy: Fail`); our own account and the cluster's are never matched,
+//! so that neither we nor the control plane are locked out.
+
+use model::{AccountKind, ActionFailure, ClusterState, DenyImage, Edit, ObjectRef, Target};
+use serde_json::{Value, json};
+
+use crate::{
+    job::{Job, state},
+    permissions::{Rule, rule},
+    protect,
+};
+
+const VERSION: &str = "admissionregistration.k8s.io/v1";
+
+/// What everybody must still be able to do while writes of an account are denied: ask, and prove who they are.
+const SPARED: &str = "!(request.resource.group in ['authentication.k8s.io', 'authorization.k8s.io'])";
+
+pub(super) fn permissions() -> Vec<Rule> {
+    vec![
+        rule(
+            "admissionregistration.k8s.io",
+            &["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+            &["get", "create", "delete"],
+        ),
+        rule("", &["namespaces"], &["get"]),
+    ]
+}
+
+pub(super) async fn exec(job: &Job<'_>) -> Result<ClusterState, ActionFailure> {
+    let namespace = namespace(job).await?;
+    let rules = json!([
+        {
+            "apiGroups": [""], "apiVersions": ["*"], "operations": ["CONNECT"], "scope": "Namespaced",
+            "resources": ["pods/exec", "pods/attach", "pods/portforward"],
+        },
+        {
+            "apiGroups": [""], "apiVersions": ["*"], "operations": ["UPDATE"], "scope": "Namespaced",
+            "resources": ["pods/ephemeralcontainers"],
+        },
+    ]);
+    let message = format!("Hemostat: no sessions in {namespace} while {} lasts", job.incident);
+    Ok(policy(job, rules, Some(&namespace), &[], json!([{"expression": "false", "message": message}])))
+}
+
+pub(super) async fn image(job: &Job<'_>, with: &DenyImage) -> Result<ClusterState, ActionFailure> {
+    let namespace = namespace(job).await?;
+    let image = &with.image;
+    let sound = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    if image.is_empty() || image.len() > 512 || !image.chars().all(sound) {
+        return Err(job.unsupported(format!("`{image}` is no name of an image")));
+    }
+    // A digest is refused under every name that carries it.
+    let hit = if image.starts_with("sha256:") {
+        format!("c.image.endsWith('@{image}')")
+    } else {
+        format!("c.image == '{image}'")
+    };
+    let of = |list: &str| format!("(has(variables.pod.{list}) && variables.pod.{list}.exists(c, {hit}))");
+    let lists = ["containers", "initContainers", "ephemeralContainers"].map(of).join(" || ");
+    let rules = json!([
+        {
+            "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "scope": "Namespaced",
+            "resources": ["pods", "pods/ephemeralcontainers"],
+        },
+        {
+            "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "scope": "Namespaced",
+            "resources": ["deployments", "statefulsets", "daemonsets", "replicasets"],
+        },
+        {
+            "apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "scope": "Namespaced",
+            "resources": ["jobs", "cronjobs"],
+        },
+    ]);
+    // What runs already may still be changed (labelled, finished, deleted): only what brings the image in is refused.
+    let variables = json!([
+        {"name": "pod", "expression": "object.kind == 'Pod' ? object.spec : object.kind == 'CronJob' ? object.spec.jobTemplate.spec.template.spec : object.spec.template.spec"},
+        {"name": "hit", "expression": lists},
+        {"name": "known", "expression": format!("oldObject != null && (oldObject.kind == 'Pod' ? [oldObject.spec] : oldObject.kind == 'CronJob' ? [oldObject.spec.jobTemplate.spec.template.spec] : [oldObject.spec.template.spec]).exists(s, (has(s.containers) && s.containers.exists(c, {hit})) || (has(s.initContainers) && s.initContainers.exists(c, {hit})))")},
+    ]);
+    let message =
+        format!("Hemostat: the image {image} is refused in {namespace} while {} lasts", job.incident);
+    let validations = json!([{"expression": "!variables.hit || variables.known", "message": message}]);
+    let mut captured = policy(job, rules, Some(&namespace), &[], validations);
+    if let Some(Edit::Make { content, .. }) = captured.edits.first_mut() {
+        content["spec"]["variables"] = variables;
+    }
+    Ok(captured)
+}
+
+pub(super) async fn writes(job: &Job<'_>) -> Result<ClusterState, ActionFailure> {
+    let Target::Account(account) = job.target else {
+        return Err(job.unsupported("it is done to an account"));
+    };
+    protect::account(job, account).await?;
+    let is = match account.kind {
+        AccountKind::Group => format!("{} in request.userInfo.groups", quoted(&account.name)),
+        AccountKind::User | AccountKind::ServiceAccount => {
+            format!("request.userInfo.username == {}", quoted(&account.user_name()))
+        }
+    };
+    let rules = json!([{
+        "apiGroups": ["*"], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE", "DELETE", "CONNECT"],
+        "resources": ["*/*"], "scope": "*",
+    }]);
+    let message = format!("Hemostat: {account} may change nothing while {} lasts", job.incident);
+    let conditions = [("account", is), ("spared", SPARED.to_owned())];
+    Ok(policy(job, rules, None, &conditions, json!([{"expression": "false", "message": message}])))
+}
+
+/// The policy and its binding.
+fn policy(
+    job: &Job<'_>,
+    rules: Value,
+    namespace: Option<&str>,
+    conditions: &[(&str, String)],
+    validations: Value,
+) -> ClusterState {
+    // The cluster's own parts work on: they are protected like their namespaces.
+    let own = "!request.userInfo.groups.exists(g, g in ['system:nodes', 'system:serviceaccounts:kube-system', \
+               'system:serviceaccounts:hemostat-system']) && !request.userInfo.username.startsWith('system:kube-')";
+    let mut all: Vec<Value> = vec![json!({"name": "not-the-clusters-own", "expression": own})];
+    all.extend(conditions.iter().map(|(name, expression)| json!({"name": name, "expression": expression})));
+    let spec = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": rules},
+        "matchConditions": all,
+        "validations": validations,
+    });
+    let policy = job.made(VERSION, "ValidatingAdmissionPolicy", None, json!({"spec": spec}));
+    let name = crate::edits::object_of(&policy).name.clone();
+    let mut spec = json!({"policyName": name, "validationActions": ["Deny"]});
+    if let Some(namespace) = namespace {
+        spec["matchResources"] =
+            json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}});
+    }
+    let binding = job.made(VERSION, "ValidatingAdmissionPolicyBinding", None, json!({"spec": spec}));
+    state([policy, binding])
+}
+
+async fn namespace(job: &Job<'_>) -> Result<String, ActionFailure> {
+    let (object, _): (ObjectRef, Value) = job.read_a(&["Namespace"]).await?;
+    Ok(object.name)
+}
+
+/// A text as a CEL literal.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("'");
+    for c in text.chars() {
+        match c {
+            '\\' | '\'' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('\'');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn an_accounts_name_cannot_leave_its_literal() {
+        assert_eq!(quoted("dana"), "'dana'");
+        assert_eq!(quoted(r"' || true || '\"), r"'\' || true || \'\\'");
+        assert_eq!(quoted("a\nb"), r"'a\u000ab'");
+    }
+}

@@ -1,0 +1,287 @@
+//! What a machine withholds: the kernel's types, rights, a second processor, room on the disk. The real program in standalone, as a
+//! person meets it. Needs root and eBPF; what is taken away is taken from a mount namespace or from one process, never from the machine.
+#![expect(clippy::unwrap_used, reason = "tests, and what they share")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// One of programs, one that needs the hook of connections.
+const RULES: &str = "title: The Probe Ran
+id: probe-ran
+logsource: {product: linux, category: process_creation}
+detection: {s: {Image|endswith: /hemostat-machine-probe}, condition: s}
+level: high
+---
+title: A Connection to Nowhere
+id: nowhere
+logsource: {product: linux, category: network_connection}
+detection: {s: {DestinationIp: 192.0.2.77}, condition: s}
+level: high
+";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A place of its own for one `hemostat standalone`.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        for folder in ["rules", "playbooks", "state"] {
+            fs::create_dir(place.at(folder)).unwrap();
+        }
+        fs::write(place.at("rules/probe.yml"), RULES).unwrap();
+        fs::copy("/bin/true", place.at("hemostat-machine-probe")).unwrap();
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The words that start it here, behind a script that runs in a mount namespace of its own with a bpffs of its own (so that no other
+    /// agent's pins are met) and ends with running them.
+    fn standalone(&self, script: &str) -> Command {
+        let script =
+            format!("set -e; if [ -d /sys/fs/bpf ]; then mount -t bpf bpf /sys/fs/bpf; fi; {script} \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+        command.arg(env!("CARGO_BIN_EXE_hemostat")).arg("--socket").arg(self.at("control.sock"));
+        command.args(["standalone", "--reactions", "off", "--rules"]).arg(self.at("rules"));
+        command.arg("--playbooks").arg(self.at("playbooks")).arg("--state").arg(self.at("state"));
+        command.env_remove("HEMOSTAT_SOCKET").env_remove("HEMOSTAT_STATE").env_remove("HEMOSTAT_LOG");
+        command
+    }
+
+    /// Started and watching; what it said where it ended instead.
+    fn start(&self, script: &str) -> Result<Standalone, String> {
+        let said = self.at("log");
+        let log = fs::File::create(&said).unwrap();
+        let mut child =
+            Standalone(self.standalone(script).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        until("it neither started nor ended", || {
+            let log = fs::read_to_string(&said).unwrap();
+            let ended = child.0.try_wait().unwrap().is_some();
+            (ended || log.contains("watching this host")).then(|| if ended { Err(log) } else { Ok(()) })
+        })?;
+        Ok(child)
+    }
+
+    fn ask(&self, words: &[&str]) -> Option<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hemostat"));
+        let output = command.arg("--socket").arg(self.at("control.sock")).args(["-o", "json"]).args(words);
+        serde_json::from_slice(&output.output().unwrap().stdout).ok()
+    }
+
+    /// The node's own word about itself.
+    fn node(&self) -> Option<Value> {
+        let status = self.ask(&["status"])?;
+        let node = status["nodes"][0]["status"].clone();
+        node.is_object().then_some(node)
+    }
+
+    fn run_probe(&self) {
+        assert!(Command::new(self.at("hemostat-machine-probe")).status().unwrap().success());
+    }
+
+    fn has_incident_of_the_probe(&self) -> Option<()> {
+        let list = self.ask(&["incidents"])?;
+        list.as_array()?.iter().any(|incident| incident["title"] == "The Probe Ran").then_some(())
+    }
+}
+
+/// Ended at the end whatever happens; the shell before it has become it.
+struct Standalone(Child);
+
+impl Standalone {
+    /// SIGTERM, and how it ended.
+    fn terminate(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        until("SIGTERM was not heard", || self.0.try_wait().unwrap())
+    }
+}
+
+impl Drop for Standalone {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn until<T>(otherwise: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{otherwise}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Why the test of `what` cannot be made here, said aloud.
+fn skipped(what: &str, tools: &[&str]) -> bool {
+    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
+    let because = match missing {
+        _ if !rustix::process::geteuid().is_root() => "it needs root".to_owned(),
+        Some(tool) => format!("{tool} (util-linux) is not there"),
+        None if Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|s| s.success()) => {
+            return false;
+        }
+        None => "no mount namespace can be made here".to_owned(),
+    };
+    println!("SKIPPED: {what}: {because}");
+    true
+}
+
+#[test]
+fn without_the_kernels_types_it_says_where_they_should_be_and_what_to_do() {
+    const HIDE: &str = "if [ -d /sys/kernel/btf ]; then mount -t tmpfs none /sys/kernel/btf; fi; exec";
+    if skipped("a kernel without BTF", &["unshare"]) {
+        return;
+    }
+    let place = Place::new();
+    let said = place.start(HIDE).err().unwrap();
+    assert!(
+        said.contains("/sys/kernel/btf/vmlinux") && said.contains("CONFIG_DEBUG_INFO_BTF=y"),
+        "the place and the next step: {said}"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", &format!("{HIDE} \"$@\""), "sh"])
+        .args([env!("CARGO_BIN_EXE_hemostat"), "-o", "json", "doctor", "--no-hooks", "--state"])
+        .arg(place.at("state"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let looks: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let look = looks.as_array().unwrap().iter().find(|look| look["what"] == "kernel types (BTF)").unwrap();
+    assert_eq!(look["verdict"], "bad");
+    assert!(look["found"].as_str().unwrap().contains("/sys/kernel/btf/vmlinux"), "{look}");
+    assert!(look["next"].as_str().unwrap().contains("CONFIG_DEBUG_INFO_BTF=y"), "{look}");
+}
+
+/// Without CAP_NET_ADMIN the kernel takes no program on a cgroup's connections; the programs of tracepoints it takes.
+#[test]
+fn a_hook_that_fails_is_told_and_the_others_watch() {
+    if skipped("a hook that fails to load", &["unshare", "setpriv"]) {
+        return;
+    }
+    let place = Place::new();
+    let _running = match place.start("exec setpriv --bounding-set=-net_admin,-sys_admin") {
+        Ok(running) => running,
+        Err(said) => {
+            println!("SKIPPED: a hook that fails to load: standalone does not start here: {said}");
+            return;
+        }
+    };
+    let node = until("the node says how it is", || place.node());
+    let hook =
+        |name: &str| node["hooks"].as_array().unwrap().iter().find(|hook| hook["hook"] == name).unwrap();
+    let (connect, exec) = (hook("connect").to_string(), hook("exec").to_string());
+    assert!(connect.contains("failed") && connect.contains("Operation not permitted"), "{connect}");
+    assert!(exec.contains("attached"), "{exec}");
+    let degraded = node["degraded"].to_string();
+    assert!(
+        degraded.contains("hook connect is not attached") && !degraded.contains("hook exec"),
+        "{degraded}"
+    );
+    let log = fs::read_to_string(place.at("log")).unwrap();
+    assert!(log.contains("degraded: hook connect is not attached"), "said at the start, too: {log}");
+    place.run_probe();
+    until("what the live hooks see is not found", || place.has_incident_of_the_probe());
+}
+
+/// Mistake 6 of peers.md: reads that block the workers of the runtime. One processor, nothing happening: it answers, sees the one event
+/// that comes, and ends when it is told.
+#[test]
+fn idle_on_one_processor_it_answers_sees_and_ends_when_told() {
+    if skipped("one processor without traffic", &["unshare", "taskset"]) {
+        return;
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let first = allowed.split([',', '-']).next().unwrap();
+    let place = Place::new();
+    let mut running = match place.start(&format!("exec taskset -c {first}")) {
+        Ok(running) => running,
+        Err(said) => {
+            println!("SKIPPED: one processor without traffic: standalone does not start here: {said}");
+            return;
+        }
+    };
+    until("the node says how it is", || place.node());
+    place.run_probe();
+    until("the event was never seen", || place.has_incident_of_the_probe());
+    assert_eq!(running.terminate().code(), Some(0));
+    let log = fs::read_to_string(place.at("log")).unwrap();
+    assert!(log.contains("the core has stopped"), "all of it has ended: {log}");
+}
+
+/// A file system of 24 MB over the state folder, seen by everybody; taken away at the end whatever happens.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn over(folder: &Path) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"]).arg(folder);
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self(folder.into()));
+        }
+        println!("SKIPPED: a full disk below the state folder: a tmpfs cannot be mounted here");
+        None
+    }
+
+    fn fill(&self) {
+        let (file, mut ballast) = (self.0.join("ballast"), Vec::new());
+        while fs::write(&file, &ballast).is_ok() {
+            ballast.resize(ballast.len() + (64 << 10), 1);
+        }
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let gone = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(std::thread::panicking() || gone.is_ok_and(|status| status.success()), "the tmpfs stays");
+    }
+}
+
+#[test]
+fn a_full_state_folder_is_said_and_no_finding_is_lost() {
+    if skipped("a full disk below the state folder", &["unshare"]) {
+        return;
+    }
+    let place = Place::new();
+    let Some(disk) = SmallDisk::over(&place.at("state")) else { return };
+    let mut running = match place.start("exec") {
+        Ok(running) => running,
+        Err(said) => {
+            println!("SKIPPED: a full disk below the state folder: standalone does not start here: {said}");
+            return;
+        }
+    };
+    disk.fill();
+    place.run_probe();
+    let log = || fs::read_to_string(place.at("log")).unwrap();
+    until("that the disk is full was never said", || {
+        let log = log();
+        (log.contains("the disk is full") && log.contains("No space left on device")).then_some(())
+    });
+    disk.empty();
+    until("the finding is lost", || place.has_incident_of_the_probe());
+    assert_eq!(running.terminate().code(), Some(0));
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_hemostat"));
+    let verified = verify.args(["audit", "verify", "--state"]).arg(place.at("state")).output().unwrap();
+    assert!(verified.status.success(), "the audit log is whole: {verified:?}");
+    drop((running, disk));
+}

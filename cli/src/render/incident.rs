@@ -181,12 +181,14 @@ fn undo(action: &ActionRecord) -> String {
     match action.action.undo() {
         UndoClass::Exact => "exact".into(),
         UndoClass::Nothing => "nothing to undo".into(),
+        UndoClass::Compensable { residual } => format!("all but: {residual}"),
+        UndoClass::Compensable { residual } => format!("not exact: {residual}"),
         UndoClass::Irreversible { residual } => format!("none: {residual}"),
     }
 }
 
 fn is_in_force(action: &ActionRecord) -> bool {
-    action.action.undo() == UndoClass::Exact
+    action.action.undo().has_undo()
         && matches!(action.state, ActionState::Applied | ActionState::Verified | ActionState::Unverified)
 }
 

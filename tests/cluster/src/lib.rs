@@ -3,6 +3,8 @@
 //! The tests run where `HEMOSTAT_XTASK` names the xtask program, which `cargo xtask test` sets when the cluster's programs are cached or
 //! `--cluster` demands them; otherwise each test says that it was skipped.
 
+pub mod api_server;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -15,8 +17,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-/// The place of the tests' cluster: a user's own (0) and the bench's (9) go on beside it.
-const SLOT: &str = "8";
+/// The place of the tests' cluster: a user's own (0) and the bench's (9) go on beside it. HEMOSTAT_CLUSTER_SLOT names another, so that two who
+/// test at once do not meet.
+fn slot() -> String {
+    std::env::var("HEMOSTAT_CLUSTER_SLOT").unwrap_or_else(|_| "8".into())
+}
+
 /// Longest wait for something that takes seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -102,7 +108,7 @@ impl Xtask {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("cluster").args(words).stdin(Stdio::null());
-        command.env("HEMOSTAT_CLUSTER_SLOT", SLOT).env_remove("KUBECONFIG").env_remove("HEMOSTAT_CLUSTER");
+        command.env("HEMOSTAT_CLUSTER_SLOT", slot()).env_remove("KUBECONFIG").env_remove("HEMOSTAT_CLUSTER");
         command
     }
 }
@@ -110,7 +116,7 @@ impl Xtask {
 /// The cluster's folder.
 #[must_use]
 pub fn state() -> PathBuf {
-    PathBuf::from(format!("/var/lib/hemostat-cluster.{SLOT}"))
+    PathBuf::from(format!("/var/lib/hemostat-cluster.{}", slot()))
 }
 
 /// The folder of its cgroup v2.
@@ -151,7 +157,7 @@ pub fn alive() -> BTreeSet<String> {
             found.insert(format!("process {}: {command}", path.display()));
         }
     }
-    let link = Path::new("/sys/class/net").join(format!("hemostat-c{SLOT}"));
+    let link = Path::new("/sys/class/net").join(format!("hemostat-c{}", slot()));
     if link.exists() {
         found.insert(format!("link {}", link.display()));
     }
@@ -212,5 +218,5 @@ pub fn wait_until(so: impl Fn() -> bool) -> Result<()> {
 }
 
 fn name() -> String {
-    format!("hemostat-cluster-{SLOT}")
+    format!("hemostat-cluster-{}", slot())
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{api_server::ApiServer, example};
+use hemostat_cluster_tests::api_server::ApiServer;
+
+use crate::example;
 
 #[track_caller]
 fn refused(said: Result<String, String>, parts: &[&str]) {

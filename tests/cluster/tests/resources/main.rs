@@ -1,14 +1,12 @@
 //! The resources on a real API server: what is taken, what is refused and with which words, who may say what, and how tables look.
 
-#![expect(clippy::print_stdout, reason = "the runner counts lines of skips")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test of its own; what cannot be done fails it")]
 
 mod answers;
-mod api_server;
 mod refused;
 mod tables;
 
-use api_server::{ApiServer, repository};
+use hemostat_cluster_tests::api_server::{ApiServer, repository};
 use serde_json::Value;
 
 /// The example of a kind in docs/resources.md, as JSON.

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{KINDS, api_server::ApiServer, example};
+use hemostat_cluster_tests::api_server::ApiServer;
+
+use crate::{KINDS, example};
 
 /// Kind, place, what is put there (`null` removes it), and what the refusal says.
 fn cases() -> Vec<(&'static str, &'static str, Value, &'static [&'static str])> {

@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    api_server::{ApiServer, repository},
-    example,
-};
+use hemostat_cluster_tests::api_server::{ApiServer, repository};
+
+use crate::example;
 
 const NAMESPACE: &str = "triage";
 const GOLDEN: &str = "tests/cluster/tests/resources/tables.txt";

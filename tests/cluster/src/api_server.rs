@@ -1,5 +1,7 @@
 //! A real etcd and kube-apiserver, without nodes: what needs no pod is tested against them in seconds and without root.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "for tests: what cannot be done fails them")]
+
 use std::{
     fs,
     io::Write as _,
@@ -14,16 +16,18 @@ use std::{
 use serde_json::Value;
 
 /// Token, user and group of each. `admin` may do everything; the others what the tests give them.
-pub(crate) const USERS: &str = "admin-token,admin,1,system:masters\n\
+pub const USERS: &str = "admin-token,admin,1,system:masters\n\
     controller-token,controller,2,controllers\n\
     ada-token,ada,3,people\n\
     bob-token,bob,4,\"people,soc-oncall\"\n";
 
 /// One for all tests that run at the same time; it ends with the last of them.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     kubectl: PathBuf,
     address: String,
     folder: tempfile::TempDir,
+    /// Of the API server.
+    pid: u32,
     stop: Option<mpsc::SyncSender<()>>,
     keeper: Option<thread::JoinHandle<()>>,
 }
@@ -32,17 +36,14 @@ static RUNNING: Mutex<Weak<ApiServer>> = Mutex::new(Weak::new());
 
 impl ApiServer {
     /// `None`, said aloud, where the programs are not there.
-    pub(crate) fn here() -> Option<Arc<Self>> {
+    pub fn here() -> Option<Arc<Self>> {
         // Poisoned: it could not be started, and would not be now.
         let mut running = RUNNING.lock().unwrap();
         if let Some(server) = running.upgrade() {
             return Some(server);
         }
         let Some(programs) = programs() else {
-            println!(
-                "SKIPPED: resources on a real API server: neither KUBEBUILDER_ASSETS nor the cache has etcd, kube-apiserver and kubectl; \
-                 `cargo xtask cluster build` makes them"
-            );
+            skipped();
             return None;
         };
         let server = Arc::new(Self::start(&programs));
@@ -85,17 +86,23 @@ impl ApiServer {
         let started = [("etcd", etcd), ("kube-apiserver", apiserver)]
             .map(|(name, words)| (programs.join(name), words, folder.path().join(format!("{name}.log"))));
         let (stop, stopped) = mpsc::sync_channel::<()>(0);
+        let (tell, told) = mpsc::sync_channel::<u32>(2);
         // The programs die with the thread that started them, so that a killed test leaves none; it lives as long as the server.
         let keeper = thread::spawn(move || {
             let mut children: Vec<Child> =
                 started.iter().map(|(program, words, log)| spawn(program, words, log)).collect();
+            for child in &children {
+                tell.send(child.id()).unwrap();
+            }
             let _ended = stopped.recv();
             for child in children.iter_mut().rev() {
                 let _gone_already = child.kill();
                 let _status = child.wait();
             }
         });
+        let pid = told.iter().take(2).last().unwrap();
         let server = Self {
+            pid,
             kubectl: programs.join("kubectl"),
             address: format!("https://127.0.0.1:{api}"),
             folder,
@@ -138,27 +145,76 @@ impl ApiServer {
         }
     }
 
+    /// A server of one's own, for tests that stop it.
+    #[must_use]
+    pub fn own() -> Option<Arc<Self>> {
+        let Some(programs) = programs() else {
+            skipped();
+            return None;
+        };
+        let server = Arc::new(Self::start(&programs));
+        server.install();
+        Some(server)
+    }
+
+    /// A kubeconfig of one of [`USERS`].
+    #[must_use]
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{user}.kubeconfig"));
+        let text = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "it", "cluster": {"server": self.address, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "it", "user": {"token": format!("{user}-token")}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        });
+        fs::write(&path, text.to_string()).unwrap();
+        path
+    }
+
+    /// The API server answers nobody until [`ApiServer::wake`].
+    pub fn stun(&self) {
+        self.signal("STOP");
+    }
+
+    /// It goes on.
+    pub fn wake(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// kubectl as the administrator: what it printed, or what it complained of.
-    pub(crate) fn kubectl(&self, words: &[&str]) -> Result<String, String> {
+    pub fn kubectl(&self, words: &[&str]) -> Result<String, String> {
         self.kubectl_as("admin", words, None)
     }
 
-    pub(crate) fn create(&self, user: &str, object: &str, words: &[&str]) -> Result<String, String> {
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// With what kubectl complained of.
+    pub fn create(&self, user: &str, object: &str, words: &[&str]) -> Result<String, String> {
         self.kubectl_as(user, &[&["create", "-f", "-"], words].concat(), Some(object))
     }
 
     /// A merge patch.
-    pub(crate) fn patch(&self, user: &str, what: &str, patch: &Value) -> Result<String, String> {
+    pub fn patch(&self, user: &str, what: &str, patch: &Value) -> Result<String, String> {
         self.kubectl_as(user, &["patch", "-n", "pay", what, "--type=merge", "-p", &patch.to_string()], None)
     }
 
     /// As the controller, of the status.
-    pub(crate) fn patch_status(&self, what: &str, status: &Value) -> Result<String, String> {
+    pub fn patch_status(&self, what: &str, status: &Value) -> Result<String, String> {
         let patch = serde_json::json!({"status": status}).to_string();
         self.kubectl(&["patch", "-n", "pay", what, "--subresource=status", "--type=merge", "-p", &patch])
     }
 
-    pub(crate) fn kubectl_as(
+    /// kubectl as one of [`USERS`].
+    ///
+    /// # Errors
+    /// With what it complained of.
+    pub fn kubectl_as(
         &self,
         user: &str,
         words: &[&str],
@@ -203,8 +259,16 @@ impl Drop for ApiServer {
 }
 
 /// A path of the repository.
-pub(crate) fn repository(path: &str) -> String {
+pub fn repository(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).display().to_string()
+}
+
+#[expect(clippy::print_stdout, reason = "the runner counts these lines")]
+fn skipped() {
+    println!(
+        "SKIPPED: on a real API server: neither KUBEBUILDER_ASSETS nor the cache has etcd, kube-apiserver and kubectl; \
+         `cargo xtask cluster build` makes them"
+    );
 }
 
 fn programs() -> Option<PathBuf> {

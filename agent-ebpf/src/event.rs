@@ -143,10 +143,12 @@ impl Event {
         }
         // Critical records wake the reader, fork and exit wait for the next look. Bulk records wake a reader that has
         // caught up (flag 0): it then pauses between looks while there is much to do.
-        let (ring, flags) = match self.class.group() {
-            Group::Critical => (&raw const CRITICAL, FORCE_WAKEUP),
-            Group::Life => (&raw const CRITICAL, NO_WAKEUP),
-            Group::File | Group::Net => (&raw const BULK, 0),
+        // Who waits for peers is known before what its children do is judged, so that comes in one order with execs; it is rare.
+        let (ring, flags) = match (self.class, self.class.group()) {
+            (Class::Listen | Class::Bind, _) => (&raw const CRITICAL, 0),
+            (_, Group::Critical) => (&raw const CRITICAL, FORCE_WAKEUP),
+            (_, Group::Life) => (&raw const CRITICAL, NO_WAKEUP),
+            (_, Group::File | Group::Net) => (&raw const BULK, 0),
         };
         // SAFETY: `record` has at least `len` bytes; the verifier checks.
         let err = unsafe {

@@ -223,6 +223,46 @@ fn idle_on_one_processor_it_answers_sees_and_ends_when_told() {
     assert!(log.contains("the core has stopped"), "all of it has ended: {log}");
 }
 
+/// Mistakes 7 and 2 of peers.md: an agent that finds itself, and one that leaves others out by a name that they can choose.
+#[test]
+fn its_own_files_are_no_findings_and_a_program_of_its_name_is_seen() {
+    if skipped("own events", &["unshare"]) {
+        return;
+    }
+    let place = Place::new();
+    let state = place.at("state").display().to_string();
+    let rule = format!(
+        "title: A File in the State Folder\nid: in-state\nlogsource: {{product: linux, category: file_event}}\n\
+         detection: {{s: {{TargetFilename|startswith: {state}/}}, condition: s}}\nlevel: high\n"
+    );
+    fs::write(place.at("rules/state.yml"), rule).unwrap();
+    let namesake = place.at("hemostat");
+    fs::copy("/usr/bin/touch", &namesake).unwrap();
+    let _running = match place.start("exec") {
+        Ok(running) => running,
+        Err(said) => {
+            println!("SKIPPED: own events: standalone does not start here: {said}");
+            return;
+        }
+    };
+    // What is found of it has the agent write into its state folder.
+    place.run_probe();
+    until("the probe was never seen", || place.has_incident_of_the_probe());
+    assert!(Command::new(&namesake).arg(place.at("state/by-another")).status().unwrap().success());
+    let found = until("the namesake was never seen", || {
+        let list = place.ask(&["incidents"])?;
+        let ids = list.as_array()?.iter().filter_map(|incident| incident["id"].as_str().map(str::to_owned));
+        let shown = ids.filter_map(|id| place.ask(&["incidents", "show", &id])).collect::<Vec<_>>();
+        let findings =
+            shown.iter().flat_map(|incident| incident["findings"].as_array().cloned().unwrap_or_default());
+        let found: Vec<Value> = findings.filter(|finding| finding["rule"]["id"] == "in-state").collect();
+        (!found.is_empty()).then_some(found)
+    });
+    let mine: Vec<&Value> =
+        found.iter().filter(|finding| !finding.to_string().contains("state/by-another")).collect();
+    assert!(mine.is_empty(), "it found itself: {mine:#?}");
+}
+
 /// A file system of 24 MB over the state folder, seen by everybody; taken away at the end whatever happens.
 struct SmallDisk(PathBuf);
 

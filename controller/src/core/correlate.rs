@@ -273,7 +273,7 @@ impl Core {
     pub(super) fn reload_rules(&mut self, turn: &mut Turn) -> usize {
         let all = &mut self.state.correlations;
         all.flush(&mut turn.batch);
-        all.book = RuleBook::load(&self.config.rules, &self.state.sources.rules);
+        all.book = RuleBook::reload(&self.config.rules, &self.state.sources.rules, &all.book);
         all.book.report(&self.health);
         let rows = all.engine.rows();
         all.engine = resume(&all.book, &self.config, all.seed, rows);

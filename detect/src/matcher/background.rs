@@ -9,6 +9,7 @@ use super::predicate::Anchor;
 pub(crate) struct Background {
     texts: Vec<Box<[u8]>>,
     quads: Box<[u16]>,
+    bytes: Box<[u32]>,
 }
 
 /// Weight of our own guess against the sample: a literal of one byte that the sample does not have is taken to occur in half
@@ -21,8 +22,9 @@ const SEARCHED: usize = 256;
 impl Background {
     /// From sampled, folded texts.
     pub(crate) fn new(texts: impl IntoIterator<Item = Box<[u8]>>) -> Self {
-        let mut all = Self { texts: Vec::new(), quads: vec![0; 1 << 16].into() };
+        let mut all = Self { texts: Vec::new(), quads: vec![0; 1 << 16].into(), bytes: vec![0; 256].into() };
         for text in texts {
+            text.iter().for_each(|byte| all.bytes[usize::from(*byte)] += 1);
             for window in text.windows(4) {
                 let gram = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
                 let count = &mut all.quads[quad_slot(gram)];
@@ -38,6 +40,11 @@ impl Background {
     /// The texts that we ship: ordinary command lines and paths of Linux hosts.
     pub(crate) fn ordinary() -> Self {
         Self::new(ORDINARY.lines().map(|line| line.to_ascii_lowercase().into_bytes().into()))
+    }
+
+    /// How often the byte occurs.
+    pub(crate) fn byte(&self, byte: u8) -> u32 {
+        self.bytes[usize::from(byte)]
     }
 
     /// How often the four-byte gram (little-endian) occurs.

@@ -10,6 +10,8 @@ pub(crate) const MAX_IDS: usize = 14;
 /// A cache of one field, owned by one thread.
 #[derive(Debug)]
 pub(crate) struct Cache {
+    /// Of the values in `slots`: apart, so that a value that is in neither way of its set costs one line of memory.
+    hashes: Box<[u64]>,
     slots: Box<[Slot]>,
     keys: Box<[u8]>,
     /// Hash of the last value that missed in each set: a value is kept when it is seen for the second time, so that values
@@ -37,9 +39,10 @@ impl Size {
     }
 }
 
+/// One line of the cache.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(64))]
 struct Slot {
-    hash: u64,
     len: u16,
     /// 0: empty; otherwise the number of ids plus 1.
     count: u8,
@@ -62,6 +65,7 @@ impl Cache {
     pub(crate) fn new(size: Size, key_limit: usize) -> Self {
         let sets = size.sets();
         Self {
+            hashes: vec![0; 2 * sets].into(),
             slots: vec![Slot::default(); 2 * sets].into(),
             keys: vec![0; 2 * sets * key_limit].into(),
             seen_once: vec![0; sets].into(),
@@ -77,8 +81,11 @@ impl Cache {
         }
         let set = hash as usize & (self.seen_once.len() - 1);
         for way in [2 * set, 2 * set + 1] {
+            if self.hashes[way] != hash {
+                continue;
+            }
             let slot = &self.slots[way];
-            if slot.hash == hash && slot.count != 0 && self.key(way, slot.len) == value {
+            if slot.count != 0 && self.key(way, slot.len) == value {
                 let slot = &self.slots[way];
                 return Lookup::Hit(slot.ids.get(..usize::from(slot.count) - 1).unwrap_or(&[]));
             }
@@ -97,8 +104,9 @@ impl Cache {
         if ids.len() > MAX_IDS || value.len() > self.key_limit {
             return;
         }
+        self.hashes[way] = hash;
         let slot = &mut self.slots[way];
-        *slot = Slot { hash, len: value.len() as u16, count: ids.len() as u8 + 1, ids: [0; MAX_IDS] };
+        *slot = Slot { len: value.len() as u16, count: ids.len() as u8 + 1, ids: [0; MAX_IDS] };
         slot.ids[..ids.len()].copy_from_slice(ids);
         let start = way * self.key_limit;
         self.keys[start..start + value.len()].copy_from_slice(value);

@@ -90,9 +90,29 @@ impl Engine {
             shares[predicate as usize].map(|share| share + look_up / sharing)
         };
         let implied = |predicate: u32| interner.implied(predicate);
-        let necessities: Vec<Option<Necessary>> =
+        let mut necessities: Vec<Option<Necessary>> =
             logics.iter().map(|logic| necessary(logic, &price, &implied)).collect();
-        let found = choose(category, &logics, &necessities, &shares, predicates);
+        let Chosen { found, asked } = choose(category, &logics, &necessities, &shares, predicates);
+
+        // What ordinary events meet gets neighbouring numbers, so that of every table by predicate or rule a few lines are in
+        // use, however many rules there are that ordinary events never meet.
+        let by_heat = hottest_first((0..predicates.len()).map(|p| match found[p] {
+            true => shares[p].unwrap_or(1.0),
+            false => asked[p],
+        }));
+        let mut new_number = vec![0; predicates.len()];
+        by_heat.iter().enumerate().for_each(|(new, old)| new_number[*old] = new as u32);
+        let found: Vec<bool> = by_heat.iter().map(|old| found[*old]).collect();
+        let predicates: Vec<&Predicate> = by_heat.iter().map(|old| &predicates[*old]).collect();
+        let rules_by_heat = hottest_first(necessities.iter().map(|necessity| looked_at(necessity, &shares)));
+        let numbers: Vec<RuleIndex> = rules_by_heat.iter().map(|old| numbers[*old]).collect();
+        logics.iter_mut().for_each(|logic| logic.renumber(&new_number));
+        for necessity in necessities.iter_mut().flatten() {
+            necessity.predicates.iter_mut().for_each(|p| *p = new_number[*p as usize]);
+        }
+        let logics: Vec<&Logic> = rules_by_heat.iter().map(|old| &logics[*old]).collect();
+        let necessities: Vec<Option<&Necessary>> =
+            rules_by_heat.iter().map(|old| necessities[*old].as_ref()).collect();
 
         let mut by_predicate = vec![Vec::new(); predicates.len()];
         let mut always = Vec::new();
@@ -167,14 +187,11 @@ fn choose(
     necessities: &[Option<Necessary>],
     shares: &[Option<f32>],
     predicates: &[Predicate],
-) -> Vec<bool> {
+) -> Chosen {
     let mut necessary = vec![false; shares.len()];
     let mut asked = vec![0.0_f32; shares.len()];
     for (logic, necessity) in logics.iter().zip(necessities) {
-        let looked_at = necessity.as_ref().map_or(1.0, |set| {
-            set.predicates.iter().filter_map(|p| shares[*p as usize]).sum::<f32>().min(1.0)
-        });
-        asks(logic, looked_at, shares, &mut asked);
+        asks(logic, looked_at(necessity, shares), shares, &mut asked);
         for predicate in necessity.iter().flat_map(|set| &set.predicates) {
             necessary[*predicate as usize] = true;
         }
@@ -195,12 +212,36 @@ fn choose(
             *instead.entry(predicate.field).or_default() += cost;
         }
     }
-    (0..predicates.len())
+    let found = (0..predicates.len())
         .map(|number| {
             let field = instead.get(&predicates[number].field);
             necessary[number] || worth(number) && field.is_some_and(|cost| *cost > LOOK_UP_TO_ASK)
         })
-        .collect()
+        .collect();
+    Chosen { found, asked }
+}
+
+/// What was chosen for each predicate.
+struct Chosen {
+    /// The indexes find it.
+    found: Vec<bool>,
+    /// How often rules ask for it, in shares of events.
+    asked: Vec<f32>,
+}
+
+/// Share of events for which a rule is looked at, as estimated.
+fn looked_at(necessity: &Option<Necessary>, shares: &[Option<f32>]) -> f32 {
+    necessity
+        .as_ref()
+        .map_or(1.0, |set| set.predicates.iter().filter_map(|p| shares[*p as usize]).sum::<f32>().min(1.0))
+}
+
+/// Positions in the order of falling heat; of equal ones the first goes first.
+fn hottest_first(heats: impl Iterator<Item = f32>) -> Vec<usize> {
+    let heats: Vec<f32> = heats.collect();
+    let mut order: Vec<usize> = (0..heats.len()).collect();
+    order.sort_by(|one, other| heats[*other].total_cmp(&heats[*one]));
+    order
 }
 
 /// Adds to each predicate's count how often it is asked for, if the logic is evaluated for a share `reached` of events. Of a
@@ -258,16 +299,21 @@ fn cost(check: &Check) -> u32 {
     }
 }
 
-/// Most events of a category that are taken from a sample.
+/// Most events that are taken from a sample for a field.
 const SAMPLED: usize = 1024;
 
-/// Texts of the sampled events' fields, folded.
+/// Texts of the sampled events' fields, folded. Which programs do what differs from place to place and hour to hour, so what is
+/// of a process is sampled from the events of all categories.
 fn sample(category: Category, events: &[Event]) -> HashMap<Field, Vec<Box<[u8]>>> {
     let mut texts = HashMap::<Field, Vec<Box<[u8]>>>::new();
-    for event in events.iter().filter(|event| Category::of(event) == category).take(SAMPLED) {
-        let view = View::new(event);
-        for field in category.fields() {
-            view.get(field).any(|one| {
+    let of_category = || events.iter().filter(|event| Category::of(event) == category).take(SAMPLED);
+    for field in category.fields() {
+        let own: &mut dyn Iterator<Item = &Event> = match Origin::of(field, category) {
+            Origin::Process | Origin::Parent => &mut events.iter().take(SAMPLED),
+            Origin::Event => &mut of_category(),
+        };
+        for event in own {
+            View::new(event).get(field).any(|one| {
                 let mut room = Room::new();
                 if let Some(text) = one.text(&mut room) {
                     texts.entry(field).or_default().push(fold(text).into_bytes().into());

@@ -133,25 +133,25 @@ impl Engine {
         self.look_up_shared(Origin::Process, Some(&view.event().process), view, scratch);
         self.look_up_shared(Origin::Parent, view.event().parent.as_ref(), view, scratch);
         self.look_up_all(&self.fields.of_event, view, scratch);
-        let Scratch { holding, certain, candidates, .. } = scratch;
+        let Scratch { holding, certain, candidates, costs, .. } = scratch;
         for predicate in holding.members() {
             self.triggers.each(*predicate, |trigger| {
-                if trigger.certain { certain.insert(trigger.rule) } else { candidates.insert(trigger.rule) }
+                if !trigger.certain {
+                    candidates.insert(trigger.rule);
+                } else if certain.insert_new(trigger.rule) {
+                    costs[trigger.rule as usize].count(true);
+                    hits.push(self.rules[trigger.rule as usize]);
+                }
             });
         }
         self.always.iter().for_each(|rule| candidates.insert(*rule));
-        for at in 0..scratch.certain.members().len() {
-            let rule = scratch.certain.members()[at];
-            scratch.count(rule, true);
-            hits.push(self.rules[rule as usize]);
-        }
         for at in 0..scratch.candidates.members().len() {
             let rule = scratch.candidates.members()[at];
             if scratch.certain.contains(rule) {
                 continue;
             }
             let matches = self.programs.run(rule, |question| self.holds(question, view, scratch));
-            scratch.count(rule, matches);
+            scratch.costs[rule as usize].count(matches);
             if matches {
                 hits.push(self.rules[rule as usize]);
             }

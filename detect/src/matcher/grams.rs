@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use super::{background::Background, frozen::Frozen, places::Places};
 
-/// Bits of table per literal: a text without any literal is looked at more closely at about one position in 32.
+/// Bits of table per literal: a text without any literal is looked at more closely at about one position in 32. (Two bits of
+/// one word for each literal in a table half as large made a third fewer misses of the nearest cache and no less time.)
 const BITS_PER_LITERAL: usize = 32;
 /// Smallest table: 128 bytes.
 const MIN_BITS: u32 = 10;
@@ -18,8 +19,8 @@ const MIN_BITS: u32 = 10;
 const MAX_BITS: u32 = 18;
 /// Odd multiplier whose high bits mix all four bytes (the 32-bit golden ratio).
 const MIX: u32 = 0x9E37_79B1;
-/// So many literals of two and three bytes are searched one by one, sixteen positions at a time; more are found by their
-/// pairs, position by position.
+/// So many literals of two and three bytes are searched one by one, by their rarest byte; more are found by their pairs,
+/// position by position.
 const MOST_SHORT: usize = 6;
 
 /// A literal to find, with the number to report.
@@ -52,7 +53,19 @@ pub(crate) struct Grams {
 struct Short {
     bytes: [u8; 3],
     len: u8,
+    /// Position of the byte that ordinary texts have least.
+    rarest: u8,
     id: u32,
+}
+
+impl Short {
+    fn new(literal: &[u8], id: u32, background: &Background) -> Self {
+        let mut bytes = [0; 3];
+        let len = literal.len().min(3);
+        bytes[..len].copy_from_slice(&literal[..len]);
+        let rarest = (0..len).min_by_key(|at| background.byte(bytes[*at])).unwrap_or(0);
+        Self { bytes, len: len as u8, rarest: rarest as u8, id }
+    }
 }
 
 impl Grams {
@@ -64,9 +77,7 @@ impl Grams {
         for literal in literals {
             match *literal.bytes {
                 [] => {}
-                [a] => short.push(Short { bytes: [a, 0, 0], len: 1, id: literal.id }),
-                [a, b] => short.push(Short { bytes: [a, b, 0], len: 2, id: literal.id }),
-                [a, b, c] => short.push(Short { bytes: [a, b, c], len: 3, id: literal.id }),
+                [_] | [_, _] | [_, _, _] => short.push(Short::new(&literal.bytes, literal.id, background)),
                 ref bytes => {
                     // A gram that many literals already have costs as much as one that is common in ordinary text.
                     let rarity = |at: &usize| {
@@ -174,35 +185,15 @@ impl Grams {
     }
 }
 
-/// Positions that [`occurs`] compares at once.
-const LANES: usize = 16;
-
-/// Whether the literal is in the text.
+/// Whether the literal is in the text: its rarest byte is looked for, and the others only around it.
 #[inline]
 fn occurs(short: &Short, text: &[u8]) -> bool {
-    let mut rest = text;
-    while let Some(window) = rest.first_chunk::<{ LANES + 2 }>() {
-        if occurs_in(short, window) {
-            return true;
-        }
-        rest = &rest[LANES..];
-    }
-    let literal = short.bytes.get(..usize::from(short.len)).unwrap_or(&[]);
-    rest.windows(literal.len().max(1)).any(|window| window == literal)
-}
-
-/// Whether the literal begins at one of the first positions: without a branch, so that the compiler compares all at once.
-#[inline]
-fn occurs_in(short: &Short, window: &[u8; LANES + 2]) -> bool {
-    let [first, second, third] = short.bytes;
-    let (no_second, no_third) = (u8::from(short.len < 2), u8::from(short.len < 3));
-    let mut equal = [0_u8; LANES];
-    for at in 0..LANES {
-        equal[at] = u8::from(window[at] == first)
-            & (u8::from(window[at + 1] == second) | no_second)
-            & (u8::from(window[at + 2] == third) | no_third);
-    }
-    u128::from_ne_bytes(equal) != 0
+    let (rarest, literal) =
+        (usize::from(short.rarest), short.bytes.get(..usize::from(short.len)).unwrap_or(&[]));
+    let Some(byte) = literal.get(rarest) else { return false };
+    memchr::memchr_iter(*byte, text).any(|at| {
+        at.checked_sub(rarest).is_some_and(|start| text.get(start..start + literal.len()) == Some(literal))
+    })
 }
 
 fn set(table: &mut [u64], bit: u32) {

@@ -101,6 +101,18 @@ impl Logic {
         }
     }
 
+    /// Gives each predicate the number that stands in its place.
+    pub(crate) fn renumber(&mut self, numbers: &[u32]) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Holds(predicate) => *predicate = numbers[*predicate as usize],
+            Self::Not(inner) => inner.renumber(numbers),
+            Self::All(parts) | Self::Any(parts) | Self::AtLeast(_, parts) => {
+                parts.iter_mut().for_each(|part| part.renumber(numbers));
+            }
+        }
+    }
+
     /// Every predicate in it, with repetitions.
     pub(crate) fn predicates(&self, into: &mut Vec<u32>) {
         match self {

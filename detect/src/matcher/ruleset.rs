@@ -34,6 +34,15 @@ pub struct RuleCost {
     pub matched: u64,
 }
 
+impl RuleCost {
+    /// Counts that the rule was looked at.
+    #[inline]
+    pub(crate) fn count(&mut self, matches: bool) {
+        self.looked_at += 1;
+        self.matched += u64::from(matches);
+    }
+}
+
 /// What an evaluation says beside the hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evaluation {

@@ -71,12 +71,4 @@ impl Scratch {
         self.candidates.clear();
         self.texts.clear();
     }
-
-    /// Counts that a rule was looked at.
-    #[inline]
-    pub(crate) fn count(&mut self, rule: u32, matches: bool) {
-        let cost = &mut self.costs[rule as usize];
-        cost.looked_at += 1;
-        cost.matched += u64::from(matches);
-    }
 }

@@ -18,12 +18,20 @@ impl Marks {
     /// Puts a number in.
     #[inline]
     pub(crate) fn insert(&mut self, number: u32) {
+        self.insert_new(number);
+    }
+
+    /// Puts a number in; whether it was not there before.
+    #[inline]
+    pub(crate) fn insert_new(&mut self, number: u32) -> bool {
         let word = &mut self.words[number as usize / 64];
         let bit = 1 << (number % 64);
-        if *word & bit == 0 {
+        let is_new = *word & bit == 0;
+        if is_new {
             *word |= bit;
             self.members.push(number);
         }
+        is_new
     }
 
     /// Whether a number is in it.
@@ -62,7 +70,10 @@ mod tests {
             let mut marks = Marks::new(200);
             for round in rounds {
                 marks.clear();
-                round.iter().for_each(|number| marks.insert(*number));
+                for number in &round {
+                    let before = marks.contains(*number);
+                    prop_assert_eq!(marks.insert_new(*number), !before);
+                }
                 let expected: BTreeSet<_> = round.into_iter().collect();
                 prop_assert_eq!(marks.members().iter().copied().collect::<BTreeSet<_>>(), expected.clone());
                 prop_assert!((0..200).all(|number| marks.contains(number) == expected.contains(&number)));

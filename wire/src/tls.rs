@@ -269,6 +269,15 @@ macro_rules! left_to_inner {
 }
 
 impl ClientCertVerifier for Witness<dyn ClientCertVerifier> {
+    // Without these two the trait's own answer stands, by which nobody comes in without a certificate.
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }

@@ -76,3 +76,25 @@ impl Distinct {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_values_seen_again_and_again_take_no_room() {
+        let mut distinct = Distinct::default();
+        (0..20_000).for_each(|n| distinct.push(1, n % 2, 10));
+        assert_eq!(distinct.len(), 2);
+        assert!(distinct.order.len() <= 21, "{}", distinct.order.len());
+    }
+
+    #[test]
+    fn i11_no_more_values_than_the_bound_are_kept_and_the_newest_are() {
+        let mut distinct = Distinct::default();
+        (1..=100).for_each(|n| distinct.push(n, n.cast_unsigned(), 3));
+        assert_eq!(distinct.len(), 3);
+        distinct.expire(98);
+        assert_eq!(distinct.len(), 2);
+    }
+}

@@ -2,7 +2,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    ast::{Correlation, CorrelationKind},
+    ast::{Bound, Comparison, Correlation, CorrelationKind},
     load::{Loaded, load},
     schema::{Category, DraftValue, Drafted, Field},
     source::SourceFile,
@@ -122,10 +122,20 @@ fn judge(correlation: &Correlation, inside: &[At]) -> (f64, bool) {
             correlation.rules.iter().take_while(fits).count() as f64
         }
     };
-    let program = compile::compile(std::slice::from_ref(correlation), &[]).0;
+    let within = |bound: &Bound| {
+        let order = value.total_cmp(&bound.than);
+        match bound.how {
+            Comparison::Lt => order.is_lt(),
+            Comparison::Lte => order.is_le(),
+            Comparison::Gt => order.is_gt(),
+            Comparison::Gte => order.is_ge(),
+            Comparison::Eq => order.is_eq(),
+            Comparison::Neq => order.is_ne(),
+        }
+    };
     let holds = match correlation.condition.bounds.is_empty() {
         true => value >= correlation.rules.len() as f64,
-        false => program.programs[0].within(value),
+        false => correlation.condition.bounds.iter().all(within),
     };
     (value, holds)
 }
@@ -155,6 +165,9 @@ const BODIES: &[&str] = &[
     "type: value_sum, rules: [a, b], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, gte: 7.5}",
     "type: value_avg, rules: [a, b], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, gte: 3.5}",
     "type: value_percentile, rules: [a, b], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, percentile: 75, gte: 4}",
+    "type: value_percentile, rules: [a, b], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, percentile: 10, lte: 2}",
+    "type: value_avg, rules: [a, c], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, gt: 1, lte: 3}",
+    "type: value_sum, rules: [a, c], group-by: [Uid], timespan: 6s, condition: {field: ProcessId, gt: 5, lt: 9}",
     "type: temporal, rules: [a, b, c], group-by: [Uid], timespan: 5s",
     "type: temporal, rules: [a, b, c], group-by: [Uid], timespan: 5s, condition: {gte: 2}",
     "type: temporal_ordered, rules: [a, b, c], group-by: [Uid], timespan: 8s",
@@ -406,10 +419,130 @@ fn i11_a_group_is_bounded_whatever_comes() {
     let mut correlator = correlator(&loaded, Limits { samples: 100, waiting: 10, ..Limits::default() });
     let mut told = vec![];
     for n in 0..20_000_u32 {
-        let one = At { time: 5, rule: 0, user: 7, value: n % 97, reference: u64::from(n) };
+        let one = At { time: 5, rule: 0, user: 7, value: n, reference: u64::from(n) };
         hit(&mut correlator, one, &mut told);
     }
     correlator.finish(&mut told);
     assert!(correlator.bytes() < 40_000, "{}", correlator.bytes());
     assert!(correlator.counts().folded > 0 && correlator.counts().early > 0);
+}
+
+#[test]
+fn i11_room_is_made_by_groups_whose_window_has_passed_even_while_they_linger() {
+    let loaded = loaded(&correlation("x", BODIES[0]));
+    let hour = std::time::Duration::from_secs(3600);
+    let mut correlator = correlator(&loaded, Limits { groups: 3, catch_up: hour, ..Limits::default() });
+    let mut told = vec![];
+    (0..3).for_each(|user| hit(&mut correlator, at(i64::from(user), 0, user), &mut told));
+    correlator.finish(&mut told);
+    hit(&mut correlator, at(60_000, 0, 9), &mut told);
+    correlator.finish(&mut told);
+    assert_eq!((correlator.counts().refused, correlator.groups()), (0, 1));
+}
+
+/// Beyond the bound the oldest are kept as one, so that sums stay exact in value while all are in the window.
+#[test]
+fn sums_are_exact_beyond_the_bound_of_samples() {
+    let body = "type: value_sum, rules: [a], group-by: [Uid], timespan: 1h, condition: {field: ProcessId, gte: 5050}";
+    let loaded = loaded(&correlation("x", body));
+    let mut correlator = correlator(&loaded, Limits { samples: 4, ..Limits::default() });
+    let mut told = vec![];
+    for n in 1..=100_u32 {
+        let one = At { time: i64::from(n), rule: 0, user: 7, value: n, reference: u64::from(n) };
+        hit(&mut correlator, one, &mut told);
+    }
+    correlator.finish(&mut told);
+    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(100, 5050.0)]);
+    assert!(correlator.counts().folded > 0);
+}
+
+#[test]
+fn a_checkpoint_of_another_definition_begins_anew() {
+    let body = |count: usize| correlation("x", &BODIES[0].replace("gte: 3", &format!("gte: {count}")));
+    let (before, after) = (loaded(&body(3)), loaded(&body(2)));
+    let mut first = correlator(&before, Limits::default());
+    let mut told = vec![];
+    hit(&mut first, at(1, 0, 7), &mut told);
+    first.finish(&mut told);
+    assert_eq!(first.groups(), 1);
+    let (second, _) =
+        Correlator::restore(&after.correlations, &after.rules, Limits::default(), first.checkpoint());
+    assert_eq!(second.groups(), 0);
+}
+
+/// A hit of a node that was cut off waits for its release; a restart meanwhile does not lose it.
+#[test]
+fn late_hits_that_wait_survive_a_restart() {
+    let loaded = loaded(&correlation("x", BODIES[0]));
+    let hour = std::time::Duration::from_secs(3600);
+    let limits = Limits { catch_up: hour, ..Limits::default() };
+    let mut first = correlator(&loaded, limits);
+    let mut told = vec![];
+    first.advance(Timestamp(EPOCH + 100 * SECOND), &mut told);
+    for time in [50_000, 50_100, 50_200] {
+        hit(&mut first, at(time, 0, 7), &mut told);
+    }
+    assert_eq!(told, []);
+    let (mut second, _) =
+        Correlator::restore(&loaded.correlations, &loaded.rules, limits, first.checkpoint());
+    second.finish(&mut told);
+    assert_eq!(told.iter().map(|one| one.trigger).collect::<Vec<_>>(), [50_200]);
+}
+
+fn with_texts(correlator: &mut Correlator, texts: &[(Field, &str)], reference: u64) {
+    let fields: Vec<_> =
+        texts.iter().map(|(field, text)| (*field, DraftValue::One((*text).to_owned()))).collect();
+    let drafted = Drafted::new(Category::ProcessCreation, &fields).unwrap().at(Timestamp(EPOCH));
+    correlator.observe("a", &drafted.view(), reference, &mut vec![]);
+}
+
+/// (`ab`, `c`) is not (`a`, `bc`), and what lacks one of the fields is in no group.
+#[test]
+fn i11_groups_are_the_values_of_all_their_fields() {
+    let body =
+        "type: event_count, rules: [a], group-by: [CurrentDirectory, Tty], timespan: 5s, condition: {gte: 2}";
+    let loaded = loaded(&correlation("x", body));
+    let mut correlator = correlator(&loaded, Limits::default());
+    with_texts(&mut correlator, &[(Field::CurrentDirectory, "ab"), (Field::Tty, "c")], 1);
+    with_texts(&mut correlator, &[(Field::CurrentDirectory, "a"), (Field::Tty, "bc")], 2);
+    with_texts(&mut correlator, &[(Field::CurrentDirectory, "abc")], 3);
+    let mut told = vec![];
+    correlator.finish(&mut told);
+    assert_eq!(told, []);
+    assert_eq!((correlator.groups(), correlator.counts().ungrouped), (2, 1));
+}
+
+/// Each rule has its own field for the name that an alias joins them by.
+#[test]
+fn an_alias_is_each_rules_own_field() {
+    let body = "type: temporal, rules: [a, b], group-by: [who], timespan: 5s, aliases: {who: {a: CurrentDirectory, b: ParentImage}}";
+    let loaded = loaded(&correlation("x", body));
+    let mut correlator = correlator(&loaded, Limits::default());
+    let mut told = vec![];
+    with_texts(&mut correlator, &[(Field::CurrentDirectory, "/x"), (Field::ParentImage, "/y")], 1);
+    for (parent, reference) in [("/y", 2), ("/x", 3)] {
+        let fields = [(Field::CurrentDirectory, "/z"), (Field::ParentImage, parent)]
+            .map(|(field, text)| (field, DraftValue::One(text.to_owned())));
+        let drafted = Drafted::new(Category::ProcessCreation, &fields).unwrap().at(Timestamp(EPOCH));
+        correlator.observe("b", &drafted.view(), reference, &mut told);
+    }
+    correlator.finish(&mut told);
+    assert_eq!(told.iter().map(|one| one.trigger).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn only_correlations_that_do_not_generate_silence_their_rules() {
+    let quiet_of = |generate: &str| {
+        let both =
+            correlation("x", &format!("{}, generate: {generate}", BODIES[0])) + &correlation("y", BODIES[1]);
+        quiet(&loaded(&both).correlations)
+    };
+    assert_eq!(quiet_of("false"), BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+    assert_eq!(quiet_of("true"), BTreeSet::new());
+}
+
+#[test]
+fn what_was_left_out_is_counted_whole() {
+    let counts = Counts { late: 1, ahead: 20, refused: 300, mixed: 4000, ..Counts::default() };
+    assert_eq!(counts.left_out(), 4321);
 }

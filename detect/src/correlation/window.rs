@@ -34,3 +34,17 @@ impl Newest {
         self.times.capacity() * size_of::<i64>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_no_more_than_the_bound_is_kept_and_the_newest_are() {
+        let mut newest = Newest::default();
+        (1..=100).for_each(|time| newest.push(time, 3));
+        assert_eq!(newest.len(), 3);
+        newest.expire(98);
+        assert_eq!(newest.len(), 2);
+    }
+}

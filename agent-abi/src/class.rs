@@ -35,6 +35,8 @@ pub enum Class {
 pub const CLASSES: u32 = 24;
 /// Pseudo class of the hold tests in the filter maps.
 pub const HOLD: u8 = 31;
+/// Pseudo class of the tests for opens that can write; [`Class::FileOpen`] has those for opens that only read.
+pub const OPEN_WRITE: u8 = 30;
 /// Room per generation in the class switch array: classes and pseudo classes.
 pub const CLASS_SLOTS: u32 = 32;
 

@@ -35,17 +35,23 @@ pub const TEST_NET: u8 = 16;
 /// [`ClassSwitch::tests`]: the executable has no link (hold only).
 pub const TEST_UNLINKED: u8 = 32;
 
-/// [`ClassSwitch::tests`]: there is a path test that says nothing of the path's last two bytes.
-pub const TEST_ANY_TAIL: u8 = 64;
+/// [`ClassSwitch::tests`]: the path contains four bytes of [`ClassSwitch::grams`].
+pub const TEST_CONTAINS: u8 = 64;
+/// [`ClassSwitch::tests`]: the number is a bit of [`ClassSwitch::suffix_lengths`] (bpf commands).
+pub const TEST_NUMBER: u8 = 128;
 
 /// Longest suffix that is compared, in bytes. A longer one is cut to its last bytes: more passes, nothing is lost (I1).
 pub const SUFFIX_MAX: usize = 128;
+/// Longest path in which a text is searched, in bytes; a longer one passes.
+pub const SEARCH_MAX: usize = 256;
+/// Words of [`ClassSwitch::grams`].
+pub const GRAM_WORDS: usize = 16;
 /// Longest prefix that is compared, in bytes. A longer one is cut: more passes, nothing is lost (I1).
 pub const PREFIX_MAX: usize = 240;
 
 shared! {
     /// What passes of one class.
-    pub struct ClassSwitch [56] {
+    pub struct ClassSwitch [184] {
         /// `MODE_*`.
         pub mode: u8,
         /// `TEST_*` bits.
@@ -54,11 +60,12 @@ shared! {
         pub suffix_max: u8,
         /// Zero.
         pub pad: [u8; 5],
-        /// Bit n of word n / 64: there is a suffix of n + 1 bytes.
+        /// Bit n of word n / 64: there is a suffix of n + 1 bytes; with [`TEST_NUMBER`]: the number n passes.
         pub suffix_lengths: [u64; 2],
-        /// Bit [`tail_bit`] of the last two bytes of each suffix and whole path, lower case: most files can be told from
-        /// all of them by the end of their name, before their path is walked. Of no use with [`TEST_ANY_TAIL`].
+        /// Bit [`tail_bit`] of the last two bytes of each suffix that is shorter than four bytes, lower case.
         pub tails: [u64; 4],
+        /// Bit [`gram_bit`] of four bytes of each text that a path may contain, lower case.
+        pub grams: [u64; GRAM_WORDS],
     }
 }
 
@@ -167,4 +174,11 @@ pub const fn suffix_step(hash: u64, byte: u8) -> u64 {
 #[inline(always)]
 pub const fn tail_bit(before_last: u8, last: u8) -> u32 {
     (before_last as u32).wrapping_mul(37).wrapping_add((last as u32).wrapping_mul(101)) & 0xff
+}
+
+/// Place in [`ClassSwitch::grams`] of four bytes of a path as they stand in memory, lower case.
+#[must_use]
+#[inline(always)]
+pub const fn gram_bit(four: u32) -> u32 {
+    four.wrapping_mul(0x9e37_79b1) >> 22
 }

@@ -26,6 +26,7 @@ mod filter;
 mod net;
 mod offsets;
 pub mod quarantine;
+mod quick;
 mod record;
 
 pub use class::*;
@@ -33,4 +34,5 @@ pub use file::*;
 pub use filter::*;
 pub use net::*;
 pub use offsets::*;
+pub use quick::*;
 pub use record::*;

@@ -152,9 +152,21 @@ offsets! {
     tcp_bytes_received: "tcp_sock" "bytes_received",
     // number of arguments of a tracepoint, not an offset
     exit_arguments: "tracepoint" "sched_process_exit",
+    // the type id of a structure that begins with many words, where the kernel casts any address to it
+    words: "cast" "pt_regs",
     // kernel family
     module_name: "module" "name",
 }
+
+/// Words that [`Offsets::words`]' structure certainly begins with: r15 to di of x86-64's pt_regs.
+pub const WORDS_MAX: usize = 15;
+
+/// The kernel's function that gives a pointer to any type for any address, as a program calls it: `call` of a kernel function
+/// (`BPF_PSEUDO_KFUNC_CALL`). The loader replaces this by [`CAST_CALL`] and the function's type id, or by 0 where the kernel does not have
+/// it: then nothing comes to the call (see `Offsets::words`), which the kernel allows for exactly this purpose.
+pub const CAST_MARK: [u8; 8] = [0x85, 0x20, 0, 0, 0x4d, 0x45, 0x48, 0x7f];
+/// First half of the call.
+pub const CAST_CALL: [u8; 4] = [0x85, 0x20, 0, 0];
 
 /// Structure and two of its members, each a pointer's size and more, of which the second stands right behind the first: the
 /// path walk reads both at once. The loader refuses a kernel where that is not so.

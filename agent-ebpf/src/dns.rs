@@ -11,7 +11,7 @@ use aya_ebpf::{
 
 use crate::{
     event,
-    net::{mapped, owner_of},
+    net::{DNS, mapped, owner_of},
     off,
     read::{bounded, peek},
     scratch::{self, Claim},
@@ -22,7 +22,6 @@ const HEADER: usize = size_of::<RecordHeader>();
 const TAIL: usize = HEADER + size_of::<DnsBody>();
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-const DNS: u16 = 53;
 const DNS_HEADER: u32 = 12;
 
 /// Packets that leave.

@@ -7,13 +7,12 @@ use agent_abi::{
     Budget, BudgetKey, CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, CONTROL_OWN_PID, CONTROL_OWN_START,
     Class, ClassSwitch, Fate, Group, MODE_ALL, MODE_OFF, RECORD_MAX, RecordHeader,
 };
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
-    bpf_ringbuf_output,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_ringbuf_output};
 
 use crate::{
+    filter,
     maps::{BUDGETS, BULK, CONTROL, COUNTS, CRITICAL, SWITCHES},
+    path::Path,
     read::{add, bounded},
     scratch::Claim,
     task,
@@ -31,6 +30,8 @@ pub struct Event {
     pub class: Class,
     /// Generation of the filter that it is judged by.
     pub generation: u8,
+    /// Class or pseudo class whose tests it is judged by.
+    tests_of: u8,
     switch: *const ClassSwitch,
 }
 
@@ -47,7 +48,7 @@ pub fn begin(class: Class) -> Option<Event> {
         return None;
     }
     count(class, Fate::Seen);
-    Some(Event { class, generation: generation as u8, switch })
+    Some(Event { class, generation: generation as u8, tests_of: class as u8, switch })
 }
 
 /// The same where the event is another task's than the current one's: a packet, a connection that ends. `who` is the header
@@ -64,7 +65,7 @@ pub fn begin_for(class: Class, who: &RecordHeader) -> Option<Event> {
         return None;
     }
     count(class, Fate::Seen);
-    Some(Event { class, generation: generation as u8, switch })
+    Some(Event { class, generation: generation as u8, tests_of: class as u8, switch })
 }
 
 /// Whether a class is switched on at all.
@@ -84,6 +85,25 @@ impl Event {
     pub fn passes_all(&self) -> bool {
         // SAFETY: a map value.
         unsafe { (*self.switch).mode == MODE_ALL }
+    }
+
+    /// The same event judged by the tests of a pseudo class; `None` never happens.
+    #[inline(always)]
+    pub fn judged_as(self, pseudo: u8) -> Option<Self> {
+        let place = u32::from(self.generation) * CLASS_SLOTS + u32::from(pseudo);
+        Some(Self { switch: SWITCHES.get_ptr(place)?, tests_of: pseudo, ..self })
+    }
+
+    /// Place of its tests among the switches.
+    #[inline(always)]
+    pub fn place(&self) -> u32 {
+        u32::from(self.generation) * CLASS_SLOTS + u32::from(self.tests_of)
+    }
+
+    /// Whether a path test of its class holds for the path in the slot.
+    #[inline(always)]
+    pub fn path_passes(&self, claim: Claim, path: Path) -> bool {
+        filter::path_passes(claim, path, self.switch, self.generation, self.tests_of)
     }
 
     /// What passes of its class.
@@ -180,11 +200,8 @@ pub fn control(slot: u32) -> u64 {
 #[inline(always)]
 fn is_own() -> bool {
     let own = control(CONTROL_OWN_PID);
-    // SAFETY: helpers without arguments.
-    own != 0 && unsafe { bpf_get_current_pid_tgid() } >> 32 == own && {
-        let current = unsafe { bpf_get_current_task_btf() }.cast::<u8>();
-        task::start(current) == control(CONTROL_OWN_START)
-    }
+    let current = task::current();
+    own != 0 && u64::from(task::tgid(current)) == own && task::start(current) == control(CONTROL_OWN_START)
 }
 
 /// Counts one event against a budget of `limit` a second.

@@ -8,8 +8,8 @@
 use core::ffi::c_void;
 
 use agent_abi::{
-    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, PATH_MAX, RecordHeader,
-    TEST_ANY_TAIL, TEST_PREFIX, TEST_SUFFIX, TEST_WRITE, TEXT_UNREAD, Text, tail_bit,
+    Class, FILE_AS_WRITTEN, FILE_CREATED, FILE_SYMBOLIC, Fate, FileBody, OPEN_WRITE, PATH_MAX, RecordHeader,
+    TEST_WRITE, TEXT_UNREAD, Text,
 };
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user_str,
@@ -22,7 +22,8 @@ use crate::{
     event::{self, Event},
     filter, off,
     path::{self, Path, WALK_FAULT, WALK_ROOT},
-    read::{bounded, copy, field, opaque, peek},
+    quick,
+    read::{bounded, copy, field, opaque, peek, word},
     scratch::{self, Claim},
     syscalls::{
         CHMOD, CHOWN, CHOWN16, CREAT, Call, FCHMOD, FCHMODAT, FCHOWN, FCHOWN16, FCHOWNAT, LINK, LINKAT, OPEN,
@@ -39,7 +40,6 @@ const O_ACCMODE: u32 = 3;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
 const O_LARGEFILE: u32 = 0o100_000;
-const O_PATH: u32 = 0o10_000_000;
 const AT_FDCWD: u32 = -100_i32 as u32;
 /// FMODE_CREATED of include/linux/fs.h, the same bit from 4.19 to 6.18.
 const CREATED: u32 = 0x10_0000;
@@ -164,22 +164,25 @@ fn completed(request: u64, result: i32) {
 /// An open that returned `fd`. `flags` are the caller's, `u32::MAX` where only the file knows.
 #[inline(always)]
 fn opened(event: Event, fd: u64, flags: u32) {
+    let all = event.passes_all();
+    let writing = writes(flags);
+    // What only looks at files that are written is asked of those only.
+    let event = if writing { event.judged_as(OPEN_WRITE).unwrap_or(event) } else { event };
     // SAFETY: a map value.
     let tests = unsafe { (*event.switch()).tests };
-    let all = event.passes_all();
-    if !all && !writes(flags) && tests & (TEST_PREFIX | TEST_SUFFIX) == 0 {
+    if !all && !writing && tests & filter::PATH_TESTS == 0 {
         return event.filtered();
     }
     let Some(file) = file_of(fd) else { return event.lost(Fate::LostRead) };
-    let passes = all || (writes(flags) && tests & TEST_WRITE != 0);
-    if !passes && tests & TEST_ANY_TAIL == 0 && ends_otherwise(event, file) {
+    let passes = all || (writing && tests & TEST_WRITE != 0);
+    if !passes && quick::may_matter(file + u64::from(off!(file_f_path)), event.place()) == 0 {
         return event.filtered();
     }
-    let (flags, created) = if all || writes(flags) {
-        let Some(mode) = peek::<u32>(file + u64::from(off!(file_f_mode))) else {
+    let (flags, created) = if all || writing {
+        let Some(mode) = word(file + u64::from(off!(file_f_mode))) else {
             return event.lost(Fate::LostRead);
         };
-        let created = mode & CREATED != 0;
+        let created = mode as u32 & CREATED != 0;
         (own_flags(file, flags, created), created)
     } else {
         (flags, false)
@@ -190,8 +193,7 @@ fn opened(event: Event, fd: u64, flags: u32) {
     let flags = opaque(u64::from(flags)) as u32;
     let marks = opaque(if created { u64::from(FILE_CREATED) } else { 0 }) as u32;
     let path = path::resolve(claim, file + u64::from(off!(file_f_path)));
-    let wanted =
-        passed != 0 || filter::path_passes(claim, path, event.switch(), event.generation, event.class as u8);
+    let wanted = passed != 0 || event.path_passes(claim, path);
     if path.end == WALK_FAULT {
         event.lost(Fate::LostRead);
     } else if !wanted {
@@ -204,33 +206,6 @@ fn opened(event: Event, fd: u64, flags: u32) {
     claim.release();
 }
 
-/// Whether the end of the file's name shows that no path test holds: the cheap look before the path is walked.
-#[inline(always)]
-fn ends_otherwise(event: Event, file: u64) -> bool {
-    tail_of(file).is_some_and(|[before_last, last]| {
-        let bit = tail_bit(filter::lower(before_last), filter::lower(last));
-        // SAFETY: a map value; masked.
-        let word = unsafe {
-            let tails = (&raw const (*event.switch()).tails).cast::<u64>();
-            core::ptr::read_volatile(tails.add(opaque(u64::from(bit >> 6)) as usize & 3))
-        };
-        word >> (bit & 63) & 1 == 0
-    })
-}
-
-/// The last two bytes of the file's path, where they can be had from its name alone.
-#[inline(always)]
-fn tail_of(file: u64) -> Option<[u8; 2]> {
-    let [mount, dentry] = peek::<[u64; 2]>(file + u64::from(off!(file_f_path)))?;
-    // The root of a mount has the name of where it is mounted.
-    if peek::<u64>(mount + u64::from(off!(vfsmount_mnt_root)))? == dentry {
-        return None;
-    }
-    let [hash_len, name] = peek::<[u64; 2]>(dentry + u64::from(off!(dentry_d_name)))?;
-    let len = hash_len >> 32;
-    if len < 2 { None } else { peek(name + len - 2) }
-}
-
 #[inline(always)]
 fn own_flags(file: u64, flags: u32, created: bool) -> u32 {
     if flags != u32::MAX {
@@ -241,10 +216,10 @@ fn own_flags(file: u64, flags: u32, created: bool) -> u32 {
     kept & !O_LARGEFILE | if created { O_CREAT } else { 0 }
 }
 
-/// Whether flags ask for more than reading.
+/// Whether flags ask for more than reading, or are not known. (With O_PATH nothing is written; user space counts it all the same.)
 #[inline(always)]
 fn writes(flags: u32) -> bool {
-    flags == u32::MAX || (flags & O_PATH == 0 && flags & (O_ACCMODE | O_CREAT | O_TRUNC) != 0)
+    flags == u32::MAX || flags & (O_ACCMODE | O_CREAT | O_TRUNC) != 0
 }
 
 #[inline(always)]
@@ -270,7 +245,11 @@ fn changed(event: Event, claim: Claim, call: Call) {
     body.b = opaque(u64::from(b)) as u32;
     let name_only = !matches!(call.shape, FCHMOD | FCHOWN | FCHOWN16);
     let named = if name_only {
-        name_below(claim, TAIL, dir, name)
+        let Some(len) = take(claim, TAIL, name) else { return event.lost(Fate::LostRead) };
+        if !event.passes_all() && len != 0 && quick::end_rules_out(event.place(), last_four(claim)) {
+            return event.filtered();
+        }
+        below(claim, len, dir)
     } else {
         body.flags = 0;
         Named { path: of_descriptor(claim, dir), unclear: false }
@@ -346,8 +325,7 @@ pub struct Named {
 fn passes(event: Event, claim: Claim, named: Named) -> bool {
     // SAFETY: a map value.
     let tests = unsafe { (*event.switch()).tests };
-    (named.unclear && tests & (TEST_PREFIX | TEST_SUFFIX) != 0)
-        || filter::path_passes(claim, named.path, event.switch(), event.generation, event.class as u8)
+    (named.unclear && tests & filter::PATH_TESTS != 0) || event.path_passes(claim, named.path)
 }
 
 /// Fills in header and body and hands the record over.
@@ -382,7 +360,22 @@ fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
 /// The caller's text behind the directory from which the kernel followed it.
 #[inline(always)]
 pub fn name_below(claim: Claim, spare: u64, dir: u32, name: u64) -> Named {
-    let Some(len) = take(claim, spare, name) else { return Named { path: Path::UNREAD, unclear: false } };
+    match take(claim, spare, name) {
+        Some(len) => below(claim, len, dir),
+        None => Named { path: Path::UNREAD, unclear: false },
+    }
+}
+
+/// The last four bytes of the text that was taken, a slash standing before it.
+#[inline(always)]
+fn last_four(claim: Claim) -> u32 {
+    // SAFETY: constant places within the room, which is aligned.
+    unsafe { *room(claim).add(PATH_MAX - 4).cast::<u32>() }
+}
+
+/// The text that was taken, of `len` bytes, behind the directory.
+#[inline(always)]
+fn below(claim: Claim, len: u64, dir: u32) -> Named {
     let room = room(claim);
     // SAFETY: masked.
     let first = unsafe { *room.add(bounded(PATH_MAX as u64 - len, 0xfff) as usize) };
@@ -416,6 +409,8 @@ fn take(claim: Claim, spare: u64, name: u64) -> Option<u64> {
             return None;
         }
         *room(claim).add(PATH_MAX) = 0;
+        // Whoever looks at its last bytes sees where it begins.
+        *room(claim).add(bounded(PATH_MAX as u64 - 1 - len, 0xfff) as usize) = b'/';
         Some(opaque(len))
     }
 }
@@ -495,7 +490,7 @@ pub fn file_of(fd: u64) -> Option<u64> {
             return None;
         }
         let places: u64 = field(table, off!(fdtable_fd));
-        peek::<u64>(places + fd * 8).filter(|file| *file != 0)
+        word(places + fd * 8).filter(|file| *file != 0)
     }
 }
 

@@ -1,23 +1,28 @@
 //! Tests that decide whether an event can matter to a rule. One-sided (I1): what cannot be decided here passes.
 
 use agent_abi::{
-    CLASS_SLOTS, ClassSwitch, NetKey, PATH_MAX, PREFIX_MAX, SUFFIX_MAX, SUFFIX_SEED, TEST_NET, TEST_PORT,
-    TEST_PREFIX, TEST_SUFFIX, TestKey, suffix_step,
+    CLASS_SLOTS, ClassSwitch, GRAM_WORDS, NetKey, PATH_MAX, PREFIX_MAX, SEARCH_MAX, SUFFIX_MAX, SUFFIX_SEED,
+    TEST_CONTAINS, TEST_NET, TEST_NUMBER, TEST_PORT, TEST_PREFIX, TEST_SUFFIX, TestKey, gram_bit,
+    suffix_step,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{
     maps::{NETS, PATHS, SWITCHES, TESTS},
     path::{Path, WALK_ROOT},
-    read::{bounded, copy},
+    quick,
+    read::{bounded, copy, opaque},
     scratch::{self, Claim, Slot, TrieKey},
 };
+
+/// The tests that want a path.
+pub const PATH_TESTS: u8 = TEST_PREFIX | TEST_SUFFIX | TEST_CONTAINS;
 
 /// Whether a path test of the class holds for the path in the slot.
 #[inline(always)]
 pub fn path_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generation: u8, class: u8) -> bool {
     // SAFETY: a map value.
-    if unsafe { (*switch).tests } & (TEST_PREFIX | TEST_SUFFIX) == 0 {
+    if unsafe { (*switch).tests } & PATH_TESTS == 0 {
         return false;
     }
     // Of a path that was cut at its front only the end is known, of one that was not read nothing.
@@ -40,10 +45,31 @@ extern "C" fn path_wanted(index: u32, begin: u32, place: u32) -> u32 {
     let (generation, class) = ((place / CLASS_SLOTS) as u8, (place % CLASS_SLOTS) as u8);
     // SAFETY: a map value.
     let tests = unsafe { (*switch).tests };
-    if tests & TEST_SUFFIX != 0 && suffix_passes(claim, path, switch, generation, class) {
+    // SAFETY: constant places before the end of the path, in room that is aligned.
+    let last = unsafe { *(&raw const (*claim.slot).path).cast::<u8>().add(PATH_MAX - 4).cast::<u32>() };
+    if tests & TEST_SUFFIX != 0
+        && quick::end_may_hold(place, last)
+        && suffix_passes(claim, path, switch, generation, class)
+    {
+        return 1;
+    }
+    if tests & TEST_CONTAINS != 0 && contains_passes(claim, path, switch) {
         return 1;
     }
     u32::from(tests & TEST_PREFIX != 0 && prefix_passes(claim, path, generation, class))
+}
+
+/// Whether the number (a command) is wanted.
+#[inline(always)]
+pub fn number_passes(switch: *const ClassSwitch, number: u64) -> bool {
+    // SAFETY: a map value; masked.
+    unsafe {
+        let words = (&raw const (*switch).suffix_lengths).cast::<u64>();
+        (*switch).tests & TEST_NUMBER != 0
+            && (number >= 128
+                || core::ptr::read_volatile(words.add(opaque(number >> 6) as usize & 1)) >> (number & 63) & 1
+                    == 1)
+    }
 }
 
 /// Whether the port is wanted.
@@ -99,6 +125,36 @@ fn suffix_passes(claim: Claim, path: Path, switch: *const ClassSwitch, generatio
     false
 }
 
+/// Whether four bytes of the path, anywhere, are four bytes of a text that a rule looks for.
+#[inline(always)]
+fn contains_passes(claim: Claim, path: Path, switch: *const ClassSwitch) -> bool {
+    let len = path.len();
+    if len > SEARCH_MAX as u64 {
+        return true;
+    }
+    let mut i = 4;
+    // The path always ends at the same byte, so every index is a constant to the verifier.
+    while i <= SEARCH_MAX {
+        if i as u64 > len {
+            break;
+        }
+        // SAFETY: a constant place before the end of the path; the bits are masked.
+        let found = unsafe {
+            let four =
+                (&raw const (*claim.slot).path).cast::<u8>().add(PATH_MAX - i).cast::<u32>().read_unaligned();
+            let bit = u64::from(gram_bit(lower_word(u64::from(four)) as u32));
+            let words = (&raw const (*switch).grams).cast::<u64>();
+            core::ptr::read_volatile(words.add(opaque(bit >> 6) as usize & (GRAM_WORDS - 1))) >> (bit & 63)
+                & 1
+        };
+        if opaque(found) != 0 {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 #[inline(always)]
 fn prefix_passes(claim: Claim, path: Path, generation: u8, class: u8) -> bool {
     // The NUL behind the path is part of it: it ends a test for the whole path.
@@ -137,7 +193,7 @@ pub fn lower(byte: u8) -> u8 {
 
 /// ASCII lower case of eight bytes at once: the sign bit of `is_upper` is set in each byte that lies in `A..=Z`.
 #[inline(always)]
-fn lower_word(word: u64) -> u64 {
+pub fn lower_word(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let low = word & (ONES * 0x7f);
     let above_z = low + ONES * (0x7f - b'Z' as u64);

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use crate::{
     at_return,
     event::{self, Event},
-    file, off,
+    file, filter, off,
     path::{self, WALK_FAULT},
     read::peek,
     scratch::{self, Claim},
@@ -71,8 +71,10 @@ pub fn kernel_bpf(ctx: BtfTracePointContext) -> u32 {
 
 #[inline(always)]
 fn bpf_done(call: Call) {
-    let (command, attr) = (call.first(), call.second());
-    told(Class::Bpf, |claim, tail, body| {
+    // An int in the kernel.
+    let (command, attr) = (call.first() & 0xffff_ffff, call.second());
+    let wanted = |event: &Event| event.passes_all() || filter::number_passes(event.switch(), command);
+    told_if(Class::Bpf, wanted, |claim, tail, body| {
         body.a = command;
         let name = match command {
             BPF_MAP_CREATE => MAP_NAME,
@@ -195,7 +197,20 @@ at_return!(move_mount_return, move_mount_return32, MOVE_MOUNT, mounted);
 /// One event from its beginning to its end.
 #[inline(always)]
 fn told(class: Class, fill: impl FnOnce(Claim, &mut u64, &mut KernelBody)) {
+    told_if(class, |_| true, fill);
+}
+
+/// The same where not every event of the class is wanted.
+#[inline(always)]
+fn told_if(
+    class: Class,
+    wanted: impl FnOnce(&Event) -> bool,
+    fill: impl FnOnce(Claim, &mut u64, &mut KernelBody),
+) {
     let Some(event) = event::begin(class) else { return };
+    if !wanted(&event) {
+        return event.filtered();
+    }
     let Some(claim) = scratch::claim() else { return event.lost(Fate::LostRead) };
     if event.within_budget() {
         write(event, claim, fill);

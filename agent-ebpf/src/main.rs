@@ -17,6 +17,7 @@ mod maps;
 mod net;
 mod path;
 mod process;
+mod quick;
 mod read;
 mod scratch;
 mod shadow;

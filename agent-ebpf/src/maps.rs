@@ -2,7 +2,7 @@
 
 use agent_abi::{
     Budget, BudgetKey, CLASS_SLOTS, CLASSES, CONTROL_SLOTS, ClassCounts, ClassSwitch, HeldTask, NetKey,
-    Offsets, PathKey, TaskKey, TestKey,
+    Offsets, PathKey, Quick, TaskKey, TestKey,
 };
 use aya_ebpf::{
     macros::map,
@@ -29,6 +29,9 @@ pub static CONTROL: Array<u64> = Array::with_max_entries(CONTROL_SLOTS, 0);
 /// Per class and generation: what passes.
 #[map]
 pub static SWITCHES: Array<ClassSwitch> = Array::with_max_entries(2 * CLASS_SLOTS, 0);
+/// Per class and generation: what a quick look at a file tells.
+#[map]
+pub static QUICK: Array<Quick> = Array::with_max_entries(2 * CLASS_SLOTS, 0);
 /// Path prefixes and whole paths. BPF_F_NO_PREALLOC.
 #[map]
 pub static PATHS: LpmTrie<PathKey, u8> = LpmTrie::with_max_entries(32_768, 1);

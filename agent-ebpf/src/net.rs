@@ -40,6 +40,8 @@ static ACCEPTED: LruHashMap<u64, RecordHeader> = LruHashMap::with_max_entries(32
 static TOLD: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4_096, 0);
 
 const TCP: u32 = 6;
+/// Port of questions.
+pub const DNS: u16 = 53;
 const UDP: u32 = 17;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -231,8 +233,11 @@ fn connecting(ctx: &SockAddrContext, remote: End, again: Again) {
         }
         None => None,
     };
-    // Who owns a socket is asked when it ends and when it sends a question, and its last destination by the next sendto.
-    let kept = again == Again::No || event::is_on(Class::SocketClose) || event::is_on(Class::Dns);
+    // Who owns a socket is asked when it ends and when it sends a question, and its last destination by the next sendto. A
+    // question goes to its port; from a socket that another program has sent there, its sender is told as who asks.
+    let kept = again == Again::No
+        || event::is_on(Class::SocketClose)
+        || (remote.port == DNS && event::is_on(Class::Dns));
     if told.is_none() && !kept {
         return;
     }

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 
 use crate::{
     off,
-    read::{bounded, opaque, peek},
+    read::{bounded, opaque, word, words},
     scratch::{Claim, Slot},
 };
 
@@ -79,7 +79,7 @@ pub fn resolve(claim: Claim, at: u64) -> Path {
 #[inline(always)]
 pub fn resolve_before(claim: Claim, at: u64, behind: u64) -> Path {
     // struct path { struct vfsmount *mnt; struct dentry *dentry; }: the loader checks that they stand together.
-    let Some(pair) = peek::<[u64; 2]>(at) else { return Path::UNREAD };
+    let Some(pair) = words::<2>(at) else { return Path::UNREAD };
     let mut slot = claim.slot;
     // SAFETY: within the slot; `step` has the signature that bpf_loop wants, and what it is handed outlives the call.
     unsafe {
@@ -141,10 +141,11 @@ extern "C" fn step(_index: u64, slot: *mut *mut Slot) -> i64 {
             return cross(walk);
         }
         // d_parent and, right behind it, d_name: hash and length, pointer. The loader checks that they stand together.
-        let Some(link) = peek::<[u64; 3]>(dentry + u64::from(off!(dentry_d_parent))) else {
+        let link = words::<3>(dentry + u64::from(off!(dentry_d_parent))).unwrap_or([0; 3]);
+        if link[0] == 0 {
             (*walk).end = u64::from(WALK_FAULT);
             return 1;
-        };
+        }
         let length = (link[1] >> 32) & NAME_MASK;
         let at = (*walk).at;
         if at > PATH_MAX as u64 || at <= length {
@@ -179,7 +180,7 @@ unsafe fn cross(walk: *mut Walk) -> i64 {
     unsafe {
         let mount = (*walk).vfsmount - u64::from(off!(mount_mnt));
         // mnt_parent and, right behind it, mnt_mountpoint; the loader checks that, too.
-        let up = peek::<[u64; 2]>(mount + u64::from(off!(mount_mnt_parent))).unwrap_or([0; 2]);
+        let up = words::<2>(mount + u64::from(off!(mount_mnt_parent))).unwrap_or([0; 2]);
         if up[0] == mount || up[0] == 0 {
             (*walk).end = u64::from(if up[0] == 0 { WALK_FAULT } else { WALK_ROOT });
             return 1;
@@ -194,5 +195,5 @@ unsafe fn cross(walk: *mut Walk) -> i64 {
 /// A pointer-sized value at a kernel address; 0 if it cannot be read.
 #[inline(always)]
 pub fn read_u64(address: u64) -> u64 {
-    peek(address).unwrap_or(0)
+    word(address).unwrap_or(0)
 }

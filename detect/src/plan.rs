@@ -18,7 +18,7 @@ use crate::{
     ast::{Rule, Search},
     diagnostic::Diagnostic,
     matcher::{Interner, Logic},
-    schema::{Category, Field},
+    schema::{BPF_COMMANDS, Category, Field},
 };
 
 /// The plan of a rule set.
@@ -108,24 +108,29 @@ fn uses(rule: &Rule, field: Field) -> bool {
 }
 
 fn listed(tests: &BTreeSet<KernelTest>) -> String {
-    let shown: Vec<_> = tests
-        .iter()
-        .take(8)
-        .map(|test| match test {
-            KernelTest::PathPrefix(text) => format!("path begins with {text:?}"),
-            KernelTest::PathSuffix(text) => format!("path ends with {text:?}"),
-            KernelTest::PathIs(text) => format!("path is {text:?}"),
-            KernelTest::Write => "opened for writing or created".into(),
-            KernelTest::Port(port) => format!("port {port}"),
-            KernelTest::Net(net) => format!("address in {net}"),
-        })
-        .collect();
-    let more = if tests.len() > shown.len() {
-        format!(", or {} more", tests.len() - shown.len())
+    let first: Vec<_> = tests.iter().take(8).map(shown).collect();
+    let more = if tests.len() > first.len() {
+        format!(", or {} more", tests.len() - first.len())
     } else {
         String::new()
     };
-    format!("{}{more}", shown.join(", or "))
+    format!("{}{more}", first.join(", or "))
+}
+
+fn shown(test: &KernelTest) -> String {
+    match test {
+        KernelTest::PathPrefix(text) => format!("path begins with {text:?}"),
+        KernelTest::PathSuffix(text) => format!("path ends with {text:?}"),
+        KernelTest::PathIs(text) => format!("path is {text:?}"),
+        KernelTest::PathContains(text) => format!("path contains {text:?}"),
+        KernelTest::Write => "opened for writing or created".into(),
+        KernelTest::Port(port) => format!("port {port}"),
+        KernelTest::Net(net) => format!("address in {net}"),
+        KernelTest::BpfCommand(command) => {
+            BPF_COMMANDS.get(*command as usize).map_or_else(|| command.to_string(), |name| (*name).to_owned())
+        }
+        KernelTest::AllOf(parts) => parts.iter().map(shown).collect::<Vec<_>>().join(" and "),
+    }
 }
 
 fn class_name(class: EventClass) -> String {

@@ -17,7 +17,7 @@ pub use category::{Category, CategorySet};
 pub use draft::{DraftError, DraftValue, Drafted};
 pub use field::{Field, FieldSpec, Kind};
 pub use markdown::fields_markdown;
-pub(crate) use names::{AUDIT_TYPES, known_absent};
+pub(crate) use names::{AUDIT_TYPES, BPF_COMMANDS, known_absent};
 pub use record::RecordBuilder;
 pub use routing::{Firing, Routing, Taxonomy, route};
 pub use value::{FieldValue, List, Scratch};

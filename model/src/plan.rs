@@ -40,12 +40,18 @@ pub enum KernelTest {
     PathSuffix(String),
     /// The path is this text.
     PathIs(String),
+    /// The path contains this text, of four bytes or more.
+    PathContains(String),
     /// The file was opened for writing or created.
     Write,
     /// The remote (connect, accept, close) or local (bind, listen) port.
     Port(u16),
     /// The remote address lies in this network.
     Net(IpNet),
+    /// The bpf(2) command, by its number.
+    BpfCommand(u32),
+    /// Each of these holds.
+    AllOf(Vec<KernelTest>),
 }
 
 /// A test on an exec, made in the kernel. All tests are supersets of a rule: user space decides.

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use agent_abi::WORDS_MAX;
+
 use super::error::ProbeError;
 
 /// Where the kernel keeps its types.
@@ -19,6 +21,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -82,6 +85,28 @@ impl KernelTypes {
     pub(super) fn offset(&self, name: &str, member: &str) -> Option<u32> {
         let candidates = self.structures.iter().filter(|(at, _)| self.text(**at) == name.as_bytes());
         candidates.flat_map(|(_, ids)| ids).find_map(|id| self.path(*id, member))
+    }
+
+    /// Type id of a function.
+    pub(super) fn function(&self, name: &str) -> Option<u32> {
+        (1..self.at.len() as u32).find(|id| {
+            matches!(self.head(*id), Some((KIND_FUNC, ..))) && self.name(*id) == Some(name.as_bytes())
+        })
+    }
+
+    /// Type id of a structure that begins with [`WORDS_MAX`] words.
+    pub(super) fn words_structure(&self, name: &str) -> Option<u32> {
+        let ids = self.structures.iter().find(|(at, _)| self.text(**at) == name.as_bytes())?.1;
+        ids.iter().copied().find(|id| {
+            (0..WORDS_MAX).all(|n| {
+                let member = |at: usize| word_at(&self.data, self.position(*id)? + 12 + 12 * n + at);
+                let (inner, bits) = (member(4), member(8));
+                let integer = inner.and_then(|inner| self.resolved(inner)).and_then(|inner| self.head(inner));
+                matches!(self.head(*id), Some((KIND_STRUCT, count, _)) if count as usize >= WORDS_MAX)
+                    && matches!(integer, Some((KIND_INT, _, 8)))
+                    && bits == Some(64 * n as u32)
+            })
+        })
     }
 
     /// Number of arguments of a function's prototype behind a typedef `btf_trace_…` (its first argument is the probe's
@@ -189,6 +214,8 @@ mod tests {
         let (ns, inum) = (types.offset("net", "ns"), types.offset("ns_common", "inum"));
         assert_eq!(types.offset("net", "ns.inum"), ns.zip(inum).map(|(a, b)| a + b));
         assert_eq!(types.offset("task_struct", "no_such_member"), None);
+        assert!(types.function("vfs_read").is_some() && types.function("no_such_function").is_none());
+        assert!(types.words_structure("pt_regs").is_some() && types.words_structure("list_head").is_none());
         assert_eq!(types.tracepoint_arguments("sched_process_exec"), Some(3));
     }
 

@@ -13,7 +13,7 @@ use std::{
 
 use agent_abi::{
     CLASS_SLOTS, CONTROL_BUDGET, CONTROL_GENERATION, ClassSwitch, FIELDS, GROUPS, MISSING, NEIGHBOURS,
-    NetKey, PathKey, TestKey,
+    NetKey, PathKey, Quick, TestKey,
 };
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
@@ -28,6 +28,7 @@ use super::{
     error::ProbeError,
     held::{self, HeldMap, HeldProcess},
     hooks::{self, Attached, Attacher, Hook},
+    object::{CAST, Object},
     plan::{self, Tables},
     reader::Reader,
     ring::Ring,
@@ -100,6 +101,7 @@ pub struct Probes {
     live: BTreeMap<&'static str, Result<Attached, String>>,
     control: Array<MapData, u64>,
     switches: Array<MapData, [u8; size_of::<ClassSwitch>()]>,
+    quick: Array<MapData, [u8; size_of::<Quick>()]>,
     paths: LpmTrie<MapData, [u8; size_of::<PathKey>()], u8>,
     tests: HashMap<MapData, [u8; size_of::<TestKey>()], u8>,
     nets: LpmTrie<MapData, [u8; size_of::<NetKey>()], u8>,
@@ -126,7 +128,7 @@ impl Probes {
     /// # Errors
     /// [`ProbeError`] where nothing can be seen at all; a single hook that fails is reported by [`Probes::hooks`].
     pub fn load(config: &ProbeConfig, plan: &FilterPlan) -> Result<Self, ProbeError> {
-        let (offsets, missing_offsets) = offsets()?;
+        let Offsets { words: offsets, missing: missing_offsets, cast } = offsets()?;
         let bpffs = Bpffs::default();
         bpffs.ensure().map_err(|source| pin_error("mount bpffs", bpffs.at().into(), source))?;
         std::fs::create_dir_all(&config.pins)
@@ -141,7 +143,7 @@ impl Probes {
                 .map_max_entries("CRITICAL", config.critical_ring)
                 .map_max_entries("BULK", config.bulk_ring)
                 .map_pin_path("HELD", held_pin)
-                .load(OBJECT)
+                .load(Object::new(OBJECT, cast).bytes())
                 .map_err(|err| {
                     // Nothing may stay behind; a folder that another agent uses is not empty.
                     let _ = std::fs::remove_dir(&config.pins);
@@ -155,6 +157,7 @@ impl Probes {
         let mut probes = Self {
             control: take(&mut ebpf, "CONTROL")?,
             switches: take(&mut ebpf, "SWITCHES")?,
+            quick: take(&mut ebpf, "QUICK")?,
             paths: take(&mut ebpf, "PATHS")?,
             tests: take(&mut ebpf, "TESTS")?,
             nets: take(&mut ebpf, "NETS")?,
@@ -397,6 +400,12 @@ impl Probes {
         for (bits, key) in &tables.nets {
             self.nets.insert(&Key::new(*bits, *key), 1, 0).map_err(ProbeError::map("NETS", "insert"))?;
         }
+        for (class, quick) in &tables.quick {
+            let value: [u8; size_of::<Quick>()] = zerocopy::transmute!(**quick);
+            self.quick
+                .set(u32::from(generation) * CLASS_SLOTS + u32::from(*class), value, 0)
+                .map_err(ProbeError::map("QUICK", "set"))?;
+        }
         for (class, switch) in tables.switches.iter().enumerate() {
             let value: [u8; size_of::<ClassSwitch>()] = zerocopy::transmute!(*switch);
             self.switches
@@ -413,6 +422,11 @@ impl Probes {
             Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
             Err(err) => Err(ProbeError::map(map, "remove")(err)),
         };
+        for (class, _) in &tables.quick {
+            self.quick
+                .set(u32::from(generation) * CLASS_SLOTS + u32::from(*class), [0; size_of::<Quick>()], 0)
+                .map_err(ProbeError::map("QUICK", "clear"))?;
+        }
         for (bits, key) in &tables.paths {
             gone(self.paths.remove(&Key::new(*bits, *key)), "PATHS")?;
         }
@@ -450,8 +464,17 @@ fn needed(hook: &Hook, wanted: &[EventClass]) -> bool {
     hook.classes.iter().any(|class| wanted.contains(class))
 }
 
-/// Every offset of the running kernel in the object's order, and the names of those that it does not have.
-fn offsets() -> Result<(Vec<u32>, Vec<String>), ProbeError> {
+/// What the object needs to know of the running kernel.
+struct Offsets {
+    /// In the object's order.
+    words: Vec<u32>,
+    /// Names of those that this kernel does not have.
+    missing: Vec<String>,
+    /// Type id of the kernel function that casts addresses.
+    cast: Option<u32>,
+}
+
+fn offsets() -> Result<Offsets, ProbeError> {
     let types = KernelTypes::of_running_kernel()?;
     for &(structure, first, second) in NEIGHBOURS {
         let (before, behind) = (types.offset(structure, first), types.offset(structure, second));
@@ -459,14 +482,16 @@ fn offsets() -> Result<(Vec<u32>, Vec<String>), ProbeError> {
             return Err(ProbeError::Layout { structure, first, second });
         }
     }
+    let cast = types.function(CAST);
     let mut missing = Vec::new();
     let words = FIELDS
         .iter()
         .map(|(structure, member)| {
-            let found = if *structure == "tracepoint" {
-                types.tracepoint_arguments(member)
-            } else {
-                types.offset(structure, member)
+            let found = match *structure {
+                // Without it addresses are read by a helper: slower, and nothing is missed.
+                "cast" => return cast.and_then(|_| types.words_structure(member)).unwrap_or(MISSING),
+                "tracepoint" => types.tracepoint_arguments(member),
+                _ => types.offset(structure, member),
             };
             found.unwrap_or_else(|| {
                 missing.push(format!("{structure}.{member}"));
@@ -474,7 +499,7 @@ fn offsets() -> Result<(Vec<u32>, Vec<String>), ProbeError> {
             })
         })
         .collect();
-    Ok((words, missing))
+    Ok(Offsets { words, missing, cast })
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, ProbeError> {

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use agent_abi::{
-    CLASS_SLOTS, ClassSwitch, HOLD, MODE_ALL, MODE_OFF, MODE_TESTS, NetKey, PREFIX_MAX, PathKey, SUFFIX_MAX,
-    SUFFIX_SEED, TEST_ANY_TAIL, TEST_NET, TEST_PORT, TEST_PREFIX, TEST_SUFFIX, TEST_UNLINKED, TEST_WRITE,
-    TestKey, suffix_step, tail_bit,
+    CLASS_SLOTS, ClassSwitch, GRAM_WORDS, HOLD, MODE_ALL, MODE_OFF, MODE_TESTS, NetKey, OPEN_WRITE,
+    PREFIX_MAX, PathKey, Quick, SUFFIX_MAX, SUFFIX_SEED, TEST_CONTAINS, TEST_NET, TEST_NUMBER, TEST_PORT,
+    TEST_PREFIX, TEST_SUFFIX, TEST_UNLINKED, TEST_WRITE, TestKey, gram_bit, suffix_step,
 };
 use ipnet::IpNet;
 use model::{ClassPlan, EventClass, ExecTest, FilterPlan, KernelTest};
+
+use super::quick::QuickLook;
 
 /// Room for one generation: half of what each map holds.
 const PATHS_MAX: usize = 16_000;
@@ -19,6 +21,8 @@ const NETS_MAX: usize = 32_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tables {
     pub(super) switches: Vec<ClassSwitch>,
+    /// The quick looks of the classes that have path tests, by the place of their switch.
+    pub(super) quick: Vec<(u8, Box<Quick>)>,
     /// Key and its significant bits.
     pub(super) paths: BTreeSet<(u32, [u8; size_of::<PathKey>()])>,
     pub(super) tests: BTreeSet<[u8; size_of::<TestKey>()]>,
@@ -34,6 +38,7 @@ const OFF: ClassSwitch = ClassSwitch {
     pad: [0; 5],
     suffix_lengths: [0; 2],
     tails: [0; 4],
+    grams: [0; GRAM_WORDS],
 };
 
 /// The process tree lives on these, whatever the rules want.
@@ -58,6 +63,7 @@ pub(super) fn number(class: EventClass) -> u8 {
 pub(super) fn tables(plan: &FilterPlan, generation: u8) -> Tables {
     let mut tables = Tables {
         switches: vec![OFF; CLASS_SLOTS as usize],
+        quick: Vec::new(),
         paths: BTreeSet::new(),
         tests: BTreeSet::new(),
         nets: BTreeSet::new(),
@@ -67,25 +73,18 @@ pub(super) fn tables(plan: &FilterPlan, generation: u8) -> Tables {
         if !wants(plan, class) {
             continue;
         }
-        let mut slot = Slot { generation, class: number(class), switch: OFF };
         match plan.classes.get(&class) {
             Some(ClassPlan::AnyOf(tests)) if !ALWAYS.contains(&class) && filters(class) => {
-                slot.switch.mode = MODE_TESTS;
-                for test in tests {
-                    if let Err(why) = slot.kernel_test(&mut tables, test) {
-                        tables.widened.push(format!("{class:?} passes unfiltered: {why}"));
-                        slot.switch.mode = MODE_ALL;
-                        break;
-                    }
+                if let Err(why) = class_tests(&mut tables, generation, class, tests) {
+                    tables.widened.push(format!("{class:?} passes unfiltered: {why}"));
+                    tables.switches[usize::from(number(class))].mode = MODE_ALL;
                 }
             }
-            _ => slot.switch.mode = MODE_ALL,
+            _ => tables.switches[usize::from(number(class))].mode = MODE_ALL,
         }
-        tables.switches[usize::from(slot.class)] = slot.switch;
     }
     if !plan.hold.is_empty() {
-        let mut slot = Slot { generation, class: HOLD, switch: OFF };
-        slot.switch.mode = MODE_TESTS;
+        let mut slot = Slot::new(generation, HOLD);
         for test in &plan.hold {
             let done = match test {
                 ExecTest::ExeSuffix(text) => slot.suffix(&mut tables, text),
@@ -100,9 +99,60 @@ pub(super) fn tables(plan: &FilterPlan, generation: u8) -> Tables {
                 tables.widened.push(format!("hold test {test:?} is left out: {why}"));
             }
         }
-        tables.switches[usize::from(HOLD)] = slot.switch;
+        slot.finish(&mut tables);
     }
     tables
+}
+
+/// Writes the tests of one class.
+fn class_tests(
+    tables: &mut Tables,
+    generation: u8,
+    class: EventClass,
+    tests: &[KernelTest],
+) -> Result<(), String> {
+    let mut slot = Slot::new(generation, number(class));
+    if class == EventClass::FileOpen {
+        // Opens that only read are asked nothing that only those that write can answer.
+        let mut writing = Slot::new(generation, OPEN_WRITE);
+        for test in tests {
+            writing.kernel_test(tables, test)?;
+            if !demands_write(test) {
+                slot.kernel_test(tables, test)?;
+            }
+        }
+        writing.finish(tables);
+    } else {
+        for test in tests {
+            slot.kernel_test(tables, test)?;
+        }
+    }
+    slot.finish(tables);
+    Ok(())
+}
+
+/// Whether only opens that can write pass the test.
+fn demands_write(test: &KernelTest) -> bool {
+    match test {
+        KernelTest::Write => true,
+        KernelTest::AllOf(parts) => parts.iter().any(demands_write),
+        _ => false,
+    }
+}
+
+/// The most telling of tests that all hold, of those that the kernel can make: it makes one of them. (Writing is asked by the place
+/// where the test stands.)
+fn most_telling(parts: &[KernelTest]) -> Option<&KernelTest> {
+    let rank = |test: &KernelTest| match test {
+        KernelTest::PathIs(_) => 0,
+        KernelTest::PathSuffix(text) if text.len() >= 4 => 1,
+        KernelTest::PathPrefix(_) => 2,
+        KernelTest::BpfCommand(_) | KernelTest::Port(_) | KernelTest::Net(_) | KernelTest::PathSuffix(_) => 3,
+        KernelTest::PathContains(_) => 4,
+        KernelTest::AllOf(_) => 5,
+        KernelTest::Write => 6,
+    };
+    parts.iter().min_by_key(|test| rank(test))
 }
 
 /// Whether the kernel side makes tests for a class; the others are rare, and all of them pass.
@@ -121,6 +171,7 @@ fn filters(class: EventClass) -> bool {
             | C::Bind
             | C::Listen
             | C::SocketClose
+            | C::Bpf
     )
 }
 
@@ -134,14 +185,35 @@ struct Slot {
     generation: u8,
     class: u8,
     switch: ClassSwitch,
+    quick: QuickLook,
 }
 
 impl Slot {
+    fn new(generation: u8, class: u8) -> Self {
+        Self {
+            generation,
+            class,
+            switch: ClassSwitch { mode: MODE_TESTS, ..OFF },
+            quick: QuickLook::default(),
+        }
+    }
+
+    fn finish(self, tables: &mut Tables) {
+        let mut switch = self.switch;
+        if switch.tests & (TEST_PREFIX | TEST_SUFFIX | TEST_CONTAINS) != 0 {
+            let (quick, tails) = self.quick.finish();
+            switch.tails = tails;
+            tables.quick.push((self.class, quick));
+        }
+        tables.switches[usize::from(self.class)] = switch;
+    }
+
     fn kernel_test(&mut self, tables: &mut Tables, test: &KernelTest) -> Result<(), String> {
         match test {
             KernelTest::PathPrefix(text) => self.prefix(tables, text, Whole::No),
             KernelTest::PathIs(text) => self.prefix(tables, text, Whole::Yes),
             KernelTest::PathSuffix(text) => self.suffix(tables, text),
+            KernelTest::PathContains(text) => self.contains(text),
             KernelTest::Write => {
                 self.switch.tests |= TEST_WRITE;
                 Ok(())
@@ -151,6 +223,16 @@ impl Slot {
                 self.test(tables, 0, u64::from(*port))
             }
             KernelTest::Net(net) => self.net(tables, *net),
+            KernelTest::BpfCommand(command) => {
+                let word = self.switch.suffix_lengths.get_mut(*command as usize / 64);
+                *word.ok_or("a bpf command that no kernel has")? |= 1 << (command % 64);
+                self.switch.tests |= TEST_NUMBER;
+                Ok(())
+            }
+            KernelTest::AllOf(parts) => match most_telling(parts) {
+                Some(part) => self.kernel_test(tables, part),
+                None => Err("no test at all holds for everything".into()),
+            },
         }
     }
 
@@ -160,8 +242,8 @@ impl Slot {
         let mut len = text.len().min(PREFIX_MAX);
         path[..len].copy_from_slice(&text[..len]);
         match whole {
-            Whole::No => self.switch.tests |= TEST_ANY_TAIL,
-            Whole::Yes => self.tail(&text),
+            Whole::No => self.quick.prefix(&text),
+            Whole::Yes => self.quick.whole(&text),
         }
         // The NUL that ends every path in the kernel makes a whole path of a prefix.
         if whole == Whole::Yes && len < PREFIX_MAX {
@@ -184,20 +266,23 @@ impl Slot {
         self.switch.suffix_lengths[bit / 64] |= 1 << (bit % 64);
         self.switch.suffix_max = self.switch.suffix_max.max(end.len() as u8);
         self.switch.tests |= TEST_SUFFIX;
-        self.tail(end);
+        self.quick.suffix(end);
         self.test(tables, end.len() as u8, hash)
     }
 
-    /// Notes what the path must end in for the test to hold.
-    fn tail(&mut self, text: &[u8]) {
-        match text {
-            // The last component is too short for a look at its end.
-            [.., b'/', _] | [.., b'/'] | [_] | [] => self.switch.tests |= TEST_ANY_TAIL,
-            [.., before_last, last] => {
-                let bit = tail_bit(*before_last, *last);
-                self.switch.tails[bit as usize / 64] |= 1 << (bit % 64);
-            }
-        }
+    /// Of the text the kernel looks for four bytes, those that other paths are least likely to have.
+    fn contains(&mut self, text: &str) -> Result<(), String> {
+        let text = comparable(text)?;
+        let rarest =
+            text.windows(4).min_by_key(|four| four.iter().map(|byte| commonness(*byte)).sum::<u32>());
+        let Some(&[a, b, c, d]) = rarest else {
+            return Err("a text of less than four bytes is contained in too many paths".into());
+        };
+        let bit = gram_bit(u32::from_le_bytes([a, b, c, d]));
+        self.switch.grams[bit as usize / 64] |= 1 << (bit % 64);
+        self.switch.tests |= TEST_CONTAINS;
+        self.quick.anything();
+        Ok(())
     }
 
     fn test(&self, tables: &mut Tables, len: u8, value: u64) -> Result<(), String> {
@@ -221,6 +306,16 @@ impl Slot {
         tables.nets.insert((32 + bits, zerocopy::transmute!(key)));
         self.switch.tests |= TEST_NET;
         Ok(())
+    }
+}
+
+/// How common a byte is in paths, roughly: a wrong guess costs work, never a match.
+fn commonness(byte: u8) -> u32 {
+    match byte {
+        b'e' | b's' | b'r' | b'i' | b'a' | b't' | b'n' | b'o' | b'l' | b'c' | b'/' => 4,
+        b'a'..=b'z' => 3,
+        b'0'..=b'9' | b'-' | b'.' | b'_' => 2,
+        _ => 0,
     }
 }
 

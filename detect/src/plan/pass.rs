@@ -48,6 +48,13 @@ fn kernel_test(test: &KernelTest, activity: &Activity) -> bool {
     match test {
         KernelTest::PathPrefix(text) => path.is_some_and(|path| starts_with(path, text)),
         KernelTest::PathSuffix(text) => path.is_some_and(|path| ends_with(path, text)),
+        KernelTest::PathContains(text) => path.is_some_and(|path| {
+            path.as_bytes().windows(text.len().max(1)).any(|part| part.eq_ignore_ascii_case(text.as_bytes()))
+        }),
+        KernelTest::BpfCommand(wanted) => {
+            matches!(activity, Activity::Bpf { command, .. } if command == wanted)
+        }
+        KernelTest::AllOf(parts) => parts.iter().all(|part| kernel_test(part, activity)),
         KernelTest::PathIs(text) => path.is_some_and(|path| path.eq_ignore_ascii_case(text)),
         KernelTest::Write => matches!(activity, Activity::FileOpen { flags, created, .. }
             if *created == Created::Yes || flags & 0o3 != 0 || flags & 0o1000 != 0),

@@ -2,6 +2,8 @@
 
 use model::KernelTest;
 
+/// Share of the opens that can write.
+const WRITES: f32 = 0.1;
 /// Share of all file events below each folder, on ordinary machines: runtimes, libraries, /proc and logs make most of them. What is
 /// not listed is taken to be rare. Folders before those that lie in them.
 const FOLDERS: [(&str, f32); 22] = [
@@ -55,7 +57,11 @@ pub(super) fn share(test: &KernelTest) -> f32 {
         KernelTest::Net(net) => 0.5_f32.powi(i32::from(net.prefix_len()).min(12)),
         KernelTest::PathPrefix(text) => prefix(text),
         KernelTest::PathSuffix(text) => suffix(text),
-        KernelTest::Write => 0.9,
+        KernelTest::PathContains(text) => contained(text),
+        KernelTest::Write => WRITES,
+        KernelTest::BpfCommand(_) => 0.1,
+        // As if one had nothing to do with the other.
+        KernelTest::AllOf(parts) => parts.iter().map(share).product(),
     }
 }
 
@@ -75,6 +81,11 @@ fn prefix(text: &str) -> f32 {
     let deeper = UNLISTED.powi(rest.matches('/').count().min(3) as i32);
     let name = rest.rsplit('/').next().unwrap_or("").len().min(12);
     (of_folder * deeper * PER_CHARACTER.powi(name as i32)).max(within).max(f32::MIN_POSITIVE)
+}
+
+/// A text may stand in any place, so it is more common than an end of as many characters; and the kernel looks for four of them.
+fn contained(text: &str) -> f32 {
+    (2.0 * PER_CHARACTER.powi(text.len().min(6) as i32)).min(1.0)
 }
 
 /// A name is rarer than a kind of file, and the more of the name is asked for the rarer.

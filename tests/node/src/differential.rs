@@ -183,7 +183,7 @@ fn acts_in(records: &[Record], cgroup: CgroupId) -> usize {
 }
 
 /// The shipped rules and the events of their tests.
-fn rule_files() -> Result<(Vec<SourceFile>, Vec<Event>), Failure> {
+pub(crate) fn rule_files() -> Result<(Vec<SourceFile>, Vec<Event>), Failure> {
     // In the second kernel's guest they stand in the root folder.
     let guest = Path::new("/rules");
     let folder = match guest.is_dir() {

@@ -7,6 +7,7 @@ mod accounting;
 mod actor;
 mod acts;
 mod churn;
+mod cost;
 mod credentials;
 mod differential;
 mod file;
@@ -47,6 +48,16 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|word| word == "--version") {
         return ExitCode::SUCCESS;
+    }
+    if arguments.first().is_some_and(|word| word == "cost") {
+        let rounds = arguments.get(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(400);
+        return match cost::run(rounds) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("cost: {why}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if !guest::is_init() {
         return if run(&arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE };

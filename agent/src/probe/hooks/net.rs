@@ -40,8 +40,16 @@ pub(super) const HOOKS: &[Hook] = &[
         classes: &[EventClass::Listen, EventClass::SocketClose],
         forms: &[Form {
             label: "tp_btf/inet_sock_set_state",
+            parts: &[Part::TpBtf { program: "net_state", tracepoint: "inet_sock_set_state" }],
+        }],
+    },
+    Hook {
+        // Connections that end while no task holds their socket. A listener is always held.
+        name: "tcp_state_interrupt",
+        classes: &[EventClass::SocketClose],
+        forms: &[Form {
+            label: "tp_btf/inet_sock_set_state, twice more",
             parts: &[
-                Part::TpBtf { program: "net_state", tracepoint: "inet_sock_set_state" },
                 Part::TpBtf { program: "net_state_interrupt", tracepoint: "inet_sock_set_state" },
                 Part::TpBtf { program: "net_state_twin", tracepoint: "inet_sock_set_state" },
             ],

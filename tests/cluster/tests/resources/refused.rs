@@ -175,7 +175,7 @@ fn cases() -> Vec<(&'static str, &'static str, Value, &'static [&'static str])> 
             "ResponseAction",
             "/spec/plan/target",
             json!({}),
-            &["spec.plan.target", "exactly one of process, cgroup, file and object"],
+            &["spec.plan.target", "exactly one of process, cgroup, file, object, account and channel"],
         ),
         (
             "ResponseAction",

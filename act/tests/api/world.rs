@@ -1,0 +1,302 @@
+//! A namespace of its own on the real API server, and an executor that may do what one action needs and nothing else.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hemostat_act::{ActConfig, Channel, Executor, permissions};
+use hemostat_cluster_tests::api_server::ApiServer;
+use hyper::{Method, Request};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use model::{
+    ActionFailure, ActionId, ClusterAction, ClusterState, CommandKey, Edit, Effect, IncidentId, NodeAction,
+    NodeCommand, NodeId, ObjectRef, Outputs, Phase, PhaseDone, RollbackState, Target, Timestamp,
+};
+use serde_json::{Value, json};
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) struct World {
+    server: Arc<ApiServer>,
+    admin: Client,
+    executor: Executor,
+    pub(crate) namespace: String,
+    /// Holds the folder until the end.
+    _folder: tempfile::TempDir,
+    action: &'static str,
+    n: AtomicU64,
+}
+
+/// One action under way.
+pub(crate) struct Act<'a> {
+    world: &'a World,
+    id: ActionId,
+    action: ClusterAction,
+    target: Target,
+    pub(crate) captured: ClusterState,
+}
+
+impl World {
+    /// For an action of that name; `None`, said aloud, where there is no API server to be had.
+    pub(crate) async fn of(action: &'static str) -> Option<Self> {
+        Self::with_channels(action, Vec::new()).await
+    }
+
+    pub(crate) async fn with_channels(action: &'static str, channels: Vec<Channel>) -> Option<Self> {
+        let server = ApiServer::here()?;
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("ns-{n}");
+        let admin = client(&server, None).await;
+        let user = format!("act-{n}");
+        let folder = tempfile::tempdir().unwrap();
+        let config = ActConfig {
+            evidence: folder.path().join("evidence"),
+            sent: folder.path().join("sent"),
+            channels,
+            clock: Arc::new(|| Timestamp(1_000)),
+        };
+        let executor = Executor::new(client(&server, Some(&user)).await, config);
+        let world =
+            Self { server, admin, executor, namespace, _folder: folder, action, n: AtomicU64::new(0) };
+        let name = world.namespace.clone();
+        world.make("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+        world.make(&world.below("serviceaccounts"), json!({"metadata": {"name": "default"}})).await;
+        let role = permissions::cluster_role(&user, [action]);
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        world.make(&format!("{rbac}/clusterroles"), role).await;
+        let binding = json!({
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        });
+        world.make(&format!("{rbac}/clusterrolebindings"), binding).await;
+        Some(world)
+    }
+
+    /// The collection of a core resource in the namespace.
+    pub(crate) fn below(&self, resource: &str) -> String {
+        format!("/api/v1/namespaces/{}/{resource}", self.namespace)
+    }
+
+    /// The same of a group.
+    pub(crate) fn of_group(&self, group: &str, resource: &str) -> String {
+        format!("/apis/{group}/namespaces/{}/{resource}", self.namespace)
+    }
+
+    pub(crate) async fn make(&self, collection: &str, object: Value) -> Value {
+        self.request(Method::POST, collection, Some(&object), "application/json").await.unwrap()
+    }
+
+    pub(crate) async fn change(&self, path: &str, patch: Value) -> Value {
+        self.request(Method::PATCH, path, Some(&patch), "application/merge-patch+json").await.unwrap()
+    }
+
+    pub(crate) async fn delete(&self, path: &str) {
+        self.request(Method::DELETE, path, None, "application/json").await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
+        self.request(Method::GET, path, None, "application/json").await.ok()
+    }
+
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        kind: &str,
+    ) -> Result<Value, String> {
+        let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let request =
+            Request::builder().method(method).uri(path).header("content-type", kind).body(bytes).unwrap();
+        self.admin.request::<Value>(request).await.map_err(|error| error.to_string())
+    }
+
+    /// As another user.
+    pub(crate) async fn try_as(
+        &self,
+        user: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, String> {
+        let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(bytes);
+        let client = client(&self.server, Some(user)).await;
+        client.request::<Value>(request.unwrap()).await.map_err(|error| error.to_string())
+    }
+
+    /// Waits until something is so: admission and RBAC follow what is written.
+    pub(crate) async fn until(&self, so: impl AsyncFn() -> bool) {
+        for _ in 0..200 {
+            if so().await {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("it did not come about");
+    }
+
+    /// Everything that stands there, but for what changes with every write.
+    pub(crate) async fn picture(&self, paths: &[String]) -> Vec<Option<Value>> {
+        let mut all = Vec::new();
+        for path in paths {
+            let mut object = self.get(path).await;
+            if let Some(meta) = object.as_mut().and_then(|object| object["metadata"].as_object_mut()) {
+                for part in ["resourceVersion", "managedFields", "generation"] {
+                    meta.remove(part);
+                }
+            }
+            all.push(object);
+        }
+        all
+    }
+
+    pub(crate) fn pod(&self, labels: Value) -> Value {
+        json!({
+            "metadata": {"generateName": "p-", "labels": labels},
+            "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]},
+        })
+    }
+
+    /// The capture, with permissions that may have to be noticed first.
+    pub(crate) async fn begin(
+        &self,
+        action: ClusterAction,
+        target: Target,
+    ) -> Result<Act<'_>, ActionFailure> {
+        assert_eq!(action.name(), self.action);
+        let n = self.n.fetch_add(1, Ordering::Relaxed);
+        let id = ActionId::new(format!("act-{}-{n}", self.namespace));
+        let mut act = Act { world: self, id, action, target, captured: ClusterState::default() };
+        // RBAC holds once the API server has read it.
+        for _ in 0..100 {
+            match act.phase(Phase::Capture).await {
+                Ok(PhaseDone::Captured { rollback: RollbackState::Cluster(captured) }) => {
+                    // As the journal keeps it.
+                    let text = serde_json::to_string(&captured).unwrap();
+                    act.captured = serde_json::from_str(&text).unwrap();
+                    return Ok(act);
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(failure) if failure.to_string().contains("forbidden") => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        act.phase(Phase::Capture).await.map(|_| act)
+    }
+}
+
+impl Act<'_> {
+    pub(crate) async fn apply(&self) -> Result<Outputs, ActionFailure> {
+        match self.phase(Phase::Apply { rollback: self.rollback() }).await? {
+            PhaseDone::Applied { outputs } => Ok(outputs),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn verify(&self) -> Result<Effect, ActionFailure> {
+        match self.phase(Phase::Verify { rollback: self.rollback() }).await? {
+            PhaseDone::Verified { effect } => Ok(effect),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn revert(&self) -> Result<PhaseDone, ActionFailure> {
+        self.phase(Phase::Revert { rollback: self.rollback() }).await
+    }
+
+    /// I5, I7: applied twice it is done once; killed after any of its edits it can be brought to its end, or back; undone twice it is as
+    /// before.
+    pub(crate) async fn prove(&self, watched: &[String]) {
+        let before = self.world.picture(watched).await;
+        for done in 0..=self.captured.edits.len() {
+            let begun = ClusterState { edits: self.captured.edits[..done].to_vec(), notes: Vec::new() };
+            let begun = RollbackState::Cluster(Box::new(begun));
+            self.phase(Phase::Apply { rollback: begun }).await.unwrap();
+            if done % 2 == 0 {
+                self.apply().await.unwrap();
+            }
+            for _ in 0..2 {
+                let reverted = self.revert().await.unwrap();
+                assert!(matches!(reverted, PhaseDone::Reverted { .. }), "{reverted:?}");
+                assert_eq!(
+                    self.world.picture(watched).await,
+                    before,
+                    "I5 after {done} edits: {:?}",
+                    self.captured
+                );
+            }
+        }
+        self.apply().await.unwrap();
+        let applied = self.world.picture(watched).await;
+        let made = self.captured.edits.iter().any(|edit| matches!(edit, Edit::Make { .. }));
+        assert!(made || applied != before, "it does something");
+        self.apply().await.unwrap();
+        assert_eq!(self.world.picture(watched).await, applied, "done once");
+    }
+
+    /// Somebody else's edit in between: nothing is undone, and the three states are told.
+    pub(crate) async fn prove_drift(&self, path: &str, edit: Value, told: &[&str]) {
+        let spoiled = self.world.change(path, edit).await;
+        let reverted = self.revert().await.unwrap();
+        let PhaseDone::Drifted { difference } = reverted else { panic!("{reverted:?}") };
+        for word in told {
+            assert!(difference.contains(word), "{difference}");
+        }
+        let now = self.world.get(path).await.unwrap();
+        assert_eq!(now["metadata"]["resourceVersion"], spoiled["metadata"]["resourceVersion"]);
+    }
+
+    async fn phase(&self, phase: Phase) -> Result<PhaseDone, ActionFailure> {
+        let command = NodeCommand {
+            key: CommandKey::new(format!("{}/{}", self.id, phase.name())),
+            action_id: self.id.clone(),
+            incident: IncidentId::new("inc-1"),
+            node: NodeId::cluster(),
+            deadline: Timestamp(2_000),
+            action: NodeAction::Cluster(self.action.clone()),
+            target: self.target.clone(),
+            phase,
+        };
+        self.world.executor.carry_out(&command).await.result
+    }
+
+    fn rollback(&self) -> RollbackState {
+        RollbackState::Cluster(Box::new(self.captured.clone()))
+    }
+}
+
+/// A target from an object as the API server gave it.
+pub(crate) fn target(object: &Value, api_version: &str, kind: &str) -> Target {
+    let part = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
+    Target::Object(ObjectRef {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        namespace: part("namespace"),
+        name: part("name").unwrap(),
+        uid: part("uid").unwrap(),
+    })
+}
+
+pub(crate) async fn client(server: &ApiServer, user: Option<&str>) -> Client {
+    static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let file = {
+        // It is written anew each time; a test that failed meanwhile has left it whole.
+        let _alone = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Kubeconfig::read_from(server.kubeconfig("admin")).unwrap()
+    };
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+    config.auth_info.impersonate = user.map(str::to_owned);
+    Client::try_from(config).unwrap()
+}

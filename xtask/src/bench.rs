@@ -7,6 +7,7 @@ mod loss;
 mod machine;
 mod overhead;
 mod report;
+mod respond;
 
 use anyhow::{Result, bail};
 
@@ -38,6 +39,8 @@ enum Name {
     Latency,
     /// What being watched costs the workload, beside auditd; what the agent itself takes.
     Overhead,
+    /// From a miner in a pod of a real cluster to its containment.
+    Respond,
     /// Whether anything is lost under storm, and whether losses are counted exactly.
     Loss,
 }
@@ -63,6 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Name::Detect => return detect::run(effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,
+        Name::Respond => respond::run(effort, &mut report)?,
         Name::Loss => loss::run(effort, &mut report)?,
     }
     report.print();

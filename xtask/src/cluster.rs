@@ -172,6 +172,20 @@ impl Cluster {
         Kubectl::new(&self.binaries, &self.state)
     }
 
+    /// helm as the administrator.
+    pub(crate) fn helm(&self) -> Command {
+        let mut command = Command::new(self.binaries.path("helm"));
+        command
+            .env("KUBECONFIG", identity::kubeconfig(&self.state.join("keys")))
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// Everything of it on disk; gone when it is down.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
     fn start_parts(&self, cni: Cni, begun: Instant) -> Result<()> {
         let told =
             |what: &str| eprintln!("    {what}: {:.1} s after the start", begun.elapsed().as_secs_f64());
@@ -354,7 +368,7 @@ fn logs(part: Option<&str>, follow: bool) -> Result<()> {
     }
 }
 
-fn load(name: Option<&str>, program: Option<&Path>, archive: Option<&Path>) -> Result<()> {
+pub(crate) fn load(name: Option<&str>, program: Option<&Path>, archive: Option<&Path>) -> Result<()> {
     if let Some(given) = given_kubeconfig()? {
         bail!(
             "images are loaded into a node of ours, and KUBECONFIG names another cluster: {}",

@@ -4,11 +4,12 @@
 //! containment, the same connection speaking again proves the undo. Anything that does not happen makes the demo fail.
 
 mod cleaner;
+pub(crate) mod cluster;
 mod loops;
 mod peer;
 mod product;
 mod record;
-mod stage;
+pub(crate) mod stage;
 
 use std::{
     path::{Path, PathBuf},
@@ -35,6 +36,12 @@ pub(crate) struct Options {
     /// One JSON line for each stage instead of the story.
     #[arg(long)]
     json: bool,
+    /// Play it on a real Kubernetes: a miner in one pod of two.
+    #[arg(long, conflicts_with_all = ["keep", "only"])]
+    cluster: bool,
+    /// How the programs of the cluster are built.
+    #[arg(long, default_value = "release", requires = "cluster")]
+    profile: String,
     /// Only these attacks.
     #[arg(long, value_enum)]
     only: Vec<Scenario>,
@@ -49,12 +56,25 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
             "the demo loads eBPF programs and makes cgroups, which needs root; run: sudo -E cargo xtask demo"
         );
     }
+    if options.cluster {
+        let mut stages = Stages::new(options.json);
+        let proofs = cluster::run(&mut stages, &options.profile)?;
+        stages.title(&format!("{proofs} proofs held"));
+        return write_record(&stages, options);
+    }
     play_all(&build(Profile::Release)?, options).map(|_proofs| ())
 }
 
 /// The demo as an end-to-end test. Gives the number of proofs that held; one that does not is an error.
 pub(crate) fn as_test() -> Result<u64> {
-    let options = Options { keep: false, json: false, only: Vec::new(), record: None };
+    let options = Options {
+        keep: false,
+        json: false,
+        cluster: false,
+        profile: String::new(),
+        only: Vec::new(),
+        record: None,
+    };
     play_all(&build(Profile::Checks)?, &options)
 }
 
@@ -85,12 +105,17 @@ fn play_all(binaries: &Binaries, options: &Options) -> Result<u64> {
         scenarios.len(),
         begun.elapsed().as_secs_f64()
     ));
+    write_record(&stages, options)?;
+    Ok(stages.proofs())
+}
+
+fn write_record(stages: &Stages, options: &Options) -> Result<()> {
     if let Some(file) = &options.record {
         std::fs::write(file, record::svg(stages.lines()))
             .with_context(|| format!("write {}", file.display()))?;
         say(format!("recorded: {}", file.display()));
     }
-    Ok(stages.proofs())
+    Ok(())
 }
 
 /// How programs are built.

@@ -30,7 +30,7 @@ impl Place {
     pub(crate) const OF_BENCHES: Self = Self { slot: 9 };
 
     /// What HEMOSTAT_CLUSTER_SLOT says (0 to 9), or 0.
-    pub(super) fn chosen() -> Result<Self> {
+    pub(crate) fn chosen() -> Result<Self> {
         let Ok(text) = std::env::var("HEMOSTAT_CLUSTER_SLOT") else { return Ok(Self { slot: 0 }) };
         match text.parse() {
             Ok(slot @ 0..=9) => Ok(Self { slot }),

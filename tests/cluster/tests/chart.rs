@@ -1,0 +1,118 @@
+//! The Helm chart: what it refuses, which rights it gives, and that the actions' rights are those the actions ask for.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use hemostat_cluster_tests::cache;
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart")
+}
+
+/// helm, as it was built with the cluster's programs.
+fn helm(words: &[&str]) -> Option<Output> {
+    let program = cache()?.join("cluster/bin/helm");
+    if !program.exists() {
+        println!("SKIPPED: the chart: `cargo xtask cluster build` builds helm");
+        return None;
+    }
+    Some(Command::new(program).args(words).current_dir(chart()).output().unwrap())
+}
+
+fn template(more: &[&str]) -> Option<Result<String, String>> {
+    let output = helm(&[&["template", "hemostat", ".", "--namespace", "hemostat-system"], more].concat())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some(if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) })
+}
+
+#[test]
+fn helm_itself_finds_nothing_wrong() {
+    let Some(output) = helm(&["lint", ".", "--strict"]) else { return };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_value_or_an_action_that_does_not_exist_is_refused_by_name() {
+    let Some(bogus) = template(&["--set", "bogus=1"]) else { return };
+    assert!(bogus.unwrap_err().contains("bogus"));
+    let unknown = template(&["--set", "actions.enabled={cluster.conquer}"]).unwrap().unwrap_err();
+    assert!(unknown.contains("there is no action cluster.conquer; there are: cluster."), "{unknown}");
+    let none = template(&["--set", "controller.replicas=0"]).unwrap();
+    assert!(none.is_err());
+}
+
+#[test]
+fn rights_are_given_for_the_enabled_actions_and_for_no_others() {
+    let Some(few) = template(&["--set", "actions.enabled={cluster.cordon}"]) else { return };
+    let few = few.unwrap();
+    assert!(
+        few.contains("hemostat.dev/action: cluster.cordon")
+            && !few.contains("hemostat.dev/action: cluster.isolate-pod")
+    );
+    assert!(!few.contains("networkpolicies"), "isolation is not enabled");
+    let none = template(&["--set", "actions.enabled={}"]).unwrap().unwrap();
+    assert!(!none.contains("hemostat.dev/action"));
+    // Nobody asks for everything.
+    for line in few.lines().chain(none.lines()).filter(|line| line.trim_start().starts_with("verbs:")) {
+        assert!(!line.contains('*'), "{line}");
+    }
+}
+
+#[test]
+fn agents_have_no_rights_in_the_api_server_and_are_not_privileged() {
+    let Some(all) = template(&[]) else { return };
+    let all = all.unwrap();
+    let bound: BTreeSet<&str> = all
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- {kind: ServiceAccount, name: ")?.split(',').next())
+        .collect();
+    assert_eq!(bound, ["hemostat-controller"].into());
+    assert!(!all.contains("privileged: true") && all.contains("drop: [ALL]"));
+    assert!(all.contains("runAsNonRoot: true") && all.contains("audience: hemostat"));
+}
+
+#[test]
+fn the_definitions_are_those_of_deploy_and_stay_unless_told_otherwise() {
+    let Some(all) = template(&[]) else { return };
+    let count = |text: &str, what: &str| text.matches(what).count();
+    let all = all.unwrap();
+    assert_eq!(count(&all, "kind: CustomResourceDefinition"), 6);
+    assert_eq!(count(&all, "helm.sh/resource-policy: keep"), 6);
+    let gone = template(&["--set", "crds.keep=false"]).unwrap().unwrap();
+    assert_eq!(count(&gone, "helm.sh/resource-policy: keep"), 0);
+    let none = template(&["--set", "crds.install=false"]).unwrap().unwrap();
+    assert_eq!(count(&none, "kind: CustomResourceDefinition"), 0);
+}
+
+/// `HEMOSTAT_UPDATE=1` writes the file from what the actions say.
+#[test]
+fn the_rights_of_the_chart_are_those_that_the_actions_ask_for() {
+    let file = chart().join("files/action-rights.yaml");
+    let mut wanted = String::from(
+        "# Rights of each action in the API server, as the actions themselves say (crate act, `permissions`). Written by\n\
+         # HEMOSTAT_UPDATE=1 cargo test -p hemostat-cluster-tests --test chart\n",
+    );
+    for kind in respond::action::ActionKind::all().filter(|kind| !kind.name().starts_with("node.")) {
+        let rules = act::permissions::needed(kind.name());
+        if rules.is_empty() {
+            wanted.push_str(&format!("{}: []\n", kind.name()));
+            continue;
+        }
+        wanted.push_str(&format!("{}:\n", kind.name()));
+        for rule in rules {
+            wanted.push_str(&format!(
+                "  - apiGroups: [{:?}]\n    resources: [{}]\n    verbs: [{}]\n",
+                rule.group,
+                rule.resources.join(", "),
+                rule.verbs.join(", ")
+            ));
+        }
+    }
+    if std::env::var_os("HEMOSTAT_UPDATE").is_some() {
+        std::fs::write(&file, &wanted).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), wanted, "write it with HEMOSTAT_UPDATE=1");
+}

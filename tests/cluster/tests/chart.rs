@@ -53,7 +53,7 @@ fn rights_are_given_for_the_enabled_actions_and_for_no_others() {
             && !few.contains("hemostat.dev/action: cluster.isolate-pod")
     );
     assert!(!few.contains("networkpolicies"), "isolation is not enabled");
-    let none = template(&["--set", "actions.enabled={}"]).unwrap().unwrap();
+    let none = template(&["--set-json", "actions.enabled=[]"]).unwrap().unwrap();
     assert!(!none.contains("hemostat.dev/action"));
     // Nobody asks for everything.
     for line in few.lines().chain(none.lines()).filter(|line| line.trim_start().starts_with("verbs:")) {

@@ -4,7 +4,6 @@
 //! The undo gives the labels back; the ReplicaSet takes the pod up again and ends one that is too many, which one is its own affair.
 
 use model::{ActionFailure, ClusterState};
-use serde_json::Value;
 
 use super::owners;
 use crate::{
@@ -65,7 +64,7 @@ pub(super) async fn verify(job: &Job<'_>) -> Result<Look, ActionFailure> {
         job.api.list("discovery.k8s.io/v1", "EndpointSlice", object.namespace.as_deref(), "").await?;
     let serving = slices.iter().find(|slice| {
         let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-        endpoints.into_iter().any(|endpoint| endpoint["targetRef"]["uid"] == Value::from(object.uid.as_str()))
+        endpoints.into_iter().any(|endpoint| endpoint["targetRef"]["uid"] == object.uid.as_str())
     });
     Ok(match serving {
         Some(slice) => {

@@ -111,13 +111,13 @@ impl Core {
 
     pub(super) fn node_back(&mut self, node: &NodeId, turn: &mut Turn) {
         for run in self.runs_on(node) {
-            self.drive(&run, RunInput::NodeBack, turn);
+            self.drive(&run, RunInput::NodeBack(node.clone()), turn);
         }
     }
 
     pub(super) fn node_lost(&mut self, node: &NodeId, turn: &mut Turn) {
         for run in self.runs_on(node) {
-            self.drive(&run, RunInput::NodeLost, turn);
+            self.drive(&run, RunInput::NodeLost(node.clone()), turn);
         }
     }
 
@@ -160,7 +160,10 @@ impl Core {
             .state
             .owners
             .get(&outcome.action_id)
-            .filter(|run| self.state.runs.get(*run).is_some_and(|run| run.node() == node))
+            .filter(|run| {
+                let run = self.state.runs.get(*run);
+                run.is_some_and(|run| run.place(&outcome.action_id).as_ref() == Some(node))
+            })
             .cloned();
         match owner {
             Some(run) => self.drive(&run, RunInput::Outcome(Box::new(outcome)), turn),
@@ -404,7 +407,7 @@ impl Core {
     }
 
     fn runs_on(&self, node: &NodeId) -> Vec<RunId> {
-        self.state.runs.iter().filter(|(_, run)| run.node() == node).map(|(id, _)| id.clone()).collect()
+        self.state.runs.iter().filter(|(_, run)| run.concerns(node)).map(|(id, _)| id.clone()).collect()
     }
 
     /// Where an incident's story goes on.
@@ -478,7 +481,12 @@ impl Core {
 fn holds(record: &ActionRecord) -> bool {
     let killed = matches!(record.action, NodeAction::Kill(_))
         && matches!(record.state, ActionState::Applied | ActionState::Verified);
-    killed || (is_in_force(record) && !matches!(record.target, Target::File { .. }))
+    let holds = match &record.target {
+        Target::Process { .. } | Target::Cgroup { .. } => true,
+        Target::Object(object) => object.kind == "Pod",
+        Target::File { .. } | Target::Account(_) | Target::Channel { .. } => false,
+    };
+    killed || (is_in_force(record) && holds)
 }
 
 fn put_summary(whole: &mut Whole, summary: RunSummary, now: Timestamp) {

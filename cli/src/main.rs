@@ -15,7 +15,7 @@ use crate::{
 
 /// Sees an attack in the kernel, contains it within milliseconds, and can undo every automatic step exactly.
 #[derive(Parser)]
-#[command(name = "hemostat", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "hemostat", version, arg_required_else_help = true, max_term_width = 80, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     shared: Shared,
@@ -52,7 +52,7 @@ enum Command {
     /// One node of a cluster: watches it for a controller.
     Agent(commands::agent::Options),
     /// What runs, what each hook is attached to, what was seen and what was lost.
-    Status,
+    Status(commands::status::Options),
     /// Whether this machine can run Hemostat and does: kernel, rights, hooks (a live event each), clock, disk, certificates.
     Doctor(commands::doctor::Options),
     /// Incidents: list, show, watch.
@@ -108,7 +108,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             agent::allocator::give_back_freed_memory();
             commands::agent::run(options)
         }
-        Command::Status => commands::asking(commands::status::run(&shared)),
+        Command::Status(options) => commands::asking(commands::status::run(&shared, &options)),
         Command::Doctor(options) => commands::doctor::run(&shared, &options),
         Command::Incidents(options) => commands::asking(commands::incidents::run(&shared, options)),
         Command::Approve(decision) => commands::asking(commands::decide::approve(&shared, decision)),

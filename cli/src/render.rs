@@ -13,7 +13,7 @@ pub(crate) use incident::incident_page;
 pub(crate) use incidents::incidents_table;
 pub(crate) use status::{is_live, status_page};
 pub(crate) use table::{Column, Fit, Table};
-pub(crate) use text::{age, one_line, span};
+pub(crate) use text::{age, counted, one_line, span, wrapped};
 pub(crate) use tree::process_tree;
 
 use std::io::{IsTerminal, Write};
@@ -52,7 +52,31 @@ pub(crate) enum Colour {
 /// Width where standard output is not a terminal: wide enough that nothing is cut in a file or a pipe.
 const PIPE_WIDTH: usize = 200;
 
+/// Whether all is told, however wide it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wide {
+    No,
+    Yes,
+}
+
+impl From<bool> for Wide {
+    fn from(asked: bool) -> Self {
+        if asked { Self::Yes } else { Self::No }
+    }
+}
+
 impl Window {
+    /// Columns of a window in which nothing has to be shortened.
+    const UNLIMITED: usize = 20_000;
+
+    /// This one, or one without an edge.
+    pub(crate) fn or_wide(self, wide: Wide) -> Self {
+        match wide {
+            Wide::No => self,
+            Wide::Yes => Self { width: Self::UNLIMITED, ..self },
+        }
+    }
+
     /// The terminal behind standard output. `COLUMNS` and `NO_COLOR` (no-color.org) are honoured.
     pub(crate) fn of_stdout() -> Self {
         let terminal = std::io::stdout().is_terminal();
@@ -89,4 +113,10 @@ pub(crate) fn write_out(text: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to standard output"),
     }
+}
+
+/// Writes to standard error, where what is asked and told beside the result goes.
+pub(crate) fn write_err(text: &str) -> Result<()> {
+    let mut err = std::io::stderr().lock();
+    err.write_all(text.as_bytes()).and_then(|()| err.flush()).context("write to standard error")
 }

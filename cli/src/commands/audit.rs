@@ -1,19 +1,20 @@
 //! `hemostat audit`: show and verify.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
 use controller::{
     ControllerConfig,
-    audit::{self, Anchor, AuditKey, Query},
+    api::AuditPage,
+    audit::{self, Anchor, AuditKey, AuditLog, Query},
 };
 
 use super::{asking, client, now, refused, since::Since};
 use crate::{
     Shared,
     exit::{Ended, Exit},
-    render::{self, Format, audit_table},
+    render::{self, Format, audit_table, counted},
 };
 
 #[derive(Subcommand)]
@@ -32,6 +33,9 @@ pub(crate) enum Task {
         /// At most this many.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
+        /// Read the files of this state folder, without a controller.
+        #[arg(long, value_name = "FOLDER")]
+        state: Option<PathBuf>,
     },
     /// Whether an entry was removed, changed or moved, or the end cut off. Works offline on the files.
     Verify {
@@ -52,9 +56,13 @@ pub(crate) enum Task {
 
 pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     match task {
-        Task::Show { after, since, incident, limit } => {
+        Task::Show { after, since, incident, limit, state } => {
             let since = since.map(|since| since.at(now()));
-            asking(show(shared, Query { after, since, incident, limit }))
+            let query = Query { after, since, incident, limit };
+            match state {
+                Some(state) => show_files(shared, &state, &query),
+                None => asking(show(shared, query)),
+            }
         }
         Task::Verify { state, log, key, anchor } => {
             let files = ControllerConfig::in_folders(&state, &state);
@@ -70,7 +78,28 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
 
 async fn show(shared: &Shared, query: Query) -> Result<Exit> {
     let page = client(shared).audit_of(&query).await.map_err(refused)?;
-    render::print(shared.output, &page, |window| {
+    print(shared, &page)
+}
+
+/// What the files say, unasked whether it is what was written: that is what `verify` is for.
+fn show_files(shared: &Shared, state: &Path, query: &Query) -> Result<Exit> {
+    let files = ControllerConfig::in_folders(state, state);
+    let broken = |error: &dyn std::fmt::Display| Ended::with(Exit::Bad, error.to_string());
+    let read = AuditLog::read(&files.audit_log, query).map_err(|error| {
+        let hint = "; --state is the state folder that the controller was started with";
+        broken(&format!(
+            "{error}{}",
+            if error.source.kind() == std::io::ErrorKind::NotFound { hint } else { "" }
+        ))
+    })?;
+    let anchor = Anchor::read(&files.audit_anchor).map_err(|error| broken(&error))?;
+    let log = files.audit_log.display().to_string();
+    let page = AuditPage { entries: read.entries, anchor, log, bytes_read: read.bytes_read };
+    print(shared, &page)
+}
+
+fn print(shared: &Shared, page: &AuditPage) -> Result<Exit> {
+    render::print(shared.output, page, |window| {
         let anchor = serde_json::to_string(&page.anchor).unwrap_or_default();
         format!(
             "{}\nlog: {}\nanchor (keep it elsewhere): {anchor}\n",
@@ -87,9 +116,8 @@ fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Resul
     let report = audit::verify_log(&log, &key, Some(&anchor))?;
     if report.is_whole() {
         render::print(shared.output, &report, |_| {
-            let files =
-                if report.files == 1 { "1 file".to_owned() } else { format!("{} files", report.files) };
-            format!("{} entries in {files}, the chain is whole\n", report.lines)
+            let (lines, files) = (counted(report.lines, "entry"), counted(report.files, "file"));
+            format!("{lines} in {files}, the chain is whole\n")
         })?;
         return Ok(Exit::Good);
     }

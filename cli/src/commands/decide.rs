@@ -1,16 +1,19 @@
 //! What a person decides: approve, deny, rollback, verdict, close.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, IsTerminal as _, Read as _},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use controller::api::Done;
-use model::{ActionState, IncidentState, StepName, Verdict};
+use model::{ActionState, ApprovalRequest, Incident, IncidentState, StepName, Verdict};
 
-use super::{client, refused};
+use super::{client, now, refused};
 use crate::{
     Shared,
     exit::{Ended, Exit},
-    render,
+    render::{self, age, one_line},
 };
 
 /// How long `rollback` waits to tell how it ended.
@@ -20,8 +23,11 @@ const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Decision {
     /// The incident, or an unambiguous beginning of its name.
     incident: String,
-    /// The step; everything that waits when left out.
+    /// The step. Without it, what waits is listed, and you are asked.
     step: Option<String>,
+    /// All steps that wait, without being asked; they are listed.
+    #[arg(long, conflicts_with = "step")]
+    all: bool,
     /// Why; goes into the timeline and the audit log.
     #[arg(long, default_value = "")]
     reason: String,
@@ -67,15 +73,108 @@ pub(crate) struct Closing {
 }
 
 pub(crate) async fn approve(shared: &Shared, decision: Decision) -> Result<Exit> {
-    let step = decision.step.map(StepName::new);
-    let done = client(shared).approve(&decision.incident, step, &decision.reason).await.map_err(refused)?;
-    tell(shared, &done)
+    decide(shared, decision, Word::Approve).await
 }
 
 pub(crate) async fn deny(shared: &Shared, decision: Decision) -> Result<Exit> {
-    let step = decision.step.map(StepName::new);
-    let done = client(shared).deny(&decision.incident, step, &decision.reason).await.map_err(refused)?;
-    tell(shared, &done)
+    decide(shared, decision, Word::Deny).await
+}
+
+/// What a person says to a step that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Approve,
+    Deny,
+}
+
+impl Word {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+async fn decide(shared: &Shared, decision: Decision, word: Word) -> Result<Exit> {
+    let client = client(shared);
+    let say = async |incident: &str, step: Option<StepName>| match word {
+        Word::Approve => client.approve(incident, step, &decision.reason).await,
+        Word::Deny => client.deny(incident, step, &decision.reason).await,
+    };
+    if let Some(step) = &decision.step {
+        let done = say(&decision.incident, Some(StepName::new(step.clone()))).await.map_err(refused)?;
+        return tell(shared, &done);
+    }
+    let view = client.incident(&decision.incident).await.map_err(refused)?;
+    let waiting = waiting(&view.incident);
+    if waiting.is_empty() {
+        // The controller says why there is nothing to decide.
+        let done = say(&decision.incident, None).await.map_err(refused)?;
+        return tell(shared, &done);
+    }
+    let list = listed(&view.incident, &waiting, word);
+    render::write_err(&list)?;
+    if !decision.all && !is_wanted(word, waiting.len())? {
+        return Err(Ended::with(
+            Exit::Usage,
+            format!("nothing was decided: name a step, or {} them all with --all", word.name()),
+        ));
+    }
+    // Only what was shown: a step that has come to wait meanwhile is not meant.
+    let mut all = Done { incident: view.incident.id.clone(), what: Vec::new() };
+    for request in waiting {
+        let done = say(view.incident.id.as_str(), Some(request.step.clone())).await.map_err(refused)?;
+        all.what.extend(done.what);
+    }
+    tell(shared, &all)
+}
+
+fn waiting(incident: &Incident) -> Vec<&ApprovalRequest> {
+    let mut all: Vec<&ApprovalRequest> = Vec::new();
+    for request in incident.runs.iter().flat_map(|run| &run.waiting) {
+        if !all.iter().any(|known| known.step == request.step) {
+            all.push(request);
+        }
+    }
+    all
+}
+
+fn listed(incident: &Incident, waiting: &[&ApprovalRequest], word: Word) -> String {
+    let mut out = format!(
+        "{} ({}): {} a person\n",
+        incident.id,
+        one_line(&incident.title, 100),
+        match waiting.len() {
+            1 => "1 step waits for".to_owned(),
+            many => format!("{many} steps wait for"),
+        }
+    );
+    for request in waiting {
+        out.push_str(&format!(
+            "  {}: would {} ({}; {} left)\n    hemostat {} {} {}\n",
+            request.step,
+            one_line(&request.would, 300),
+            one_line(&request.because, 300),
+            age(now(), request.expires),
+            word.name(),
+            incident.id,
+            request.step
+        ));
+    }
+    out
+}
+
+/// Asks; where nobody can answer, the answer is no.
+fn is_wanted(word: Word, steps: usize) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let what = if steps == 1 { "it".to_owned() } else { format!("all {steps}") };
+    render::write_err(&format!("{} {what}? [y/N] ", word.name()))?;
+    let mut answer = String::new();
+    std::io::stdin().lock().take(64).read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(crate) async fn verdict(shared: &Shared, judgement: Judgement) -> Result<Exit> {

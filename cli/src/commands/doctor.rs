@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     Shared,
     exit::Exit,
-    render::{self, Colour, Window, one_line},
+    render::{self, Colour, Window, wrapped},
 };
 
 #[derive(clap::Args)]
@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Do not load any eBPF program.
     #[arg(long)]
     no_hooks: bool,
+    /// Tell each thing on one line and shorten nothing.
+    #[arg(short, long)]
+    wide: bool,
 }
 
 /// How a look at one thing ended.
@@ -89,7 +92,7 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
         options.authority.as_deref(),
     ));
     looks.push(setup::controller(shared));
-    render::print(shared.output, &looks, |window| page(&looks, window))?;
+    render::print(shared.output, &looks, |window| page(&looks, window.or_wide(options.wide.into())))?;
     let bad = looks.iter().any(|look| look.verdict == Verdict::Bad);
     Ok(if bad { Exit::Bad } else { Exit::Good })
 }
@@ -109,14 +112,12 @@ fn page(looks: &[Look], window: Window) -> String {
             Colour::Plain => sign.to_owned(),
         };
         let room = window.width.saturating_sub(widest + 11).max(20);
-        out.push_str(&format!("{sign}  {:<widest$}  {}\n", look.what, one_line(&look.found, room)));
+        let indent = widest + 11;
+        let found = wrapped(&look.found, room, indent);
+        out.push_str(&format!("{sign}  {:<widest$}  {found}\n", look.what));
         if !look.next.is_empty() {
-            out.push_str(&format!(
-                "{:indent$}→ {}\n",
-                "",
-                one_line(&look.next, room.max(60)),
-                indent = widest + 11
-            ));
+            let next = wrapped(&look.next, room.saturating_sub(2), indent + 2);
+            out.push_str(&format!("{:indent$}→ {next}\n", ""));
         }
     }
     let count = |verdict: Verdict| looks.iter().filter(|look| look.verdict == verdict).count();

@@ -12,7 +12,7 @@ use super::files_below;
 use crate::{
     Shared,
     exit::{Ended, Exit},
-    render,
+    render::{self, counted},
 };
 
 /// Where playbooks are looked for when no path is given.
@@ -138,13 +138,16 @@ fn page(checked: &Checked) -> String {
         }
     }
     out.push_str(&format!(
-        "{} files: {} playbooks ({}), {} policies; {} errors, {} warnings\n",
-        checked.files,
-        checked.playbooks.len(),
-        checked.playbooks.join(", "),
-        checked.policies.len(),
-        checked.errors,
-        checked.warnings
+        "{}: {}{}, {}; {}, {}\n",
+        counted(checked.files, "file"),
+        counted(checked.playbooks.len(), "playbook"),
+        match checked.playbooks.as_slice() {
+            [] => String::new(),
+            names => format!(" ({})", names.join(", ")),
+        },
+        counted(checked.policies.len(), "policy"),
+        counted(checked.errors, "error"),
+        counted(checked.warnings, "warning")
     ));
     out
 }

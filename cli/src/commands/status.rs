@@ -7,12 +7,19 @@ use super::{client, now, refused};
 use crate::{
     Shared,
     exit::Exit,
-    render::{self, Window, age, status_page},
+    render::{self, Window, age, counted, status_page, wrapped},
 };
 
-pub(crate) async fn run(shared: &Shared) -> Result<Exit> {
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Tell every reason on one line and shorten nothing.
+    #[arg(short, long)]
+    wide: bool,
+}
+
+pub(crate) async fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     let status = client(shared).status().await.map_err(refused)?;
-    render::print(shared.output, &status, |window| page(&status, window))?;
+    render::print(shared.output, &status, |window| page(&status, window.or_wide(options.wide.into())))?;
     let degraded = status.health.condition == Condition::Degraded
         || status.nodes.iter().any(|node| node.status.as_ref().is_some_and(|said| !said.degraded.is_empty()));
     Ok(if degraded { Exit::Bad } else { Exit::Good })
@@ -20,22 +27,27 @@ pub(crate) async fn run(shared: &Shared) -> Result<Exit> {
 
 fn page(status: &Status, window: Window) -> String {
     let now = now();
-    let mut out = format!(
-        "controller {} · up {} · {} open incidents · {} approvals waiting · {} actions in force · {} playbooks\n",
+    let line = format!(
+        "controller {} · up {} · {} · {} waiting · {} in force · {}",
         status.version,
         age(status.started, now),
-        status.open_incidents,
-        status.approvals_waiting,
-        status.actions_in_force,
-        status.playbooks,
+        counted(status.open_incidents, "open incident"),
+        counted(status.approvals_waiting, "approval"),
+        counted(status.actions_in_force, "action"),
+        counted(status.playbooks, "playbook"),
     );
+    let mut out = wrapped(&line, window.width, 4) + "\n";
+    let mut degraded = |what: &str| {
+        out.push_str(&format!("DEGRADED: {}\n", wrapped(what, window.width.saturating_sub(10), 10)));
+    };
     for problem in &status.health.problems {
-        out.push_str(&format!("DEGRADED: {}: {}\n", problem.part, problem.what));
+        degraded(&format!("{}: {}", problem.part, problem.what));
     }
     for node in status.nodes.iter().filter(|node| node.link == LinkView::Down) {
-        out.push_str(&format!(
-            "DEGRADED: node {}: its link is down, {} commands wait\n",
-            node.node, node.commands_waiting
+        degraded(&format!(
+            "node {}: its link is down, {} waiting",
+            node.node,
+            counted(node.commands_waiting, "command")
         ));
     }
     out.push('\n');

@@ -182,7 +182,6 @@ fn undo(action: &ActionRecord) -> String {
         UndoClass::Exact => "exact".into(),
         UndoClass::Nothing => "nothing to undo".into(),
         UndoClass::Compensable { residual } => format!("all but: {residual}"),
-        UndoClass::Compensable { residual } => format!("not exact: {residual}"),
         UndoClass::Irreversible { residual } => format!("none: {residual}"),
     }
 }

@@ -13,28 +13,29 @@ pub(crate) fn status_page(nodes: &[NodeStatus], now: Timestamp, window: Window) 
     let mut out = String::new();
     for node in nodes {
         let live = node.hooks.iter().filter(|hook| is_live(&hook.state)).count();
-        let _never_fails = writeln!(
-            out,
-            "node {} · kernel {} · agent start {} · {} rules · {live} hooks live · {} findings · {} containments in force · as of {} ago",
+        let line = format!(
+            "node {} · kernel {} · agent start {} · {} · {} live · {} · {} in force · as of {} ago",
             node.node,
             node.kernel,
             node.epoch,
-            node.rules,
-            node.findings,
-            node.containments,
+            super::counted(node.rules, "rule"),
+            super::counted(live, "hook"),
+            super::counted(node.findings, "finding"),
+            super::counted(node.containments, "containment"),
             age(node.at, now),
         );
+        let _never_fails = writeln!(out, "{}", super::wrapped(&line, window.width, 4));
         if node.degraded.is_empty() {
             out.push_str("healthy\n");
         }
         if !node.holding.is_empty() {
             let holding =
                 format!("programs are held at their exec until judged for: {}", node.holding.join("; "));
-            let _never_fails = writeln!(out, "{}", super::one_line(&holding, window.width));
+            let _never_fails = writeln!(out, "{}", super::wrapped(&holding, window.width, 4));
         }
         for degraded in &node.degraded {
-            let _never_fails =
-                writeln!(out, "DEGRADED: {}", super::one_line(degraded, window.width.saturating_sub(10)));
+            let told = super::wrapped(degraded, window.width.saturating_sub(10), 10);
+            let _never_fails = writeln!(out, "DEGRADED: {told}");
         }
         out.push_str("\nHOOKS\n");
         out.push_str(&hooks(node, window));

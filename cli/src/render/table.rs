@@ -30,7 +30,7 @@ pub(crate) struct Table {
 /// Blanks between two columns.
 const GAP: usize = 2;
 /// No cell is longer, whatever the window.
-const LONGEST_CELL: usize = 400;
+const LONGEST_CELL: usize = 4000;
 
 impl Table {
     pub(crate) fn new(columns: Vec<Column>) -> Self {

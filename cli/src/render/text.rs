@@ -47,6 +47,57 @@ pub(crate) fn one_line(text: &str, limit: usize) -> String {
     out
 }
 
+/// Foreign text on as many lines as it takes, none wider than `width` columns; those after the first begin with `indent` blanks.
+pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    use unicode_width::UnicodeWidthStr as _;
+    let text = one_line(text, LONGEST_TEXT);
+    let width = width.max(20);
+    let (mut out, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let mut word = word.to_owned();
+        if column > 0 && column + 1 + word.width() > width {
+            out.push_str(&format!("\n{:indent$}", ""));
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        // One that fits no line is broken where it must be.
+        while word.width() > width - column {
+            let room = width - column;
+            let mut at = 0;
+            for (start, character) in word.char_indices() {
+                let end = start + character.len_utf8();
+                if word[..end].width() > room {
+                    break;
+                }
+                at = end;
+            }
+            let at = if at == 0 { word.chars().next().map_or(0, char::len_utf8) } else { at };
+            let rest = word.split_off(at);
+            out.push_str(&word);
+            out.push_str(&format!("\n{:indent$}", ""));
+            (word, column) = (rest, 0);
+        }
+        column += word.width();
+        out.push_str(&word);
+    }
+    out
+}
+
+/// Characters of a text that is told whole.
+const LONGEST_TEXT: usize = 8000;
+
+/// `1 file`, `2 files`.
+pub(crate) fn counted(count: impl TryInto<u64>, one: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let many = match one.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
+        _ => format!("{one}s"),
+    };
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+}
+
 /// Unicode's bidirectional controls and invisible joiners, which can make a name look like another.
 fn is_direction_mark(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
@@ -62,6 +113,26 @@ mod tests {
         assert_eq!(one_line("abc\u{202e}txt.exe", 80), "abc\\u{202e}txt.exe");
         assert_eq!(one_line("abcdef", 4), "abc…");
         assert_eq!(one_line("abcd", 4), "abcd");
+    }
+
+    #[test]
+    fn texts_are_told_whole_within_the_window() {
+        use unicode_width::UnicodeWidthStr as _;
+        let text = format!("a reason with a long path /{} and two more words, ääää", "x".repeat(70));
+        for width in [20, 21, 40, 79] {
+            let told = wrapped(&text, width, 4);
+            assert!(told.lines().all(|line| line.trim_start().width() <= width), "{told}");
+            let whole: String = told.lines().map(str::trim).collect();
+            assert_eq!(whole.replace(' ', ""), text.replace(' ', ""));
+        }
+        assert_eq!(wrapped("short", 80, 4), "short");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(1_u64, "file"), "1 file");
+        assert_eq!(counted(0_u64, "policy"), "0 policies");
+        assert_eq!(counted(2_u64, "key"), "2 keys");
     }
 
     #[test]

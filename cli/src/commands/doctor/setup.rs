@@ -19,6 +19,7 @@ use crate::{
     Shared,
     commands::{asking, client, files_below, now, refused, rules::read_rules},
     exit::Exit,
+    render::counted,
 };
 
 pub(super) fn look(rules: &[PathBuf], playbooks: &[PathBuf]) -> [Look; 2] {
@@ -41,8 +42,12 @@ fn of_rules(paths: &[PathBuf]) -> Look {
     let loaded = load(&files);
     let errors = loaded.errors();
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
-    let text =
-        format!("{} rules from {} files, {} KiB of tables", set.len(), files.len(), set.table_bytes() / 1024);
+    let text = format!(
+        "{} from {}, {} KiB of tables",
+        counted(set.len(), "rule"),
+        counted(files.len(), "file"),
+        set.table_bytes() / 1024
+    );
     if errors == 0 {
         return Look::new("rules", Verdict::Good, text);
     }

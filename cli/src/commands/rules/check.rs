@@ -18,7 +18,7 @@ use super::read_some_rules;
 use crate::{
     Shared,
     exit::Exit,
-    render::{self, Colour, Window},
+    render::{self, Colour, Window, counted},
 };
 
 /// The answer for programs.
@@ -102,13 +102,13 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
     };
     let mut out = render(diagnostics, files, colour);
     out.push_str(&format!(
-        "{} files: {} rules, {} correlations, {} filters loaded; {} errors, {} warnings\n",
-        checked.files,
-        checked.rules,
-        checked.correlations.len(),
-        checked.filters,
-        checked.errors,
-        checked.warnings
+        "{}: {}, {}, {} loaded; {}, {}\n",
+        counted(checked.files, "file"),
+        counted(checked.rules, "rule"),
+        counted(checked.correlations.len(), "correlation"),
+        counted(checked.filters, "filter"),
+        counted(checked.errors, "error"),
+        counted(checked.warnings, "warning")
     ));
     for one in &checked.correlations {
         let silent = if one.silent.is_empty() {
@@ -126,8 +126,8 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
     }
     if !checked.cannot_fire.is_empty() {
         out.push_str(&format!(
-            "{} rules cannot fire on this product's sources (-o json says why for each)\n",
-            checked.cannot_fire.len()
+            "{} cannot fire on this product's sources (-o json says why for each)\n",
+            counted(checked.cannot_fire.len(), "rule")
         ));
     }
     out

@@ -16,7 +16,7 @@ use crate::{
     Shared,
     commands::files_below,
     exit::Exit,
-    render::{self, Colour, Window},
+    render::{self, Colour, Window, counted},
 };
 
 #[derive(Serialize)]
@@ -104,11 +104,11 @@ fn page(tested: &Tested, report: &Report, window: Window) -> String {
         out.push_str(&format!("untested: {}: {}\n", untested.rule, untested.missing));
     }
     out.push_str(&format!(
-        "{} rule files: {} cases passed, {} failed; {} rules without tests of both kinds\n",
-        tested.rules,
-        tested.passed,
+        "{}: {} passed, {} failed; {} without tests of both kinds\n",
+        counted(tested.rules, "rule file"),
+        counted(tested.passed, "case"),
         tested.failed.len(),
-        tested.untested.len()
+        counted(tested.untested.len(), "rule")
     ));
     out
 }

@@ -64,6 +64,11 @@ fn differs(rule: &Rule, event: &Drafted) -> bool {
         if item.modifiers.iter().any(within) && item.values.iter().any(truth) {
             return true;
         }
+        // "Except the first and last byte": rsigma looks for a last character that depends on what follows, so what it finds is right
+        // and what it does not find may be there.
+        if item.modifiers.iter().any(|modifier| modifier.value == Modifier::Base64Offset) {
+            return true;
+        }
         // "Strings that are applied to the full log message": rsigma compares keywords with `all` to whole values.
         if item.field.is_none() && !item.modifiers.is_empty() {
             return true;

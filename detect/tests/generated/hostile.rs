@@ -119,3 +119,34 @@ fn i11_deep_long_and_many_are_refused_quickly() {
     survive(format!("{head}  t: {{'CommandLine|re': '{}'}}\n  condition: s\n", "(a{1000}){1000}"));
     survive(format!("{head}  t: {{'CommandLine|windash': '{}'}}\n  condition: s\n", "-".repeat(200)));
 }
+
+/// What makes other loaders grow without bound: refused by name, and the rule beside it loads.
+#[test]
+fn i11_bombs_are_refused_and_the_rule_beside_them_loads() {
+    let good = "title: g\nid: g\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: a}, condition: s}\n";
+    let with = |search: &str| {
+        let rule = good.replace("s: {Image: a}", search).replace("title: g\nid: g", "title: b\nid: b");
+        let files = [
+            SourceFile { name: "bad.yml".into(), text: rule },
+            SourceFile { name: "good.yml".into(), text: good.to_owned() },
+        ];
+        let loaded = load(&files);
+        assert!(loaded.errors() > 0, "{}", &search[..search.len().min(60)]);
+        assert_eq!(loaded.rules.iter().map(|rule| rule.key()).collect::<Vec<_>>(), ["g"]);
+    };
+    let laughs: String =
+        (1..10).map(|n| format!("b{n}: &b{n} [{}]\n", vec![format!("*b{}", n - 1); 9].join(", "))).collect();
+    with(&format!("s: {{Image: &b0 lol}}, x: {{ {} }}", laughs.replace('\n', ", ")));
+    with("s: {Image: !!binary aGVsbG8=}");
+    with("s: {CommandLine|re: '(a{1000}){1000}'}");
+    with("s: {CommandLine|re: '((((a{99}){99}){99}){99})'}");
+    with(&format!("s: {}{}", "[".repeat(40), "]".repeat(40)));
+    with(&format!("s: {{CommandLine: [{}]}}", "a, ".repeat(25_000)));
+    with(&format!("s: {{CommandLine|windash: '{}'}}", "-".repeat(9)));
+    with(&format!("s: {{CommandLine: '{}'}}", "x".repeat(20_000)));
+    // A NUL, and what was no UTF-8 when it was read, are characters like others: nothing is cut short at them.
+    let files =
+        [SourceFile { name: "n.yml".into(), text: good.replace("Image: a", "Image: \"a\\0\u{fffd}b\"") }];
+    assert_eq!(load(&files).errors(), 0);
+    survive(format!("{good}\0---\n{good}"));
+}

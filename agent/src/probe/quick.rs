@@ -262,7 +262,8 @@ mod tests {
         for path in ["/etc/cron.d/x", "/etc/crontabs", "/etc/passwd", "/x/how_to_decrypt.txt", "/x/a.jspx"] {
             assert!(says(path), "{path}");
         }
-        for path in ["/etc/hostname", "/tmp/notes.txt", "/usr/lib/libc.so.6", "/etc/passwd/x", "/etc/cron.d"]
+        for path in
+            ["/etc/hostname", "/tmp/notes.txt", "/usr/lib/libc.so.6", "/etc/passwd/x", "/etc/default/x"]
         {
             assert!(!says(path), "{path}");
         }

@@ -87,9 +87,9 @@ impl Reader {
         mut between: impl FnMut(&mut S),
     ) -> Result<(), ProbeError> {
         loop {
-            let (critical, bulk) = self.look(&mut |record| take_in(state, record));
+            let (critical, bulk) = self.look(&mut |record| take_in(state, record))?;
             if stop_raised(stop)? {
-                self.look(&mut |record| take_in(state, record));
+                self.look(&mut |record| take_in(state, record))?;
                 return Ok(());
             }
             between(state);
@@ -102,7 +102,10 @@ impl Reader {
     }
 
     /// Gives out everything that stands in the rings now; returns how many critical and bulk records.
-    pub fn look(&mut self, sink: &mut impl FnMut(Record)) -> (usize, usize) {
+    ///
+    /// # Errors
+    /// [`ProbeError::System`] if a ring's memory cannot be mapped.
+    pub fn look(&mut self, sink: &mut impl FnMut(Record)) -> Result<(usize, usize), ProbeError> {
         let undecoded = Arc::clone(&self.undecoded);
         let mut each = |bytes: &[u8]| match decode::decode(bytes) {
             Ok(record) => sink(record),
@@ -115,14 +118,18 @@ impl Reader {
         let mark = self.bulk.produced();
         let (mut critical, mut bulk) = (0, 0);
         loop {
-            critical += self.critical.drain(u64::MAX, usize::MAX, &mut each);
-            let batch = self.bulk.drain(mark, BULK_BATCH, &mut each);
+            critical += self.critical.drain(u64::MAX, usize::MAX, &mut each).map_err(unmapped)?;
+            let batch = self.bulk.drain(mark, BULK_BATCH, &mut each).map_err(unmapped)?;
             bulk += batch;
             if batch < BULK_BATCH {
-                return (critical, bulk);
+                return Ok((critical, bulk));
             }
         }
     }
+}
+
+fn unmapped(source: std::io::Error) -> ProbeError {
+    ProbeError::System { operation: "read a ring", source }
 }
 
 fn stop_raised(stop: &StopFlag) -> Result<bool, ProbeError> {

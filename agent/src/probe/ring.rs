@@ -1,8 +1,9 @@
 //! A reader of BPF ring buffers (kernel/bpf/ringbuf.c; Documentation/bpf/ringbuf.rst).
 //!
-//! aya's own maps the data pages twice, so that a record never wraps; that counts twice as resident memory. This one maps
-//! them once and copies the few records that wrap. It also shows the producer's position, which the order of two rings
-//! needs (see [`super::reader`]).
+//! aya's own maps the whole data area, twice, and each mapped page counts as resident. This one maps a window of it where it reads, and
+//! moves the window on: a quarter of a megabyte instead of the whole ring, for some microseconds in each thousand records. The kernel lays
+//! its pages out twice in a row, so that a record never wraps in the window either. It also shows the producer's position, which the
+//! order of two rings needs (see [`super::reader`]).
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::{
@@ -18,6 +19,11 @@ const HEADER: u64 = 8;
 /// Space is given back to the kernel after so many bytes.
 const GIVE_BACK: u64 = 64 * 1024;
 
+/// Windows begin at multiples of this. A power of two, and a multiple of the page size of every architecture.
+const WINDOW: u64 = 256 * 1024;
+/// What a window reaches beyond its part: more than the longest record, whose length the kernel side keeps below this.
+const OVERLAP: u64 = 64 * 1024;
+
 pub(super) struct Ring {
     fd: OwnedFd,
     consumer: Mapping,
@@ -25,17 +31,25 @@ pub(super) struct Ring {
     page: usize,
     size: u64,
     position: u64,
-    wrapped: Vec<u8>,
+    window: Window,
+}
+
+/// The part of the data area that is mapped.
+struct Window {
+    mapping: Mapping,
+    /// Where it begins in the data area.
+    begin: u64,
 }
 
 impl Ring {
     /// Maps the ring of this descriptor, whose data area has `size` bytes.
     pub(super) fn map(fd: OwnedFd, size: u32) -> io::Result<Self> {
         let page = rustix::param::page_size();
+        let size = u64::from(size);
         let consumer = Mapping::new(&fd, page, 0, libc::PROT_READ | libc::PROT_WRITE)?;
-        let producer = Mapping::new(&fd, page + size as usize, page, libc::PROT_READ)?;
-        let mut ring =
-            Self { fd, consumer, producer, page, size: u64::from(size), position: 0, wrapped: Vec::new() };
+        let producer = Mapping::new(&fd, page, page, libc::PROT_READ)?;
+        let window = Window::map(&fd, page, size, 0)?;
+        let mut ring = Self { fd, consumer, producer, page, size, position: 0, window };
         ring.position = ring.consumer_word().load(Ordering::Acquire);
         Ok(ring)
     }
@@ -47,20 +61,37 @@ impl Ring {
     }
 
     /// Gives out the committed records that begin before `limit`, at most `most`; returns how many.
-    pub(super) fn drain(&mut self, limit: u64, most: usize, mut each: impl FnMut(&[u8])) -> usize {
+    ///
+    /// Errors: the data area cannot be mapped where the next record is; it stays there.
+    pub(super) fn drain(
+        &mut self,
+        limit: u64,
+        most: usize,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<usize> {
         let mut count = 0;
         let mut given_back = self.position;
         // Without the fence the check for more could be done before the kernel sees our position: a lost wake-up.
         fence(Ordering::SeqCst);
         let end = self.produced().min(limit);
         while self.position < end && count < most {
-            let head = self.word(self.position).load(Ordering::Acquire);
+            let record = self.at(self.position)?;
+            // SAFETY: record headers are 8-byte aligned, and the window reaches beyond them.
+            let head = unsafe { &*record.cast::<AtomicU32>() }.load(Ordering::Acquire);
             if head & BUSY != 0 {
                 break;
             }
             let len = u64::from(head & !(BUSY | DISCARD));
             if head & DISCARD == 0 {
-                self.give(self.position + HEADER, len as usize, &mut each);
+                // The kernel side's own bound; anything else would be damage, which must not be read.
+                if len + HEADER > OVERLAP {
+                    return Err(io::Error::other(format!(
+                        "a record of {len} bytes in a ring of the kernel side"
+                    )));
+                }
+                // SAFETY: the record lies within the window, whose overlap is longer than any; the kernel does not write to a
+                // committed record before our position has passed it, and the window stays until `each` has returned.
+                each(unsafe { std::slice::from_raw_parts(record.add(HEADER as usize), len as usize) });
                 count += 1;
             }
             self.position += (len + HEADER + 7) & !7;
@@ -70,24 +101,7 @@ impl Ring {
             }
         }
         self.consumer_word().store(self.position, Ordering::SeqCst);
-        count
-    }
-
-    fn give(&mut self, position: u64, len: usize, each: &mut impl FnMut(&[u8])) {
-        let begin = (position & (self.size - 1)) as usize;
-        let first = len.min(self.size as usize - begin);
-        // SAFETY: `begin + first` lies within the data area; the kernel does not write to a committed record before our
-        // position has passed it.
-        let head = unsafe { std::slice::from_raw_parts(self.data().add(begin), first) };
-        if first == len {
-            return each(head);
-        }
-        self.wrapped.clear();
-        self.wrapped.extend_from_slice(head);
-        // SAFETY: as above; the rest stands at the area's start and is shorter than it.
-        let rest = unsafe { std::slice::from_raw_parts(self.data(), (len - first).min(self.size as usize)) };
-        self.wrapped.extend_from_slice(rest);
-        each(&self.wrapped);
+        Ok(count)
     }
 
     fn consumer_word(&self) -> &AtomicU64 {
@@ -95,14 +109,24 @@ impl Ring {
         unsafe { &*self.consumer.at.as_ptr().cast::<AtomicU64>() }
     }
 
-    fn word(&self, position: u64) -> &AtomicU32 {
-        // SAFETY: record headers are 8-byte aligned and never wrap.
-        unsafe { &*self.data().add((position & (self.size - 1)) as usize).cast::<AtomicU32>() }
+    /// The byte at this position, with the longest record's length mapped behind it.
+    fn at(&mut self, position: u64) -> io::Result<*const u8> {
+        let offset = position & (self.size - 1);
+        let begin = offset & !(WINDOW - 1);
+        if begin != self.window.begin {
+            self.window = Window::map(&self.fd, self.page, self.size, begin)?;
+        }
+        // SAFETY: `offset` is less than WINDOW behind `begin`, and the window is longer than that.
+        Ok(unsafe { self.window.mapping.at.as_ptr().add((offset - begin) as usize) })
     }
+}
 
-    fn data(&self) -> *const u8 {
-        // SAFETY: the data area begins one page into the mapping.
-        unsafe { self.producer.at.as_ptr().add(self.page) }
+impl Window {
+    fn map(fd: &OwnedFd, page: usize, size: u64, begin: u64) -> io::Result<Self> {
+        // consumer's page, producer's page, the data area, the same pages again
+        let behind = (2 * size - begin).min(WINDOW + OVERLAP);
+        let mapping = Mapping::new(fd, behind as usize, 2 * page + begin as usize, libc::PROT_READ)?;
+        Ok(Self { mapping, begin })
     }
 }
 

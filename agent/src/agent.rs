@@ -175,6 +175,7 @@ impl Agent {
                 recovered.record.id
             ))
         }));
+        notes.extend(contain.notes());
 
         let bpffs = LeaveAtEnd::default();
         let mut probes = Probes::load(&config.probes, &plan(&config.rules.current().1, &config.authority))?;

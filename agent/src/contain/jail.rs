@@ -112,17 +112,17 @@ pub(super) fn place<'a>(task: &Task<'_>, home: &'a str) -> io::Result<&'a str> {
     }
 }
 
-fn is_ours(jail: &Cgroup) -> bool {
+pub(super) fn is_ours(jail: &Cgroup) -> bool {
     jail.owner().is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
 }
 
-fn has_name_of_jail(path: &str) -> bool {
+pub(super) fn has_name_of_jail(path: &str) -> bool {
     let tag = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
     tag.is_some_and(|tag| tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The cgroup around a path that is known to be a jail's; the path itself where it has not the name of one.
-fn outside(path: &str) -> &str {
+pub(super) fn outside(path: &str) -> &str {
     match path.rsplit_once('/') {
         Some(("", _)) if has_name_of_jail(path) => "/",
         Some((parent, _)) if has_name_of_jail(path) => parent,
@@ -366,7 +366,7 @@ fn let_go(task: &Task<'_>, held: &Held, way: &Way, of_the_root: &str) -> Result<
 }
 
 /// The cgroup around this one.
-fn above(path: &str) -> &str {
+pub(super) fn above(path: &str) -> &str {
     match path.rsplit_once('/') {
         Some(("", _)) | None => "/",
         Some((above, _)) => above,

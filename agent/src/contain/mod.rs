@@ -28,6 +28,7 @@ mod sockets;
 mod spared;
 mod stop;
 mod sys;
+mod unknown;
 
 use std::{
     io,
@@ -44,6 +45,7 @@ pub use mask::{Mask, MaskAll};
 pub use protect::ProtectedList;
 pub use recover::{Drift, Recovered};
 pub use scene::{Lineage, StepHook};
+pub use unknown::{Stray, Unknown, journals_in_use, list as list_strays};
 
 /// How containment works on this node.
 #[derive(Clone)]

@@ -116,13 +116,36 @@ pub(super) fn sweep_pins(scene: &Scene, known: &[String]) -> Result<usize, Actio
             continue;
         }
         if !is_attached(&folder)? {
-            lift(scene, &folder)?;
+            lift(&|step| scene.step(step), &folder)?;
             swept += 1;
         } else if !known.iter().any(|pins| Path::new(pins) == folder) {
             tracing::warn!(folder = %folder.display(), "a pinned quarantine is in force that the journal does not know");
         }
     }
     Ok(swept)
+}
+
+/// The folders of pinned quarantines in this folder of bpffs.
+pub(super) fn pin_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(PIN_PREFIX)) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Lifts a quarantine that no journal knows.
+pub(super) fn lift_pins(folder: &Path) -> Result<(), ActionFailure> {
+    lift(&|_| (), folder)
 }
 
 /// Pin folders begin like this: others may keep theirs beside.
@@ -152,7 +175,7 @@ fn apply(
     bpffs::ensure(task.scene)?;
     let folder = pins(task);
     // half of an earlier try: taken out of force and done anew
-    lift(task.scene, &folder)?;
+    lift(&|step| task.step(step), &folder)?;
     let done = attach(task, &cgroup, &folder, mode, networks);
     match done {
         Ok(calls) => Ok(Outputs::from([
@@ -161,7 +184,7 @@ fn apply(
             ("calls_refused_at_once".to_owned(), json!(calls)),
         ])),
         Err(failure) => {
-            if let Err(left) = lift(task.scene, &folder) {
+            if let Err(left) = lift(&|step| task.step(step), &folder) {
                 task.leave_unclean(&left);
             }
             Err(failure)
@@ -226,7 +249,7 @@ fn revert(task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFai
     let folder = pins(task);
     let counted = counts(&folder);
     task.step("lift");
-    lift(task.scene, &folder)?;
+    lift(&|step| task.step(step), &folder)?;
     if task.scene.cgroups.cgroup(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(Undone::Vacuous { detail: format!("cgroup {path} is gone") });
     }
@@ -261,7 +284,7 @@ fn is_attached(folder: &Path) -> Result<bool, ActionFailure> {
 }
 
 /// Takes every link of the folder out of force, then removes it. `Ok` when there is none.
-fn lift(scene: &Scene, folder: &Path) -> Result<(), ActionFailure> {
+fn lift(on_step: &dyn Fn(&'static str), folder: &Path) -> Result<(), ActionFailure> {
     let failed = |operation: &'static str, path: &Path| {
         let path = path.display().to_string();
         move |error: io::Error| ActionFailure::io(operation, path, &error)
@@ -273,7 +296,7 @@ fn lift(scene: &Scene, folder: &Path) -> Result<(), ActionFailure> {
     };
     for entry in entries {
         let path = entry.map_err(failed("list", folder))?.path();
-        scene.step("unpin");
+        on_step("unpin");
         if path.file_name().is_none_or(|name| name != COUNTERS) {
             let link = sys::open_pinned(&path).map_err(failed("open", &path))?;
             sys::detach(&link).map_err(failed("take out of force", &path))?;

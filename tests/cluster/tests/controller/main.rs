@@ -1,0 +1,43 @@
+//! The controller of a cluster, as a process of its own on a real API server, with a node that is played by the test.
+
+#![expect(clippy::print_stdout, reason = "the runner counts lines of skips")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test of its own; what cannot be done fails it")]
+
+mod answers;
+mod away;
+mod identity;
+mod inputs;
+mod node;
+mod scene;
+mod shown;
+
+/// A playbook for [`node::miner`].
+fn playbook(mode: &str) -> String {
+    format!(
+        "apiVersion: hemostat.dev/v1alpha1
+kind: Playbook
+metadata:
+  name: miner
+spec:
+  description: Freeze it, cut it off, then kill it once a person said yes.
+  mode: {mode}
+  trigger:
+    rules: [rule-miner]
+  steps:
+    - name: freeze
+      action: node.freeze
+      target: {{ kind: Process }}
+      timeout: 30s
+    - name: isolate
+      action: node.net-quarantine
+      target: {{ kind: Cgroup }}
+      timeout: 30s
+    - name: kill
+      action: node.kill
+      target: {{ kind: Process }}
+      needs: [freeze]
+      approval: Required
+      timeout: 30s
+"
+    )
+}

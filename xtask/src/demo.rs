@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// How the programs of the cluster are built.
     #[arg(long, default_value = "release", requires = "cluster")]
     profile: String,
+    /// A hemostat that is built already, for the cluster's images.
+    #[arg(long, requires = "cluster")]
+    program: Option<PathBuf>,
     /// Only these attacks.
     #[arg(long, value_enum)]
     only: Vec<Scenario>,
@@ -58,7 +61,7 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
     }
     if options.cluster {
         let mut stages = Stages::new(options.json);
-        let proofs = cluster::run(&mut stages, &options.profile)?;
+        let proofs = cluster::run(&mut stages, &options.profile, options.program.as_deref())?;
         stages.title(&format!("{proofs} proofs held"));
         return write_record(&stages, options);
     }
@@ -72,6 +75,7 @@ pub(crate) fn as_test() -> Result<u64> {
         json: false,
         cluster: false,
         profile: String::new(),
+        program: None,
         only: Vec::new(),
         record: None,
     };

@@ -6,7 +6,7 @@ use super::{
     Effort,
     report::{Report, Target, quantile},
 };
-use crate::demo::cluster::{Stage, millis};
+use crate::demo::cluster::Stage;
 
 /// Runs of a whole bench, and of a first answer.
 const RUNS: (usize, usize) = (50, 5);
@@ -17,12 +17,12 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
         Effort::Quick => (RUNS.1, "dev"),
     };
     let mut stages = crate::demo::stage::Stages::new(true);
-    let stage = Stage::up(&mut stages, profile)?;
+    let stage = Stage::up(&mut stages, profile, None)?;
     let mut contained = Vec::with_capacity(runs);
     for run in 1..=runs {
         let mut miner = stage.mine()?;
         let incident = stage.contained().with_context(|| format!("run {run}"))?;
-        contained.push(millis(&incident).context("the incident does not tell when it was contained")?);
+        contained.push(stage.millis(&incident).with_context(|| format!("run {run}"))?);
         // Everything is as before for the next one.
         stage.false_positive(&incident)?;
         let _ended = miner.kill();

@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    io::Write as _,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -28,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Rules of the story: the shipped ones for miners.
 const RULES: [&str; 1] = ["rules/linux/impact/cryptominer_command_line.yml"];
 
-pub(crate) fn run(stages: &mut Stages, profile: &str) -> Result<u64> {
-    let stage = Stage::up(stages, profile)?;
+pub(crate) fn run(stages: &mut Stages, profile: &str, program: Option<&Path>) -> Result<u64> {
+    let stage = Stage::up(stages, profile, program)?;
     stages.title("A miner in one pod of two");
     stage.prove_both_answer(stages)?;
     let mut miner = stage.mine()?;
     stages.attack("miner", &format!("somebody runs a miner in pod {} with kubectl exec", stage.victim.name));
     let incident = stage.contained()?;
-    let after = millis(&incident);
+    let after = stage.millis(&incident).ok();
     let target = incident["status"]["target"].as_str().unwrap_or("?").to_owned();
     stages.defence("contained", after, &format!("{} is contained: {target}", name(&incident)));
     println!("{}", stage.kubectl.ask(&["get", "incidents", "--all-namespaces"])?);
@@ -74,7 +75,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn up(stages: &mut Stages, profile: &str) -> Result<Self> {
+    pub(crate) fn up(stages: &mut Stages, profile: &str, program: Option<&Path>) -> Result<Self> {
         if !is_root() {
             bail!(
                 "a cluster makes namespaces and cgroups, which needs root; run: sudo -E cargo xtask demo --cluster"
@@ -82,8 +83,8 @@ impl Stage {
         }
         stages.title("A real Kubernetes, Hemostat from its chart");
         // Prepared before the cluster, so that it does not stand idle.
-        let archives =
-            image::assemble(&image::build(profile)?, "hemostat.dev", "demo", &root().join("target/images"))?;
+        let program = program.map_or_else(|| image::build(profile), |given| Ok(given.to_owned()))?;
+        let archives = image::assemble(&program, "hemostat.dev", "demo", &root().join("target/images"))?;
         let standin = standin()?;
         let cluster = Cluster::up(Place::chosen()?, Cni::Bridge)?;
         for archive in [&archives.agent, &archives.controller] {
@@ -122,38 +123,80 @@ impl Stage {
         stages.proof("before", both, "both pods answer; a NetworkPolicy allows them everything")
     }
 
-    /// Starts the miner in the victim, as somebody with access would.
+    /// Starts the miner in the victim, as somebody with access would. By a script on standard input: the node is this machine, and kubectl's
+    /// own command line would be seen there, too.
     pub(crate) fn mine(&self) -> Result<Child> {
-        let pool = format!("{}:3333", self.pool.address);
-        let words = [
-            "exec",
-            &self.victim.name,
-            "--",
-            "/bin/standin",
-            "run",
-            "miner",
-            "--peer",
-            &pool,
-            "--url",
-            "stratum+tcp://pool.example:3333",
-        ];
-        let mut command = self.kubectl.command(&words);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("run kubectl exec")
+        let mut command = self.kubectl.command(&["exec", "--stdin", &self.victim.name, "--", "sh", "-s"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().context("run kubectl exec")?;
+        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        let pool = &self.pool.address;
+        writeln!(
+            stdin,
+            "exec /bin/standin run miner --peer {pool}:3333 --url stratum+tcp://pool.example:3333"
+        )
+        .context("hand the script to kubectl")?;
+        Ok(child)
     }
 
-    /// The open incident, once it is contained.
+    /// The incident about the victim that nobody has judged, once the node holds it: frozen and cut off.
     pub(crate) fn contained(&self) -> Result<Value> {
         let mut found = Value::Null;
-        self.wait("an incident is contained", || {
-            let all = self.kubectl.ask_json(&["get", "incidents", "--all-namespaces"])?;
+        self.wait("the miner is frozen and cut off", || {
+            let all = self.kubectl.ask_json(&["get", "incidents"])?;
             let items = all["items"].as_array().cloned().unwrap_or_default();
-            let open = items
-                .into_iter()
-                .find(|one| !one["status"]["contained"].is_null() && one["spec"]["verdict"].is_null());
-            found = open.unwrap_or_default();
-            Ok(!found.is_null())
+            let about = |one: &Value| {
+                let target = one["status"]["target"].as_str().unwrap_or_default();
+                target.contains(&self.victim.name) && one["spec"]["verdict"].is_null()
+            };
+            let Some(incident) = items.into_iter().find(about) else { return Ok(false) };
+            let label = format!("hemostat.dev/incident={}", name(&incident));
+            let actions = self.kubectl.ask_json(&["get", "responseactions", "--selector", &label])?;
+            let actions = actions["items"].as_array().cloned().unwrap_or_default();
+            let holds = |wanted: &str| {
+                let is_it = |one: &&Value| {
+                    one["spec"]["plan"]["action"] == wanted && !one["status"]["applied"].is_null()
+                };
+                actions.iter().any(|one| is_it(&one))
+            };
+            found = incident;
+            Ok(holds("node.freeze") && holds("node.net-quarantine"))
         })?;
         Ok(found)
+    }
+
+    /// Milliseconds from the first event until the node held it, by the node's clock, as the controller tells it: times in the API server
+    /// have seconds only.
+    pub(crate) fn millis(&self, incident: &Value) -> Result<f64> {
+        let words = [
+            "exec",
+            "--namespace",
+            NAMESPACE,
+            "deployment/hemostat-controller",
+            "--",
+            "/usr/bin/hemostat",
+            "incidents",
+            "show",
+            name(incident),
+            "--output=json",
+        ];
+        let answer = self.kubectl.ask(&words)?;
+        let answer: Value = serde_json::from_str(&answer).context("read the controller's answer")?;
+        let story = answer.get("incident").unwrap_or(&answer);
+        let first = story["first_event"].as_i64().context("the controller does not tell the first event")?;
+        let of_node = |one: &&Value| {
+            matches!(one["action"]["action"].as_str(), Some("node.freeze" | "node.net-quarantine"))
+        };
+        let applied = story["actions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(of_node)
+            .filter_map(|one| one["applied"].as_i64());
+        let last = applied.max().context("no action of the node is applied")?;
+        #[expect(clippy::cast_precision_loss, reason = "some milliseconds in nanoseconds")]
+        let nanoseconds = (last - first) as f64;
+        Ok(nanoseconds / 1e6)
     }
 
     /// An analyst's word.
@@ -205,7 +248,8 @@ impl Stage {
     }
 
     fn uninstall(&self, stages: &mut Stages) -> Result<()> {
-        helm(&self.cluster, &["uninstall", "hemostat", "--namespace", NAMESPACE, "--wait"])?;
+        // What an action still holds keeps its definition: everything was given back, so nothing does.
+        helm(&self.cluster, &["uninstall", "hemostat", "--namespace", NAMESPACE, "--wait", "--timeout=60s"])?;
         let left = self.kubectl.ask(&[
             "get",
             "all,clusterroles,clusterrolebindings,crds,validatingadmissionpolicies",
@@ -237,19 +281,6 @@ impl Stage {
             last.map(|error| error.to_string()).unwrap_or_default()
         )
     }
-}
-
-/// Milliseconds from the first event to containment.
-pub(crate) fn millis(incident: &Value) -> Option<f64> {
-    let at = |text: &Value| seconds(text.as_str()?);
-    Some((at(&incident["status"]["contained"])? - at(&incident["spec"]["firstEvent"])?) * 1e3)
-}
-
-/// Seconds of the day of an RFC 3339 time.
-fn seconds(text: &str) -> Option<f64> {
-    let clock = text.split_once('T')?.1.trim_end_matches('Z');
-    let mut parts = clock.split(':').map(|part| part.parse::<f64>().ok());
-    Some(parts.next()?? * 3600.0 + parts.next()?? * 60.0 + parts.next()??)
 }
 
 fn name(object: &Value) -> &str {
@@ -331,7 +362,10 @@ fn workload() -> Value {
     let allow = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "allow-all"}, "spec": {
         "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}});
     let pool = json!(["/bin/sh", "-c", "while true; do nc -l -p 3333 > /dev/null; done"]);
+    // A namespace that lets playbooks do what touches more than the one workload.
+    let policy = json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponsePolicy", "metadata": {"name": "demo"}, "spec": {"widest": "Namespace"}});
     json!({"apiVersion": "v1", "kind": "List", "items": [
+        policy,
         deployment("web", 2, json!(["/bin/httpd", "-f", "-p", "8080", "-h", "/etc"])), deployment("pool", 1, pool), allow]})
 }
 

@@ -1,6 +1,10 @@
 //! The API server as plain JSON: every object keeps all of its fields, known or not.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use hyper::http::{Method, Request, header::CONTENT_TYPE};
 use kube::Client;
@@ -134,20 +138,27 @@ impl From<ApiFault> for ActionFailure {
     }
 }
 
+/// Whether anything may be written at present.
+type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A client of the API server.
 pub(crate) struct Api {
     client: Client,
+    leads: Leads,
     /// Kinds that were asked for; those that are not there are asked for again.
     found: Mutex<BTreeMap<(String, String), (String, Scope)>>,
 }
 
 impl Api {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, found: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(client: Client, leads: Leads) -> Self {
+        Self { client, leads, found: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether the server answers.
+    /// Whether the server answers, and we may write to it.
     pub(crate) async fn is_there(&self) -> Result<(), ApiFault> {
+        if !(self.leads)() {
+            return Err(not_leading("ask", "the API server"));
+        }
         self.text(Method::GET, "/version".into(), None, "ask", "the API server").await.map(drop)
     }
 
@@ -378,6 +389,9 @@ impl Api {
         object: &str,
     ) -> Result<String, ApiFault> {
         let away = |because: String| ApiFault::Away { operation, object: object.into(), because };
+        if method != Method::GET && !(self.leads)() {
+            return Err(not_leading(operation, object));
+        }
         let mut request = Request::builder().method(method).uri(path);
         if let Some((_, kind)) = body {
             request = request.header(CONTENT_TYPE, kind);
@@ -405,6 +419,11 @@ impl Api {
             Ok(Err(error)) => Err(away(chain(&error))),
         }
     }
+}
+
+fn not_leading(operation: &'static str, object: &str) -> ApiFault {
+    let because = "this controller's lease has run out, so that it writes nothing".into();
+    ApiFault::Away { operation, object: object.into(), because }
 }
 
 /// Where a group's objects begin.

@@ -1,5 +1,7 @@
 //! Carries out one phase of one action, whatever the action: checks first, then the phase.
 
+use std::sync::Arc;
+
 use kube::Client;
 use model::{
     ActionFailure, ClusterAction, CommandOutcome, Effect, NodeAction, NodeCommand, NodeId, Phase, PhaseDone,
@@ -30,7 +32,7 @@ impl Executor {
     /// With a client of the API server; what it may do is what the client's account may.
     #[must_use]
     pub fn new(client: Client, config: ActConfig) -> Self {
-        Self { api: Api::new(client), config }
+        Self { api: Api::new(client, Arc::clone(&config.leads)), config }
     }
 
     /// Does what a command says and tells what came of it.

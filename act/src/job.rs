@@ -26,6 +26,8 @@ pub struct ActConfig {
     pub sent: PathBuf,
     /// Where people are told.
     pub channels: Vec<Channel>,
+    /// Whether anything may be written at present: a controller whose lease has run out must not, since another may be at work.
+    pub leads: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Where the present comes from.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }

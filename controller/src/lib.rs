@@ -24,6 +24,7 @@ mod rules;
 mod start;
 mod store;
 
+pub use act;
 pub use config::{Clock, ControllerConfig, Limits, wall_clock};
 pub use start::{Attacher, Controller, ControllerHandle, StartError};
 pub use store::StoreError;

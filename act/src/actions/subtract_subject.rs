@@ -133,7 +133,5 @@ fn through_group(binding: &Value, account: &Account) -> Option<String> {
     }
     let subjects = binding["subjects"].as_array().into_iter().flatten();
     let mut of_groups = subjects.filter(|subject| subject["kind"] == "Group");
-    of_groups.find_map(|subject| {
-        groups.iter().find(|group| subject["name"] == group.as_str()).cloned()
-    })
+    of_groups.find_map(|subject| groups.iter().find(|group| subject["name"] == group.as_str()).cloned())
 }

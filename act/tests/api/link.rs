@@ -49,6 +49,7 @@ async fn the_link_is_down_while_the_api_server_is_away_and_what_was_asked_is_not
         evidence: folder.path().join("evidence"),
         sent: folder.path().join("sent"),
         channels: Vec::new(),
+        leads: Arc::new(|| true),
         clock: Arc::new(|| Timestamp(1_000)),
     };
     let executor = Arc::new(Executor::new(client(&server, None).await, config));

@@ -57,6 +57,7 @@ impl World {
             evidence: folder.path().join("evidence"),
             sent: folder.path().join("sent"),
             channels,
+            leads: Arc::new(|| true),
             clock: Arc::new(|| Timestamp(1_000)),
         };
         let executor = Executor::new(client(&server, Some(&user)).await, config);

@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// How the API server is reached, where this does not run in a pod.
     #[arg(long, env = "KUBECONFIG", value_hint = ValueHint::FilePath)]
     kubeconfig: Option<PathBuf>,
+    /// Where people are told: a YAML list of channels, each with name, kind and what it needs (docs/actions.md, notify.send).
+    #[arg(long, env = "HEMOSTAT_CHANNELS", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    channels: Option<PathBuf>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -76,6 +79,7 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
         links: options.listen,
         probes: options.probes,
         certificate_life: Duration::from_secs(options.certificate_seconds),
+        channels: channels(options.channels.as_deref())?,
     };
     let config = ControllerConfig {
         socket: shared.socket.clone(),
@@ -102,6 +106,12 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
         Err(error @ ClusterError::Deposed { .. }) => Err(Ended::with(Exit::Bad, error.to_string())),
         Err(error) => Err(anyhow::Error::new(error).context("run the controller")),
     }
+}
+
+fn channels(file: Option<&std::path::Path>) -> Result<Vec<controller::act::Channel>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("understand {}", path.display()))
 }
 
 /// In a pod by its service account, elsewhere by a kubeconfig.

@@ -71,6 +71,8 @@ pub struct ClusterConfig {
     pub certificate_life: Duration,
     /// The election.
     pub lease: LeaseConfig,
+    /// Where people are told.
+    pub channels: Vec<act::Channel>,
 }
 
 /// Why a controller in a cluster ended.
@@ -172,11 +174,26 @@ async fn lead(
     controller.witness = Some(witness);
     let pods = Pods::new(Default::default(), clock.clone());
     controller.pods = Some(pods.clone());
+    let state = controller.journal.parent().unwrap_or(std::path::Path::new(".")).to_owned();
     let Some(handle) = take_over(controller, stop).await? else { return Ok(()) };
     let parts = handle.inside();
     inside.send_replace(Some((parts.health.clone(), Arc::clone(&parts.metrics))));
 
     parts.tasks.spawn(attribute::watch(pods, client.clone(), attribute::WatchConfig::default(), parts.stop.clone()));
+    let leading = election.until.clone();
+    let executor = act::Executor::new(
+        client.clone(),
+        act::ActConfig {
+            evidence: state.join("evidence"),
+            sent: state.join("sent"),
+            channels: config.channels.clone(),
+            leads: Arc::new(move || leading.borrow().is_some_and(|until| std::time::Instant::now() < until)),
+            clock: clock.clone(),
+        },
+    );
+    let attacher = handle.attacher();
+    let attach: act::Attach = Arc::new(move |link| attacher.attach(link));
+    parts.tasks.spawn(act::serve(Arc::new(executor), attach, parts.stop.clone()));
     let (bundle, bundles) = watch::channel(Arc::new(RuleBundle::default()));
     let (ready, mut is_ready) = watch::channel(false);
     start_reconcilers(&reach, config, &parts, me, told, bundle, ready, &clock);

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use crds::source::{Resource, read};
-use hemostat_respond::{action::ActionKind, plan::Plan};
+use hemostat_respond::{
+    action::{ActionKind, ClusterKind},
+    plan::Plan,
+};
 
 #[test]
 fn the_examples_of_the_page_are_sound_and_name_every_action() {
@@ -33,6 +36,43 @@ fn the_examples_of_the_page_are_sound_and_name_every_action() {
         for parameter in kind.parameters() {
             assert!(row.contains(&format!("`{parameter}`")), "{row}");
         }
+    }
+}
+
+/// The table of docs/actions.md is the catalogue. HEMOSTAT_WRITE_ACTIONS=1 writes it.
+#[test]
+fn the_page_of_actions_is_the_catalogue() {
+    let mut table = String::from(
+        "| action | done to | undo | D3FEND | answers ATT&CK |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for kind in ClusterKind::ALL {
+        let action = ActionKind::Cluster(kind);
+        let targets: Vec<String> = kind.targets().iter().map(ToString::to_string).collect();
+        let undo = match action.undo() {
+            model::UndoClass::Exact => "exact".into(),
+            model::UndoClass::Nothing => "changes nothing".into(),
+            model::UndoClass::Compensable { residual } => {
+                format!("exact for what it changed, but {residual}")
+            }
+            model::UndoClass::Irreversible { residual } => format!("none: {residual}"),
+        };
+        let attack = if kind.attack().is_empty() { "–".into() } else { kind.attack().join(", ") };
+        table.push_str(&format!(
+            "| `{}` | {} | {undo} | {} | {attack} |\n",
+            action.name(),
+            targets.join(", "),
+            kind.d3fend()
+        ));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/actions.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- cluster actions -->\n").unwrap();
+    let (found, after) = rest.split_once("<!-- end -->").unwrap();
+    if std::env::var_os("HEMOSTAT_WRITE_ACTIONS").is_some() {
+        fs::write(&path, format!("{before}<!-- cluster actions -->\n\n{table}\n<!-- end -->{after}"))
+            .unwrap();
+    } else {
+        assert_eq!(found.trim(), table.trim(), "run the test with HEMOSTAT_WRITE_ACTIONS=1");
     }
 }
 

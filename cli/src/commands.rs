@@ -6,6 +6,7 @@ pub(crate) mod controller;
 pub(crate) mod decide;
 pub(crate) mod doctor;
 pub(crate) mod incidents;
+pub(crate) mod kubectl;
 pub(crate) mod playbook;
 pub(crate) mod release;
 pub(crate) mod rules;
@@ -18,11 +19,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
 use ::controller::{
     api::ApiErrorKind,
     client::{Client, ClientError},
 };
+use anyhow::{Context, Result};
 use model::Timestamp;
 
 use crate::{
@@ -66,6 +67,15 @@ fn refused(error: ClientError) -> anyhow::Error {
         ClientError::Unreadable(_) | ClientError::Foreign { .. } => Exit::Bad,
     };
     Ended::with(exit, error.to_string())
+}
+
+/// A node's name as somebody gives it: it is printed and logged as it is, so on one line and bounded.
+pub(crate) fn node_name(text: &str) -> Result<String, String> {
+    const MAX: usize = 253;
+    if text.is_empty() || text.len() > MAX || text.chars().any(char::is_control) {
+        return Err(format!("a node's name has 1 to {MAX} bytes and no control characters"));
+    }
+    Ok(text.to_owned())
 }
 
 /// Files below `folders` with one of the endings, sorted, so that output and ids do not depend on the file system. A path that is a

@@ -9,7 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    exit::{Ended, Exit},
+    exit::{Ended, Exit, with_causes},
     render::Format,
 };
 
@@ -51,6 +51,8 @@ enum Command {
     Controller(commands::controller::Options),
     /// One node of a cluster: watches it for a controller.
     Agent(commands::agent::Options),
+    /// Triage through the API server (`kubectl hemostat`): incidents, answers, undo, as whoever the kubeconfig says.
+    Kubectl(commands::kubectl::Options),
     /// What runs, what each hook is attached to, what was seen and what was lost.
     Status(commands::status::Options),
     /// Whether this machine can run Hemostat and does: kernel, rights, hooks (a live event each), clock, disk, certificates.
@@ -84,16 +86,27 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(words(std::env::args_os().collect()));
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = error.downcast_ref::<Ended>().map_or(Exit::Bad, |ended| ended.exit);
-            let _nowhere_left_to_say_it =
-                std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error:#}\n").as_bytes());
+            let _nowhere_left_to_say_it = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("error: {}\n", with_causes(&error)).as_bytes(),
+            );
             exit.into()
         }
     }
+}
+
+/// Called as `kubectl-hemostat`, which is how kubectl finds its plugins, everything is a word of `hemostat kubectl`.
+fn words(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let called = words.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
+    if called.is_some_and(|name| name == "kubectl-hemostat") {
+        words.insert(1, "kubectl".into());
+    }
+    words
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
@@ -108,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             agent::allocator::give_back_freed_memory();
             commands::agent::run(options)
         }
+        Command::Kubectl(options) => commands::asking(commands::kubectl::run(&shared, options)),
         Command::Status(options) => commands::asking(commands::status::run(&shared, &options)),
         Command::Doctor(options) => commands::doctor::run(&shared, &options),
         Command::Incidents(options) => commands::asking(commands::incidents::run(&shared, options)),

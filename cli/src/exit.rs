@@ -35,8 +35,42 @@ pub(crate) struct Ended {
     pub(crate) message: String,
 }
 
+/// An error with its causes, each said once: many a message holds that of its cause already.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if said.is_empty() {
+            said = text;
+        } else if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+    }
+    said
+}
+
 impl Ended {
     pub(crate) fn with(exit: Exit, message: impl Into<String>) -> anyhow::Error {
         Self { exit, message: message.into() }.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read it: {0}")]
+    struct Holding(#[source] std::io::Error);
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = || Holding(std::io::Error::other("the disk is gone"));
+        let error = Err::<(), _>(inner()).context("start the agent").unwrap_err();
+        assert_eq!(with_causes(&error), "start the agent: cannot read it: the disk is gone");
+        let error = Err::<(), _>(inner()).context("first: cannot read it: the disk is gone").unwrap_err();
+        assert_eq!(with_causes(&error), "first: cannot read it: the disk is gone");
     }
 }

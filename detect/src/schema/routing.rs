@@ -2,6 +2,7 @@
 
 use crate::{
     ast::Logsource,
+    diagnostic::nearest,
     schema::{
         Category::{
             self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
@@ -74,10 +75,61 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
         )),
         (Some(product), _, _) => {
             let known = "`linux`, `kubernetes`, `okta`, `keycloak`, `azure` (signinlogs), `aws` (vpcflow) and `cilium` are";
-            Err(format!("that log of product `{product}` is not among the sources; {known}"))
+            let products = ["linux", "kubernetes", "okta", "keycloak", "azure", "aws", "cilium"];
+            let meant = nearest(product, products).map(|meant| format!("; did you mean `{meant}`?"));
+            Err(format!(
+                "that log of product `{product}` is not among the sources; {known}{}",
+                meant.unwrap_or_default()
+            ))
         }
     }
 }
+
+/// The categories of [`by_category`], for those who misspell one.
+const CATEGORIES: [&str; 42] = [
+    "process_creation",
+    "process_fork",
+    "process_termination",
+    "process_access",
+    "process_tampering",
+    "credential_change",
+    "namespace_change",
+    "file_event",
+    "file_change",
+    "file_access",
+    "file_delete",
+    "file_rename",
+    "file_link",
+    "file_mode",
+    "file_owner",
+    "network_connection",
+    "network_accept",
+    "network_bind",
+    "network_listen",
+    "network_close",
+    "firewall",
+    "dns",
+    "dns_query",
+    "driver_load",
+    "bpf",
+    "ptrace",
+    "process_vm_write",
+    "memfd_create",
+    "mount",
+    "io_uring_setup",
+    "kubernetes_audit",
+    "sshd",
+    "sudo",
+    "pam",
+    "okta",
+    "keycloak",
+    "entra",
+    "authentication",
+    "hubble_flow",
+    "vpc_flow",
+    "flow",
+    "network_flow",
+];
 
 fn by_category(name: &str) -> Result<Routing, String> {
     Ok(sigma(match name {
@@ -123,7 +175,10 @@ fn by_category(name: &str) -> Result<Routing, String> {
         "hubble_flow" => &[HubbleFlow],
         "vpc_flow" => &[VpcFlow],
         "flow" | "network_flow" => &[HubbleFlow, VpcFlow, Flow],
-        _ => return Err(format!("category `{name}` is not among the sources")),
+        _ => {
+            let meant = nearest(name, CATEGORIES).map(|meant| format!("; did you mean `{meant}`?"));
+            return Err(format!("category `{name}` is not among the sources{}", meant.unwrap_or_default()));
+        }
     }))
 }
 

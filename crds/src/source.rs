@@ -16,6 +16,8 @@ use crate::{Playbook, ResponsePolicy, nearest};
 pub const MAX_FILE: usize = 1 << 20;
 /// Resources in one file, at most (I11).
 pub const MAX_DOCUMENTS: usize = 256;
+/// Values of a wrong type that are told of one resource (I11).
+const MAX_MISTAKES: usize = 64;
 /// The only version there is.
 pub const API_VERSION: &str = "hemostat.dev/v1alpha1";
 
@@ -24,6 +26,8 @@ pub const API_VERSION: &str = "hemostat.dev/v1alpha1";
 pub struct Reading {
     /// What could be read.
     pub resources: Vec<Resource>,
+    /// Resources whose shape is wrong, with the wrong values left out: never to be used, only to be looked through for further mistakes.
+    pub damaged: Vec<Resource>,
     /// What could not, each with its place.
     pub problems: Vec<Problem>,
 }
@@ -68,13 +72,13 @@ fn read_document(file: &Arc<str>, text: &str, document: tree::Document, out: &mu
     }
     match root.scalar_at("kind") {
         Some("Playbook") => {
-            if let Some(value) = typed::<Playbook>(text, &document, &places, out) {
-                out.resources.push(Resource::Playbook(Box::new(Located { value, places })));
+            if let Some((value, shape)) = typed::<Playbook>(text, &document, &places, out) {
+                out.take(Resource::Playbook(Box::new(Located { value, places })), shape);
             }
         }
         Some("ResponsePolicy") => {
-            if let Some(value) = typed::<ResponsePolicy>(text, &document, &places, out) {
-                out.resources.push(Resource::ResponsePolicy(Box::new(Located { value, places })));
+            if let Some((value, shape)) = typed::<ResponsePolicy>(text, &document, &places, out) {
+                out.take(Resource::ResponsePolicy(Box::new(Located { value, places })), shape);
             }
         }
         other => {
@@ -91,30 +95,85 @@ fn read_document(file: &Arc<str>, text: &str, document: tree::Document, out: &mu
     }
 }
 
-/// The document as `T`, and every problem of its shape.
+/// Whether a document is as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Fine,
+    Wrong,
+}
+
+impl Reading {
+    fn take(&mut self, resource: Resource, shape: Shape) {
+        match shape {
+            Shape::Fine => self.resources.push(resource),
+            Shape::Wrong => self.damaged.push(resource),
+        }
+    }
+}
+
+/// The document as `T`, and every problem of its shape. The deserializer stops at the first value of a wrong type: that is told, left out, and
+/// it goes on.
 fn typed<T: DeserializeOwned + CustomResourceExt>(
     text: &str,
     document: &tree::Document,
     places: &Places,
     out: &mut Reading,
-) -> Option<T> {
+) -> Option<(T, Shape)> {
     let mut problems = shape::check(&document.root, &T::crd(), places);
     if document.root.scalar_at("metadata.name").is_none_or(str::is_empty) {
         problems.push(Problem::error(places.of("metadata"), "metadata.name: missing".into()));
     }
-    let value = match serde_saphyr::from_str::<T>(&document.padded(text)) {
-        Ok(value) => Some(value),
-        Err(error) => {
-            let problem = from_serde(&error, places);
-            if !problems.iter().any(|known| known.place.line == problem.place.line) {
-                problems.push(problem);
+    let mut padded = document.padded(text);
+    let mut value = None;
+    for _ in 0..MAX_MISTAKES {
+        match serde_saphyr::from_str::<T>(&padded) {
+            Ok(read) => {
+                value = Some(read);
+                break;
             }
-            None
+            Err(error) => {
+                let problem = from_serde(&error, places);
+                let wrong = problem.place.clone();
+                if !problems.iter().any(|known| known.place.line == wrong.line) {
+                    problems.push(problem);
+                }
+                match without_value(&padded, &document.root, wrong.line, wrong.column) {
+                    Some(rest) => padded = rest,
+                    None => break,
+                }
+            }
         }
-    };
-    let fine = problems.is_empty();
+    }
+    let shape = if problems.is_empty() { Shape::Fine } else { Shape::Wrong };
     out.problems.append(&mut problems);
-    value.filter(|_| fine)
+    value.map(|value| (value, shape))
+}
+
+/// The text without the single value that stands there, or on that line if there is only one: without its key where that has a line for itself, so
+/// that the default holds, otherwise `null` in its place.
+fn without_value(text: &str, root: &tree::Node, line: u32, column: u32) -> Option<String> {
+    let mut values = root.scalars_on(line);
+    if values.len() > 1 {
+        values.retain(|(spot, _)| spot.column == column);
+    }
+    let [(spot, value)] = values[..] else { return None };
+    let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    let found = lines.get_mut(line.checked_sub(1)? as usize)?;
+    let start = found.char_indices().nth(spot.column.checked_sub(1)? as usize)?.0;
+    let rest = found.get(start..)?;
+    let raw = [value.to_owned(), format!("\"{value}\""), format!("'{value}'")];
+    let length =
+        raw.iter().find(|raw| !raw.is_empty() && *raw != "null" && rest.starts_with(raw.as_str()))?.len();
+    let after = found.get(start + length..)?.trim_start();
+    let before = found.get(..start)?.trim();
+    let has_line = (after.is_empty() || after.starts_with('#'))
+        && before.strip_suffix(':').is_some_and(|key| !key.contains([' ', '{', '[', ',', '"', '\'']));
+    if has_line {
+        found.clear();
+    } else {
+        found.replace_range(start..start + length, "null");
+    }
+    Some(lines.join("\n"))
 }
 
 fn from_serde(error: &serde_saphyr::Error, places: &Places) -> Problem {

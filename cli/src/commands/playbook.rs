@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
+use controller::config::read_file;
 use crds::source::{self, Located, Problem, Resource, Severity};
 use respond::plan::Plan;
 use serde::Serialize;
@@ -74,21 +75,49 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     }
 }
 
-fn read(paths: &[PathBuf]) -> Result<(usize, Vec<Resource>, Vec<Problem>)> {
+/// What was found below some paths.
+struct Read {
+    files: usize,
+    resources: Vec<Resource>,
+    damaged: Vec<Resource>,
+    problems: Vec<Problem>,
+}
+
+fn read(paths: &[PathBuf]) -> Result<Read> {
     let files = files_below(paths, &[".yaml", ".yml"])?;
-    let (mut resources, mut problems) = (Vec::new(), Vec::new());
+    let mut all =
+        Read { files: files.len(), resources: Vec::new(), damaged: Vec::new(), problems: Vec::new() };
     for path in &files {
         let bytes =
-            std::fs::read(path).with_context(|| format!("read the playbook file {}", path.display()))?;
+            read_file(path).with_context(|| format!("read the playbook file {}", path.display()))?;
         let reading = source::read(&path.display().to_string(), &String::from_utf8_lossy(&bytes));
-        resources.extend(reading.resources);
-        problems.extend(reading.problems);
+        all.resources.extend(reading.resources);
+        all.damaged.extend(reading.damaged);
+        all.problems.extend(reading.problems);
     }
-    Ok((files.len(), resources, problems))
+    Ok(all)
 }
 
 fn check(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
-    let (files, resources, mut problems) = read(paths)?;
+    let Read { files, resources, damaged, mut problems } = read(paths)?;
+    if files == 0 {
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(Ended::with(
+            Exit::Unknown,
+            format!("no playbook file (*.yaml, *.yml) in {}", places.join(", ")),
+        ));
+    }
+    for resource in &damaged {
+        if let Resource::Playbook(playbook) = resource {
+            // Lines that have a mistake already may seem to have another because what was wrong is left out.
+            let more = Plan::check(playbook, &BTreeSet::new()).problems;
+            let known: BTreeSet<_> =
+                problems.iter().map(|one| (one.place.file.clone(), one.place.line)).collect();
+            problems.extend(
+                more.into_iter().filter(|one| !known.contains(&(one.place.file.clone(), one.place.line))),
+            );
+        }
+    }
     let (mut playbooks, mut policies) = (Vec::new(), Vec::new());
     for resource in &resources {
         match resource {
@@ -102,6 +131,7 @@ fn check(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
             Resource::ResponsePolicy(policy) => policies.push(name(&policy.value.metadata.name)),
         }
     }
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
     let count = |severity: Severity| problems.iter().filter(|problem| problem.severity == severity).count();
     let checked = Checked {
         files,
@@ -154,7 +184,7 @@ fn page(checked: &Checked) -> String {
 
 fn graph(shared: &Shared, wanted: &str, paths: &[PathBuf], form: Form) -> Result<Exit> {
     let direct = PathBuf::from(wanted);
-    let (_, resources, problems) =
+    let Read { resources, problems, .. } =
         if direct.is_file() { read(std::slice::from_ref(&direct))? } else { read(paths)? };
     let found: Option<&Located<crds::Playbook>> = resources.iter().find_map(|resource| match resource {
         Resource::Playbook(playbook)

@@ -85,3 +85,31 @@ fn hostile_text_is_refused_with_a_message() {
     }
     assert!(!read("p.yaml", &"x".repeat(MAX_FILE + 1)).problems.is_empty());
 }
+
+#[test]
+fn a_value_of_a_wrong_type_hides_no_other_mistake() {
+    let text = "apiVersion: hemostat.dev/v1alpha1
+kind: Playbook
+metadata:
+  name: many
+spec:
+  mode: Shadow
+  maximumDuration: soon
+  trigger:
+    rules: [a]
+  steps:
+    - name: freeze
+      action: node.freeze
+      timeout: forever
+    - name: kill
+      action: node.kill
+      needs: [freez]
+      timeout: 3 parsecs
+";
+    let reading = read("p.yaml", text);
+    let mut lines: Vec<u32> = reading.problems.iter().map(|problem| problem.place.line).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [7, 13, 17], "{:#?}", reading.problems);
+    assert!(reading.resources.is_empty());
+    assert_eq!(reading.damaged.len(), 1, "what is left of it can be looked through for more");
+}

@@ -80,6 +80,24 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The single values that begin on a line.
+    pub(super) fn scalars_on(&self, line: u32) -> Vec<(Spot, &str)> {
+        let mut found = vec![];
+        self.collect_scalars(line, &mut found);
+        found
+    }
+
+    fn collect_scalars<'a>(&'a self, line: u32, found: &mut Vec<(Spot, &'a str)>) {
+        match &self.kind {
+            Kind::Scalar(value) if self.spot.line == line => found.push((self.spot, value)),
+            Kind::List(items) => items.iter().for_each(|item| item.collect_scalars(line, found)),
+            Kind::Map(entries) => entries.iter().for_each(|entry| entry.value.collect_scalars(line, found)),
+            Kind::Scalar(_) | Kind::Alias => {}
+        }
+    }
+}
+
 /// Every document up to the first syntax error, and that error.
 pub(super) fn parse(file: &Arc<str>, text: &str) -> (Vec<Document>, Option<Problem>) {
     let mut parser = Parser::new_from_str(text);

@@ -9,7 +9,7 @@ fn check_with(steps: &str, standing: &[&str]) -> Checked {
         "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {{name: test}}\nspec:\n  mode: Auto\n  trigger: \
          {{techniques: [T1059]}}\n  steps:\n{steps}"
     );
-    let Reading { resources, problems } = read("p.yaml", &text);
+    let Reading { resources, problems, .. } = read("p.yaml", &text);
     let [Resource::Playbook(playbook)] = &resources[..] else { panic!("{problems:?}\n{text}") };
     Plan::check(playbook, &standing.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use detect::{
     ast::Correlation,
     correlation::quiet,
-    diagnostic::{Diagnostic, Severity, render},
+    diagnostic::{Code, Diagnostic, Severity, render},
     load::{Loaded, load},
     matcher::{Options, RuleSet},
     schema::Firing,
@@ -72,6 +72,7 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Ex
     let (_set, compiled) = RuleSet::compile(&loaded.rules, Options::default());
     let mut diagnostics = loaded.diagnostics.clone();
     diagnostics.extend(compiled);
+    diagnostics.extend(ids_that_are_none(&loaded));
     let count = |severity: Severity| diagnostics.iter().filter(|told| told.severity == severity).count();
     let checked = Checked {
         files: files.len(),
@@ -131,6 +132,25 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
         ));
     }
     out
+}
+
+/// Whoever shares rules finds them by their ids: Sigma asks for UUIDs. Here any text does that no other rule has.
+fn ids_that_are_none(loaded: &Loaded) -> Vec<Diagnostic> {
+    let rules = loaded.rules.iter().map(|rule| &rule.meta);
+    let all = rules.chain(loaded.correlations.iter().map(|one| &one.meta));
+    let ids = all.filter_map(|meta| meta.id.as_ref()).filter(|id| !is_uuid(&id.value));
+    ids.map(|id| {
+        let message = format!("the id `{}` is no UUID", id.value);
+        Diagnostic::warning(Code::BadValue, message, id.span, "Sigma asks for one, as `uuidgen` makes it")
+    })
+    .collect()
+}
+
+/// `2212e54a-22b7-59c8-b892-8be4f49785f7`.
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
+        && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn correlates(loaded: &Loaded) -> Vec<Correlates> {

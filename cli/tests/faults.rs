@@ -92,6 +92,38 @@ fn a_broken_rule_is_told_with_line_and_column_and_the_others_load() {
 }
 
 #[test]
+fn i11_what_is_no_regular_file_or_endless_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.yml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::File::create(dir.path().join("long.yaml")).unwrap().set_len(1 << 40).unwrap();
+    let (pipe, long) = (pipe.display().to_string(), dir.path().join("long.yaml").display().to_string());
+    for what in ["rules", "playbook"] {
+        for (path, word) in [(pipe.as_str(), "regular"), ("/dev/zero", "regular"), (long.as_str(), "longer")]
+        {
+            let (code, text) = run(&[what, "check", path]);
+            assert!(code == Some(1) && text.contains(word) && text.contains(path), "{what} {path}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_a_node_is_one_line() {
+    let (code, text) = run(&["standalone", "--node", "a\nb"]);
+    assert!(code == Some(2) && text.contains("control characters"), "{code:?} {text}");
+}
+
+#[test]
+fn checking_nothing_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().display().to_string();
+    for what in ["rules", "playbook"] {
+        let (code, text) = run(&[what, "check", &empty]);
+        assert!(code == Some(5) && text.contains(&empty), "{what}: {code:?} {text}");
+    }
+}
+
+#[test]
 fn without_root_it_says_what_is_needed() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: not root: this test takes root away from a process, which needs root");

@@ -16,6 +16,8 @@ use crate::{
     witness::Witness,
 };
 
+pub use crate::files::read_file;
+
 /// Where the present comes from. The only clock that the controller reads; tests pass their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 

@@ -1,12 +1,21 @@
 //! Which files a folder of playbooks or rules holds.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 /// Files read in all (I11); more are named as not read.
 const MAX_FILES: usize = 4096;
+
+/// Bytes of one file (I11): what the front ends of rules and playbooks take.
+const MAX_BYTES: u64 = if detect::limits::FILE_BYTES > crds::source::MAX_FILE {
+    detect::limits::FILE_BYTES as u64
+} else {
+    crds::source::MAX_FILE as u64
+};
 
 /// How deep folders are followed.
 const MAX_DEPTH: usize = 8;
@@ -38,6 +47,31 @@ pub(crate) fn yaml_below(sources: &[PathBuf]) -> Found {
     all
 }
 
+/// Reads a file of rules or playbooks: a regular one that is no longer than the front ends take. A named pipe, of which nothing may ever
+/// come, and a device are refused without being read.
+///
+/// # Errors
+/// Those of the system; [`io::ErrorKind::InvalidInput`] for what is no regular file, [`io::ErrorKind::FileTooLarge`] for one that is longer.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+    // Opening a device may do something already; the second look is at what was opened.
+    if !fs::metadata(path)?.is_file() {
+        return Err(no_file());
+    }
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(no_file());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let message = format!("it is longer than {MAX_BYTES} bytes, which is all that is read of one file");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}
+
 fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
     if !fs::metadata(source)?.is_dir() {
         found.push(source.into());
@@ -61,6 +95,22 @@ fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn i11_only_regular_files_of_bounded_length_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.yml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), dir.path()] {
+            let error = read_file(path).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{}: {error}", path.display());
+        }
+        let file = dir.path().join("long.yml");
+        fs::File::create(&file).unwrap().set_len(MAX_BYTES).unwrap();
+        assert_eq!(read_file(&file).unwrap().len() as u64, MAX_BYTES);
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_file(&file).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
 
     #[test]
     fn i11_files_and_folders_are_bounded_and_what_is_not_read_is_named() {

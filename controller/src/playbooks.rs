@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -172,7 +171,9 @@ impl Book {
 
     fn read(&mut self, file: &Path, resources: &mut Vec<Found>) {
         let name = file.display().to_string();
-        match fs::read_to_string(file) {
+        let text = files::read_file(file)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8")));
+        match text {
             Ok(text) => self.take(&name, None, &text, resources),
             Err(error) => self.problem(format!("{name}: cannot be read: {error}")),
         }

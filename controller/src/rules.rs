@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::PathBuf,
 };
 
@@ -51,7 +50,7 @@ impl RuleBook {
         let mut texts = Vec::new();
         for file in &found.files {
             let name = file.display().to_string();
-            match fs::read(file) {
+            match files::read_file(file) {
                 // A file that is not UTF-8 is still looked at: the front end says where it is broken.
                 Ok(bytes) => {
                     texts.push(SourceFile { name, text: String::from_utf8_lossy(&bytes).into_owned() });
@@ -161,6 +160,8 @@ fn errors(loaded: &Loaded, texts: &[SourceFile], broken: &mut Vec<String>) -> BT
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const RULE: &str = "title: A\nid: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /x}, condition: s}\nlevel: high\n";

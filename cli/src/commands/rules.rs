@@ -6,10 +6,11 @@ mod coverage;
 mod explain;
 mod test;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use controller::config::read_file;
 use detect::source::SourceFile;
 
 use super::files_below;
@@ -104,22 +105,33 @@ pub(crate) fn read_some_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
 
 /// Reads rule files, tests left out.
 pub(crate) fn read_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
-    let files = files_below(paths, &[".yml", ".yaml"])?;
-    files
-        .into_iter()
-        .filter(|path| !is_test(path))
-        .map(|path| {
-            // A file that is not UTF-8 is still looked at: the front end says where it is broken.
-            let bytes =
-                std::fs::read(&path).with_context(|| format!("read the rule file {}", path.display()))?;
-            Ok(SourceFile {
-                name: path.display().to_string(),
-                text: String::from_utf8_lossy(&bytes).into_owned(),
-            })
-        })
-        .collect()
+    rule_files(paths)?.iter().map(|path| read_one(path)).collect()
 }
 
-pub(crate) fn is_test(path: &std::path::Path) -> bool {
+/// The same for who must go on with what can be read: what cannot is named beside.
+pub(crate) fn read_rules_that_can_be(paths: &[PathBuf]) -> Result<(Vec<SourceFile>, Vec<String>)> {
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+    for path in rule_files(paths)? {
+        match read_one(&path) {
+            Ok(file) => rules.push(file),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    Ok((rules, problems))
+}
+
+fn rule_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = files_below(paths, &[".yml", ".yaml"])?;
+    files.retain(|path| !is_test(path));
+    Ok(files)
+}
+
+fn read_one(path: &Path) -> Result<SourceFile> {
+    // A file that is not UTF-8 is still looked at: the front end says where it is broken.
+    let bytes = read_file(path).with_context(|| format!("read the rule file {}", path.display()))?;
+    Ok(SourceFile { name: path.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned() })
+}
+
+pub(crate) fn is_test(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.ends_with(".test.yml") || text.ends_with(".test.yaml"))
 }

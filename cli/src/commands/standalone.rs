@@ -26,10 +26,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::reactions::Reactions;
-use super::rules::read_rules;
+use super::rules::read_rules_that_can_be;
 use crate::{
     Shared,
-    exit::{Ended, Exit},
+    exit::{Ended, Exit, with_causes},
 };
 
 /// Messages that wait in each direction between agent and controller (I11).
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
     state: PathBuf,
     /// This node's name.
-    #[arg(long, env = "HEMOSTAT_NODE")]
+    #[arg(long, env = "HEMOSTAT_NODE", value_parser = super::node_name)]
     node: Option<String>,
     /// More rules for what is masked before it leaves the agent (docs/agent.md).
     #[arg(long, value_name = "FILE")]
@@ -87,12 +87,24 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 
 /// What is logged is chosen by `HEMOSTAT_LOG` (tracing's filter syntax); `info` without it.
 pub(crate) fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_env("HEMOSTAT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wish = std::env::var("HEMOSTAT_LOG").ok().filter(|wish| !wish.is_empty());
+    let (filter, broken) = match wish.as_deref().map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+        None => (EnvFilter::new("info"), None),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    if json { log.json().init() } else { log.with_target(false).init() }
+    if json {
+        log.json().init()
+    } else {
+        log.with_target(false).init()
+    }
+    if let Some(error) = broken {
+        tracing::warn!(%error, "HEMOSTAT_LOG is not understood: info is logged");
+    }
 }
 
 async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
@@ -234,7 +246,7 @@ async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &Swap
     let set = match read_rule_set(&options.rules) {
         Ok(set) => Arc::new(set),
         Err(error) => {
-            tracing::error!("the rules before stay in force: {error:#}");
+            tracing::error!("the rules before stay in force: {}", with_causes(&error));
             rules.current().1
         }
     };
@@ -256,12 +268,28 @@ async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &Swap
 }
 
 fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
-    let files = read_rules(paths)?;
+    let next = "make it, or say with --rules where rules are; those that come with Hemostat are in the folder rules of its source";
+    for path in paths {
+        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+            return Err(Ended::with(
+                Exit::Bad,
+                format!("there is no rules folder {}: {next}", path.display()),
+            ));
+        }
+    }
+    let (files, unread) = read_rules_that_can_be(paths)?;
+    for problem in unread {
+        tracing::warn!("a rule file is left out: {problem}");
+    }
     let loaded = load(&files);
     let (set, compiled) = RuleSet::compile(&loaded.rules, MatcherOptions::default());
     for diagnostic in loaded.diagnostics.iter().chain(&compiled) {
         let text = render(std::slice::from_ref(diagnostic), &files, detect::diagnostic::Colour::Plain);
         tracing::warn!("{}", text.trim_end());
+    }
+    if set.is_empty() && loaded.correlations.is_empty() {
+        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        tracing::warn!("no rule is loaded from {}: nothing will be found", places.join(", "));
     }
     Ok(set.feeding(&loaded.correlations, &loaded.rules))
 }
@@ -283,4 +311,28 @@ pub(crate) fn make_private(folder: &Path) -> Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("make the state folder {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "title: Good\nid: good\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /x}, condition: s}\nlevel: high\n";
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_left_out_and_the_others_are_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("good.yml"), RULE).unwrap();
+        std::os::unix::fs::symlink("/nonexistent", dir.path().join("dangling.yml")).unwrap();
+        let rules = dir.path().to_path_buf();
+        assert_eq!(read_rule_set(std::slice::from_ref(&rules)).unwrap().len(), 1);
+        let (_, unread) = read_rules_that_can_be(&[rules]).unwrap();
+        assert!(matches!(&unread[..], [one] if one.contains("dangling.yml")), "{unread:?}");
+    }
+
+    #[test]
+    fn a_rules_folder_that_is_not_there_is_said_with_the_next_step() {
+        let error = read_rule_set(&["/nonexistent/rules".into()]).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/rules") && error.contains("--rules"), "{error}");
+    }
 }

@@ -110,7 +110,21 @@ fn print(shared: &Shared, page: &AuditPage) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
+/// What is closed to this user says nothing of the log.
+fn readable(path: &Path) -> Result<()> {
+    match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Ended::with(
+            Exit::Forbidden,
+            format!("{}: {error}: what the controller keeps needs root to be read", path.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Result<Exit> {
+    for path in [&log, &key, &anchor] {
+        readable(path)?;
+    }
     let key = AuditKey::load(&key).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
     let anchor = Anchor::read(&anchor).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
     let report = audit::verify_log(&log, &key, Some(&anchor))?;

@@ -1,6 +1,6 @@
 //! `hemostat release`: lifts containments on this node from the node's own journal. It needs no controller, no agent and no network,
 //! so it works on the night on which everything else is down; `--all` also lets processes go that the kernel holds for an agent that is
-//! gone, and takes away what is pinned in bpffs. While an agent runs, the journal is its own, and the request goes to the
+//! gone, takes away what is pinned in bpffs, and opens what no journal tells of any more. While an agent runs, the journal is its own, and the request goes to the
 //! controller beside it.
 
 use std::{
@@ -9,10 +9,13 @@ use std::{
 };
 
 use agent::{
-    contain::{Contain, ContainConfig, JournalError, OpenError, Which},
+    contain::{
+        Contain, ContainConfig, JournalError, OpenError, Unknown, Which, journals_in_use, list_strays,
+    },
     probe::{ProbeConfig, release_held},
 };
 use anyhow::{Result, bail};
+use controller::{api::ApiErrorKind, client::ClientError};
 use model::{ActionId, ActionRecord, NodeId, ProcessKey, Target};
 use serde::Serialize;
 
@@ -48,26 +51,100 @@ struct Released {
 
 pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
     let folder = agent::contain_folder(&options.state.join("node"));
-    if !folder.exists() {
-        if options.all && held_file().exists() {
-            return tell(shared, &held_ones(shared));
+    match folder.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return without_journal(shared, options, &folder),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(Ended::with(
+                Exit::Forbidden,
+                format!("{}: {error}: looking at containments and lifting them needs root", folder.display()),
+            ));
         }
-        if options.all {
-            return tell(shared, &[]);
-        }
-        return Err(Ended::with(
-            Exit::Unknown,
-            format!(
-                "{} does not exist: Hemostat has never contained anything from there (--state says where to look)",
-                folder.display()
-            ),
-        ));
+        Err(error) => return Err(Ended::with(Exit::Bad, format!("look at {}: {error}", folder.display()))),
     }
     match Contain::open(ContainConfig::new(NodeId::new(agent::host_name()), folder.clone())) {
-        Ok(contain) => locally(shared, options, &contain),
+        Ok(contain) => locally(shared, options, &contain, &folder),
         Err(OpenError::Journal(JournalError::Busy { .. })) => asking(through_controller(shared, options)),
         Err(error) => Err(with_advice(&error, &folder)),
     }
+}
+
+/// Nothing was ever written down there: what stands all the same stands without a journal.
+fn without_journal(shared: &Shared, options: &Options, folder: &Path) -> Result<Exit> {
+    let missing = format!(
+        "{} does not exist: Hemostat has never contained anything from there (--state says where to look)",
+        folder.display()
+    );
+    let is_root = rustix::process::geteuid().is_root();
+    if options.all && !is_root {
+        return Err(Ended::with(
+            Exit::Forbidden,
+            format!("{missing}; lifting what no journal knows needs root"),
+        ));
+    }
+    let unknown = Unknown::without_journal(None, &bpffs_at()).ok();
+    if options.all {
+        let mut released = held_ones(shared, None);
+        if let Some(unknown) = &unknown {
+            released.extend(lift_unknown(unknown, None));
+            if let Err(error) = unknown.leave_bpffs() {
+                tracing::warn!(%error, "the folder in bpffs stays");
+            }
+        }
+        return tell(shared, &released);
+    }
+    if let Some(unknown) = unknown.filter(|_| options.actions.is_empty() && is_root) {
+        told_of_unknown(&unknown, None)?;
+    }
+    Err(Ended::with(Exit::Unknown, missing))
+}
+
+fn bpffs_at() -> PathBuf {
+    ContainConfig::new(NodeId::new(""), PathBuf::new()).bpffs
+}
+
+/// Opens what no journal tells of. While another agent runs, with another state folder, it may be its own: then it is left alone.
+fn lift_unknown(unknown: &Unknown, own: Option<&Path>) -> Vec<Released> {
+    let failed = |what: String| vec![Released { action: "unknown".into(), done: false, what }];
+    let strays = match unknown.find() {
+        Ok(strays) => strays,
+        Err(error) => return failed(format!("what no journal knows cannot be looked for: {error}")),
+    };
+    if let (Some((pid, journal)), false) = (journals_in_use(own).first(), strays.is_empty()) {
+        return failed(format!(
+            "left alone, since process {pid} holds the journal in {} and may know of it (--state): {}",
+            journal.display(),
+            list_strays(&strays)
+        ));
+    }
+    let lifted = strays.iter().map(|stray| {
+        let result = unknown.lift(stray);
+        Released {
+            action: stray.to_string(),
+            done: result.is_ok(),
+            what: result.unwrap_or_else(|failure| failure.to_string()),
+        }
+    });
+    lifted.collect()
+}
+
+/// Errors with what stands that no journal knows, if there is any.
+fn told_of_unknown(unknown: &Unknown, own: Option<&Path>) -> Result<()> {
+    let strays = unknown.find().unwrap_or_default();
+    if strays.is_empty() {
+        return Ok(());
+    }
+    let others = journals_in_use(own);
+    let next = match others.first() {
+        Some((pid, journal)) => {
+            format!("process {pid} holds the journal in {} and may know of it (--state)", journal.display())
+        }
+        None => "lift it with hemostat release --all".into(),
+    };
+    Err(Ended::with(
+        Exit::Bad,
+        format!("in force, though no journal tells of it: {}; {next}", list_strays(&strays)),
+    ))
 }
 
 fn with_advice(error: &OpenError, folder: &Path) -> anyhow::Error {
@@ -81,9 +158,11 @@ fn with_advice(error: &OpenError, folder: &Path) -> anyhow::Error {
 }
 
 /// Nothing of Hemostat runs here.
-fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit> {
+fn locally(shared: &Shared, options: &Options, contain: &Contain, folder: &Path) -> Result<Exit> {
     if options.actions.is_empty() && !options.all {
-        return list(shared, &contain.in_force());
+        let listed = list(shared, &contain.in_force())?;
+        told_of_unknown(&contain.unknown(), Some(folder))?;
+        return Ok(listed);
     }
     let wanted: Vec<Which> = if options.all {
         vec![Which::All]
@@ -106,7 +185,9 @@ fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit
         }));
     }
     if options.all {
-        released.extend(held_ones(shared));
+        released.extend(held_ones(shared, Some(folder)));
+        // what has just been lifted is known to be over
+        released.extend(lift_unknown(&contain.unknown(), Some(folder)));
         if released.iter().all(|one| one.done)
             && let Err(failure) = contain.uninstall()
         {
@@ -117,14 +198,9 @@ fn locally(shared: &Shared, options: &Options, contain: &Contain) -> Result<Exit
     tell(shared, &released)
 }
 
-/// Where an agent pins the map of held processes.
-fn held_file() -> PathBuf {
-    ProbeConfig::default().pins.join("held")
-}
-
 /// Lets those go that an agent which is gone has left standing. One that runs, be it with another state folder, looks after its own.
-fn held_ones(shared: &Shared) -> Vec<Released> {
-    if UnixStream::connect(&shared.socket).is_ok() {
+fn held_ones(shared: &Shared, own: Option<&Path>) -> Vec<Released> {
+    if UnixStream::connect(&shared.socket).is_ok() || !journals_in_use(own).is_empty() {
         return Vec::new();
     }
     let all = match release_held(&ProbeConfig::default().pins) {
@@ -162,6 +238,9 @@ async fn through_controller(shared: &Shared, options: &Options) -> Result<Exit> 
         let answer = client.rollback_action(&id, "released on the node").await;
         released.push(match answer {
             Ok(done) => Released { action: id, done: true, what: done.what.join("; ") },
+            Err(ClientError::Refused(error)) if error.kind == ApiErrorKind::Unknown => {
+                Released { action: id, done: false, what: NOT_IN_FORCE.into() }
+            }
             Err(error) => Released { action: id, done: false, what: error.to_string() },
         });
     }

@@ -6,7 +6,7 @@ use super::{Column, Fit, Table, Window};
 
 pub(crate) fn audit_table(entries: &[AuditEntry], window: Window) -> String {
     if entries.is_empty() {
-        return "The audit log is empty.\n".into();
+        return "No entry of the audit log matches.\n".into();
     }
     let mut table = Table::new(vec![
         Column { heading: "SEQ", fit: Fit::Keep },

@@ -67,12 +67,10 @@ enum Scope {
 #[derive(Debug, thiserror::Error)]
 pub enum MaskError {
     /// Not the form of a table.
-    #[error("{origin}: {source}")]
+    #[error("{because}")]
     Form {
-        /// Which file.
-        origin: String,
-        /// Where and why.
-        source: Box<serde_saphyr::Error>,
+        /// Where, with the file, and why.
+        because: String,
     },
     /// A version that this build does not read.
     #[error("{origin}: version {found} of masking rules is not known, only 1")]
@@ -344,9 +342,15 @@ struct RuleText {
     pattern: String,
 }
 
+/// The reader of YAML names the text that it was given, and does not know whose it is.
+fn form(origin: &str, source: &serde_saphyr::Error) -> String {
+    let text = source.to_string();
+    if text.contains("<input>") { text.replace("<input>", origin) } else { format!("{origin}: {text}") }
+}
+
 fn parse(origin: &str, text: &str) -> Result<Vec<Rule>, MaskError> {
-    let table: Table = serde_saphyr::from_str(text)
-        .map_err(|source| MaskError::Form { origin: origin.into(), source: Box::new(source) })?;
+    let table: Table =
+        serde_saphyr::from_str(text).map_err(|source| MaskError::Form { because: form(origin, &source) })?;
     if table.version != 1 {
         return Err(MaskError::Version { origin: origin.into(), found: table.version });
     }

@@ -236,3 +236,11 @@ fn masker_once() -> &'static Masker {
     static MASKER: std::sync::OnceLock<Masker> = std::sync::OnceLock::new();
     MASKER.get_or_init(masker)
 }
+
+#[test]
+fn a_broken_table_is_told_once_with_its_file() {
+    let Err(error) = Masker::new(Some(("/etc/mask.yaml", "version: 1\nrules: 7\n"))) else { panic!("read") };
+    let text = error.to_string();
+    assert!(text.contains("/etc/mask.yaml") && !text.contains("<input>"), "{text}");
+    assert!(std::error::Error::source(&error).is_none(), "the cause is in the message: {text}");
+}

@@ -114,9 +114,9 @@ pub(super) fn program_failure(program: &str, err: &ProgramError) -> String {
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
         if lines.is_empty() {
             let hint = if io_error.kind() == io::ErrorKind::PermissionDenied {
-                " (this kernel does not allow this kind of program)"
+                why_not_permitted(effective_capabilities())
             } else {
-                ""
+                String::new()
             };
             return format!("{program}: {io_error}{hint}");
         }
@@ -124,6 +124,27 @@ pub(super) fn program_failure(program: &str, err: &ProgramError) -> String {
         return format!("{program}: {io_error}; verifier: {tail}");
     }
     format!("{program}: {}", chain(err))
+}
+
+/// What this process is allowed to do; all, where that cannot be read.
+fn effective_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's refusal of a program may be for want of a right, which CAP_SYS_ADMIN stands in for (include/linux/capability.h,
+/// `bpf_capable` and `perfmon_capable`).
+fn why_not_permitted(effective: u64) -> String {
+    const SYS_ADMIN: u8 = 21;
+    const NEEDED: [(u8, &str); 3] = [(39, "CAP_BPF"), (38, "CAP_PERFMON"), (12, "CAP_NET_ADMIN")];
+    let has = |bit: u8| effective & (1 << bit) != 0;
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|(bit, _)| !has(*bit) && !has(SYS_ADMIN)).map(|(_, name)| *name).collect();
+    if missing.is_empty() {
+        return " (this kernel does not allow this kind of program)".into();
+    }
+    format!(" (this process lacks {})", missing.join(", "))
 }
 
 /// An error with all its causes in one line.
@@ -139,4 +160,17 @@ pub(super) fn chain(err: &dyn std::error::Error) -> String {
         cause = err.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_right_is_not_blamed_on_the_kernel() {
+        let without_perfmon = !(1 << 38 | 1 << 21);
+        assert_eq!(why_not_permitted(without_perfmon), " (this process lacks CAP_PERFMON)");
+        assert!(why_not_permitted(u64::MAX).contains("this kernel"));
+        assert!(why_not_permitted(1 << 21).contains("this kernel"), "CAP_SYS_ADMIN stands in for them");
+    }
 }

@@ -1,24 +1,49 @@
 //! The hooks, for real: every class is loaded and attached as on a watched machine, and one event of each is made.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use agent::{
     bpffs::Bpffs,
-    probe::{OwnEvents, ProbeConfig, Probes},
+    probe::{OwnEvents, ProbeConfig, Probes, release_held},
 };
 use model::{ClassPlan, EventClass, FilterPlan, HookState, HookStatus};
 
 use super::{Look, Verdict};
+
+/// What doctor pins is in folders named like this, with its pid.
+const FOLDER: &str = "hemostat-doctor-";
+
+/// Takes away what doctors left that were killed.
+fn sweep(bpffs: &Path) {
+    for entry in std::fs::read_dir(bpffs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(FOLDER)).map(str::parse::<u32>);
+        let Some(Ok(pid)) = pid else { continue };
+        if Path::new("/proc").join(pid.to_string()).exists() {
+            continue;
+        }
+        if let Err(error) = release_held(&entry.path()) {
+            tracing::debug!(%error, "what a killed doctor held");
+        }
+        match std::fs::remove_dir_all(entry.path()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, folder = %entry.path().display(), "what a killed doctor left stays");
+            }
+            _ => {}
+        }
+    }
+}
 
 pub(super) fn look() -> Vec<Look> {
     let plan = FilterPlan {
         classes: EventClass::ALL.map(|class| (class, ClassPlan::All)).into(),
         ..FilterPlan::default()
     };
+    sweep(Path::new("/sys/fs/bpf"));
     // Folders of its own: a running agent must not be disturbed.
     let config = ProbeConfig {
         own_events: OwnEvents::Seen,
-        pins: format!("/sys/fs/bpf/hemostat-doctor-{}", std::process::id()).into(),
+        pins: format!("/sys/fs/bpf/{FOLDER}{}", std::process::id()).into(),
         ..ProbeConfig::default()
     };
     let looks = match Probes::load(&config, &plan) {
@@ -69,4 +94,26 @@ fn of_hook(hook: &HookStatus, heard: &BTreeMap<EventClass, bool>) -> Look {
     }
     Look::new(what, Verdict::Bad, format!("{to}, but no event of {} arrived", silent.join(", ")))
         .next("the hook is attached and is not called: please report it with this kernel's version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_doctor_left_is_taken_away_and_nothing_else() {
+        let bpffs = tempfile::tempdir().unwrap();
+        // above any pid that Linux gives
+        let dead = format!("{FOLDER}4194305");
+        let living = format!("{FOLDER}{}", std::process::id());
+        for name in [&dead, &living, "hemostat-doctor-mine", "hemostat"] {
+            std::fs::create_dir(bpffs.path().join(name)).unwrap();
+            std::fs::write(bpffs.path().join(name).join("held"), "").unwrap();
+        }
+        sweep(bpffs.path());
+        assert!(!bpffs.path().join(dead).exists());
+        for name in [&living, "hemostat-doctor-mine", "hemostat"] {
+            assert!(bpffs.path().join(name).join("held").exists(), "{name}");
+        }
+    }
 }

@@ -371,7 +371,18 @@ impl Probes {
     fn attach_one(&mut self, attacher: &Attacher, hook: &'static Hook) -> Result<(), ProbeError> {
         let attached = attacher.attach(&mut self.ebpf, hook);
         if let Err(because) = &attached {
-            tracing::warn!(hook = hook.name, because, "hook is not attached: its events are not seen");
+            match hooks::nothing_to_see(hook) {
+                Some(so) => {
+                    tracing::info!(hook = hook.name, "hook is not attached, and nothing is missed: {so}");
+                }
+                None => {
+                    tracing::warn!(
+                        hook = hook.name,
+                        because,
+                        "hook is not attached: its events are not seen"
+                    );
+                }
+            }
             if hook.classes == [EventClass::Exec] {
                 return Err(ProbeError::Essential { hook: hook.name, because: because.clone() });
             }

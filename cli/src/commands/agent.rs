@@ -37,13 +37,23 @@ pub(crate) struct Options {
     controller: String,
     /// A service account token for the audience `hemostat`, bound to this node or to the pod that the agent runs in. It is read again
     /// whenever a certificate is needed.
-    #[arg(long, env = "HEMOSTAT_TOKEN_FILE", default_value = "/var/run/secrets/hemostat/token", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "HEMOSTAT_TOKEN_FILE",
+        default_value = "/var/run/secrets/hemostat/token",
+        value_name = "FILE"
+    )]
     token_file: PathBuf,
     /// Certificate of the authority that the controller's certificate must be from (ConfigMap `hemostat-ca`).
-    #[arg(long, env = "HEMOSTAT_CA_FILE", default_value = "/var/run/secrets/hemostat/ca.crt", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "HEMOSTAT_CA_FILE",
+        default_value = "/var/run/secrets/hemostat/ca.crt",
+        value_name = "FILE"
+    )]
     ca_file: PathBuf,
     /// This node's name, as the API server has it.
-    #[arg(long, env = "HEMOSTAT_NODE")]
+    #[arg(long, env = "HEMOSTAT_NODE", value_parser = super::node_name)]
     node: Option<String>,
     /// State folder: spool, containments, evidence, certificate, rules. Made with mode 0700.
     #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
@@ -104,9 +114,15 @@ async fn watch_node(options: Options) -> Result<Exit> {
     let config = AgentConfig {
         authority: rules.authority.clone(),
         spool_limit: options.spool_mb << 20,
-        ..AgentConfig::new(node.clone(), options.state.join("node"), Arc::clone(&swap), masker(options.mask.as_deref())?)
+        ..AgentConfig::new(
+            node.clone(),
+            options.state.join("node"),
+            Arc::clone(&swap),
+            masker(options.mask.as_deref())?,
+        )
     };
-    let started = tokio::task::spawn_blocking(move || Agent::start(config, link)).await.context("start the agent")?;
+    let started =
+        tokio::task::spawn_blocking(move || Agent::start(config, link)).await.context("start the agent")?;
     let mut agent = started.map_err(|error| anyhow::Error::new(error).context("start the agent"))?;
     let status = agent.status();
     let live = status.hooks.iter().filter(|hook| is_live(&hook.state)).count();
@@ -123,7 +139,10 @@ async fn watch_node(options: Options) -> Result<Exit> {
             }
         }
     };
-    tracing::info!(containments = agent.contain().in_force().len(), "stopping; containments stay in force (hemostat release lifts them)");
+    tracing::info!(
+        containments = agent.contain().in_force().len(),
+        "stopping; containments stay in force (hemostat release lifts them)"
+    );
     agent.shutdown().await;
     connection.close().await;
     stop.cancel();
@@ -158,7 +177,11 @@ async fn put_in_force(agent: &AgentHandle, rules: &mut Rules, version: &watch::S
     let authority = rules.authority_of(&bundle);
     match agent.set_rules_with(Arc::clone(&set), authority.clone()) {
         Ok(()) => {
-            tracing::info!(rules = set.len(), digest = bundle.version.digest, "the controller's rules are in force");
+            tracing::info!(
+                rules = set.len(),
+                digest = bundle.version.digest,
+                "the controller's rules are in force"
+            );
             rules.store(&bundle);
             version.send_replace(bundle.version);
         }

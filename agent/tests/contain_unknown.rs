@@ -1,6 +1,6 @@
 //! Containments that no journal tells of any more: they are found, and lifted as near as possible to how it was.
 
-#![expect(clippy::unwrap_used, reason = "tests, and what they share")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
 mod ground;
 

@@ -37,8 +37,10 @@ enum Name {
     Detect,
     /// From the hook to a stopped and to a frozen process.
     Latency,
-    /// What being watched costs the workload, beside auditd; what the agent itself takes.
+    /// What being watched costs the workload, beside auditd; then `memory`.
     Overhead,
+    /// What the agent itself takes: processor time when idle, memory under ten minutes of churn. Also the end of `overhead`.
+    Memory,
     /// From a miner in a pod of a real cluster to its containment.
     Respond,
     /// Whether anything is lost under storm, and whether losses are counted exactly.
@@ -66,6 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Name::Detect => return detect::run(effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,
+        Name::Memory => overhead::memory(effort, &mut report)?,
         Name::Respond => respond::run(effort, &mut report)?,
         Name::Loss => loss::run(effort, &mut report)?,
     }

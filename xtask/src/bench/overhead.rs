@@ -83,6 +83,11 @@ pub(crate) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     alone(effort, &programs, report)
 }
 
+/// What the agent itself takes, without the comparisons.
+pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
+    alone(effort, &build()?, report)
+}
+
 /// Idle, and memory under churn.
 fn alone(effort: Effort, programs: &Programs, report: &mut Report) -> Result<()> {
     let watcher = Watcher::start(programs)?;

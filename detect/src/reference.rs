@@ -90,7 +90,7 @@ fn test_one(of: &Test, value: FieldValue<'_>, view: &View<'_>) -> bool {
         Test::Text { pattern, case } => {
             text(value).is_some_and(|text| text_match::pattern(pattern, *case, &text))
         }
-        Test::Regex(wanted) => text(value).is_some_and(|text| wanted.regex.is_match(&text)),
+        Test::Regex(wanted) => text(value).is_some_and(|text| wanted.is_match(&text)),
         Test::Number(wanted) => ordering(value, *wanted).is_some_and(Ordering::is_eq),
         Test::Compare { how, than } => ordering(value, *than).is_some_and(|ordering| how.holds(ordering)),
         Test::Bool(wanted) => match value {

@@ -1,8 +1,12 @@
 //! Values as written, and the tests that they become.
 
+use std::sync::OnceLock;
+
 use ipnet::IpNet;
+use regex::{Regex, RegexBuilder};
 
 use super::detection::FieldName;
+use crate::limits;
 
 /// A value as written in the rule.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,8 +149,35 @@ pub struct RegexTest {
     pub source: String,
     /// `i`, `m`, `s`.
     pub flags: RegexFlags,
-    /// Compiled, with the flags.
-    pub regex: regex::Regex,
+    /// Compiled with the first value that it is asked about: the matcher has its own, and most rules are never explained.
+    compiled: OnceLock<Option<Regex>>,
+}
+
+impl RegexTest {
+    /// Checks that it can be compiled.
+    ///
+    /// # Errors
+    /// Those of the `regex` crate, its limit on size included.
+    pub fn new(source: &str, flags: RegexFlags) -> Result<Self, regex::Error> {
+        compile(source, flags)?;
+        Ok(Self { source: source.to_owned(), flags, compiled: OnceLock::new() })
+    }
+
+    /// Whether it is found in the text.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        let compiled = self.compiled.get_or_init(|| compile(&self.source, self.flags).ok());
+        compiled.as_ref().is_some_and(|regex| regex.is_match(text))
+    }
+}
+
+fn compile(source: &str, flags: RegexFlags) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(source)
+        .case_insensitive(flags.ignore_case)
+        .multi_line(flags.multi_line)
+        .dot_matches_new_line(flags.dot_all)
+        .size_limit(limits::REGEX_BYTES)
+        .build()
 }
 
 impl PartialEq for RegexTest {

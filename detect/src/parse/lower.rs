@@ -1,7 +1,5 @@
 //! Values with their modifiers to tests.
 
-use regex::RegexBuilder;
-
 use crate::{
     ast::{FieldName, ItemValue, Modifier, Number, Pattern, RegexFlags, RegexTest, Test, Value},
     diagnostic::{Code, Diagnostic},
@@ -316,14 +314,8 @@ fn source_text_to(form: Utf16) -> impl Fn(Made) -> Result<Vec<Made>, String> {
 }
 
 fn regex_test(source: &str, flags: RegexFlags, span: Span, cursor: &mut Cursor<'_>) -> Option<RegexTest> {
-    let built = RegexBuilder::new(source)
-        .case_insensitive(flags.ignore_case)
-        .multi_line(flags.multi_line)
-        .dot_matches_new_line(flags.dot_all)
-        .size_limit(limits::REGEX_BYTES)
-        .build();
-    match built {
-        Ok(regex) => Some(RegexTest { source: source.to_owned(), flags, regex }),
+    match RegexTest::new(source, flags) {
+        Ok(test) => Some(test),
         Err(error) => {
             // The crate's message draws the expression over several lines; its last line says what is wrong.
             let whole = error.to_string();

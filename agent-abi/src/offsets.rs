@@ -162,11 +162,13 @@ offsets! {
 pub const WORDS_MAX: usize = 15;
 
 /// The kernel's function that gives a pointer to any type for any address, as a program calls it: `call` of a kernel function
-/// (`BPF_PSEUDO_KFUNC_CALL`). The loader replaces this by [`CAST_CALL`] and the function's type id, or by 0 where the kernel does not have
-/// it: then nothing comes to the call (see `Offsets::words`), which the kernel allows for exactly this purpose.
+/// (`BPF_PSEUDO_KFUNC_CALL`). The loader replaces this by [`CAST_CALL`] and the function's type id, or by [`NO_CAST`] where the kernel does
+/// not have it: then nothing comes to it (see `Offsets::words`).
 pub const CAST_MARK: [u8; 8] = [0x85, 0x20, 0, 0, 0x4d, 0x45, 0x48, 0x7f];
 /// First half of the call.
 pub const CAST_CALL: [u8; 4] = [0x85, 0x20, 0, 0];
+/// `r0 = 0`, an instruction that every kernel knows.
+pub const NO_CAST: [u8; 8] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
 
 /// Structure and two of its members, each a pointer's size and more, of which the second stands right behind the first: the
 /// path walk reads both at once. The loader refuses a kernel where that is not so.

@@ -493,7 +493,10 @@ fn offsets() -> Result<Offsets, ProbeError> {
             return Err(ProbeError::Layout { structure, first, second });
         }
     }
-    let cast = types.function(CAST);
+    // Kernel functions can be called by compiled programs only (kernel/bpf/verifier.c, add_kfunc_call).
+    let interpreted =
+        std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|on| on.trim() == "0");
+    let cast = if interpreted { None } else { types.function(CAST) };
     let mut missing = Vec::new();
     let words = FIELDS
         .iter()

@@ -2,14 +2,14 @@
 
 use std::mem::size_of;
 
-use agent_abi::{CAST_CALL, CAST_MARK};
+use agent_abi::{CAST_CALL, CAST_MARK, NO_CAST};
 use zerocopy::IntoBytes;
 
 /// Kernel function that makes a typed pointer of any address (Linux 6.2).
 pub(super) const CAST: &str = "bpf_rdonly_cast";
 
-/// A copy of the object in which every mark is the call of the kernel function with this type id, or, without one, a call that the kernel
-/// lets stand because nothing comes to it. Aligned as an ELF reader wants it.
+/// A copy of the object in which every mark is the call of the kernel function with this type id, or, without one, an instruction to which
+/// nothing comes. Aligned as an ELF reader wants it.
 pub(super) struct Object {
     words: Vec<u64>,
     len: usize,
@@ -21,12 +21,15 @@ impl Object {
         let mut words = vec![0_u64; object.len().div_ceil(size_of::<u64>())];
         let bytes = &mut words.as_mut_bytes()[..object.len()];
         bytes.copy_from_slice(object);
-        let id = function.unwrap_or(0).to_le_bytes();
+        let mut call = NO_CAST;
+        if let Some(id) = function {
+            call[..4].copy_from_slice(&CAST_CALL);
+            call[4..].copy_from_slice(&id.to_le_bytes());
+        }
         // Instructions stand at multiples of their size.
         for instruction in bytes.chunks_exact_mut(CAST_MARK.len()) {
             if instruction == CAST_MARK {
-                instruction[..4].copy_from_slice(&CAST_CALL);
-                instruction[4..].copy_from_slice(&id);
+                instruction.copy_from_slice(&call);
             }
         }
         Self { words, len: object.len() }
@@ -49,6 +52,6 @@ mod tests {
         let made = Object::new(&object, Some(0x0102_0304));
         assert_eq!(made.bytes()[8..16], [0x85, 0x20, 0, 0, 4, 3, 2, 1]);
         assert_eq!((&made.bytes()[..8], &made.bytes()[16..]), (&object[..8], &object[16..]));
-        assert_eq!(Object::new(&object, None).bytes()[8..16], [0x85, 0x20, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Object::new(&object, None).bytes()[8..16], NO_CAST);
     }
 }

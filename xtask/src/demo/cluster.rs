@@ -248,7 +248,8 @@ impl Stage {
     }
 
     fn uninstall(&self, stages: &mut Stages) -> Result<()> {
-        // What an action still holds keeps its definition: everything was given back, so nothing does.
+        // Their finalizers are the controller's to lift: without it, and with definitions that go with the chart, they would hold it up.
+        self.kubectl.ask(&["delete", "playbooks,incidents", "--all", "--all-namespaces", "--timeout=60s"])?;
         helm(&self.cluster, &["uninstall", "hemostat", "--namespace", NAMESPACE, "--wait", "--timeout=60s"])?;
         let left = self.kubectl.ask(&[
             "get",

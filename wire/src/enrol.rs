@@ -128,7 +128,8 @@ impl Application {
     pub async fn hand_in(&self, token: String) -> Result<Enrolled, LinkError> {
         let address = &self.address;
         let limited = |step| LinkError::TimedOut { step, address: address.clone(), limit: self.step_limit };
-        let made = |e: rcgen::Error| IdentityError::Make { subject: "this agent".into(), because: e.to_string() };
+        let made =
+            |e: rcgen::Error| IdentityError::Make { subject: "this agent".into(), because: e.to_string() };
         let trusted = certificates(("the authority's certificate", &self.authority))?;
         let key = KeyPair::generate().map_err(made)?;
         let mut params = CertificateParams::default();
@@ -159,18 +160,15 @@ impl Application {
                 .await
                 .map_err(|status| ended(status_text(&status)))
         };
-        let answer = timeout(self.step_limit, asking).await.map_err(|_| limited("asking for a certificate"))??;
+        let answer =
+            timeout(self.step_limit, asking).await.map_err(|_| limited("asking for a certificate"))??;
         let proto::Certified { certificate, authority } = answer.into_inner();
         let own = IssuedPem { certificate, key: key.serialize_pem() };
         let identity = Identity::of(&own, &authority)?;
         identity.check_time(now())?;
         match &identity.subject {
-            Subject::Node(node) => {
-                Ok(Enrolled { node: node.clone(), valid: identity.valid, own, authority })
-            }
-            Subject::Controller => {
-                Err(IdentityError::Nameless { certificate: identity.describe() }.into())
-            }
+            Subject::Node(node) => Ok(Enrolled { node: node.clone(), valid: identity.valid, own, authority }),
+            Subject::Controller => Err(IdentityError::Nameless { certificate: identity.describe() }.into()),
         }
     }
 }

@@ -171,7 +171,8 @@ impl Authority {
         valid_for: Duration,
     ) -> Result<IssuedPem, IdentityError> {
         let params = leaf(subject, now, valid_for)?;
-        let failed = |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
+        let failed =
+            |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(IssuedPem { certificate: certificate.pem(), key: key.serialize_pem() })
@@ -189,7 +190,8 @@ impl Authority {
         now: Timestamp,
         valid_for: Duration,
     ) -> Result<String, IdentityError> {
-        let failed = |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
+        let failed =
+            |e: rcgen::Error| IdentityError::Make { subject: name_of(subject), because: e.to_string() };
         let mut asked = CertificateSigningRequestParams::from_pem(request).map_err(failed)?;
         asked.params = leaf(subject, now, valid_for)?;
         Ok(asked.signed_by(&self.issuer).map_err(failed)?.pem())
@@ -435,7 +437,9 @@ fn params(name: &str, now: Timestamp, valid_for: Duration) -> CertificateParams 
     params
 }
 
-pub(crate) fn certificates((what, text): (&str, &str)) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub(crate) fn certificates(
+    (what, text): (&str, &str),
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let parsed = CertificateDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| IdentityError::Pem { what: what.into(), because: source.to_string() })?;

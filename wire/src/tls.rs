@@ -68,10 +68,9 @@ pub(crate) async fn accept(
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
-        .accept(tcp)
-        .await
-        .map_err(|source| failure(&source, &from.to_string(), &identity.describe(), take(&witness.refused)))?;
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map_err(|source| {
+        failure(&source, &from.to_string(), &identity.describe(), take(&witness.refused))
+    })?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = match certificate.map(|certificate| (subject(certificate), certificate)) {
         Some((Some(Subject::Node(node)), certificate)) => {
@@ -130,7 +129,9 @@ async fn shake_hands(
         .dangerous()
         .with_custom_certificate_verifier(witness.clone());
     let mut config = match own {
-        Some(own) => builder.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).map_err(unusable)?,
+        Some(own) => {
+            builder.with_client_auth_cert(own.chain.clone(), own.key.clone_key()).map_err(unusable)?
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -321,12 +322,7 @@ fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, IdentityE
     Ok(roots)
 }
 
-fn failure(
-    source: &io::Error,
-    address: &str,
-    ours: &str,
-    refused: Option<(String, String)>,
-) -> LinkError {
+fn failure(source: &io::Error, address: &str, ours: &str, refused: Option<(String, String)>) -> LinkError {
     if let Some((certificate, because)) = refused {
         return LinkError::RefusedPeer { peer: format!("{certificate} from {address}"), because };
     }

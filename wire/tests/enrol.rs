@@ -83,7 +83,8 @@ async fn who_has_no_token_gets_nothing_and_another_authority_is_not_asked() {
     assert!(application(&listener, &trusted).hand_in(long).await.is_err());
     // The token is shown to nobody whose certificate is from elsewhere.
     let other = Authority::create("other", now(), HOUR).unwrap();
-    let refused = application(&listener, other.certificate()).hand_in("token-of-n1".into()).await.unwrap_err();
+    let refused =
+        application(&listener, other.certificate()).hand_in("token-of-n1".into()).await.unwrap_err();
     assert!(refused.to_string().contains("not issued by the authority"), "{refused}");
     listener.close().await;
 }
@@ -100,7 +101,11 @@ async fn a_certificate_that_ends_takes_its_connection_with_it() {
     assert!(matches!(accepted.up.recv().await, Some(Up::Hello { .. })));
     assert_eq!(accepted.up.recv().await, None, "the link ends");
     let mut state = connection.state.clone();
-    let down = state.wait_for(|state| matches!(state, LinkState::Down { tries, .. } if *tries > 0)).await.unwrap().clone();
+    let down = state
+        .wait_for(|state| matches!(state, LinkState::Down { tries, .. } if *tries > 0))
+        .await
+        .unwrap()
+        .clone();
     assert!(format!("{down:?}").contains("expired"), "{down:?}");
     connection.close().await;
     listener.close().await;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::ValueHint;
 use controller::{
     ControllerConfig,
+    ingest::SourceSpec,
     reconcile::{self, ClusterConfig, ClusterError, lease::LeaseConfig},
 };
 use kube::{
@@ -50,6 +51,10 @@ pub(crate) struct Options {
     /// Where people are told: a YAML list of channels, each with name, kind and what it needs (docs/actions.md, notify.send).
     #[arg(long, env = "HEMOSTAT_CHANNELS", value_name = "FILE", value_hint = ValueHint::FilePath)]
     channels: Option<PathBuf>,
+    /// A log to follow beside the nodes, as FORMAT=PATH, for example kubernetes-audit=/var/log/kubernetes/audit.log (formats: `hemostat
+    /// standalone --help`). May be given several times.
+    #[arg(long = "source", value_name = "FORMAT=PATH")]
+    sources: Vec<SourceSpec>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -68,9 +73,8 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
     make_private(&options.state)?;
     let client = client(options.kubeconfig.as_deref()).await?;
-    let identity = options.identity.clone().unwrap_or_else(|| {
-        format!("{}-{}", agent::host_name(), std::process::id())
-    });
+    let identity =
+        options.identity.clone().unwrap_or_else(|| format!("{}-{}", agent::host_name(), std::process::id()));
     let cluster = ClusterConfig {
         agents: options.agents.clone().unwrap_or_else(|| format!("{}/hemostat-agent", options.namespace)),
         lease: LeaseConfig::new(options.namespace.clone(), identity.clone()),
@@ -78,6 +82,7 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
         identity,
         links: options.listen,
         probes: options.probes,
+        sources: options.sources.clone(),
         certificate_life: Duration::from_secs(options.certificate_seconds),
         channels: channels(options.channels.as_deref())?,
     };

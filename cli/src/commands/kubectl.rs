@@ -137,7 +137,10 @@ impl Cluster {
 
     async fn all<K>(&self) -> Result<Vec<K>>
     where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
         K::DynamicType: Default,
     {
         Ok(self.api::<K>().list(&ListParams::default()).await.map_err(refused)?.items)
@@ -146,7 +149,8 @@ impl Cluster {
     /// Who the API server knows the caller as: a word is only taken under that name.
     async fn me(&self) -> Result<String> {
         let api: Api<SelfSubjectReview> = Api::all(self.client.clone());
-        let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await.map_err(refused)?;
+        let review =
+            api.create(&PostParams::default(), &SelfSubjectReview::default()).await.map_err(refused)?;
         let user = review.status.and_then(|status| status.user_info);
         user.and_then(|user| user.username).context("the API server does not say who you are")
     }
@@ -171,15 +175,21 @@ fn refused(error: kube::Error) -> anyhow::Error {
 async fn plan(cluster: &Cluster, file: &std::path::Path, window: Window) -> Result<Exit> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let reading = read(&file.display().to_string(), &text);
-    let mut problems: Vec<String> =
-        reading.problems.iter().filter(|one| one.severity == Severity::Error).map(ToString::to_string).collect();
+    let mut problems: Vec<String> = reading
+        .problems
+        .iter()
+        .filter(|one| one.severity == Severity::Error)
+        .map(ToString::to_string)
+        .collect();
     let mut out = String::new();
     let api: Api<Playbook> = Api::all(cluster.client.clone());
     for resource in reading.resources {
         let Read::Playbook(playbook) = resource else { continue };
         let name = playbook.value.metadata.name.clone().unwrap_or_default();
         let checked = Plan::check(&playbook, &BTreeSet::new());
-        problems.extend(checked.problems.iter().filter(|one| one.severity == Severity::Error).map(ToString::to_string));
+        problems.extend(
+            checked.problems.iter().filter(|one| one.severity == Severity::Error).map(ToString::to_string),
+        );
         let params = PatchParams::apply("kubectl-hemostat").force().dry_run();
         if let Err(error) = api.patch(&name, &params, &Patch::Apply(&playbook.value)).await {
             problems.push(format!("{name}: the API server: {error}"));

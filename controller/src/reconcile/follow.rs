@@ -116,13 +116,19 @@ where
                 next = stream.next() => next,
             };
             match next {
-                Some(Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object) | watcher::Event::InitApply(object))) => {
+                Some(Ok(
+                    watcher::Event::Apply(object)
+                    | watcher::Event::Delete(object)
+                    | watcher::Event::InitApply(object),
+                )) => {
                     if let Some(name) = named(&object) {
                         due.add(name);
                     }
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => tracing::warn!(kind = name, %error, "a kind of resources cannot be followed at present"),
+                Some(Err(error)) => {
+                    tracing::warn!(kind = name, %error, "a kind of resources cannot be followed at present")
+                }
                 None => return,
             }
         }

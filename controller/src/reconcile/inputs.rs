@@ -98,8 +98,12 @@ impl Inputs {
 
     async fn pass(&self, compiled: &mut (String, Compiled), given: &mut String) -> Result<(), Failure> {
         let policies = self.policies.all();
-        let playbooks: Vec<Arc<DynamicObject>> =
-            self.playbooks.all().into_iter().filter(|object| object.metadata.deletion_timestamp.is_none()).collect();
+        let playbooks: Vec<Arc<DynamicObject>> = self
+            .playbooks
+            .all()
+            .into_iter()
+            .filter(|object| object.metadata.deletion_timestamp.is_none())
+            .collect();
         let texts: Vec<Text> = policies
             .iter()
             .map(|object| text_of::<ResponsePolicy>(object, &self.home))
@@ -121,7 +125,11 @@ impl Inputs {
         }
         let modes: Vec<(String, Mode)> =
             plans.iter().map(|plan| (plan.name().to_string(), plan.spec().mode)).collect();
-        let digest = hash(&(format!("{sets:?}"), format!("{modes:?}"), texts.iter().map(|text| &text.text).collect::<Vec<_>>()));
+        let digest = hash(&(
+            format!("{sets:?}"),
+            format!("{modes:?}"),
+            texts.iter().map(|text| &text.text).collect::<Vec<_>>(),
+        ));
         if compiled.0 != digest {
             let (of, for_rules) = (sets.clone(), plans.clone());
             // Thousands of rules take seconds: not on a thread that others need.
@@ -134,12 +142,19 @@ impl Inputs {
             let sources = Sources { resources: texts.clone(), rules: compiled.1.sources.clone() };
             match self.asker.change(Change::Use(Arc::new(sources)), controller()).await {
                 Ok(_) => {
-                    tracing::info!(playbooks = plans.len(), policies = policies.len(), sets = sets.len(), "taken in from the API server");
+                    tracing::info!(
+                        playbooks = plans.len(),
+                        policies = policies.len(),
+                        sets = sets.len(),
+                        "taken in from the API server"
+                    );
                     *given = digest;
                     self.bundle.send_replace(Arc::new(compiled.1.bundle.clone()));
                     self.ready.send_replace(true);
                 }
-                Err(error) => tracing::warn!(%error, "the core does not take what the API server tells; tried again"),
+                Err(error) => {
+                    tracing::warn!(%error, "the core does not take what the API server tells; tried again")
+                }
             }
         }
         self.say_playbooks(&checked).await?;
@@ -181,7 +196,11 @@ impl Inputs {
                 }
             }
             let wanted = |key: &String| source.keys.is_empty() || source.keys.contains(key);
-            given.files.extend(data.into_iter().filter(|(key, _)| wanted(key)).map(|(key, text)| (format!("{path}/{key}"), text)));
+            given.files.extend(
+                data.into_iter()
+                    .filter(|(key, _)| wanted(key))
+                    .map(|(key, text)| (format!("{path}/{key}"), text)),
+            );
         }
         if let Some(artifact) = &set.spec.artifact {
             lacks.push(format!("{}: artifacts cannot be fetched by this version", artifact.reference));
@@ -201,7 +220,8 @@ impl Inputs {
             }
             let known = parsed::<Playbook>(&object).and_then(|known| known.status);
             let before = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-            let mut status = PlaybookStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
+            let mut status =
+                PlaybookStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
             status.conditions = before;
             if let Some(one) = checked.get(&file_of::<Playbook>(&object)) {
                 status.mode = one.plan.as_ref().map(|plan| plan.spec().mode);
@@ -213,8 +233,16 @@ impl Inputs {
                     "actions of it are in force: {}. Undo them (spec.end.how: Revert) or accept them (Accept); then it goes",
                     in_force.iter().cloned().collect::<Vec<_>>().join(", ")
                 );
-                let said = condition("Deletable", Holds::False, "ActionsInForce", &message, (self.clock)(), generation);
-                let news = !status.conditions.iter().any(|one| one.kind == said.kind && one.message == said.message);
+                let said = condition(
+                    "Deletable",
+                    Holds::False,
+                    "ActionsInForce",
+                    &message,
+                    (self.clock)(),
+                    generation,
+                );
+                let news =
+                    !status.conditions.iter().any(|one| one.kind == said.kind && one.message == said.message);
                 Condition::set(&mut status.conditions, said);
                 if news {
                     self.tell(&object, "ActionsInForce", &message).await;
@@ -248,7 +276,8 @@ impl Inputs {
 
     /// Names of the actions of a playbook that are in force.
     fn in_force(&self, playbook: &str) -> BTreeSet<String> {
-        let of_it = |object: &Arc<DynamicObject>| object.labels().get(PLAYBOOK).is_some_and(|name| name == playbook);
+        let of_it =
+            |object: &Arc<DynamicObject>| object.labels().get(PLAYBOOK).is_some_and(|name| name == playbook);
         let all = self.actions.all();
         all.iter()
             .filter(|object| of_it(object))
@@ -273,7 +302,8 @@ impl Inputs {
             Condition::set(&mut status.conditions, accepted(&one.problems, (self.clock)(), generation));
             if known.as_ref() != Some(&status) {
                 let namespace = object.namespace().unwrap_or_default();
-                self.put::<ResponsePolicy>(&namespace, &object.name_any(), &json!({ "status": status })).await?;
+                self.put::<ResponsePolicy>(&namespace, &object.name_any(), &json!({ "status": status }))
+                    .await?;
             }
         }
         Ok(())
@@ -301,12 +331,17 @@ impl Inputs {
             let now = (self.clock)();
             let (holds, reason, message) = match (lacks.as_slice(), report.failures.as_slice()) {
                 ([], []) => (Holds::True, "Loaded", format!("{} rules are compiled", report.rules)),
-                ([], failures) => {
-                    (Holds::False, "RulesBroken", format!("{} rules are not loaded, see failures", failures.len()))
-                }
+                ([], failures) => (
+                    Holds::False,
+                    "RulesBroken",
+                    format!("{} rules are not loaded, see failures", failures.len()),
+                ),
                 (lacks, _) => (Holds::False, "NotFetched", lacks.join("; ")),
             };
-            Condition::set(&mut status.conditions, condition("Ready", holds, reason, message, now, generation));
+            Condition::set(
+                &mut status.conditions,
+                condition("Ready", holds, reason, message, now, generation),
+            );
             let fetched = if lacks.is_empty() {
                 condition("Fetched", Holds::True, "Fetched", "all of its sources were read", now, generation)
             } else {
@@ -337,7 +372,11 @@ impl Inputs {
         K: kube::Resource<DynamicType = ()>,
     {
         let object = with_meta::<K>(name, namespace, &json!({}), &json!({}), rest);
-        let api = if namespace.is_empty() { self.reach.everywhere::<K>() } else { self.reach.in_namespace::<K>(namespace) };
+        let api = if namespace.is_empty() {
+            self.reach.everywhere::<K>()
+        } else {
+            self.reach.in_namespace::<K>(namespace)
+        };
         match self.reach.apply_status(&api, name, &object).await {
             // It was deleted meanwhile.
             Err(Failure::Missing(_)) => Ok(()),
@@ -443,9 +482,13 @@ fn path_of_line(text: &str, line: u32) -> String {
         let children: Vec<(String, &Value)> = match value {
             Value::Object(map) => map
                 .iter()
-                .map(|(key, value)| (if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value))
+                .map(|(key, value)| {
+                    (if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value)
+                })
                 .collect(),
-            Value::Array(items) => items.iter().enumerate().map(|(n, value)| (format!("{path}[{n}]"), value)).collect(),
+            Value::Array(items) => {
+                items.iter().enumerate().map(|(n, value)| (format!("{path}[{n}]"), value)).collect()
+            }
             _ => return None,
         };
         if children.is_empty() {

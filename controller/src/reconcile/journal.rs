@@ -108,7 +108,9 @@ impl Mirror {
         for _ in 0..8 {
             let _alone = self.lock(&incident).await;
             let story = self.story(&incident).await?;
-            if let Some(record) = story.view.incident.actions.iter().find(|record| record.id == command.action_id) {
+            if let Some(record) =
+                story.view.incident.actions.iter().find(|record| record.id == command.action_id)
+            {
                 let namespace = self.place_of(&story);
                 self.show_incident(&story, &namespace).await?;
                 self.show_action(&story, record, &namespace).await?;
@@ -129,7 +131,8 @@ impl Mirror {
         let found = self.reach.read(api.get(&name)).await?;
         let generation = found.metadata.generation.unwrap_or(0);
         let ours = super::show::action_status(record, generation, &[], (self.clock)());
-        let theirs = parsed::<ResponseAction>(&found).and_then(|found| found.status).and_then(|status| status.capture);
+        let theirs =
+            parsed::<ResponseAction>(&found).and_then(|found| found.status).and_then(|status| status.capture);
         let same = match (&ours.capture, &theirs) {
             (Some(ours), Some(theirs)) => ours.digest == theirs.digest && ours.here == theirs.here,
             _ => false,

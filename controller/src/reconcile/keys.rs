@@ -61,7 +61,11 @@ pub enum AuthorityError {
 }
 
 /// Reads the authority, or makes one where there is none, and shows its certificate in a ConfigMap.
-pub(crate) async fn authority(reach: &Reach, namespace: &str, clock: &Clock) -> Result<Authority, AuthorityError> {
+pub(crate) async fn authority(
+    reach: &Reach,
+    namespace: &str,
+    clock: &Clock,
+) -> Result<Authority, AuthorityError> {
     let store = |operation, failure: Failure| AuthorityError::Store {
         operation,
         namespace: namespace.to_owned(),
@@ -143,7 +147,9 @@ impl TokenDesk {
         // It stores nothing, so that it needs no lead.
         let answer = self.reach.read(reviews.create(&PostParams::default(), &review)).await;
         let review = answer.map_err(|failure| match failure {
-            Failure::Away(because) => Refused::NotNow(format!("the token cannot be checked at present: {because}")),
+            Failure::Away(because) => {
+                Refused::NotNow(format!("the token cannot be checked at present: {because}"))
+            }
             other => Refused::NotNow(format!("the token cannot be checked: {other}")),
         })?;
         let node = bearer(&review.status.unwrap_or_default(), &self.account).map_err(Refused::NotYou)?;
@@ -160,7 +166,10 @@ impl TokenDesk {
 /// The node for which a token speaks.
 fn bearer(status: &TokenReviewStatus, account: &str) -> Result<String, String> {
     if status.authenticated != Some(true) {
-        let why = status.error.clone().unwrap_or_else(|| "it is unknown, has ended, or is for another audience".into());
+        let why = status
+            .error
+            .clone()
+            .unwrap_or_else(|| "it is unknown, has ended, or is for another audience".into());
         return Err(format!("the token is not valid for the audience {AUDIENCE:?}: {why}"));
     }
     if !status.audiences.as_ref().is_some_and(|for_whom| for_whom.iter().any(|one| one == AUDIENCE)) {
@@ -211,11 +220,14 @@ mod tests {
         // An API server that does not know audiences answers without them: the token may be for anybody.
         assert!(node(|s| s.audiences = None).unwrap_err().contains("audience"));
         assert!(node(|s| s.audiences = Some(vec!["https://kubernetes".into()])).is_err());
-        let other = |s: &mut TokenReviewStatus| s.user.as_mut().unwrap().username = Some("system:serviceaccount:h:other".into());
+        let other = |s: &mut TokenReviewStatus| {
+            s.user.as_mut().unwrap().username = Some("system:serviceaccount:h:other".into())
+        };
         assert!(node(other).unwrap_err().contains("is not the agents' account"));
         assert!(node(|s| s.user.as_mut().unwrap().extra = None).unwrap_err().contains("bound to no node"));
         let two = |s: &mut TokenReviewStatus| {
-            s.user.as_mut().unwrap().extra = Some(BTreeMap::from([(NODE_NAME.to_owned(), vec!["a".into(), "b".into()])]));
+            s.user.as_mut().unwrap().extra =
+                Some(BTreeMap::from([(NODE_NAME.to_owned(), vec!["a".into(), "b".into()])]));
         };
         assert!(node(two).is_err(), "which of them?");
     }

@@ -244,9 +244,17 @@ impl Candidate {
         LeaseSpec {
             holder_identity: Some(self.config.identity.clone()),
             lease_duration_seconds: i32::try_from(self.config.duration.as_secs()).ok(),
-            acquire_time: if goes_on { before.and_then(|spec| spec.acquire_time.clone()) } else { Some(now.clone()) },
+            acquire_time: if goes_on {
+                before.and_then(|spec| spec.acquire_time.clone())
+            } else {
+                Some(now.clone())
+            },
             renew_time: Some(now),
-            lease_transitions: Some(if goes_on || before.is_none() { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(if goes_on || before.is_none() {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
             ..LeaseSpec::default()
         }
     }

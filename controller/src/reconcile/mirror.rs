@@ -15,11 +15,7 @@ use crds::{
     response_action::{Ending, FINALIZER, ResponseAction},
 };
 use futures_util::{StreamExt as _, stream};
-use kube::{
-    Resource, ResourceExt as _,
-    core::ApiResource,
-    runtime::events::Recorder,
-};
+use kube::{Resource, ResourceExt as _, core::ApiResource, runtime::events::Recorder};
 use model::{ActionRecord, Attribution, IncidentId, NodeId, RunId};
 use serde::Serialize;
 use serde_json::json;
@@ -108,7 +104,8 @@ impl Mirror {
                 continue;
             }
             let now = Instant::now();
-            let ripe: Vec<String> = failed.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| id.clone()).collect();
+            let ripe: Vec<String> =
+                failed.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| id.clone()).collect();
             let mut names = self.due.take();
             // What failed waits for its time, also when it changes meanwhile.
             names.retain(|name| !failed.contains_key(name));
@@ -152,7 +149,8 @@ impl Mirror {
     /// Incidents that changed in the core.
     async fn news(&self, since: u64) -> Option<u64> {
         let asked = Ask::Incidents { since, limit: usize::MAX, merged: Merged::Shown };
-        let list: IncidentList = self.asker.ask(asked).await.ok().and_then(|json| serde_json::from_slice(&json).ok())?;
+        let list: IncidentList =
+            self.asker.ask(asked).await.ok().and_then(|json| serde_json::from_slice(&json).ok())?;
         for incident in &list.incidents {
             self.due.add(incident.id.as_str());
         }
@@ -207,7 +205,9 @@ impl Mirror {
         }
         let namespace = self.place_of(&story);
         match self.show_incident(&story, &namespace).await {
-            Err(Failure::Refused { code: 403, because }) if namespace != self.home && because.contains("namespace") => {
+            Err(Failure::Refused { code: 403, because })
+                if namespace != self.home && because.contains("namespace") =>
+            {
                 // It is being deleted: what happened in it is kept all the same.
                 self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(id, self.home.clone());
                 return Err(Failure::Conflict(because));
@@ -240,14 +240,21 @@ impl Mirror {
     pub(crate) async fn show_incident(&self, story: &Story, namespace: &str) -> Result<(), Failure> {
         let incident = &story.view.incident;
         let name = object_name(incident.id.as_str());
-        let known = self.incidents.get(Some(namespace), &name).and_then(|object| parsed::<ShownIncident>(&object));
+        let known =
+            self.incidents.get(Some(namespace), &name).and_then(|object| parsed::<ShownIncident>(&object));
         let spec = match &known {
             // Neither ever changes.
             Some(known) => json!({"title": known.spec.title, "firstEvent": known.spec.first_event}),
             None => json!(incident_spec(incident)),
         };
         if known.is_none() {
-            let object = with_meta::<ShownIncident>(&name, namespace, &labels(incident.id.as_str(), None), &json!({}), &json!({"spec": spec}));
+            let object = with_meta::<ShownIncident>(
+                &name,
+                namespace,
+                &labels(incident.id.as_str(), None),
+                &json!({}),
+                &json!({"spec": spec}),
+            );
             self.reach.apply(&self.reach.in_namespace::<ShownIncident>(namespace), &name, &object).await?;
             self.tell(story, "IncidentOpened", &incident.title, &name, namespace).await;
         }
@@ -268,9 +275,13 @@ impl Mirror {
         namespace: &str,
     ) -> Result<(), Failure> {
         let run = record.run.as_ref().and_then(|run| story.runs.iter().find(|known| known.run == *run));
-        let summary = record.run.as_ref().and_then(|run| story.view.incident.runs.iter().find(|known| known.id == *run));
+        let summary = record
+            .run
+            .as_ref()
+            .and_then(|run| story.view.incident.runs.iter().find(|known| known.id == *run));
         let node = story.nodes.get(&record.id).cloned().unwrap_or_else(|| NodeId::new("unknown"));
-        let approval = run.and_then(|run| self.yes_to(run.run.as_str(), record.step.as_ref().map(model::StepName::as_str)));
+        let approval = run
+            .and_then(|run| self.yes_to(run.run.as_str(), record.step.as_ref().map(model::StepName::as_str)));
         let plan = action_plan(record, &node, run, approval);
         let about = labels(story.view.incident.id.as_str(), summary.map(|run| run.playbook.as_str()));
         self.put_action(record, plan, about, namespace, Some(story)).await
@@ -285,10 +296,15 @@ impl Mirror {
         story: Option<&Story>,
     ) -> Result<(), Failure> {
         let name = action_name(&record.id);
-        let known = self.actions.get(Some(namespace), &name).and_then(|object| parsed::<ResponseAction>(&object));
-        let accepted = known.as_ref().and_then(|known| known.spec.end.as_ref()).is_some_and(|end| end.how == Ending::Accept);
+        let known =
+            self.actions.get(Some(namespace), &name).and_then(|object| parsed::<ResponseAction>(&object));
+        let accepted = known
+            .as_ref()
+            .and_then(|known| known.spec.end.as_ref())
+            .is_some_and(|end| end.how == Ending::Accept);
         let holds = !(is_settled(record) || accepted);
-        let held = known.as_ref().is_some_and(|known| known.finalizers().iter().any(|name| name == FINALIZER));
+        let held =
+            known.as_ref().is_some_and(|known| known.finalizers().iter().any(|name| name == FINALIZER));
         let going = known.as_ref().is_some_and(|known| known.metadata.deletion_timestamp.is_some());
         if known.is_none() && !holds && !record_matters(record) {
             return Ok(());
@@ -297,7 +313,13 @@ impl Mirror {
             let plan = known.as_ref().map_or(plan, |known| known.spec.plan.clone());
             let finalizers: &[&str] = if holds { &[FINALIZER] } else { &[] };
             let annotations = json!({ ACTION: record.id });
-            let mut object = with_meta::<ResponseAction>(&name, namespace, &labels, &annotations, &json!({"spec": {"plan": plan}}));
+            let mut object = with_meta::<ResponseAction>(
+                &name,
+                namespace,
+                &labels,
+                &annotations,
+                &json!({"spec": {"plan": plan}}),
+            );
             object["metadata"]["finalizers"] = json!(finalizers);
             self.reach.apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object).await?;
             if going && !holds {
@@ -307,7 +329,8 @@ impl Mirror {
         }
         let generation = known.as_ref().and_then(|known| known.metadata.generation).unwrap_or(1);
         let before = known.as_ref().and_then(|known| known.status.clone());
-        let conditions: Vec<Condition> = before.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        let conditions: Vec<Condition> =
+            before.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
         let mut status = action_status(record, generation, &conditions, (self.clock)());
         if let Some(before) = &before {
             // What was captured never changes (I4); what the object holds is what was read back.
@@ -319,8 +342,15 @@ impl Mirror {
                 && before.as_ref().map(|before| before.state) != Some(record.state)
                 && let Some(reason) = event_of(record)
             {
-                let what = format!("{} on {}: {:?}. {}", record.action.name(), record.target, record.state, record.detail);
-                self.tell(story, reason, &what, &object_name(story.view.incident.id.as_str()), namespace).await;
+                let what = format!(
+                    "{} on {}: {:?}. {}",
+                    record.action.name(),
+                    record.target,
+                    record.state,
+                    record.detail
+                );
+                self.tell(story, reason, &what, &object_name(story.view.incident.id.as_str()), namespace)
+                    .await;
             }
         }
         Ok(())
@@ -331,11 +361,16 @@ impl Mirror {
         let yes = |approval: &Approval| {
             let request = &approval.spec.request;
             let of_step = request.step.is_none() || request.step.as_deref() == step;
-            let said = approval.spec.decision.as_ref().is_some_and(|said| said.answer == crds::approval::Answer::Approve);
+            let said = approval
+                .spec
+                .decision
+                .as_ref()
+                .is_some_and(|said| said.answer == crds::approval::Answer::Approve);
             request.run == run && of_step && said
         };
         let all = self.approvals.all();
-        let mut found: Vec<Approval> = all.iter().filter_map(|object| parsed::<Approval>(object)).filter(yes).collect();
+        let mut found: Vec<Approval> =
+            all.iter().filter_map(|object| parsed::<Approval>(object)).filter(yes).collect();
         found.sort_by_key(|approval| approval.spec.request.step.is_none());
         found.first().map(|approval| approval.name_any())
     }
@@ -349,7 +384,8 @@ impl Mirror {
             for request in &run.waiting {
                 let name = approval_name(run, request);
                 asked.push(name.clone());
-                let known = self.approvals.get(Some(namespace), &name).and_then(|object| parsed::<Approval>(&object));
+                let known =
+                    self.approvals.get(Some(namespace), &name).and_then(|object| parsed::<Approval>(&object));
                 if known.as_ref().is_some_and(|known| known.status.is_some()) {
                     continue;
                 }
@@ -357,12 +393,15 @@ impl Mirror {
                 let spec = approval_spec(incident, run, of_run, request, &self.me, author.as_deref());
                 if known.is_none() {
                     let about = labels(incident.id.as_str(), Some(run.playbook.as_str()));
-                    let object = with_meta::<Approval>(&name, namespace, &about, &json!({}), &json!({"spec": spec}));
+                    let object =
+                        with_meta::<Approval>(&name, namespace, &about, &json!({}), &json!({"spec": spec}));
                     self.reach.apply(&self.reach.in_namespace::<Approval>(namespace), &name, &object).await?;
                     let what = format!("{} waits for a yes: {}", spec.request.would, spec.request.because);
-                    self.tell(story, "ApprovalNeeded", &what, &object_name(incident.id.as_str()), namespace).await;
+                    self.tell(story, "ApprovalNeeded", &what, &object_name(incident.id.as_str()), namespace)
+                        .await;
                 }
-                let conditions = vec![condition("Decided", Holds::Unknown, "Waiting", "nobody answered yet", now, 1)];
+                let conditions =
+                    vec![condition("Decided", Holds::Unknown, "Waiting", "nobody answered yet", now, 1)];
                 let status = ApprovalStatus {
                     observed_generation: 1,
                     state: Asked::Pending,
@@ -423,15 +462,24 @@ impl Mirror {
             if over || !action.finalizers().iter().any(|name| name == FINALIZER) {
                 continue;
             }
-            let Some(id) = action.annotations().get(ACTION).map(|id| model::ActionId::new(id.clone())) else { continue };
-            let known: Option<IncidentId> = match self.asker.ask(Ask::Owner(id.clone(), action.spec.plan.run.clone().map(RunId::new))).await {
+            let Some(id) = action.annotations().get(ACTION).map(|id| model::ActionId::new(id.clone())) else {
+                continue;
+            };
+            let known: Option<IncidentId> = match self
+                .asker
+                .ask(Ask::Owner(id.clone(), action.spec.plan.run.clone().map(RunId::new)))
+                .await
+            {
                 Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
                 Err(_) => return Ok(()),
             };
             let namespace = action.namespace().unwrap_or_default();
             if let Some(incident) = known {
                 if super::follow::label_of(&object) != Some(incident.as_str()) && incident.as_str() != "-" {
-                    self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(incident.clone(), namespace.clone());
+                    self.places
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(incident.clone(), namespace.clone());
                     self.relabel(&action, &namespace, &incident).await?;
                     self.due.add(incident.as_str());
                 }
@@ -448,12 +496,21 @@ impl Mirror {
                 self.wish_or_tell(Change::RollbackAction { id: id.to_string(), because }, &by).await?;
                 continue;
             }
-            self.flag(&action, "the controller's journal does not know it: set spec.end to undo or to accept it").await?;
+            self.flag(
+                &action,
+                "the controller's journal does not know it: set spec.end to undo or to accept it",
+            )
+            .await?;
         }
         Ok(())
     }
 
-    async fn relabel(&self, action: &ResponseAction, namespace: &str, incident: &IncidentId) -> Result<(), Failure> {
+    async fn relabel(
+        &self,
+        action: &ResponseAction,
+        namespace: &str,
+        incident: &IncidentId,
+    ) -> Result<(), Failure> {
         let name = action.name_any();
         let annotations = json!({ ACTION: action.annotations().get(ACTION) });
         let mut object = with_meta::<ResponseAction>(
@@ -464,7 +521,10 @@ impl Mirror {
             &json!({"spec": {"plan": action.spec.plan}}),
         );
         object["metadata"]["finalizers"] = json!([FINALIZER]);
-        self.reach.apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object).await.map(drop)
+        self.reach
+            .apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object)
+            .await
+            .map(drop)
     }
 
     async fn flag(&self, action: &ResponseAction, message: &str) -> Result<(), Failure> {
@@ -481,7 +541,12 @@ impl Mirror {
         self.put_status::<ResponseAction>(&namespace, &action.name_any(), &status).await
     }
 
-    pub(crate) async fn put_status<K>(&self, namespace: &str, name: &str, status: &impl Serialize) -> Result<(), Failure>
+    pub(crate) async fn put_status<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        status: &impl Serialize,
+    ) -> Result<(), Failure>
     where
         K: Resource<DynamicType = ()>,
     {

@@ -17,6 +17,7 @@ mod tell;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use detect::matcher::Swap;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, Client,
@@ -44,6 +45,7 @@ use self::{
 use crate::{
     Controller, ControllerConfig, ControllerHandle, StartError,
     attribute::{self, Pods},
+    ingest::{self, IngestConfig, IngestError, IngestHandle, SourceSpec, Start, Zone},
     start::Inside,
     witness::Witness,
 };
@@ -71,6 +73,8 @@ pub struct ClusterConfig {
     pub certificate_life: Duration,
     /// The election.
     pub lease: LeaseConfig,
+    /// Logs that are followed here: the API server's audit log, an identity provider's.
+    pub sources: Vec<SourceSpec>,
     /// Where people are told.
     pub channels: Vec<act::Channel>,
 }
@@ -104,6 +108,9 @@ pub enum ClusterError {
     /// The controller itself does not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A log cannot be followed.
+    #[error(transparent)]
+    Source(#[from] IngestError),
     /// Another one leads: this one has stopped, and a restart stands by.
     #[error("{to} leads now")]
     Deposed {
@@ -179,7 +186,12 @@ async fn lead(
     let parts = handle.inside();
     inside.send_replace(Some((parts.health.clone(), Arc::clone(&parts.metrics))));
 
-    parts.tasks.spawn(attribute::watch(pods, client.clone(), attribute::WatchConfig::default(), parts.stop.clone()));
+    parts.tasks.spawn(attribute::watch(
+        pods,
+        client.clone(),
+        attribute::WatchConfig::default(),
+        parts.stop.clone(),
+    ));
     let leading = election.until.clone();
     let executor = act::Executor::new(
         client.clone(),
@@ -216,7 +228,17 @@ async fn lead(
         }
     };
     tracing::info!(address = %listener.address, "agents are listened for");
-    let serving = Serving { handle, listener, bundles, authority, own, clock };
+    let logs = match follow_logs(config, &state, &handle, bundles.clone(), &clock) {
+        Ok(logs) => logs,
+        Err(error) => {
+            listener.close().await;
+            handle.shutdown().await;
+            return Err(error.into());
+        }
+    };
+    // The core ends with the last of those who could ask it something.
+    drop(parts);
+    let serving = Serving { handle, logs, listener, bundles, authority, own, clock };
     let ended = serving.until(election, stage, &mut is_ready, stop).await;
     inside.send_replace(None);
     ended
@@ -225,6 +247,7 @@ async fn lead(
 /// A leader at work.
 struct Serving {
     handle: ControllerHandle,
+    logs: IngestHandle,
     listener: Listener,
     bundles: watch::Receiver<Arc<RuleBundle>>,
     authority: Arc<Authority>,
@@ -267,13 +290,25 @@ impl Serving {
         stage.send_replace(Stage::StandingBy);
         links.cancel();
         self.listener.close().await;
+        // They end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
+        let mut logs = self.logs;
+        let logs = tokio::task::spawn_blocking(move || {
+            logs.stop();
+            logs
+        })
+        .await;
         self.handle.shutdown().await;
+        match logs {
+            Ok(logs) => logs.join(),
+            Err(error) => tracing::error!(%error, "a log's follower ended badly"),
+        }
         ended
     }
 
     /// A node's link goes to the core; beside it, the node is given its rules, now and whenever they change.
     fn take(&self, link: ControllerLink, stop: &CancellationToken) {
-        let (down, node, bundles, stop) = (link.down.clone(), link.node.clone(), self.bundles.clone(), stop.clone());
+        let (down, node, bundles, stop) =
+            (link.down.clone(), link.node.clone(), self.bundles.clone(), stop.clone());
         self.handle.attach(link);
         self.handle.inside().tasks.spawn(async move {
             tokio::select! {
@@ -282,6 +317,43 @@ impl Serving {
             }
         });
     }
+}
+
+/// Follows the logs, by the rules that nodes are given.
+fn follow_logs(
+    config: &ClusterConfig,
+    state: &std::path::Path,
+    handle: &ControllerHandle,
+    mut bundles: watch::Receiver<Arc<RuleBundle>>,
+    clock: &crate::Clock,
+) -> Result<IngestHandle, IngestError> {
+    let rules = Arc::new(Swap::new(rules::set_of(&RuleBundle::default())));
+    let ingest = IngestConfig {
+        sources: config.sources.clone(),
+        state: state.join("sources"),
+        start: Start::Now,
+        rules: Arc::clone(&rules),
+        clock: clock.clone(),
+        poll: IngestConfig::POLL,
+        zone: Zone::of_this_machine(),
+    };
+    if !config.sources.is_empty() {
+        let inside = handle.inside();
+        inside.tasks.spawn(async move {
+            loop {
+                let bundle = Arc::clone(&bundles.borrow_and_update());
+                match tokio::task::spawn_blocking(move || rules::set_of(&bundle)).await {
+                    Ok(set) => drop(rules.replace(set)),
+                    Err(error) => tracing::error!(%error, "the rules for logs could not be compiled"),
+                }
+                tokio::select! {
+                    () = inside.stop.cancelled() => return,
+                    changed = bundles.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+    }
+    ingest::start(&ingest, &handle.attacher())
 }
 
 /// Until the link ends.
@@ -317,10 +389,29 @@ fn start_reconcilers(
     let (came_in, came_out) = (Due::default(), Due::default());
     let any = |_: &kube::api::DynamicObject| Some(String::from("all"));
     let of_incident = |object: &kube::api::DynamicObject| label_of(object).map(str::to_owned);
-    let playbooks = follow::<crds::Playbook>(reach.everywhere::<crds::Playbook>(), tasks, stop, &came_in, any);
-    let policies = follow::<crds::ResponsePolicy>(reach.everywhere::<crds::ResponsePolicy>(), tasks, stop, &came_in, any);
-    let rule_sets = follow::<crds::rule_set::RuleSet>(reach.everywhere::<crds::rule_set::RuleSet>(), tasks, stop, &came_in, any);
-    let incidents = follow::<crds::incident::Incident>(reach.everywhere::<crds::incident::Incident>(), tasks, stop, &came_out, of_incident);
+    let playbooks =
+        follow::<crds::Playbook>(reach.everywhere::<crds::Playbook>(), tasks, stop, &came_in, any);
+    let policies = follow::<crds::ResponsePolicy>(
+        reach.everywhere::<crds::ResponsePolicy>(),
+        tasks,
+        stop,
+        &came_in,
+        any,
+    );
+    let rule_sets = follow::<crds::rule_set::RuleSet>(
+        reach.everywhere::<crds::rule_set::RuleSet>(),
+        tasks,
+        stop,
+        &came_in,
+        any,
+    );
+    let incidents = follow::<crds::incident::Incident>(
+        reach.everywhere::<crds::incident::Incident>(),
+        tasks,
+        stop,
+        &came_out,
+        of_incident,
+    );
     let actions = follow::<crds::response_action::ResponseAction>(
         reach.everywhere::<crds::response_action::ResponseAction>(),
         tasks,
@@ -328,9 +419,15 @@ fn start_reconcilers(
         &came_out,
         of_incident,
     );
-    let approvals =
-        follow::<crds::approval::Approval>(reach.everywhere::<crds::approval::Approval>(), tasks, stop, &came_out, of_incident);
-    let reporter = Reporter { controller: "hemostat.dev/controller".into(), instance: Some(config.identity.clone()) };
+    let approvals = follow::<crds::approval::Approval>(
+        reach.everywhere::<crds::approval::Approval>(),
+        tasks,
+        stop,
+        &came_out,
+        of_incident,
+    );
+    let reporter =
+        Reporter { controller: "hemostat.dev/controller".into(), instance: Some(config.identity.clone()) };
     let recorder = Recorder::new(reach.client.clone(), reporter);
     let inputs = Inputs {
         reach: reach.clone(),
@@ -419,4 +516,3 @@ where
 fn account_of(agents: &str) -> String {
     format!("system:serviceaccount:{}", agents.replace('/', ":"))
 }
-

@@ -7,8 +7,8 @@ use crds::{
     incident::{Incident as ShownIncident, VerdictName},
     response_action::{Ending, ResponseAction},
 };
-use kube::{Api, ResourceExt as _, api::DynamicObject};
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
+use kube::{Api, ResourceExt as _, api::DynamicObject};
 use model::{ActionState, Actor, IncidentState, RunId, StepName, Verdict};
 use respond::run::whole_run;
 
@@ -60,7 +60,9 @@ impl Mirror {
 
     async fn hear_answer(&self, story: &Story, approval: &Approval) -> Result<Heard, Failure> {
         let state = approval.status.as_ref().map_or(Asked::Pending, |status| status.state);
-        let (Some(decision), Asked::Pending) = (&approval.spec.decision, state) else { return Ok(Heard::Nothing) };
+        let (Some(decision), Asked::Pending) = (&approval.spec.decision, state) else {
+            return Ok(Heard::Nothing);
+        };
         let request = &approval.spec.request;
         let step = request.step.as_ref().map_or_else(whole_run, |step| StepName::new(step.clone()));
         let run = RunId::new(request.run.clone());
@@ -101,7 +103,9 @@ impl Mirror {
                     Err(_) if known && over == Asked::Approved => {
                         (over, Holds::True, "Applied", format!("{} said so", decision.by))
                     }
-                    Err(error) if error.kind == ApiErrorKind::Unavailable => return Err(Failure::Away(error.message)),
+                    Err(error) if error.kind == ApiErrorKind::Unavailable => {
+                        return Err(Failure::Away(error.message));
+                    }
                     Err(error) => (Asked::Withdrawn, Holds::False, "Refused", error.message),
                 }
             }
@@ -162,8 +166,12 @@ impl Mirror {
     }
 
     async fn hear_end(&self, story: &Story, object: &ResponseAction) -> Result<Heard, Failure> {
-        let Some(record) =
-            story.view.incident.actions.iter().find(|record| super::show::action_name(&record.id) == object.name_any())
+        let Some(record) = story
+            .view
+            .incident
+            .actions
+            .iter()
+            .find(|record| super::show::action_name(&record.id) == object.name_any())
         else {
             return Ok(Heard::Nothing);
         };
@@ -184,7 +192,10 @@ impl Mirror {
     }
 
     /// Who wants an action undone, and why: by its `end`, or by deleting the object.
-    pub(crate) async fn wants_back(&self, object: &ResponseAction) -> Result<Option<(String, String)>, Failure> {
+    pub(crate) async fn wants_back(
+        &self,
+        object: &ResponseAction,
+    ) -> Result<Option<(String, String)>, Failure> {
         match &object.spec.end {
             Some(end) if end.how == Ending::Accept => Ok(None),
             Some(end) if self.bound("responseactions.hemostat.dev").await? => {
@@ -236,9 +247,9 @@ fn unbound(policy: &str) -> String {
 }
 
 /// The object's own, where it can be read.
-pub(crate) fn parsed<T: serde::de::DeserializeOwned>(object: &DynamicObject) -> Option<T>
+pub(crate) fn parsed<T>(object: &DynamicObject) -> Option<T>
 where
-    T: kube::Resource,
+    T: kube::Resource + serde::de::DeserializeOwned,
 {
     object.clone().try_parse::<T>().ok()
 }

@@ -65,8 +65,11 @@ async fn healthz() -> &'static str {
 async fn readyz(State(probed): State<Probed>) -> Response {
     let stage = probed.stage.borrow().clone();
     let health = probed.inside.borrow().as_ref().map(|(health, _)| health.show());
-    let problems: Vec<String> =
-        health.iter().flat_map(|health: &api::Health| &health.problems).map(|one| format!("{}: {}\n", one.part, one.what)).collect();
+    let problems: Vec<String> = health
+        .iter()
+        .flat_map(|health: &api::Health| &health.problems)
+        .map(|one| format!("{}: {}\n", one.part, one.what))
+        .collect();
     let (status, word) = match stage {
         Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Stage::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
@@ -79,5 +82,6 @@ async fn readyz(State(probed): State<Probed>) -> Response {
 async fn metrics(State(probed): State<Probed>) -> Response {
     let inside = probed.inside.borrow().clone();
     let text = inside.map(|(_, metrics)| metrics.text()).unwrap_or_else(|| "# EOF\n".into());
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+        .into_response()
 }

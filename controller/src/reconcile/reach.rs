@@ -110,7 +110,12 @@ impl Reach {
     }
 
     /// Applies an object (server-side, as one field manager); gives what stands there then.
-    pub(crate) async fn apply(&self, api: &Api<DynamicObject>, name: &str, what: &Value) -> Result<DynamicObject, Failure> {
+    pub(crate) async fn apply(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        what: &Value,
+    ) -> Result<DynamicObject, Failure> {
         let params = PatchParams::apply(MANAGER).force();
         self.write(api.patch(name, &params, &Patch::Apply(what))).await
     }

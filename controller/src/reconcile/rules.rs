@@ -101,7 +101,10 @@ pub(crate) fn compile(sets: &[Given], plans: &[Arc<Plan>]) -> Compiled {
         .collect();
     let mut bundle = RuleBundle {
         version: RulesVersion::default(),
-        files: sources.iter().map(|file| RuleFile { name: file.name.clone(), text: file.text.clone() }).collect(),
+        files: sources
+            .iter()
+            .map(|file| RuleFile { name: file.name.clone(), text: file.text.clone() })
+            .collect(),
         left_out,
         may_act,
     };
@@ -115,12 +118,24 @@ pub(crate) fn compile(sets: &[Given], plans: &[Arc<Plan>]) -> Compiled {
     Compiled { reports, bundle, sources }
 }
 
+/// The rules of a bundle, compiled as far as they compile: what is wrong is said elsewhere.
+pub(crate) fn set_of(bundle: &RuleBundle) -> Arc<RuleSet> {
+    let file = |file: &RuleFile| SourceFile { name: file.name.clone(), text: file.text.clone() };
+    let mut loaded = load(&bundle.files.iter().map(file).collect::<Vec<_>>());
+    loaded.rules.retain(|rule| !bundle.left_out.iter().any(|id| id == rule.key()));
+    let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
+    Arc::new(set.feeding(&loaded.correlations, &loaded.rules))
+}
+
 /// A bundle as it goes to nodes; nothing where it is longer than they take.
 pub(crate) fn parts(bundle: &RuleBundle) -> Vec<RulesPart> {
     let bytes = serde_json::to_vec(bundle).unwrap_or_default();
     let n = bytes.len().div_ceil(RulesPart::SIZE);
     if n > RulesPart::MAX_PARTS as usize {
-        tracing::error!(bytes = bytes.len(), "the rules are too large to be given to nodes: those before stay in force");
+        tracing::error!(
+            bytes = bytes.len(),
+            "the rules are too large to be given to nodes: those before stay in force"
+        );
         return Vec::new();
     }
     let part = |(at, data): (usize, &[u8])| RulesPart {
@@ -208,7 +223,10 @@ mod tests {
         let broken = GOOD.replace("1111-4111", "1111-4222").replace("condition: s", "condition: nobody");
         let two = format!("{}---\n{broken}", GOOD.replace("8111", "8222"));
         let compiled = compile(&[set("a", &[("one.yml", GOOD)]), set("b", &[("two.yml", &two)])], &[]);
-        assert_eq!(compiled.reports[0], Report { rules: 1, failures: vec![], digest: compiled.reports[0].digest.clone() });
+        assert_eq!(
+            compiled.reports[0],
+            Report { rules: 1, failures: vec![], digest: compiled.reports[0].digest.clone() }
+        );
         assert_eq!(compiled.reports[1].rules, 1, "{:?}", compiled.reports[1]);
         let failure = &compiled.reports[1].failures[0];
         assert_eq!(failure.file, "two.yml");

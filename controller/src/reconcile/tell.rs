@@ -9,7 +9,14 @@ use crate::api::Story;
 
 impl Mirror {
     /// Tells of something: on the pod where it is known, else on the Incident. Best effort: nothing depends on an Event.
-    pub(crate) async fn tell(&self, story: &Story, reason: &str, what: &str, incident: &str, namespace: &str) {
+    pub(crate) async fn tell(
+        &self,
+        story: &Story,
+        reason: &str,
+        what: &str,
+        incident: &str,
+        namespace: &str,
+    ) {
         let shown = ObjectReference {
             api_version: Some("hemostat.dev/v1alpha1".into()),
             kind: Some("Incident".into()),

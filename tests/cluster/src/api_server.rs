@@ -214,12 +214,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// With what it complained of.
-    pub fn kubectl_as(
-        &self,
-        user: &str,
-        words: &[&str],
-        stdin: Option<&str>,
-    ) -> Result<String, String> {
+    pub fn kubectl_as(&self, user: &str, words: &[&str], stdin: Option<&str>) -> Result<String, String> {
         let mut command = Command::new(&self.kubectl);
         command
             .args(["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", "--server", &self.address])

@@ -27,7 +27,13 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(controller: &str, state: &Path, authority: &Path, token: &Path, node: &NodeId) -> Result<Self> {
+    pub(crate) fn new(
+        controller: &str,
+        state: &Path,
+        authority: &Path,
+        token: &Path,
+        node: &NodeId,
+    ) -> Result<Self> {
         let folder = state.join("keys");
         super::make_private(&folder)?;
         Ok(Self {
@@ -89,8 +95,10 @@ impl Keys {
     }
 
     async fn renew(&self) -> Result<(Timestamp, Timestamp)> {
-        let authority = fs::read_to_string(&self.authority).with_context(|| format!("read {}", self.authority.display()))?;
-        let token = fs::read_to_string(&self.token).with_context(|| format!("read {}", self.token.display()))?;
+        let authority = fs::read_to_string(&self.authority)
+            .with_context(|| format!("read {}", self.authority.display()))?;
+        let token =
+            fs::read_to_string(&self.token).with_context(|| format!("read {}", self.token.display()))?;
         let application =
             Application { address: self.controller.clone(), authority, step_limit: Duration::from_secs(10) };
         let Enrolled { own, authority, node, valid } = application.hand_in(token.trim().to_owned()).await?;

@@ -1,6 +1,11 @@
 //! The rules that a controller gives: put together from their parts, compiled, and kept for the next start.
 
-use std::{collections::BTreeSet, fs, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ::agent::edge::Authority;
 use detect::{
@@ -58,12 +63,16 @@ impl Rules {
                     rules.authority = rules.authority_of(&bundle);
                     rules.version = bundle.version;
                 }
-                Err(error) => tracing::warn!(%error, "the kept rules cannot be read: the controller's are waited for"),
+                Err(error) => {
+                    tracing::warn!(%error, "the kept rules cannot be read: the controller's are waited for")
+                }
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 tracing::warn!("there are no rules yet: the controller's are waited for");
             }
-            Err(error) => tracing::warn!(%error, "the kept rules cannot be read: the controller's are waited for"),
+            Err(error) => {
+                tracing::warn!(%error, "the kept rules cannot be read: the controller's are waited for")
+            }
         }
         rules
     }
@@ -71,7 +80,8 @@ impl Rules {
     /// Takes a part. They come in order; one that does not fit begins anew.
     pub(crate) fn take(&mut self, part: RulesPart) -> Taken {
         if part.part == 0 {
-            self.coming = Some(Coming { digest: part.digest.clone(), parts: part.parts, next: 0, bytes: Vec::new() });
+            self.coming =
+                Some(Coming { digest: part.digest.clone(), parts: part.parts, next: 0, bytes: Vec::new() });
         }
         let Some(coming) = &mut self.coming else { return Taken::Part };
         let fits = coming.digest == part.digest && coming.next == part.part && coming.parts == part.parts;

@@ -53,10 +53,15 @@ pub(super) async fn triage(cluster: &Cluster, all: bool, window: Window) -> Resu
         keep("AGE"),
         left_out("TITLE", 9),
     ]);
-    let waiting = incidents.iter().filter(|one| one.status.as_ref().is_some_and(|s| s.summary.needs == "Approval")).count();
+    let waiting = incidents
+        .iter()
+        .filter(|one| one.status.as_ref().is_some_and(|s| s.summary.needs == "Approval"))
+        .count();
     for one in &incidents {
         let status = one.status.as_ref();
-        let text = |of: fn(&crds::incident::Summary) -> &String| status.map(|s| of(&s.summary).clone()).unwrap_or_default();
+        let text = |of: fn(&crds::incident::Summary) -> &String| {
+            status.map(|s| of(&s.summary).clone()).unwrap_or_default()
+        };
         table.row([
             one.namespace().unwrap_or_default(),
             one.name_any(),
@@ -185,7 +190,9 @@ async fn whole(cluster: &Cluster, name: &str) -> Result<(Incident, Vec<ResponseA
     let all: Vec<Incident> = cluster.all().await?;
     let fits = |one: &&Incident| {
         let full = one.name_any();
-        full == name || full.starts_with(name) || full.strip_prefix("inc-").is_some_and(|rest| rest.starts_with(name))
+        full == name
+            || full.starts_with(name)
+            || full.strip_prefix("inc-").is_some_and(|rest| rest.starts_with(name))
     };
     let mut found: Vec<&Incident> = all.iter().filter(fits).collect();
     if let Some(exact) = found.iter().find(|one| one.name_any() == name).copied() {
@@ -195,13 +202,20 @@ async fn whole(cluster: &Cluster, name: &str) -> Result<(Incident, Vec<ResponseA
         [one] => (*one).clone(),
         [] => return Err(Ended::with(Exit::Unknown, format!("there is no incident {name}"))),
         more => {
-            return Err(Ended::with(Exit::Unknown, format!("{name} is the beginning of {} incidents", more.len())));
+            return Err(Ended::with(
+                Exit::Unknown,
+                format!("{name} is the beginning of {} incidents", more.len()),
+            ));
         }
     };
     let id = incident.name_any();
     let mut actions: Vec<ResponseAction> = cluster.all().await?;
-    actions.retain(|one| one.labels().get("hemostat.dev/incident") == Some(&id) || one.spec.plan.incident.as_ref() == Some(&id));
-    actions.sort_by_key(|one| one.status.as_ref().and_then(|status| status.capture.as_ref()).map(|capture| capture.at));
+    actions.retain(|one| {
+        one.labels().get("hemostat.dev/incident") == Some(&id) || one.spec.plan.incident.as_ref() == Some(&id)
+    });
+    actions.sort_by_key(|one| {
+        one.status.as_ref().and_then(|status| status.capture.as_ref()).map(|capture| capture.at)
+    });
     let mut approvals: Vec<Approval> = cluster.all().await?;
     approvals.retain(|one| one.spec.request.incident == id);
     Ok((incident, actions, approvals))

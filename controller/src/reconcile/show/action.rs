@@ -90,7 +90,9 @@ pub(crate) fn is_settled(record: &ActionRecord) -> bool {
     use ActionState::{Failed, Reverted, Vacuous};
     match record.state {
         Reverted | Vacuous | Failed => true,
-        ActionState::Planned | ActionState::Prepared | ActionState::Applying | ActionState::Reverting => false,
+        ActionState::Planned | ActionState::Prepared | ActionState::Applying | ActionState::Reverting => {
+            false
+        }
         _ => !is_in_force(record),
     }
 }
@@ -155,9 +157,15 @@ fn digest(text: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())))
 }
 
-fn conditions_of(record: &ActionRecord, generation: i64, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+fn conditions_of(
+    record: &ActionRecord,
+    generation: i64,
+    before: &[Condition],
+    now: Timestamp,
+) -> Vec<Condition> {
     use ActionState::{
-        Applied, Applying, Failed, Planned, Prepared, RevertBlocked, Reverted, Reverting, Unverified, Vacuous, Verified,
+        Applied, Applying, Failed, Planned, Prepared, RevertBlocked, Reverted, Reverting, Unverified,
+        Vacuous, Verified,
     };
     let mut all = before.to_vec();
     let state = record.state;

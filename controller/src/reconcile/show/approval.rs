@@ -1,8 +1,8 @@
 //! A question to a person.
 
 use crds::{
-    cut,
     approval::{ApprovalSpec, Request, Summary},
+    cut,
 };
 use model::{ApprovalRequest, Incident, RunSummary, Timestamp, short_hash};
 
@@ -47,7 +47,9 @@ pub(crate) fn approval_spec(
             residual: String::new(),
             requested_by: bounded(asks, 256),
             parties,
-            approvers: story.map(|story| story.approvers.iter().take(64).cloned().collect()).unwrap_or_default(),
+            approvers: story
+                .map(|story| story.approvers.iter().take(64).cloned().collect())
+                .unwrap_or_default(),
             expires: moment(request.expires),
         },
         decision: None,

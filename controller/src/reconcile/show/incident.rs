@@ -43,7 +43,8 @@ pub(crate) fn incident_status(
         node: node.as_ref().map(|node| bounded(node.as_str(), 253)),
         techniques: incident.techniques.iter().take(64).map(|id| bounded(id, 16)).collect(),
         rules: rules_of(incident),
-        findings: u32::try_from(incident.findings.len() as u64 + incident.findings_dropped).unwrap_or(u32::MAX),
+        findings: u32::try_from(incident.findings.len() as u64 + incident.findings_dropped)
+            .unwrap_or(u32::MAX),
         runs: runs_of(incident),
         contained: incident.contained.map(moment),
         summary: summary_of(incident, &target, node.as_ref(), namespace),
@@ -86,9 +87,16 @@ fn summary_of(incident: &Incident, target: &str, node: Option<&NodeId>, namespac
     Summary {
         target: cut(target, Summary::TARGET),
         needs: needs_of(incident).into(),
-        playbook: incident.runs.first().map(|run| cut(run.playbook.as_str(), Summary::PLAYBOOK)).unwrap_or_default(),
+        playbook: incident
+            .runs
+            .first()
+            .map(|run| cut(run.playbook.as_str(), Summary::PLAYBOOK))
+            .unwrap_or_default(),
         actions: if meant == 0 { String::new() } else { format!("{}/{}", in_force.min(99), meant.min(99)) },
-        time_to_contain: incident.contained.map(|at| short(at.since(incident.first_event))).unwrap_or_default(),
+        time_to_contain: incident
+            .contained
+            .map(|at| short(at.since(incident.first_event)))
+            .unwrap_or_default(),
         technique,
         node: node.map(|node| cut(node.as_str(), Summary::NODE)).unwrap_or_default(),
         ticket: String::new(),
@@ -118,15 +126,29 @@ fn conditions_of(story: &Story, generation: i64, before: &[Condition], now: Time
     match incident.contained {
         Some(at) => {
             let after = short(at.since(incident.first_event));
-            say("Contained", Holds::True, "InForce", format!("every containment was in force {after} after the first event"));
+            say(
+                "Contained",
+                Holds::True,
+                "InForce",
+                format!("every containment was in force {after} after the first event"),
+            );
         }
-        None => say("Contained", Holds::False, "NotInForce", "nothing, or not everything, holds the attack".into()),
+        None => say(
+            "Contained",
+            Holds::False,
+            "NotInForce",
+            "nothing, or not everything, holds the attack".into(),
+        ),
     }
     let lost: Vec<&str> = incident
         .actions
         .iter()
-        .filter(|action| matches!(action.state, ActionState::Applied | ActionState::Verified | ActionState::Unverified))
-        .filter(|action| matches!(action.action.undo(), UndoClass::Irreversible { .. } | UndoClass::Compensable { .. }))
+        .filter(|action| {
+            matches!(action.state, ActionState::Applied | ActionState::Verified | ActionState::Unverified)
+        })
+        .filter(|action| {
+            matches!(action.action.undo(), UndoClass::Irreversible { .. } | UndoClass::Compensable { .. })
+        })
         .map(|action| action.id.as_str())
         .collect();
     if lost.is_empty() {
@@ -147,8 +169,12 @@ fn conditions_of(story: &Story, generation: i64, before: &[Condition], now: Time
     match (&story.view.merged_into, incident.state) {
         (Some(into), _) => say("Resolved", Holds::True, "Merged", format!("its story goes on in {into}")),
         (None, IncidentState::Closed) => say("Resolved", Holds::True, "Closed", "a person closed it".into()),
-        (None, IncidentState::Remediated) => say("Resolved", Holds::True, "Remediated", "the playbooks came to their end".into()),
-        (None, IncidentState::RolledBack) => say("Resolved", Holds::True, "RolledBack", "everything that could be undone is undone".into()),
+        (None, IncidentState::Remediated) => {
+            say("Resolved", Holds::True, "Remediated", "the playbooks came to their end".into())
+        }
+        (None, IncidentState::RolledBack) => {
+            say("Resolved", Holds::True, "RolledBack", "everything that could be undone is undone".into())
+        }
         (None, _) => say("Resolved", Holds::False, "Open", String::new()),
     }
     all
@@ -156,7 +182,9 @@ fn conditions_of(story: &Story, generation: i64, before: &[Condition], now: Time
 
 /// What it is about: the pod where it is known, else the first thing that its findings name.
 fn target_of(incident: &Incident) -> String {
-    incident.pod_path().unwrap_or_else(|| incident.entities.first().map(ToString::to_string).unwrap_or_default())
+    incident
+        .pod_path()
+        .unwrap_or_else(|| incident.entities.first().map(ToString::to_string).unwrap_or_default())
 }
 
 fn node_of(story: &Story) -> Option<NodeId> {

@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn names_of_ours_become_names_of_objects_and_stay_apart() {
         assert_eq!(object_name("act-7f3a-freeze"), "act-7f3a-freeze");
-        let names = ["act-7f3a-a_b", "act-7f3a-a-b", "act-7f3a-A-b", "act-7f3a-a.b", "-", "_", "ü", "act:n1/7"];
+        let names =
+            ["act-7f3a-a_b", "act-7f3a-a-b", "act-7f3a-A-b", "act-7f3a-a.b", "-", "_", "ü", "act:n1/7"];
         let made: std::collections::BTreeSet<String> = names.iter().map(|name| object_name(name)).collect();
         assert_eq!(made.len(), names.len(), "{made:?}");
         let long = object_name(&"x".repeat(400));

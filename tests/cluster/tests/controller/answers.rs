@@ -20,8 +20,13 @@ async fn asked(scene: &Scene) -> (Process, Node, String) {
 }
 
 fn decide(scene: &Scene, user: &str, name: &str, answer: &str) -> Result<String, String> {
-    let patch = json!({"spec": {"decision": {"answer": answer, "by": user, "reason": "a drill"}}}).to_string();
-    scene.server.kubectl_as(user, &["patch", "-n", HOME, "approval", name, "--type=merge", "-p", &patch], None)
+    let patch =
+        json!({"spec": {"decision": {"answer": answer, "by": user, "reason": "a drill"}}}).to_string();
+    scene.server.kubectl_as(
+        user,
+        &["patch", "-n", HOME, "approval", name, "--type=merge", "-p", &patch],
+        None,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,7 +46,8 @@ async fn the_yes_of_another_user_is_carried_out_and_the_controllers_own_is_refus
         let all = it["items"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|one| one["spec"]["plan"]["action"] == "node.kill")
     };
-    let actions = scene.wait(&["ract", "-n", HOME], |it| kill(it).is_some_and(|one| one["status"]["state"] == "Verified"));
+    let actions = scene
+        .wait(&["ract", "-n", HOME], |it| kill(it).is_some_and(|one| one["status"]["state"] == "Verified"));
     let kill = kill(&actions).unwrap();
     assert_eq!(kill["spec"]["plan"]["approval"], name.as_str(), "{kill:#}");
     assert_eq!(kill["spec"]["plan"]["undo"]["class"], "Irreversible");

@@ -23,15 +23,21 @@ async fn while_the_api_server_is_away_attacks_are_contained_and_it_is_told_of_th
     for pid in 50..60 {
         node.tell(miner("n1", pid));
     }
-    until("all are contained", || node.effects().iter().filter(|one| one.starts_with("apply")).count() >= 22).await;
+    until("all are contained", || node.effects().iter().filter(|one| one.starts_with("apply")).count() >= 22)
+        .await;
     assert_eq!(process.readiness().as_deref(), Some("serving"));
     tokio::time::sleep(Duration::from_secs(20)).await;
     scene.server.wake();
     scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| all.len() == 22 && all.iter().all(|one| one["status"]["state"] == "Verified"))
+        it["items"]
+            .as_array()
+            .is_some_and(|all| all.len() == 22 && all.iter().all(|one| one["status"]["state"] == "Verified"))
     });
-    let incidents = scene.wait(&["inc", "-n", HOME], |it| it["items"].as_array().is_some_and(|all| all.len() == 11));
-    assert!(incidents["items"].as_array().unwrap().iter().all(|one| one["status"]["state"] == "NeedsApproval"));
+    let incidents =
+        scene.wait(&["inc", "-n", HOME], |it| it["items"].as_array().is_some_and(|all| all.len() == 11));
+    assert!(
+        incidents["items"].as_array().unwrap().iter().all(|one| one["status"]["state"] == "NeedsApproval")
+    );
     let effects = node.effects();
     let distinct: std::collections::BTreeSet<&String> = effects.iter().collect();
     assert_eq!(distinct.len(), effects.len(), "nothing twice");
@@ -57,12 +63,21 @@ async fn a_killed_leader_is_followed_by_the_other_which_goes_on_where_it_was() {
     let effects = node.effects();
     node.close().await;
     // The same node, at the other one's door, with the token that it has.
-    let enrolled = enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
+    let enrolled =
+        enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
     let node = Node::connect(&second.links, "n1", enrolled);
     let patch = serde_json::json!({"spec": {"decision": {"answer": "Approve", "by": "ada"}}}).to_string();
-    scene.server.kubectl_as("ada", &["patch", "-n", HOME, "approval", &name, "--type=merge", "-p", &patch], None).unwrap();
+    scene
+        .server
+        .kubectl_as("ada", &["patch", "-n", HOME, "approval", &name, "--type=merge", "-p", &patch], None)
+        .unwrap();
     until("the kill", || node.effects().iter().any(|one| one.starts_with("apply node.kill"))).await;
-    assert_eq!(node.effects().len(), 1, "what was done is not done again: {effects:?}, then {:?}", node.effects());
+    assert_eq!(
+        node.effects().len(),
+        1,
+        "what was done is not done again: {effects:?}, then {:?}",
+        node.effects()
+    );
     let incidents = scene.get(&["inc", "-A"]);
     assert_eq!(incidents["items"].as_array().unwrap().len(), 1, "the same incident");
     let lease = scene.get(&["lease", "hemostat-controller", "-n", HOME]);
@@ -82,25 +97,36 @@ async fn actions_of_a_lost_journal_are_flagged_and_can_still_be_undone() {
     scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified"))
+        it["items"]
+            .as_array()
+            .is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified"))
     });
     first.kill();
     node.close().await;
     // Another volume: nothing of the journal is there.
     let second = scene.start("fresh");
-    let enrolled = enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
+    let enrolled =
+        enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
     let node = Node::connect(&second.links, "n1", enrolled);
     let flagged = scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| all.iter().all(|one| one["status"]["conditions"].to_string().contains("Orphaned")))
+        it["items"].as_array().is_some_and(|all| {
+            all.iter().all(|one| one["status"]["conditions"].to_string().contains("Orphaned"))
+        })
     });
     for action in flagged["items"].as_array().unwrap() {
         let name = action["metadata"]["name"].as_str().unwrap();
         let end = r#"{"spec": {"end": {"how": "Revert", "by": "ada", "reason": "after the loss"}}}"#;
-        scene.server.kubectl_as("ada", &["patch", "-n", HOME, "ract", name, "--type=merge", "-p", end], None).unwrap();
+        scene
+            .server
+            .kubectl_as("ada", &["patch", "-n", HOME, "ract", name, "--type=merge", "-p", end], None)
+            .unwrap();
     }
     until("both undone", || node.effects().iter().filter(|one| one.starts_with("revert")).count() == 2).await;
     scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| all.iter().all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null()))
+        it["items"].as_array().is_some_and(|all| {
+            all.iter()
+                .all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null())
+        })
     });
     node.close().await;
     second.stop();

@@ -36,14 +36,19 @@ async fn only_a_bound_token_of_the_agents_account_gets_a_certificate_and_it_spea
     let life = enrolled.valid.1.since(enrolled.valid.0);
     assert!(life < Duration::from_secs(2 * 3600), "short-lived: {life:?}");
     // With that certificate as another node: our own end refuses already; an end that does not is refused by the controller.
-    let credentials = Credentials::Memory { own: enrolled.own.clone(), authority: enrolled.authority.clone() };
+    let credentials =
+        Credentials::Memory { own: enrolled.own.clone(), authority: enrolled.authority.clone() };
     let (link, connection) = connect(ConnectConfig {
         first_pause: Duration::from_millis(20),
         ..ConnectConfig::new(process.links.clone(), NodeId::new("n2"), credentials.clone())
     });
     link.up.send(Up::Hello { node: NodeId::new("n2"), epoch: AgentEpoch(1) }).await.unwrap();
     let mut state = connection.state.clone();
-    let down = state.wait_for(|state| matches!(state, LinkState::Down { tries, .. } if *tries > 0)).await.unwrap().clone();
+    let down = state
+        .wait_for(|state| matches!(state, LinkState::Down { tries, .. } if *tries > 0))
+        .await
+        .unwrap()
+        .clone();
     let LinkState::Down { because, .. } = down else { panic!("{down:?}") };
     assert!(because.contains("n2") && because.contains("n1"), "{because}");
     connection.close().await;

@@ -254,4 +254,3 @@ pub(crate) fn miner(node: &str, pid: u32) -> Report {
         loss: LossWindow::default(),
     })
 }
-

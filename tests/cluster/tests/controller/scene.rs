@@ -51,7 +51,9 @@ impl Scene {
     /// `None`, said aloud, where it cannot be played. A server of its own for each.
     pub(crate) fn new() -> Option<Self> {
         let Some(program) = std::env::var_os("HEMOSTAT_PROGRAM").map(PathBuf::from) else {
-            println!("SKIPPED: the controller in a cluster: HEMOSTAT_PROGRAM does not name the hemostat program");
+            println!(
+                "SKIPPED: the controller in a cluster: HEMOSTAT_PROGRAM does not name the hemostat program"
+            );
             return None;
         };
         let server = ApiServer::own()?;
@@ -106,7 +108,15 @@ impl Scene {
             self.apply(&object.to_string());
         }
         let words = [
-            "create", "token", account, "-n", HOME, "--audience=hemostat", "--bound-object-kind=Pod", "--bound-object-name", &pod,
+            "create",
+            "token",
+            account,
+            "-n",
+            HOME,
+            "--audience=hemostat",
+            "--bound-object-kind=Pod",
+            "--bound-object-name",
+            &pod,
         ];
         self.kubectl(&words).trim().to_owned()
     }
@@ -145,7 +155,8 @@ impl Scene {
 
     /// A node that is linked.
     pub(crate) async fn node(&self, process: &Process, name: &str) -> Node {
-        let enrolled = enrol(&process.links, &self.authority(), &self.token(name, "hemostat-agent")).await.unwrap();
+        let enrolled =
+            enrol(&process.links, &self.authority(), &self.token(name, "hemostat-agent")).await.unwrap();
         assert_eq!(enrolled.node.as_str(), name);
         Node::connect(&process.links, name, enrolled)
     }
@@ -155,11 +166,16 @@ impl Scene {
         let until = Instant::now() + PATIENCE;
         loop {
             let found = self.server.kubectl(&[&["get", "-o", "json"], words].concat());
-            let value: Value = found.as_deref().map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
+            let value: Value =
+                found.as_deref().map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
             if so(&value) {
                 return value;
             }
-            assert!(Instant::now() < until, "kubectl get {words:?} did not come to be so: {value:#}\n{}", self.logs());
+            assert!(
+                Instant::now() < until,
+                "kubectl get {words:?} did not come to be so: {value:#}\n{}",
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -186,7 +202,8 @@ impl Process {
 
     /// SIGTERM, and waits for its end.
     pub(crate) fn stop(mut self) {
-        let status = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
         assert!(self.child.wait().unwrap().success(), "{}", fs::read_to_string(&self.log).unwrap());
     }

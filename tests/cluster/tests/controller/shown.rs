@@ -7,7 +7,8 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_their_effect_and_a_false_positive_undoes_them() {
+async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_their_effect_and_a_false_positive_undoes_them()
+ {
     let Some(scene) = Scene::new() else { return };
     scene.apply(&playbook("Auto"));
     let process = scene.start("one");
@@ -16,9 +17,9 @@ async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_thei
     node.tell(miner("n1", 41));
     until("two effects", || node.effects().len() >= 2).await;
     let actions = scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| {
-            all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified")
-        })
+        it["items"]
+            .as_array()
+            .is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified"))
     });
     for action in actions["items"].as_array().unwrap() {
         assert_eq!(action["metadata"]["finalizers"][0], "hemostat.dev/revert", "{action:#}");
@@ -35,24 +36,32 @@ async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_thei
     assert_eq!(incident["status"]["severity"], "Critical");
     let table = scene.kubectl(&["get", "incidents", "-A"]);
     let wide = scene.kubectl(&["get", "incidents", "-A", "-o", "wide"]);
-    assert!(table.lines().all(|line| line.len() <= 80) && wide.lines().all(|line| line.len() <= 200), "{table}{wide}");
+    assert!(
+        table.lines().all(|line| line.len() <= 80) && wide.lines().all(|line| line.len() <= 200),
+        "{table}{wide}"
+    );
     assert!(table.contains("Critical") && table.contains("NeedsApproval"), "{table}");
     assert!(wide.contains("Approval") && wide.contains("miner") && wide.contains("2/2"), "{wide}");
 
     // An analyst's word undoes it all, with what was captured; the objects may go then.
     let name = incident["metadata"]["name"].as_str().unwrap();
     let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
-    scene.server.kubectl_as("ada", &["patch", "-n", HOME, "inc", name, "--type=merge", "-p", verdict], None).unwrap();
+    scene
+        .server
+        .kubectl_as("ada", &["patch", "-n", HOME, "inc", name, "--type=merge", "-p", verdict], None)
+        .unwrap();
     until("both undone", || node.effects().iter().filter(|one| one.starts_with("revert")).count() == 2).await;
     scene.wait(&["ract", "-n", HOME], |it| {
         it["items"].as_array().is_some_and(|all| {
-            all.iter().all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null())
+            all.iter()
+                .all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null())
         })
     });
     scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "RolledBack");
     scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Withdrawn");
     // What happened is told with Events.
-    let events = scene.wait(&["events", "-n", HOME], |it| it["items"].as_array().is_some_and(|all| all.len() >= 3));
+    let events =
+        scene.wait(&["events", "-n", HOME], |it| it["items"].as_array().is_some_and(|all| all.len() >= 3));
     assert!(events.to_string().contains("IncidentOpened"), "{events:#}");
     node.close().await;
     process.stop();
@@ -67,13 +76,19 @@ async fn a_deleted_action_is_undone_and_only_then_gone_and_a_playbook_waits_for_
     scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified"))
+        it["items"]
+            .as_array()
+            .is_some_and(|all| all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified"))
     });
     scene.wait(&["playbook", "miner"], |it| it["metadata"]["finalizers"][0] == "hemostat.dev/revert");
     scene.kubectl(&["delete", "playbook", "miner", "--wait=false"]);
     let held = scene.wait(&["playbook", "miner"], |it| it.to_string().contains("ActionsInForce"));
     assert!(held["metadata"]["deletionTimestamp"].is_string());
-    assert_eq!(node.effects().iter().filter(|one| one.starts_with("revert")).count(), 0, "it is offered, not done");
+    assert_eq!(
+        node.effects().iter().filter(|one| one.starts_with("revert")).count(),
+        0,
+        "it is offered, not done"
+    );
     scene.kubectl(&["delete", "ract", "--all", "-n", HOME, "--wait=false"]);
     until("both undone", || node.effects().iter().filter(|one| one.starts_with("revert")).count() == 2).await;
     scene.wait(&["ract", "-n", HOME], |it| it["items"].as_array().is_some_and(Vec::is_empty));

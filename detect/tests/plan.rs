@@ -175,7 +175,7 @@ const KINDS: &[Kind] = &[
             let root = Credentials::default();
             let user = Credentials { uid: 1000, euid: 1000, ..Credentials::default() };
             vec![
-                Activity::CredentialChange { before: user.clone(), after: root.clone() },
+                Activity::CredentialChange { before: user, after: root },
                 Activity::CredentialChange { before: root, after: user },
             ]
         },

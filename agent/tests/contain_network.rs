@@ -5,11 +5,15 @@
 
 mod ground;
 
-use std::process::Command;
+use std::{net::IpAddr, process::Command};
 
 use ground::{Ground, now, process, puppet::Puppet};
 use hemostat_agent::contain::Which;
-use model::{ActionState, BlockDestination, NetQuarantine, NodeAction, PhaseDone};
+use model::{ActionId, ActionState, BlockDestination, NetQuarantine, NodeAction, PhaseDone};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 
 const PORT: u16 = 7000;
 const DNS: u16 = 53;
@@ -279,6 +283,112 @@ fn a_pin_removed_by_somebody_is_made_again() {
     assert_eq!(reach(&mut inside), "---------");
     contain.release(&Which::All);
     assert_eq!(reach(&mut inside), ALL);
+}
+
+/// Addresses on and beside the ways of [`reach`], as networks of any length.
+fn network() -> impl Strategy<Value = ipnet::IpNet> {
+    let four = prop::sample::select(vec![PEER4, "127.0.0.1", "10.91.0.77", "192.0.2.1"]);
+    let six = prop::sample::select(vec![PEER6, "::1", "fd91::77", "2001:db8::1"]);
+    prop_oneof![(four, 0_u8..=32), (six, 0_u8..=128)]
+        .prop_map(|(address, length)| ipnet::IpNet::new(address.parse().unwrap(), length).unwrap())
+}
+
+fn action() -> impl Strategy<Value = NodeAction> {
+    let port = prop::sample::select(vec![None, Some(PORT), Some(DNS), Some(PORT + 1)]);
+    prop_oneof![
+        prop::collection::vec(network(), 0..5)
+            .prop_map(|allow| NodeAction::NetQuarantine(NetQuarantine { allow })),
+        (network(), port).prop_map(|(destination, port)| {
+            NodeAction::BlockDestination(BlockDestination { destination, port })
+        }),
+    ]
+}
+
+/// What [`reach`] says while these are in force around the program.
+fn expected<'a>(actions: impl Iterator<Item = &'a NodeAction> + Clone) -> String {
+    let ways = [
+        (PEER4, PORT),
+        (PEER6, PORT),
+        // mapped into IPv6: the wire has IPv4
+        (PEER4, PORT),
+        ("127.0.0.1", PORT),
+        ("::1", PORT),
+        (PEER4, PORT),
+        (PEER6, PORT),
+        (PEER4, DNS),
+        ("::1", PORT),
+    ];
+    let passes = |(address, port): (&str, u16)| {
+        let address: IpAddr = address.parse().unwrap();
+        actions.clone().all(|action| match action {
+            NodeAction::NetQuarantine(with) => with.allow.iter().any(|net| net.contains(&address)),
+            NodeAction::BlockDestination(with) => {
+                !with.destination.contains(&address) || with.port.is_some_and(|only| only != port)
+            }
+            other => panic!("{other:?}"),
+        })
+    };
+    ways.into_iter().map(|way| if passes(way) { '+' } else { '-' }).collect()
+}
+
+/// Any quarantines and blocks on any of three nested cgroups, with the program in any of them, lifted in any order: at every moment exactly
+/// what they say is cut off, and in the end nothing is.
+#[test]
+fn i5_network_reverts_restore_exactly() {
+    let Some(Stage { mut inside, peer: _peer, ground }) = stage("network property") else { return };
+    let contain = ground.contain();
+    let (outer, outer_path) = ground.sub("a");
+    let inner = outer.join("b");
+    std::fs::create_dir(&inner).unwrap();
+    let nested = [
+        (ground.cgroup.clone(), ground.path.clone()),
+        (outer, outer_path.clone()),
+        (inner, format!("{outer_path}/b")),
+    ];
+    let old = [PEER4.to_owned(), format!("[{PEER6}]")].map(|address| {
+        let answer = inside.tell(&format!("connect {address}:{PORT}"));
+        answer.replace("ok", "say")
+    });
+    let order = prop::collection::vec(any::<prop::sample::Index>(), 4);
+    let some = prop::collection::vec((action(), 0_usize..3), 1..4);
+    let mut runner = TestRunner::new(Config { cases: 24, max_shrink_iters: 16, ..Config::default() });
+    let inside = std::cell::RefCell::new(inside);
+    let result = runner.run(&(0_usize..3, some, order), |(home, some, order)| {
+        let mut inside = inside.borrow_mut();
+        std::fs::write(nested[home].0.join("cgroup.procs"), inside.pid().to_string()).unwrap();
+        let before = ground.snapshot();
+        let mut standing: Vec<(ActionId, NodeAction, usize)> = Vec::new();
+        for (action, at) in some {
+            let target = ground::cgroup_target(&nested[at].0, &nested[at].1);
+            let record = contain.react(action.clone(), target, now()).unwrap();
+            if !standing.iter().any(|(id, ..)| *id == record.id) {
+                standing.push((record.id, action, at));
+            }
+        }
+        for pick in order.iter().chain([&order[0]]) {
+            let around = standing.iter().filter(|(_, _, at)| *at <= home).map(|(_, action, _)| action);
+            let (found, wanted) = (reach(&mut inside), expected(around));
+            if found != wanted {
+                contain.release(&Which::All);
+            }
+            prop_assert_eq!(found, wanted, "{:?} around {}", standing, home);
+            if standing.is_empty() {
+                break;
+            }
+            let (id, ..) = standing.remove(pick.index(standing.len()));
+            let lifted = contain.release(&Which::One(id));
+            prop_assert!(matches!(&lifted[..], [one] if one.result.is_ok()), "{:?}", lifted);
+        }
+        prop_assert!(contain.in_force().is_empty());
+        prop_assert_eq!(contain_pins(&ground), 0);
+        prop_assert_eq!(ground.snapshot(), before);
+        for order in &old {
+            ground::wait_for("the old connection to go on", || inside.tell(order) == "ok");
+        }
+        Ok(())
+    });
+    contain.release(&Which::All);
+    result.unwrap();
 }
 
 fn contain_pins(ground: &Ground) -> usize {

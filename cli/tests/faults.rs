@@ -88,7 +88,7 @@ fn a_broken_rule_is_told_with_line_and_column_and_the_others_load() {
     let dir = dir.path().display().to_string();
     let (code, text) = run(&["rules", "check", &dir]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("b.yml:4:") && text.contains("1 rules"), "{text}");
+    assert!(text.contains("b.yml:4:") && text.contains("1 rule"), "{text}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The label that says which incident an object belongs to.
@@ -51,6 +51,7 @@ impl Due {
 pub(crate) struct Known {
     store: Store<DynamicObject>,
     kind: ApiResource,
+    listed: watch::Receiver<bool>,
 }
 
 impl Known {
@@ -73,10 +74,11 @@ impl Known {
         all
     }
 
-    /// Waits until all are listed.
+    /// Waits until all are listed. Not by the store's own word: of several that wait for it, kube-runtime 5.0 wakes one only.
     pub(crate) async fn ready(&self) {
+        let mut listed = self.listed.clone();
         // Ends with an error only when the task behind it has ended, and then nobody waits any more.
-        let _ended = self.store.wait_until_ready().await;
+        let _ended = listed.wait_for(|listed| *listed).await;
     }
 }
 
@@ -99,6 +101,7 @@ where
     let kind = ApiResource::erase::<K>(&());
     let writer = Writer::new(kind.clone());
     let store = writer.as_reader();
+    let (tell_listed, listed) = watch::channel(false);
     let (stop, due, name) = (stop.clone(), due.clone(), kind.kind.clone());
     tasks.spawn(async move {
         let config = watcher::Config::default().page_size(500);
@@ -125,7 +128,10 @@ where
                         due.add(name);
                     }
                 }
-                Some(Ok(_)) => {}
+                Some(Ok(watcher::Event::InitDone)) => {
+                    tell_listed.send_replace(true);
+                }
+                Some(Ok(watcher::Event::Init)) => {}
                 Some(Err(error)) => {
                     tracing::warn!(kind = name, %error, "a kind of resources cannot be followed at present")
                 }
@@ -133,5 +139,5 @@ where
             }
         }
     });
-    Known { store, kind }
+    Known { store, kind, listed }
 }

@@ -2,7 +2,7 @@
 //! happened to, here or there, the objects are brought to what the core says now; however often that was, it is done once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use crds::{
 };
 use futures_util::{StreamExt as _, stream};
 use kube::{Resource, ResourceExt as _, core::ApiResource, runtime::events::Recorder};
-use model::{ActionRecord, Attribution, IncidentId, NodeId, RunId};
+use model::{ActionRecord, Attribution, IncidentId, NodeId, RunId, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -67,6 +67,10 @@ pub(crate) struct Mirror {
     pub(crate) recorder: Recorder,
     /// Where an incident's objects are: it never moves.
     pub(crate) places: Mutex<HashMap<IncidentId, String>>,
+    /// Names of the actions whose objects were seen.
+    pub(crate) shown: Mutex<BTreeSet<String>>,
+    /// When this controller began.
+    pub(crate) started: Timestamp,
     /// One writer for each incident at a time.
     pub(crate) locks: Vec<tokio::sync::Mutex<()>>,
 }
@@ -306,7 +310,12 @@ impl Mirror {
         let held =
             known.as_ref().is_some_and(|known| known.finalizers().iter().any(|name| name == FINALIZER));
         let going = known.as_ref().is_some_and(|known| known.metadata.deletion_timestamp.is_some());
-        if known.is_none() && !holds && !record_matters(record) {
+        if known.is_some() {
+            self.lock_shown().insert(name.clone());
+        } else if !holds
+            && (!record_matters(record) || record.planned < self.started || self.lock_shown().contains(&name))
+        {
+            // Over, and its object is gone or was never made: somebody deleted it, and it need not come back.
             return Ok(());
         }
         if known.is_none() || (held != holds && !(going && holds)) {
@@ -435,6 +444,10 @@ impl Mirror {
     fn author_of(&self, playbook: &str) -> Option<String> {
         let object = self.playbooks.get(None, playbook)?;
         object.annotations().get("hemostat.dev/author").filter(|author| !author.is_empty()).cloned()
+    }
+
+    fn lock_shown(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What nodes did by themselves and no incident tells of.

@@ -458,6 +458,8 @@ fn start_reconcilers(
         due: came_out,
         recorder,
         places: std::sync::Mutex::default(),
+        shown: std::sync::Mutex::default(),
+        started: clock(),
         locks: (0..Mirror::LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),
     });
     journal::keep(&mirror, told, parts.inbox.clone(), tasks, stop);

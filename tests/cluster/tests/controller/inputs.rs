@@ -105,7 +105,7 @@ async fn a_playbook_that_cannot_be_run_says_why_and_where_and_another_is_in_forc
     assert_eq!(condition["type"], "Accepted");
     assert_eq!(condition["observedGeneration"], 1);
     let message = condition["message"].as_str().unwrap();
-    assert!(message.contains("spec.steps[2].when") && message.contains("cycle"), "{message}");
+    assert!(message.contains("spec.steps[2].when") && message.contains("circle"), "{message}");
     let fine = scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
     assert_eq!(fine["status"]["mode"], "Shadow");
     process.stop();

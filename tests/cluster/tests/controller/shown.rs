@@ -34,8 +34,8 @@ async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_thei
     let incident = &shown["items"][0];
     assert_eq!(incident["spec"]["title"], "Cryptominer");
     assert_eq!(incident["status"]["severity"], "Critical");
-    let table = scene.kubectl(&["get", "incidents", "-A"]);
-    let wide = scene.kubectl(&["get", "incidents", "-A", "-o", "wide"]);
+    let table = scene.kubectl(&["get", "incidents", "-n", HOME]);
+    let wide = scene.kubectl(&["get", "incidents", "-n", HOME, "-o", "wide"]);
     assert!(
         table.lines().all(|line| line.len() <= 80) && wide.lines().all(|line| line.len() <= 200),
         "{table}{wide}"

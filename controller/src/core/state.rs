@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) seen: Seen,
     pub(super) links: Links,
     pub(super) book: Book,
+    /// Findings whose pods are not known yet.
+    pub(super) attributing: super::pods::Attributing,
     /// Playbooks, policies and rules from elsewhere than folders.
     pub(super) sources: Arc<Sources>,
 }
@@ -104,6 +106,7 @@ impl State {
             seen,
             links: Links::default(),
             book,
+            attributing,
             sources,
         })
     }

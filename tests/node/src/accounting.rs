@@ -41,7 +41,7 @@ fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
             };
             own += u64::from(class == EventClass::Memfd);
             *given.entry(class).or_default() += 1;
-        });
+        })?;
         let counts = probes.counts()?;
         let memfd = counts.get(&EventClass::Memfd).copied().unwrap_or_default();
         let exact =

@@ -1,7 +1,5 @@
 //! In which order what happened comes out of the rings: what a judgement looks at comes before what is judged.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
-
 use std::{net::TcpListener, path::PathBuf, process::Command};
 
 use hemostat_agent::{

@@ -141,16 +141,15 @@ pub(super) fn held_by_another(task: &Task<'_>, at: &str) -> io::Result<bool> {
 /// What was found of a process before any of our actions in force stopped it by signal; `None` when none did.
 pub(super) fn was_stopped_before_us(task: &Task<'_>, process: ProcessKey) -> Option<Frozen> {
     let journal = task.scene.journal();
-    let found =
-        journal.standing().filter(|slot| slot.record.id != *task.id && is_held(slot)).find_map(|slot| {
-            let (RollbackState::Stop { processes: stopped } | RollbackState::Freeze { stopped, .. }) =
-                slot.record.rollback.as_ref()?
-            else {
-                return None;
-            };
-            stopped.iter().find(|one| is_same(one.process, process)).map(|one| one.was_stopped)
-        });
-    found
+    let mut others = journal.standing().filter(|slot| slot.record.id != *task.id && is_held(slot));
+    others.find_map(|slot| {
+        let (RollbackState::Stop { processes: stopped } | RollbackState::Freeze { stopped, .. }) =
+            slot.record.rollback.as_ref()?
+        else {
+            return None;
+        };
+        stopped.iter().find(|one| is_same(one.process, process)).map(|one| one.was_stopped)
+    })
 }
 
 /// Whether another action in force wants a process to be stopped by signal.

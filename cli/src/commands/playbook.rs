@@ -88,8 +88,7 @@ fn read(paths: &[PathBuf]) -> Result<Read> {
     let mut all =
         Read { files: files.len(), resources: Vec::new(), damaged: Vec::new(), problems: Vec::new() };
     for path in &files {
-        let bytes =
-            read_file(path).with_context(|| format!("read the playbook file {}", path.display()))?;
+        let bytes = read_file(path).with_context(|| format!("read the playbook file {}", path.display()))?;
         let reading = source::read(&path.display().to_string(), &String::from_utf8_lossy(&bytes));
         all.resources.extend(reading.resources);
         all.damaged.extend(reading.damaged);

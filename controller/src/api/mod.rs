@@ -28,8 +28,8 @@ mod server;
 use std::collections::BTreeMap;
 
 use model::{
-    ActionId, ActionRecord, AuditEntry, Incident, IncidentId, IncidentState, Level, NodeId, NodeStatus, RunId,
-    StepName, Timestamp, Verdict,
+    ActionId, ActionRecord, AuditEntry, Incident, IncidentId, IncidentState, Level, NodeId, NodeStatus,
+    RunId, StepName, Timestamp, Verdict,
 };
 use serde::{Deserialize, Serialize};
 

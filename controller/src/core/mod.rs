@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use model::{ActionId, ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up, Verdict};
+use model::{
+    ActionId, ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up,
+    Verdict,
+};
 use serde::Serialize;
 use tokio::{
     runtime::Handle,
@@ -101,18 +104,44 @@ pub(crate) enum Merged {
 #[derive(Debug)]
 pub(crate) enum Change {
     /// Of all runs of the incident, or of one.
-    Approve { id: String, run: Option<RunId>, step: Option<StepName>, because: String },
+    Approve {
+        id: String,
+        run: Option<RunId>,
+        step: Option<StepName>,
+        because: String,
+    },
     /// Of all runs of the incident, or of one.
-    Deny { id: String, run: Option<RunId>, step: Option<StepName>, because: String },
-    RollbackIncident { id: String, because: String },
-    RollbackAction { id: String, because: String },
-    Judge { id: String, verdict: Verdict, because: String },
-    Close { id: String, because: String },
+    Deny {
+        id: String,
+        run: Option<RunId>,
+        step: Option<StepName>,
+        because: String,
+    },
+    RollbackIncident {
+        id: String,
+        because: String,
+    },
+    RollbackAction {
+        id: String,
+        because: String,
+    },
+    Judge {
+        id: String,
+        verdict: Verdict,
+        because: String,
+    },
+    Close {
+        id: String,
+        because: String,
+    },
     Reload,
     /// Playbooks, policies and rules from elsewhere than folders, in place of those given before.
     Use(Arc<Sources>),
     /// An action in force that the journal does not know: from now on it can be undone like a node's own.
-    Adopt { node: NodeId, record: Box<ActionRecord> },
+    Adopt {
+        node: NodeId,
+        record: Box<ActionRecord>,
+    },
 }
 
 /// Puts questions and wishes to the core.

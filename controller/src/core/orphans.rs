@@ -23,7 +23,9 @@ impl Core {
         let key = match &record.target {
             Target::Process { process } => Key::Process { node, process: *process },
             Target::Cgroup { id, .. } => Key::Cgroup { node, cgroup: *id },
-            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => return None,
+            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
+                return None;
+            }
         };
         let at = record.applied.unwrap_or(record.planned);
         self.state.correlator.about(&[key], at).filter(|id| self.state.incidents.contains(id))

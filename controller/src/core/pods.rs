@@ -172,9 +172,9 @@ fn put(
     let line = match &attribution {
         Attribution::Waiting => None,
         Attribution::Resolved { pod, container, .. } => Some(describe(pod, container.as_ref())),
-        Attribution::Unresolved { because } => {
-            Some(format!("the pod is not certainly known, so nothing is done to it in the cluster: {because}"))
-        }
+        Attribution::Unresolved { because } => Some(format!(
+            "the pod is not certainly known, so nothing is done to it in the cluster: {because}"
+        )),
     };
     let room = incident.pods.len() < Incident::MAX_PODS;
     let place = incident.pods.iter_mut().find(|known| {
@@ -203,7 +203,9 @@ fn put(
 /// Whether `new` says more than `old`: labels may change at any time, and an incident shows those of the attack.
 fn is_newer(old: &Attribution, new: &Attribution) -> bool {
     match (old, new) {
-        (Attribution::Resolved { container: None, .. }, Attribution::Resolved { container: Some(_), .. }) => true,
+        (Attribution::Resolved { container: None, .. }, Attribution::Resolved { container: Some(_), .. }) => {
+            true
+        }
         (Attribution::Resolved { .. }, _) | (_, Attribution::Waiting) => false,
         (Attribution::Unresolved { .. }, Attribution::Unresolved { .. }) => false,
         _ => true,

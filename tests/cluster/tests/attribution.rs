@@ -1,5 +1,7 @@
 //! Attribution on a real cluster: what the kernel's cgroups say of containers, joined with what the API server and its audit log say of pods.
 
+#![expect(clippy::unwrap_used, reason = "a test of its own; what cannot be done fails it")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

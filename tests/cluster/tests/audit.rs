@@ -1,5 +1,7 @@
 //! Attacks done with kubectl on a real API server, its real audit log read as the source `kubernetes-audit` reads it, and the rules that ship.
 
+#![expect(clippy::unwrap_used, reason = "a test of its own; what cannot be done fails it")]
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},

@@ -33,7 +33,9 @@ const fn left_out(heading: &'static str, order: u8) -> Column {
 pub(super) async fn triage(cluster: &Cluster, all: bool, window: Window) -> Result<Exit> {
     let over = |state: State| matches!(state, State::Closed | State::RolledBack | State::Remediated);
     let mut incidents: Vec<Incident> = cluster.all().await?;
-    incidents.retain(|one| all || !one.status.as_ref().is_some_and(|status| over(status.state)));
+    // What is over and still wants a word (a verdict on what was done) is not over for triage.
+    let quiet = |status: &crds::incident::IncidentStatus| over(status.state) && status.summary.needs.is_empty();
+    incidents.retain(|one| all || !one.status.as_ref().is_some_and(quiet));
     incidents.sort_by_key(|one| {
         let status = one.status.as_ref();
         let waits = status.is_some_and(|status| !status.summary.needs.is_empty());

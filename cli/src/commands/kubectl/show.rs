@@ -34,7 +34,8 @@ pub(super) async fn triage(cluster: &Cluster, all: bool, window: Window) -> Resu
     let over = |state: State| matches!(state, State::Closed | State::RolledBack | State::Remediated);
     let mut incidents: Vec<Incident> = cluster.all().await?;
     // What is over and still wants a word (a verdict on what was done) is not over for triage.
-    let quiet = |status: &crds::incident::IncidentStatus| over(status.state) && status.summary.needs.is_empty();
+    let quiet =
+        |status: &crds::incident::IncidentStatus| over(status.state) && status.summary.needs.is_empty();
     incidents.retain(|one| all || !one.status.as_ref().is_some_and(quiet));
     incidents.sort_by_key(|one| {
         let status = one.status.as_ref();

@@ -243,6 +243,7 @@ impl House {
             self.tick();
             if started_at.take_if(|at| Instant::now() >= *at).is_some() {
                 allocator::give_back_now();
+                allocator::let_go_of_code();
             }
             let now = Instant::now();
             if now >= watch_due {

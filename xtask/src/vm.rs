@@ -34,7 +34,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const RUN_LIMIT: Duration = Duration::from_secs(1200);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs. How the agent dies at every step
 /// (contain_crash) is a matter of its own journal, not of the kernel, and each death is a program's emulated start.
-const SUITES: [&str; 10] = [
+const SUITES: [&str; 12] = [
     "contain_network",
     "contain_freeze",
     "contain_file",
@@ -42,6 +42,8 @@ const SUITES: [&str; 10] = [
     "contain_limits",
     "contain_evidence",
     "contain_order",
+    "contain_overlap",
+    "contain_strangers",
     "contain_unknown",
     "held",
     "live",

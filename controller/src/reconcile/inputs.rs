@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     follow::{Due, Known},
-    mirror::{PLAYBOOK, with_meta},
+    object::{PLAYBOOK, with_meta},
     people::parsed,
     reach::{Failure, Reach},
     rules::{Compiled, Given, compile, rules_status},

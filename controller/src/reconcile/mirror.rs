@@ -15,7 +15,7 @@ use crds::{
     response_action::{Ending, FINALIZER, ResponseAction},
 };
 use futures_util::{StreamExt as _, stream};
-use kube::{Resource, ResourceExt as _, core::ApiResource, runtime::events::Recorder};
+use kube::{Resource, ResourceExt as _, runtime::events::Recorder};
 use model::{ActionRecord, Attribution, IncidentId, NodeId, RunId, Timestamp};
 use serde::Serialize;
 use serde_json::json;
@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    follow::{Due, INCIDENT_LABEL, Known},
+    follow::{Due, Known},
+    object::{labels, with_meta},
     people::{Heard, parsed},
     reach::{Failure, Reach},
     show::{
@@ -35,13 +36,12 @@ use crate::{
     api::{ActionView, IncidentList, Story},
     config::Clock,
     core::{Ask, Asker, Change, Merged},
+    crash::CrashPoints,
     health::{HealthBoard, Part},
 };
 
 /// The annotation that tells an action's name as the core has it.
 pub(crate) const ACTION: &str = "hemostat.dev/action";
-/// The label that says which playbook an action or question comes from.
-pub(crate) const PLAYBOOK: &str = "hemostat.dev/playbook";
 /// Incidents that are written at the same time.
 const AT_ONCE: usize = 8;
 /// Shortest and longest pause before something that failed is tried again.
@@ -69,6 +69,8 @@ pub(crate) struct Mirror {
     pub(crate) places: Mutex<HashMap<IncidentId, String>>,
     /// Names of the actions whose objects were seen.
     pub(crate) shown: Mutex<BTreeSet<String>>,
+    /// Where a test makes it die.
+    pub(crate) crash: Arc<dyn CrashPoints>,
     /// When this controller began.
     pub(crate) started: Timestamp,
     /// One writer for each incident at a time.
@@ -584,40 +586,4 @@ fn event_of(record: &ActionRecord) -> Option<&'static str> {
         RevertBlocked => "RevertBlocked",
         _ => return None,
     })
-}
-
-fn labels(incident: &str, playbook: Option<&str>) -> serde_json::Value {
-    let mut all = json!({"app.kubernetes.io/managed-by": "hemostat", INCIDENT_LABEL: incident});
-    if let Some(playbook) = playbook.filter(|name| name.len() <= 63) {
-        all[PLAYBOOK] = playbook.into();
-    }
-    all
-}
-
-/// An object as it is applied: only what is ours.
-pub(crate) fn with_meta<K>(
-    name: &str,
-    namespace: &str,
-    labels: &serde_json::Value,
-    annotations: &serde_json::Value,
-    rest: &serde_json::Value,
-) -> serde_json::Value
-where
-    K: Resource<DynamicType = ()>,
-{
-    let kind = ApiResource::erase::<K>(&());
-    let mut object = rest.clone();
-    object["apiVersion"] = kind.api_version.into();
-    object["kind"] = kind.kind.into();
-    let mut meta = json!({"name": name});
-    if !namespace.is_empty() {
-        meta["namespace"] = namespace.into();
-    }
-    for (key, value) in [("labels", labels), ("annotations", annotations)] {
-        if value.as_object().is_some_and(|map| !map.is_empty()) {
-            meta[key] = value.clone();
-        }
-    }
-    object["metadata"] = meta;
-    object
 }

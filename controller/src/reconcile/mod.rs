@@ -8,6 +8,7 @@ mod journal;
 mod keys;
 pub mod lease;
 mod mirror;
+mod object;
 mod people;
 mod probes;
 mod reach;
@@ -45,6 +46,7 @@ use self::{
 use crate::{
     Controller, ControllerConfig, ControllerHandle, StartError,
     attribute::{self, Pods},
+    crash::CrashPoints,
     ingest::{self, IngestConfig, IngestError, IngestHandle, SourceSpec, Start, Zone},
     start::Inside,
     witness::Witness,
@@ -181,6 +183,7 @@ async fn lead(
     controller.witness = Some(witness);
     let pods = Pods::new(Default::default(), clock.clone());
     controller.pods = Some(pods.clone());
+    let crash = Arc::clone(&controller.crash);
     let state = controller.journal.parent().unwrap_or(std::path::Path::new(".")).to_owned();
     let Some(handle) = take_over(controller, stop).await? else { return Ok(()) };
     let parts = handle.inside();
@@ -208,7 +211,7 @@ async fn lead(
     parts.tasks.spawn(act::serve(Arc::new(executor), attach, parts.stop.clone()));
     let (bundle, bundles) = watch::channel(Arc::new(RuleBundle::default()));
     let (ready, mut is_ready) = watch::channel(false);
-    start_reconcilers(&reach, config, &parts, me, told, bundle, ready, &clock);
+    start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, crash));
     let desk = TokenDesk {
         reach: reach.clone(),
         authority: Arc::clone(&authority),
@@ -383,7 +386,7 @@ fn start_reconcilers(
     told: mpsc::Receiver<Box<model::NodeCommand>>,
     bundle: watch::Sender<Arc<RuleBundle>>,
     ready: watch::Sender<bool>,
-    clock: &crate::Clock,
+    (clock, crash): (&crate::Clock, Arc<dyn CrashPoints>),
 ) {
     let (tasks, stop) = (&parts.tasks, &parts.stop);
     let (came_in, came_out) = (Due::default(), Due::default());
@@ -459,6 +462,7 @@ fn start_reconcilers(
         recorder,
         places: std::sync::Mutex::default(),
         shown: std::sync::Mutex::default(),
+        crash,
         started: clock(),
         locks: (0..Mirror::LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),
     });

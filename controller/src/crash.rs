@@ -25,6 +25,9 @@ impl Moment {
 pub trait CrashPoints: Send + Sync + 'static {
     /// The moment has come for `transitions`, the names of what the journal holds of it, in order.
     fn reached(&self, moment: Moment, transitions: &[String]);
+
+    /// An effect is written down by a witness ([`crate::witness`]) and not yet commanded. Not on that thread.
+    fn witnessed(&self, _action: &str) {}
 }
 
 /// Does nothing.

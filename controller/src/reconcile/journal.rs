@@ -82,7 +82,10 @@ impl Mirror {
             return self.unwritten(command, "the API server is away");
         }
         match self.write_down(command).await {
-            Ok(()) => Written::Go,
+            Ok(()) => {
+                self.crash.witnessed(command.action_id.as_str());
+                Written::Go
+            }
             Err(failure @ (Failure::Away(_) | Failure::NotLeading)) if self.reach.away_since().is_some() => {
                 self.unwritten(command, &failure.to_string())
             }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod away;
+mod crash;
 mod identity;
 mod inputs;
 mod node;

@@ -134,17 +134,44 @@ impl Scene {
     }
 
     pub(crate) fn spawn(&self, identity: &str, state: &str) -> Process {
+        self.spawn_to_die(identity, state, "")
+    }
+
+    /// One that kills itself once an effect of an action whose name ends so is written down and not yet commanded.
+    pub(crate) fn spawn_to_die(&self, identity: &str, state: &str, crash: &str) -> Process {
         let (links, probes) = free_ports();
         let state = self.folder.path().join(state);
         let log = self.folder.path().join(format!("{identity}-{links}.log"));
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(&self.program)
-            .args(["--socket", &state.join("c.sock").display().to_string(), "controller"])
-            .args(["--listen", &format!("127.0.0.1:{links}"), "--probes", &format!("127.0.0.1:{probes}")])
-            .args(["--state", &state.display().to_string(), "--namespace", HOME, "--identity", identity])
-            .arg("--kubeconfig")
-            .arg(self.server.kubeconfig("controller"))
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if crash.is_empty() {
+            command.arg(&self.program).args([
+                "--socket",
+                &state.join("c.sock").display().to_string(),
+                "controller",
+            ]);
+            command.args([
+                "--listen",
+                &format!("127.0.0.1:{links}"),
+                "--probes",
+                &format!("127.0.0.1:{probes}"),
+            ]);
+            command.args([
+                "--state",
+                &state.display().to_string(),
+                "--namespace",
+                HOME,
+                "--identity",
+                identity,
+            ]);
+            command.arg("--kubeconfig").arg(self.server.kubeconfig("controller"));
+        } else {
+            command.arg(std::env::current_exe().unwrap()).args(["crash::child", "--exact", "--nocapture"]);
+            let words = json!({"crash": crash, "links": format!("127.0.0.1:{links}"), "probes": format!("127.0.0.1:{probes}"),
+                "state": state, "identity": identity, "kubeconfig": self.server.kubeconfig("controller")});
+            command.env("HEMOSTAT_CRASH_CHILD", words.to_string());
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).unwrap())
@@ -195,6 +222,13 @@ impl Scene {
 }
 
 impl Process {
+    /// Waits until it has killed itself.
+    pub(crate) fn wait_for_death(&mut self) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "{status}: {}", fs::read_to_string(&self.log).unwrap());
+    }
+
     pub(crate) fn kill(&mut self) {
         let _gone_already = self.child.kill();
         let _status = self.child.wait();

@@ -1,6 +1,6 @@
 //! Every test that this machine can run, in one command, with what was skipped said aloud and counted.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -160,9 +160,15 @@ fn kubernetes(options: &Options, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     say("test on a real Kubernetes");
+    // The controller is tested as the process that it is.
+    let mut building = Command::new("cargo");
+    building.current_dir(root()).args(["build", "-p", "hemostat"]);
+    progress::run("build hemostat", &mut building)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let mut command = Command::new("cargo");
     command
         .current_dir(root())
+        .env("HEMOSTAT_PROGRAM", target.join("debug/hemostat"))
         .env("HEMOSTAT_XTASK", std::env::current_exe().context("the path of this program")?)
         // They share one place on this machine.
         .args([

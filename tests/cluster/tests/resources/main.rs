@@ -42,8 +42,14 @@ fn what_the_page_shows_and_what_is_shipped_is_taken() {
         server.create("admin", &object.to_string(), &["--dry-run=server", "--validate=strict"]).unwrap();
     }
     let shipped = repository("playbooks");
-    let said = server.kubectl(&["apply", "--server-side", "--validate=strict", "-f", &shipped]).unwrap();
-    assert_eq!(said.lines().count(), std::fs::read_dir(&shipped).unwrap().count(), "{said}");
+    let said = server
+        .kubectl(&["apply", "--server-side", "--validate=strict", "--recursive", "-f", &shipped])
+        .unwrap();
+    let below = |folder: &str| {
+        std::fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.path().is_file()).count()
+    };
+    let files = below(&shipped) + below(&format!("{shipped}/kubernetes"));
+    assert_eq!(said.lines().count(), files, "{said}");
     // Defaults are filled in from the schema.
     let playbook = server.kubectl(&["get", "playbook", "cryptominer", "-o", "json"]).unwrap();
     let playbook: Value = serde_json::from_str(&playbook).unwrap();

@@ -90,7 +90,7 @@ fn cases() -> Vec<(&'static str, &'static str, Value, &'static [&'static str])> 
         (
             "Playbook",
             "/spec/blastRadius",
-            json!({"widest": "Cluster"}),
+            json!({"widest": "Everything"}),
             &["spec.blastRadius.widest", "Unsupported value"],
         ),
         ("RuleSet", "/spec", json!({}), &["spec", "at least one of inline, configMaps and artifact"]),

@@ -146,6 +146,9 @@ impl Cluster {
         }
         check_addresses(place)?;
         let begun = Instant::now();
+        // Its parts inherit it: under a narrower one (077) containers get mount points that only root may pass, and a controller that is
+        // nobody does not reach its own folder.
+        let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         make_state(&state)?;
         let mut record = Record::plan(place, cni)?;
         record.save(&state)?;

@@ -250,7 +250,19 @@ impl Stage {
     fn uninstall(&self, stages: &mut Stages) -> Result<()> {
         // Their finalizers are the controller's to lift: without it, and with definitions that go with the chart, they would hold it up.
         self.kubectl.ask(&["delete", "playbooks,incidents", "--all", "--all-namespaces", "--timeout=60s"])?;
-        helm(&self.cluster, &["uninstall", "hemostat", "--namespace", NAMESPACE, "--wait", "--timeout=60s"])?;
+        // In the foreground: an owner is gone when its pods are, so that the wait is for them, too.
+        helm(
+            &self.cluster,
+            &[
+                "uninstall",
+                "hemostat",
+                "--namespace",
+                NAMESPACE,
+                "--wait",
+                "--cascade=foreground",
+                "--timeout=90s",
+            ],
+        )?;
         let left = self.kubectl.ask(&[
             "get",
             "all,clusterroles,clusterrolebindings,crds,validatingadmissionpolicies",
@@ -316,7 +328,18 @@ fn install(cluster: &Cluster) -> Result<()> {
     ] {
         words.extend(["--set", value]);
     }
-    helm(cluster, &words)
+    helm(cluster, &words)?;
+    // What helm takes for ready depends on how pods are replaced; this does not.
+    let kubectl = cluster.kubectl();
+    for part in ["deployment/hemostat-controller", "daemonset/hemostat-agent"] {
+        kubectl.ask(&["rollout", "status", "--namespace", NAMESPACE, part, "--timeout=90s"])?;
+    }
+    let controller =
+        kubectl.ask_json(&["get", "deployment", "hemostat-controller", "--namespace", NAMESPACE])?;
+    if controller["status"]["readyReplicas"] != controller["spec"]["replicas"] {
+        bail!("not every controller is ready: {}", controller["status"]);
+    }
+    Ok(())
 }
 
 fn helm(cluster: &Cluster, words: &[&str]) -> Result<()> {

@@ -480,6 +480,10 @@ impl Mirror {
             let Some(id) = action.annotations().get(ACTION).map(|id| model::ActionId::new(id.clone())) else {
                 continue;
             };
+            if action.name_any() != action_name(&id) {
+                // An annotation can be changed, a name cannot: it speaks of another action than its own.
+                continue;
+            }
             let known: Option<IncidentId> = match self
                 .asker
                 .ask(Ask::Owner(id.clone(), action.spec.plan.run.clone().map(RunId::new)))
@@ -495,9 +499,15 @@ impl Mirror {
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(incident.clone(), namespace.clone());
-                    self.relabel(&action, &namespace, &incident).await?;
+                    let about = labels(incident.as_str(), None);
+                    self.relabel(&action, &namespace, &about, &[FINALIZER]).await?;
                     self.due.add(incident.as_str());
                 }
+                continue;
+            }
+            if action.spec.end.as_ref().is_some_and(|end| end.how == Ending::Accept) {
+                // Nobody else lifts its finalizer, and it would keep its namespace from going.
+                self.relabel(&action, &namespace, &json!(action.labels()), &[]).await?;
                 continue;
             }
             if let Some((by, because)) = self.wants_back(&action).await? {
@@ -524,18 +534,19 @@ impl Mirror {
         &self,
         action: &ResponseAction,
         namespace: &str,
-        incident: &IncidentId,
+        about: &serde_json::Value,
+        finalizers: &[&str],
     ) -> Result<(), Failure> {
         let name = action.name_any();
         let annotations = json!({ ACTION: action.annotations().get(ACTION) });
         let mut object = with_meta::<ResponseAction>(
             &name,
             namespace,
-            &labels(incident.as_str(), None),
+            about,
             &annotations,
             &json!({"spec": {"plan": action.spec.plan}}),
         );
-        object["metadata"]["finalizers"] = json!([FINALIZER]);
+        object["metadata"]["finalizers"] = json!(finalizers);
         self.reach
             .apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object)
             .await

@@ -15,7 +15,7 @@ use respond::run::whole_run;
 use super::{
     mirror::Mirror,
     reach::Failure,
-    show::{approval_summary, condition, is_settled, moment},
+    show::{approval_summary, condition, is_settled, moment, object_name},
 };
 use crate::{
     api::{ApiError, ApiErrorKind, Story},
@@ -41,7 +41,8 @@ impl Mirror {
                 heard = Heard::Something;
             }
         }
-        for object in self.incidents.of(id) {
+        // By its name, which nobody can change: another incident's object under this label speaks for nobody here.
+        for object in self.incidents.of(id).iter().filter(|object| object.name_any() == object_name(id)) {
             if let Ok(incident) = object.as_ref().clone().try_parse::<ShownIncident>()
                 && self.hear_verdict(story, &incident).await? == Heard::Something
             {

@@ -80,6 +80,19 @@ fn agents_have_no_rights_in_the_api_server_and_are_not_privileged() {
     assert!(all.contains("runAsNonRoot: true") && all.contains("audience: hemostat"));
 }
 
+/// What helm takes for ready: all replicas but those that may be missing in an update.
+#[test]
+fn an_install_that_waits_waits_for_the_controllers() {
+    let Some(usual) = template(&[]) else { return };
+    assert!(usual.unwrap().contains("rollingUpdate: {maxUnavailable: 0, maxSurge: 1}"));
+    let alone =
+        template(&["--set", "controller.hostNetwork=true", "--set", "controller.replicas=1"]).unwrap();
+    assert!(alone.unwrap().contains("strategy: {type: Recreate}"));
+    // One of a node's port each: the old one goes first.
+    let several = template(&["--set", "controller.hostNetwork=true"]).unwrap().unwrap();
+    assert!(several.contains("rollingUpdate: {maxUnavailable: 1, maxSurge: 0}"));
+}
+
 #[test]
 fn the_definitions_are_those_of_deploy_and_stay_unless_told_otherwise() {
     let Some(all) = template(&[]) else { return };

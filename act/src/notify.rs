@@ -99,6 +99,13 @@ pub(crate) fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure> {
 pub(crate) async fn apply(job: &Job<'_>, with: &Notify) -> Result<Outputs, ActionFailure> {
     let receipt = receipt(job);
     if !receipt.exists() {
+        if !(job.config.leads)() {
+            return Err(ActionFailure::Io {
+                operation: "tell".into(),
+                object: job.target.to_string(),
+                because: "this controller's lease has run out, so that it tells nobody".into(),
+            });
+        }
         let place = send(job, channel(job)?, with).await?;
         keep(&receipt, &place)
             .map_err(|error| ActionFailure::io("keep a receipt", receipt.display(), &error))?;

@@ -98,6 +98,8 @@ impl Core {
                 let stored = seq <= row.seq && epoch <= row.epoch;
                 if finding.event.id.node != *node {
                     self.refuse(node, &format!("a finding speaks for {}", finding.event.id.node));
+                } else if finding.event.record().is_some() && !is_source(node) {
+                    self.refuse(node, "it tells of a record, which only a log that is followed here does");
                 } else if stored || self.is_seen(&finding.id, turn)? {
                     self.metrics.duplicates.inc();
                 } else {
@@ -424,6 +426,11 @@ impl Core {
         self.refused = Some((self.config.clock)());
         self.health.degraded(Part::Ingest, format!("node {node} was refused: {because}"));
     }
+}
+
+/// Whether it is a log and no node: no certificate is for a name with a colon ([`crate::ingest::SourceSpec::name`]).
+fn is_source(name: &NodeId) -> bool {
+    name.as_str().contains(':')
 }
 
 fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index: u32) {

@@ -21,6 +21,9 @@ const MAX_CAPTURE: usize = 65_536;
 /// A node's own action has no deadline; the field needs one.
 const NO_DEADLINE: Timestamp = Timestamp(4_102_444_800_000_000_000);
 
+/// For a uid that is only known once the target is read: the field needs one, and without its object no effect is begun.
+const BY_NAME: &str = "by name, read at the capture";
+
 /// The object's name.
 pub(crate) fn action_name(id: &ActionId) -> String {
     object_name(id.as_str())
@@ -210,7 +213,7 @@ fn target_of(target: &Target) -> ActionTarget {
                 kind: object.kind.clone(),
                 namespace: object.namespace.clone(),
                 name: object.name.clone(),
-                uid: object.uid.clone(),
+                uid: if object.uid.is_empty() { BY_NAME.into() } else { object.uid.clone() },
             });
         }
         Target::Account(account) => {

@@ -385,7 +385,8 @@ fn workload() -> Value {
     };
     let allow = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "allow-all"}, "spec": {
         "podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}});
-    let pool = json!(["/bin/sh", "-c", "while true; do nc -l -p 3333 > /dev/null; done"]);
+    // Every connection is served beside the others: an earlier miner that was let go may still hold its own.
+    let pool = json!(["/bin/nc", "-ll", "-p", "3333", "-e", "/bin/sh", "-c", "exec cat > /dev/null"]);
     // A namespace that lets playbooks do what touches more than the one workload.
     let policy = json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponsePolicy", "metadata": {"name": "demo"}, "spec": {"widest": "Namespace"}});
     json!({"apiVersion": "v1", "kind": "List", "items": [

@@ -98,8 +98,16 @@ impl Election {
         Self { standing, until, cancel, task }
     }
 
-    /// Waits until we lead.
-    pub async fn won(&mut self) -> bool {
+    /// Waits until we lead; `follows` is called once it is known that another does.
+    pub async fn won(&mut self, follows: impl FnOnce()) -> bool {
+        let known = |standing: &Standing| !matches!(standing, Standing::Following { leader: None });
+        let leads = match self.standing.wait_for(known).await {
+            Ok(standing) => *standing == Standing::Leading,
+            Err(_) => return false,
+        };
+        if !leads {
+            follows();
+        }
         self.standing.wait_for(|standing| *standing == Standing::Leading).await.is_ok()
     }
 

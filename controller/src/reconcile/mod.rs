@@ -139,11 +139,12 @@ pub async fn run(
         .await
         .map_err(|source| ClusterError::Probes { address: config.probes, source })?;
     tracing::info!(%address, "probes are served");
-    stage.send_replace(Stage::StandingBy);
     let mut election = Election::run(client.clone(), config.lease.clone());
     let won = tokio::select! {
         () = stop.cancelled() => false,
-        won = election.won() => won,
+        won = election.won(|| {
+            stage.send_replace(Stage::StandingBy);
+        }) => won,
     };
     let ended = if won {
         stage.send_replace(Stage::Loading);

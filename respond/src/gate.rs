@@ -284,8 +284,8 @@ fn grants(plan: &Plan, situation: &Situation<'_>, matching: &[&(String, Response
         } else if !named.is_empty() {
             grants.approvers.retain(|who| named.contains(who));
             if grants.approvers.is_empty() {
-                // policies that agree on nobody let nobody approve
-                grants.approvers.push("nobody".into());
+                // policies that agree on nobody let nobody approve: no actor is a group, and none is called so
+                grants.approvers.push("group:(nobody)".into());
             }
         }
         wait = Some(wait.map_or(policy.approvals.timeout.0, |known| known.min(policy.approvals.timeout.0)));

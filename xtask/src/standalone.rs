@@ -83,11 +83,12 @@ impl Standalone {
 
     /// What the node last said of itself.
     pub(crate) fn node(&self) -> Result<Value> {
-        let node = self.ask(&["status"])?["nodes"][0]["status"].take();
-        if node.is_null() {
-            bail!("no node has reported yet");
+        let status = self.ask(&["status"])?;
+        // Before its first report a node is not in the list.
+        match status.pointer("/nodes/0/status") {
+            Some(node) if !node.is_null() => Ok(node.clone()),
+            _ => bail!("no node has reported yet"),
         }
-        Ok(node)
     }
 
     /// Ends it as a service manager would, and waits until it is gone.

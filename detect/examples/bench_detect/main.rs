@@ -8,6 +8,7 @@ mod chance;
 mod events;
 mod peer;
 mod rules;
+mod scaling;
 
 use std::{collections::BTreeMap, hint::black_box, process::ExitCode, sync::Arc, time::Duration};
 
@@ -114,12 +115,10 @@ fn run(time: Duration, report: &mut Report) -> Result<(), Failure> {
     let alike = growth(&few, &many, &repeating, options, time, names, report);
     report.most("growth at public rules' share of hits", alike, "x", 2.0);
 
-    let mut scaling = Vec::new();
-    for _ in 0..5 {
-        let one = threads(&set, &repeating, 1, time / 4);
-        scaling.push(threads(&set, &repeating, 2, time / 4) / one);
-    }
-    report.least("two cores against one", median(scaling), "x", 1.9);
+    let scaling = scaling::two_cores(time / 4, |time| average(&set, &repeating, time))?;
+    let (one, other) = scaling.processors;
+    report.note(&format!("a calculation on processors {one} and {other} against one"), scaling.calculation, "x");
+    report.least("two cores against one, the same two", scaling.asked, "x", 1.9);
     Ok(())
 }
 
@@ -293,14 +292,6 @@ fn average(set: &Arc<RuleSet>, events: &[Event], time: Duration) -> f64 {
     let mut rounds = Rounds::new(set);
     rounds.run(events, time);
     f64::from(rounds.count) * events.len() as f64 / rounds.total.as_secs_f64()
-}
-
-/// Events a second of `count` threads together, each with a matcher of its own and the same rule set.
-fn threads(set: &Arc<RuleSet>, events: &[Event], count: usize, time: Duration) -> f64 {
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..count).map(|_| scope.spawn(|| average(set, events, time))).collect();
-        running.into_iter().filter_map(|thread| thread.join().ok()).sum()
-    })
 }
 
 /// Rule by rule the same number of hits, or the comparison means nothing.

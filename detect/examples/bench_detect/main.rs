@@ -117,7 +117,11 @@ fn run(time: Duration, report: &mut Report) -> Result<(), Failure> {
 
     let scaling = scaling::two_cores(time / 4, |time| average(&set, &repeating, time))?;
     let (one, other) = scaling.processors;
-    report.note(&format!("a calculation on processors {one} and {other} against one"), scaling.calculation, "x");
+    report.note(
+        &format!("a calculation on processors {one} and {other} against one"),
+        scaling.calculation,
+        "x",
+    );
     report.least("two cores against one, the same two", scaling.asked, "x", 1.9);
     Ok(())
 }

@@ -13,21 +13,22 @@ const TURNS: usize = 5;
 const MOST: usize = 6;
 
 /// What two processors do together, as a multiple of what one of them does.
-pub struct Scaling {
-    pub processors: (usize, usize),
+pub(crate) struct Scaling {
+    pub(crate) processors: (usize, usize),
     /// Of the calculation.
-    pub calculation: f64,
+    pub(crate) calculation: f64,
     /// Of what was asked about.
-    pub asked: f64,
+    pub(crate) asked: f64,
 }
 
 /// `rate` gives what one thread gets done in a second of its own processor time. It is asked on the pair that scales the calculation best.
-pub fn two_cores(time: Duration, rate: impl Fn(Duration) -> f64 + Sync) -> Result<Scaling, Failure> {
+pub(crate) fn two_cores(time: Duration, rate: impl Fn(Duration) -> f64 + Sync) -> Result<Scaling, Failure> {
     let allowed = sched_getaffinity(None)?;
     let processors: Vec<_> = (0..CpuSet::MAX_CPU).filter(|n| allowed.is_set(*n)).take(MOST).collect();
-    let pairs = processors.iter().enumerate().flat_map(|(at, one)| {
-        processors.iter().skip(at + 1).map(move |other| (*one, *other))
-    });
+    let pairs = processors
+        .iter()
+        .enumerate()
+        .flat_map(|(at, one)| processors.iter().skip(at + 1).map(move |other| (*one, *other)));
     let mut best: Option<(f64, (usize, usize))> = None;
     for pair in pairs {
         let scaled = ratio(pair, time / 20, &calculate)?;

@@ -6,6 +6,7 @@
 //! - [`incident`]: findings that belong together
 //! - [`matcher`]: rules compiled, events evaluated
 //! - [`plan`]: what the kernel may drop
+//! - [`keep`]: rule files over time, so that a broken one keeps what it had
 //! - [`load`]: rule files to rules, with [`diagnostic`]s for what is wrong
 //! - [`reference`]: the meaning of a rule, written down plainly; [`explain`]: why a rule did or did not match
 //! - [`rule_test`]: rule tests as data
@@ -21,6 +22,7 @@ pub mod coverage;
 pub mod diagnostic;
 pub mod explain;
 pub mod incident;
+pub mod keep;
 pub mod limits;
 mod lint;
 pub mod load;

@@ -33,6 +33,12 @@ fn the_documented_differences_are_these() {
     assert_eq!(both("CommandLine|startswith: 'a*c'", "abcd"), (true, false));
     assert_eq!(both("CommandLine|endswith: 'b*d'", "abcd"), (true, false));
     assert_eq!(both("CommandLine|base64offset|contains: '/bin/sh'", encoded), (true, false));
+    // `contains` is what looks anywhere; without it the whole field is compared.
+    assert_eq!(both("CommandLine|base64offset: '/bin/sh'", "x L2Jpbi9za x"), (false, false));
+    assert_eq!(both("CommandLine|base64offset: '/bin/sh'", "x L2Jpbi9zaA x"), (false, true));
+    assert_eq!(both("CommandLine|base64offset|endswith: '/bin/sh'", "L2Jpbi9zaA x"), (false, true));
+    assert_eq!(both("CommandLine|wide: ab", "a\0b\0"), (true, false));
+    assert_eq!(both("CommandLine|wide: ab", "ab"), (false, true));
     assert_eq!(both("CommandLine|windash|contains: ' /x'", "a -x"), (true, false));
     assert_eq!(both("'|all': [ab, cd]", "abcd"), (true, false));
     assert_eq!(both("Tty|neq: x", "a"), (true, false));

@@ -3,6 +3,7 @@
 
 mod differences;
 mod differential;
+mod encoded;
 mod generate;
 mod hostile;
 mod print;

@@ -11,6 +11,7 @@
 pub mod approval;
 mod cel;
 mod condition;
+mod conflict;
 mod cut;
 pub mod definitions;
 pub mod incident;
@@ -26,6 +27,7 @@ mod step;
 mod suggest;
 
 pub use condition::{Condition, Holds};
+pub use conflict::conflicts;
 pub use cut::cut;
 pub use network::Network;
 pub use period::{Moment, Period};

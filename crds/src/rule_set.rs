@@ -99,16 +99,22 @@ pub struct ConfigMapSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Artifact {
-    /// `registry/repository@sha256:…`: by digest, since a tag may be moved.
+    /// `registry/repository@sha256:…`, the digest of its manifest: a tag may be moved, so one before the `@` is for people only.
     #[schemars(
         length(min = 1, max = 512),
-        regex(pattern = r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+@sha256:[a-f0-9]{64}$")
+        regex(
+            pattern = r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9._-]*)?@sha256:[a-f0-9]{64}$"
+        )
     )]
     pub reference: String,
-    /// Secret of type kubernetes.io/dockerconfigjson in Hemostat's namespace.
+    /// Secret of type kubernetes.io/dockerconfigjson in Hemostat's namespace, named in the chart's `artifacts.pullSecrets`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9][a-z0-9.-]*$"))]
     pub pull_secret: Option<String>,
+    /// ConfigMap in Hemostat's namespace whose key `ca.crt` holds the authorities to trust, in PEM; the system's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9][a-z0-9.-]*$"))]
+    pub ca_config_map: Option<String>,
 }
 
 /// What was observed.
@@ -133,6 +139,10 @@ pub struct RuleSetStatus {
     pub loaded: Vec<Loaded>,
     /// Nodes with an agent.
     pub nodes: u32,
+    /// The artifact whose rules are in force: another than the spec's while that one cannot be fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub artifact: Option<String>,
     /// SHA-256 of all rules together.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 71))]

@@ -14,6 +14,7 @@ pub mod crash;
 pub mod ingest;
 pub mod witness;
 
+mod artifact;
 mod core;
 mod files;
 mod health;

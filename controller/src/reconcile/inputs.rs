@@ -8,18 +8,17 @@ use std::{
 };
 
 use crds::{
-    Condition, Holds, Mode, Playbook, PlaybookStatus, ResponsePolicy, ResponsePolicyStatus,
+    Condition, Holds, Mode, Playbook, PlaybookStatus, ResponsePolicy, ResponsePolicySpec,
+    ResponsePolicyStatus, conflicts,
     response_action::{FINALIZER, ResponseAction},
-    rule_set::{Loaded, RuleSet as Shown},
     source::{Resource, Severity, read},
 };
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Resource as _, ResourceExt as _,
+    Resource as _, ResourceExt as _,
     api::DynamicObject,
     runtime::events::{Event, EventType, Recorder},
 };
-use model::{RuleBundle, RulesVersion};
+use model::RuleBundle;
 use respond::plan::Plan;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -31,13 +30,13 @@ use super::{
     object::{PLAYBOOK, with_meta},
     people::parsed,
     reach::{Failure, Reach},
-    rules::{Compiled, Given, compile, rules_status},
-    show::{bounded, condition, is_settled_state},
+    rules::{Compiled, compile},
+    show::{condition, is_settled_state},
 };
 use crate::{
-    api::Status,
+    artifact::Artifacts,
     config::Clock,
-    core::{Ask, Asker, Change, controller},
+    core::{Asker, Change, controller},
     playbooks::{Sources, Text},
 };
 
@@ -47,6 +46,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Takes in what the API server tells.
 pub(crate) struct Inputs {
     pub(crate) reach: Reach,
+    pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) asker: Asker,
     pub(crate) clock: Clock,
     pub(crate) home: String,
@@ -77,6 +77,8 @@ impl Inputs {
                 () = known.ready() => {}
             }
         }
+        self.expect_artifacts().await;
+        let mut fetched = self.artifacts.changes();
         let mut compiled: (String, Compiled) = Default::default();
         let mut given = String::new();
         let mut look = tokio::time::interval(LOOK);
@@ -85,6 +87,7 @@ impl Inputs {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.due.come() => {}
+                Ok(()) = fetched.changed() => {}
                 _ = look.tick() => {}
             }
             drop(self.due.take());
@@ -123,6 +126,7 @@ impl Inputs {
             sets.push(set);
             missing.push(lacks);
         }
+        self.artifacts.keep_only(&sets.iter().map(|set| set.name.as_str()).collect());
         let modes: Vec<(String, Mode)> =
             plans.iter().map(|plan| (plan.name().to_string(), plan.spec().mode)).collect();
         let digest = hash(&(
@@ -159,53 +163,7 @@ impl Inputs {
         }
         self.say_playbooks(&checked).await?;
         self.say_policies(&policies, &checked).await?;
-        self.say_rule_sets(&objects, &missing, &compiled.1).await
-    }
-
-    /// The files of a RuleSet, and what of it is not to be had.
-    async fn gather(&self, object: &DynamicObject) -> Result<(Given, Vec<String>), Failure> {
-        let mut given = Given {
-            name: object.name_any(),
-            generation: object.metadata.generation.unwrap_or(0),
-            ..Given::default()
-        };
-        let Some(set) = parsed::<Shown>(object) else {
-            return Ok((given, vec!["its spec cannot be read by this version".into()]));
-        };
-        let mut lacks = Vec::new();
-        given.disabled = set.spec.disabled.clone();
-        given.files.extend(set.spec.inline.iter().map(|file| (file.name.clone(), file.sigma.clone())));
-        for source in &set.spec.config_maps {
-            let path = format!("{}/{}", source.namespace, source.name);
-            let maps: Api<ConfigMap> = Api::namespaced(self.reach.client.clone(), &source.namespace);
-            let data = match self.reach.read(maps.get_opt(&source.name)).await {
-                Ok(Some(map)) => map.data.unwrap_or_default(),
-                Ok(None) => {
-                    lacks.push(format!("there is no ConfigMap {path}"));
-                    continue;
-                }
-                Err(Failure::Refused { because, .. }) => {
-                    lacks.push(format!("the ConfigMap {path} may not be read: {because}"));
-                    continue;
-                }
-                Err(failure) => return Err(failure),
-            };
-            for key in &source.keys {
-                if !data.contains_key(key) {
-                    lacks.push(format!("the ConfigMap {path} has no key {key}"));
-                }
-            }
-            let wanted = |key: &String| source.keys.is_empty() || source.keys.contains(key);
-            given.files.extend(
-                data.into_iter()
-                    .filter(|(key, _)| wanted(key))
-                    .map(|(key, text)| (format!("{path}/{key}"), text)),
-            );
-        }
-        if let Some(artifact) = &set.spec.artifact {
-            lacks.push(format!("{}: artifacts cannot be fetched by this version", artifact.reference));
-        }
-        Ok((given, lacks))
+        self.say_rule_sets(&objects, (&sets, &missing), &compiled.1).await
     }
 
     async fn say_playbooks(&self, checked: &BTreeMap<String, Checked>) -> Result<(), Failure> {
@@ -293,6 +251,10 @@ impl Inputs {
         objects: &[Arc<DynamicObject>],
         checked: &BTreeMap<String, Checked>,
     ) -> Result<(), Failure> {
+        let specs: Vec<_> = objects
+            .iter()
+            .filter_map(|object| Some((object, parsed::<ResponsePolicy>(object)?.spec)))
+            .collect();
         for object in objects {
             let Some(one) = checked.get(&file_of::<ResponsePolicy>(object)) else { continue };
             let generation = object.metadata.generation.unwrap_or(0);
@@ -300,6 +262,15 @@ impl Inputs {
             let mut status =
                 ResponsePolicyStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
             Condition::set(&mut status.conditions, accepted(&one.problems, (self.clock)(), generation));
+            let others = conflicting(object, &specs, &self.home);
+            let (holds, reason, message) = match others.as_slice() {
+                [] => {
+                    (Holds::False, "NoOther", "no other policy says otherwise of the same incidents".into())
+                }
+                others => (Holds::True, "StricterHolds", others.join("; ")),
+            };
+            let said = condition("Conflicting", holds, reason, message, (self.clock)(), generation);
+            Condition::set(&mut status.conditions, said);
             if known.as_ref() != Some(&status) {
                 let namespace = object.namespace().unwrap_or_default();
                 self.put::<ResponsePolicy>(&namespace, &object.name_any(), &json!({ "status": status }))
@@ -309,65 +280,7 @@ impl Inputs {
         Ok(())
     }
 
-    async fn say_rule_sets(
-        &self,
-        objects: &[Arc<DynamicObject>],
-        missing: &[Vec<String>],
-        compiled: &Compiled,
-    ) -> Result<(), Failure> {
-        let nodes = self.nodes().await;
-        for ((object, lacks), (report, version)) in
-            objects.iter().zip(missing).zip(compiled.reports.iter().zip(&compiled.bundle.version.sets))
-        {
-            let generation = object.metadata.generation.unwrap_or(0);
-            let known = parsed::<Shown>(object).and_then(|known| known.status);
-            let mut status = rules_status(report, generation);
-            status.conditions = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-            let loaded = |node: &&RulesVersion| node.sets.iter().any(|set| set == version);
-            let here = nodes.iter().filter(loaded).count();
-            status.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-            status.loaded = generations(&nodes, &version.name);
-            status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
-            let now = (self.clock)();
-            let (holds, reason, message) = match (lacks.as_slice(), report.failures.as_slice()) {
-                ([], []) => (Holds::True, "Loaded", format!("{} rules are compiled", report.rules)),
-                ([], failures) => (
-                    Holds::False,
-                    "RulesBroken",
-                    format!("{} rules are not loaded, see failures", failures.len()),
-                ),
-                (lacks, _) => (Holds::False, "NotFetched", lacks.join("; ")),
-            };
-            Condition::set(
-                &mut status.conditions,
-                condition("Ready", holds, reason, message, now, generation),
-            );
-            let fetched = if lacks.is_empty() {
-                condition("Fetched", Holds::True, "Fetched", "all of its sources were read", now, generation)
-            } else {
-                condition("Fetched", Holds::False, "NotFetched", lacks.join("; "), now, generation)
-            };
-            Condition::set(&mut status.conditions, fetched);
-            if known.as_ref() != Some(&status) {
-                self.put::<Shown>("", &object.name_any(), &json!({ "status": status })).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What each node that is linked says it has loaded. Sources of records are no nodes.
-    async fn nodes(&self) -> Vec<RulesVersion> {
-        let Ok(json) = self.asker.ask(Ask::Status).await else { return Vec::new() };
-        let Ok(status) = serde_json::from_slice::<Status>(&json) else { return Vec::new() };
-        status
-            .nodes
-            .into_iter()
-            .filter(|node| !node.node.as_str().contains(':') && node.node != model::NodeId::cluster())
-            .map(|node| node.status.and_then(|status| status.loaded).unwrap_or_default())
-            .collect()
-    }
-
-    async fn put<K>(&self, namespace: &str, name: &str, rest: &Value) -> Result<(), Failure>
+    pub(super) async fn put<K>(&self, namespace: &str, name: &str, rest: &Value) -> Result<(), Failure>
     where
         K: kube::Resource<DynamicType = ()>,
     {
@@ -399,15 +312,6 @@ impl Inputs {
             tracing::debug!(%failure, reason, "an Event could not be written");
         }
     }
-}
-
-fn generations(nodes: &[RulesVersion], name: &str) -> Vec<Loaded> {
-    let mut count: BTreeMap<i64, u32> = BTreeMap::new();
-    for set in nodes.iter().flat_map(|node| &node.sets).filter(|set| set.name == name) {
-        *count.entry(set.generation).or_default() += 1;
-    }
-    let newest = count.into_iter().rev().take(16);
-    newest.map(|(generation, nodes)| Loaded { generation, nodes }).collect()
 }
 
 /// The name under which an object's text is read.
@@ -471,6 +375,31 @@ fn check(text: &Text, standing: &BTreeMap<String, BTreeSet<String>>) -> Checked 
         }
     });
     Checked { plan, problems: told.collect() }
+}
+
+/// What other policies say otherwise than this one. One in Hemostat's own namespace speaks of all incidents, another of those of its own.
+fn conflicting(
+    this: &DynamicObject,
+    all: &[(&Arc<DynamicObject>, ResponsePolicySpec)],
+    home: &str,
+) -> Vec<String> {
+    let place = |one: &DynamicObject| (one.namespace().unwrap_or_default(), one.name_any());
+    let (namespace, name) = place(this);
+    let Some((_, ours)) = all.iter().find(|(object, _)| place(object) == (namespace.clone(), name.clone()))
+    else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (object, theirs) in all {
+        let (there, other) = place(object);
+        let meet = there == namespace || there == home || namespace == home;
+        if meet && (&there, &other) != (&namespace, &name) {
+            found.extend(
+                conflicts(ours, theirs).into_iter().map(|what| format!("{there}/{other} says {what}")),
+            );
+        }
+    }
+    found
 }
 
 /// The path of what stands in a line of a text that [`text_of`] made: people know their object by its fields, not by our lines.

@@ -3,6 +3,7 @@
 //! this feeds it and mirrors it. docs/kubernetes.md tells how it hangs together.
 
 mod follow;
+mod gather;
 mod inputs;
 mod journal;
 mod keys;
@@ -45,6 +46,7 @@ use self::{
 };
 use crate::{
     Controller, ControllerConfig, ControllerHandle, StartError,
+    artifact::Artifacts,
     attribute::{self, Pods},
     crash::CrashPoints,
     ingest::{self, IngestConfig, IngestError, IngestHandle, SourceSpec, Start, Zone},
@@ -212,7 +214,7 @@ async fn lead(
     parts.tasks.spawn(act::serve(Arc::new(executor), attach, parts.stop.clone()));
     let (bundle, bundles) = watch::channel(Arc::new(RuleBundle::default()));
     let (ready, mut is_ready) = watch::channel(false);
-    start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, crash));
+    start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, &state, crash));
     let desk = TokenDesk {
         reach: reach.clone(),
         authority: Arc::clone(&authority),
@@ -387,7 +389,7 @@ fn start_reconcilers(
     told: mpsc::Receiver<Box<model::NodeCommand>>,
     bundle: watch::Sender<Arc<RuleBundle>>,
     ready: watch::Sender<bool>,
-    (clock, crash): (&crate::Clock, Arc<dyn CrashPoints>),
+    (clock, state, crash): (&crate::Clock, &std::path::Path, Arc<dyn CrashPoints>),
 ) {
     let (tasks, stop) = (&parts.tasks, &parts.stop);
     let (came_in, came_out) = (Due::default(), Due::default());
@@ -433,8 +435,11 @@ fn start_reconcilers(
     let reporter =
         Reporter { controller: "hemostat.dev/controller".into(), instance: Some(config.identity.clone()) };
     let recorder = Recorder::new(reach.client.clone(), reporter);
+    let artifacts = Artifacts::new(state.join("artifacts"));
+    tasks.spawn(Arc::clone(&artifacts).run(stop.clone()));
     let inputs = Inputs {
         reach: reach.clone(),
+        artifacts,
         asker: parts.asker.clone(),
         clock: clock.clone(),
         home: config.namespace.clone(),

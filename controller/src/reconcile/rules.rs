@@ -27,6 +27,8 @@ pub(crate) struct Given {
     pub(crate) files: Vec<(String, String)>,
     /// Ids of rules that are left out.
     pub(crate) disabled: Vec<String>,
+    /// The artifact that some of the files are of.
+    pub(crate) artifact: Option<String>,
 }
 
 /// What came of one RuleSet.
@@ -215,7 +217,7 @@ mod tests {
 
     fn set(name: &str, files: &[(&str, &str)]) -> Given {
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        Given { name: name.into(), generation: 3, files, disabled: Vec::new() }
+        Given { name: name.into(), generation: 3, files, ..Given::default() }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -20,6 +21,7 @@ use tonic::{Streaming, transport::Endpoint};
 
 use crate::{
     convert::{FromController, frame_from_up, from_controller},
+    fence::{Fence, NotAdmitted},
     identity::{Credentials, Subject},
     link::{AgentLink, FrameError, LinkError, MAX_FRAME, MAX_UNACKED_REPORTS},
     proto::{self, link_client::LinkClient},
@@ -50,6 +52,8 @@ pub struct ConnectConfig {
     pub keep_alive: Duration,
     /// How long to wait for acknowledgements when the agent closes its end.
     pub drain_limit: Duration,
+    /// Which leaderships are still listened to; without it, any.
+    pub fence: Option<Arc<Fence>>,
 }
 
 impl ConnectConfig {
@@ -66,6 +70,7 @@ impl ConnectConfig {
             longest_pause: Duration::from_secs(30),
             keep_alive: Duration::from_secs(10),
             drain_limit: Duration::from_secs(3),
+            fence: None,
         }
     }
 }
@@ -187,7 +192,7 @@ impl AgentEnd {
         let explain =
             |error: LinkError| tls::explain(&broke, &self.config.address, &identity).unwrap_or(error);
         match next(&mut from_wire, &self.config.address, self.config.step_limit).await.map_err(explain)? {
-            FromController::Welcome => {}
+            FromController::Welcome { epoch } => self.admit(epoch)?,
             other => {
                 let frame = FrameError::OutOfPlace { expected: "a welcome", found: other.name() };
                 return Err(LinkError::Frame { from: self.config.address.clone(), frame });
@@ -200,6 +205,21 @@ impl AgentEnd {
         self.exchange(&to_wire, &mut from_wire)
             .await
             .map_err(|error| tls::explain(&broke, &self.config.address, &identity).unwrap_or(error))
+    }
+
+    /// What is written down before anything of this connection is taken, an older leader cannot take back.
+    fn admit(&self, epoch: u64) -> Result<(), LinkError> {
+        let Some(fence) = &self.config.fence else { return Ok(()) };
+        fence.admit(epoch).map_err(|because| match because {
+            NotAdmitted::Superseded { seen } => LinkError::Frame {
+                from: self.config.address.clone(),
+                frame: FrameError::Superseded { found: epoch, seen },
+            },
+            NotAdmitted::Unwritten(source) => LinkError::Ended {
+                address: self.config.address.clone(),
+                because: format!("which leadership this is cannot be written down: {source}"),
+            },
+        })
     }
 
     async fn open(
@@ -288,7 +308,7 @@ impl AgentEnd {
                 biased;
                 frame = from_wire.message(), if for_agent.is_none() => {
                     match received(frame, &address)? {
-                        FromController::Welcome => {
+                        FromController::Welcome { .. } => {
                             let frame = FrameError::OutOfPlace { expected: "a message", found: "a welcome" };
                             return Err(LinkError::Frame { from: address, frame });
                         }

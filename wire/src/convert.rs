@@ -72,8 +72,8 @@ pub(crate) fn frame_from_up(up: &Up) -> Result<proto::AgentFrame, FrameError> {
 /// What comes down, as the agent's end sees it.
 #[derive(Debug)]
 pub(crate) enum FromController {
-    /// The connection is accepted.
-    Welcome,
+    /// The connection is accepted by this leadership; 0 where there is no election.
+    Welcome { epoch: u64 },
     /// For the agent.
     Down(Down),
     /// An outcome is in the controller's hands.
@@ -83,7 +83,7 @@ pub(crate) enum FromController {
 impl FromController {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Welcome => "a welcome",
+            Self::Welcome { .. } => "a welcome",
             Self::Down(Down::Ack { .. }) => "an acknowledgement",
             Self::Down(Down::Command(_)) => "a command",
             Self::Down(Down::Rules(_)) => "rules",
@@ -96,7 +96,7 @@ impl FromController {
 pub(crate) fn from_controller(frame: proto::ControllerFrame) -> Result<FromController, FrameError> {
     match frame.frame.ok_or(FrameError::Unknown)? {
         controller_frame::Frame::Welcome(welcome) if welcome.protocol == PROTOCOL => {
-            Ok(FromController::Welcome)
+            Ok(FromController::Welcome { epoch: welcome.epoch })
         }
         controller_frame::Frame::Welcome(welcome) => Err(FrameError::Protocol { found: welcome.protocol }),
         controller_frame::Frame::Ack(ack) => Ok(FromController::Down(Down::Ack { upto: Seq(ack.upto) })),
@@ -134,9 +134,9 @@ pub(crate) fn frame_from_down(down: &Down) -> Result<proto::ControllerFrame, Fra
 }
 
 /// The controller's first word.
-pub(crate) fn welcome() -> proto::ControllerFrame {
+pub(crate) fn welcome(epoch: u64) -> proto::ControllerFrame {
     proto::ControllerFrame {
-        frame: Some(controller_frame::Frame::Welcome(proto::Welcome { protocol: PROTOCOL })),
+        frame: Some(controller_frame::Frame::Welcome(proto::Welcome { protocol: PROTOCOL, epoch })),
     }
 }
 

@@ -4,12 +4,14 @@
 //! What a message means is not known here: [`model::Up`] and [`model::Down`] go in at one end and come out at the other.
 
 pub mod enrol;
+pub mod fence;
 pub mod identity;
 pub mod link;
 
 mod client;
 mod convert;
 mod server;
+mod strangers;
 mod tls;
 
 /// Generated from `proto/hemostat/link/v1/link.proto`; converted in [`convert`] only.

@@ -145,6 +145,14 @@ pub enum FrameError {
         /// Theirs.
         found: u32,
     },
+    /// The controller leads no more.
+    #[error("its leadership {found} is over: this node has met {seen}, which is later")]
+    Superseded {
+        /// Theirs.
+        found: u64,
+        /// The latest that was met.
+        seen: u64,
+    },
     /// A body's version.
     #[error("its {kind} has version {found}, this side reads {expected}: upgrade the older one")]
     BodyVersion {

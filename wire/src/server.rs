@@ -29,11 +29,13 @@ use crate::{
         enrol_server::EnrolServer,
         link_server::{Link, LinkServer},
     },
+    strangers::Strangers,
     tls,
 };
 
-/// Handshakes that may be under way at once; more wait in the kernel's accept queue.
-const MAX_HANDSHAKES: usize = 64;
+/// Handshakes that may be under way at once; more wait in the kernel's accept queue. Of one address there are fewer
+/// ([`ListenConfig::strangers`]), so that no single machine fills them.
+const MAX_HANDSHAKES: usize = 256;
 
 /// Frames that wait to be sent to one node.
 const OUTBOX: usize = 16;
@@ -57,6 +59,12 @@ pub struct ListenConfig {
     pub keep_alive: Duration,
     /// Who gives certificates to agents that have none; without one nobody is let in without a certificate.
     pub registrar: Option<Arc<dyn Registrar>>,
+    /// Which leadership this is, where there is an election: agents take no orders of an earlier one ([`crate::fence`]).
+    pub epoch: u64,
+    /// Connections of those who have shown no certificate, at once: of all, and of one address (I11). More are closed at once.
+    pub strangers: (usize, usize),
+    /// Somebody without a certificate has this long, from the connection's first byte to its last.
+    pub stranger_limit: Duration,
 }
 
 impl std::fmt::Debug for ListenConfig {
@@ -77,10 +85,13 @@ impl ListenConfig {
             step_limit: Duration::from_secs(10),
             keep_alive: Duration::from_secs(10),
             registrar: None,
+            epoch: 0,
+            strangers: (256, 32),
+            stranger_limit: Duration::from_secs(20),
         }
     }
 
-    fn strangers(&self) -> tls::Strangers {
+    fn whom(&self) -> tls::Strangers {
         if self.registrar.is_some() { tls::Strangers::MayAsk } else { tls::Strangers::Refused }
     }
 }
@@ -180,6 +191,7 @@ async fn accept_loop(
     cancel: CancellationToken,
 ) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let strangers = Strangers::new(config.strangers);
     let tasks = TaskTracker::new();
     let config = Arc::new(config);
     loop {
@@ -201,6 +213,14 @@ async fn accept_loop(
                 continue;
             }
         };
+        let place = match strangers.place(from.ip()) {
+            Ok(place) => place,
+            Err(because) => {
+                refuse(&refusals, LinkError::RefusedPeer { peer: from.to_string(), because });
+                continue;
+            }
+        };
+        let until = tokio::time::Instant::now() + config.stranger_limit;
         let (config, accepted, refusals) = (config.clone(), accepted.clone(), refusals.clone());
         let cancelled = cancel.clone();
         tasks.spawn(async move {
@@ -217,6 +237,7 @@ async fn accept_loop(
                 limit,
             })) {
                 Ok(stream) => {
+                    let stream = stream.bounded(place, until);
                     // Fails only when the server is ending.
                     let _ = accepted.send(Ok(stream)).await;
                 }
@@ -237,7 +258,7 @@ async fn handshake(
         .set_nodelay(true)
         .map_err(|source| LinkError::Unreachable { address: from.to_string(), source })?;
     let identity = config.credentials.load()?;
-    tls::accept(stream, from, &identity, config.strangers()).await
+    tls::accept(stream, from, &identity, config.whom()).await
 }
 
 fn refuse(refusals: &mpsc::Sender<LinkError>, error: LinkError) {
@@ -287,7 +308,7 @@ impl Link for Door {
         let (to_wire, frames) = mpsc::channel(OUTBOX);
         let link = ControllerLink { node: peer.node.clone(), up, down };
         // Both queues are empty and their receivers are in our hands: these cannot fail.
-        let _ = to_wire.try_send(Ok(welcome()));
+        let _ = to_wire.try_send(Ok(welcome(self.limits.epoch)));
         let _ = to_controller.try_send(hello);
         self.links.send(link).await.map_err(|_| Status::unavailable("the controller is ending"))?;
 

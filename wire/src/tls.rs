@@ -3,6 +3,7 @@
 //! The handshake is done here and not by tonic, because only here is the refused certificate at hand.
 
 use std::{
+    future::Future as _,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -29,12 +30,14 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
 };
 use tonic::transport::server::Connected;
 
 use crate::{
     identity::{CONTROLLER_NAME, Identity, IdentityError, Subject, describe, subject, validity},
     link::LinkError,
+    strangers::Place,
 };
 
 /// Whether somebody without a certificate is let in, to ask for one.
@@ -91,7 +94,7 @@ pub(crate) async fn accept(
             });
         }
     };
-    Ok(Stream { inner: tls, peer, broke: Broke::default() })
+    Ok(Stream { inner: tls, peer, broke: Broke::default(), stranger: None })
 }
 
 /// Connects: the other end's certificate must be from our authority, in its time, and name the controller.
@@ -142,7 +145,7 @@ async fn shake_hands(
         .connect(name, tcp)
         .await
         .map_err(|source| failure(&source, address, &ours, take(&witness.refused)))?;
-    Ok(Stream { inner: tls, peer: None, broke: Broke::default() })
+    Ok(Stream { inner: tls, peer: None, broke: Broke::default(), stranger: None })
 }
 
 /// What a broken stream says, in our words. With TLS 1.3 the other end's refusal comes after our handshake has ended, so
@@ -174,9 +177,31 @@ pub(crate) struct Stream<S> {
     inner: S,
     peer: Option<Peer>,
     pub(crate) broke: Broke,
+    /// Of somebody who has shown no certificate: its place, and when its time is over.
+    stranger: Option<(Place, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Stream<S> {
+    /// Who has shown no certificate keeps its place while it is here, and has until then.
+    pub(crate) fn bounded(mut self, place: Place, until: Instant) -> Self {
+        if self.peer.is_none() {
+            self.stranger = Some((place, Box::pin(sleep_until(until))));
+        }
+        self
+    }
+
+    /// Ends a stranger's connection whose time is over, also while nothing comes and nothing goes.
+    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some((_, end)) = &mut self.stranger else { return Ok(()) };
+        match end.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "whoever has no certificate must have asked for one by now",
+            )),
+        }
+    }
+
     fn remember<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &result
             && let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
@@ -193,6 +218,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.in_time(cx)?;
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         self.remember(result)
     }
@@ -200,6 +226,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.in_time(cx)?;
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.remember(result)
     }

@@ -110,3 +110,90 @@ async fn a_certificate_that_ends_takes_its_connection_with_it() {
     connection.close().await;
     listener.close().await;
 }
+
+/// One who connects and says nothing, or shakes hands and then says nothing.
+mod silent {
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::TcpStream,
+        time::{Duration, timeout},
+    };
+
+    use super::*;
+
+    async fn listener_with(strangers: (usize, usize), stranger_limit: Duration) -> (Listener, String) {
+        let authority = Authority::create("test", now(), HOUR).unwrap();
+        let credentials = Credentials::Memory {
+            own: authority.issue(&Subject::Controller, now(), HOUR).unwrap(),
+            authority: authority.certificate().to_owned(),
+        };
+        let trusted = authority.certificate().to_owned();
+        let config = ListenConfig {
+            registrar: Some(Arc::new(Desk { authority, life: HOUR })),
+            strangers,
+            stranger_limit,
+            ..ListenConfig::new("127.0.0.1:0".parse().unwrap(), credentials)
+        };
+        (listen(config).await.unwrap(), trusted)
+    }
+
+    /// A TLS connection without a certificate.
+    async fn stranger(listener: &Listener, trusted: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+        use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = rustls_pki_types::ServerName::try_from("controller.hemostat.internal").unwrap();
+        let tcp = TcpStream::connect(listener.address).await.unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn i11_a_stranger_who_asks_for_nothing_is_let_go_and_a_node_comes_in() {
+        let (mut listener, trusted) = listener_with((8, 2), Duration::from_millis(300)).await;
+        let mut silent = stranger(&listener, &trusted).await;
+        // What it is sent at first, and then the end: not a timed assertion, only a bound against hanging for ever.
+        let ended = async {
+            let mut bytes = [0; 1024];
+            while matches!(silent.read(&mut bytes).await, Ok(n) if n > 0) {}
+        };
+        timeout(Duration::from_secs(30), ended).await.expect("the connection has no end");
+        let enrolled = application(&listener, &trusted).hand_in("token-of-n1".into()).await.unwrap();
+        let credentials = Credentials::Memory { own: enrolled.own, authority: enrolled.authority };
+        let (link, connection) =
+            connect(ConnectConfig::new(listener.address.to_string(), NodeId::new("n1"), credentials));
+        link.up.send(Up::Hello { node: NodeId::new("n1"), epoch: AgentEpoch(1) }).await.unwrap();
+        let taken = listener.accept().await.unwrap();
+        // A node's connection has no such end.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(*connection.state.borrow(), LinkState::Up);
+        assert_eq!(taken.node.as_str(), "n1");
+        connection.close().await;
+        listener.close().await;
+    }
+
+    #[tokio::test]
+    async fn i11_one_address_has_so_many_places_and_no_more() {
+        let (mut listener, trusted) = listener_with((8, 2), Duration::from_secs(60)).await;
+        let held = [stranger(&listener, &trusted).await, stranger(&listener, &trusted).await];
+        let refused = application(&listener, &trusted).hand_in("token-of-n1".into()).await;
+        assert!(refused.is_err(), "a third has no place");
+        let why = listener.refused().await.unwrap().to_string();
+        assert!(why.contains("2 connections from there have shown no certificate"), "{why}");
+        drop(held);
+        // Their places come back when the ends are noticed.
+        let mut tries = 0;
+        while application(&listener, &trusted).hand_in("token-of-n1".into()).await.is_err() {
+            tries += 1;
+            assert!(tries < 200, "the places do not come back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        listener.close().await;
+    }
+}

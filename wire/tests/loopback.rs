@@ -1,9 +1,10 @@
 //! Both ends of a link over real TLS on loopback.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hemostat_wire::{
+    fence::Fence,
     identity::{Authority, Credentials, Subject},
     link::{
         AgentLink, ConnectConfig, Connection, ControllerLink, LinkState, ListenConfig, Listener, connect,
@@ -356,4 +357,44 @@ fn an_authority_survives_its_files() {
     );
     let bad = made.issue(&Subject::Node(NodeId::new("a/b")), now(), DAY).unwrap_err().to_string();
     assert!(bad.contains("not a node name"), "{bad}");
+}
+
+#[tokio::test]
+async fn a_former_leader_that_woke_up_late_commands_nothing() {
+    let authority = authority();
+    let leader = async |epoch: u64| {
+        let own = credentials(&authority, &Subject::Controller, now());
+        listen(ListenConfig { epoch, ..ListenConfig::new("127.0.0.1:0".parse().unwrap(), own) })
+            .await
+            .unwrap()
+    };
+    let (mut former, mut present) = (leader(3).await, leader(4).await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leadership");
+    let node = |address: SocketAddr| {
+        let mut config =
+            ConnectConfig::new(address.to_string(), NodeId::new("n1"), node_credentials(&authority, "n1"));
+        config.first_pause = Duration::from_millis(5);
+        config.longest_pause = Duration::from_millis(20);
+        // Opened anew each time: as after a restart of the agent.
+        config.fence = Some(Arc::new(Fence::open(&path).unwrap()));
+        connect(config)
+    };
+    for listener in [&mut former, &mut present] {
+        let (link, connection) = node(listener.address);
+        link.up.send(hello("n1")).await.unwrap();
+        say_and_answer(link, listener.accept().await.unwrap()).await;
+        connection.close().await;
+    }
+    let (mut link, mut connection) = node(former.address);
+    link.up.send(hello("n1")).await.unwrap();
+    let late = former.accept().await.unwrap();
+    // It takes the node for linked, and what it says is heard by nobody.
+    let _unheard = late.down.send(Down::Ack { upto: Seq(1) }).await;
+    let because = because(&mut connection).await;
+    assert!(because.contains("leadership 3 is over") && because.contains("met 4"), "{because}");
+    assert!(link.down.try_recv().is_err(), "nothing of it comes through");
+    connection.close().await;
+    former.close().await;
+    present.close().await;
 }

@@ -42,6 +42,9 @@ pub(crate) struct Watcher {
     _state: Scratch,
 }
 
+/// The playbooks say what they would do, and do nothing.
+const OBSERVE: &str = "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata:\n  name: bench\nspec:\n  mode: Shadow\n";
+
 /// A folder that goes with the value.
 struct Scratch(PathBuf);
 
@@ -57,7 +60,12 @@ impl Watcher {
         fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
         let scratch = Scratch(state.clone());
         let log = state.join("hemostat.log");
-        let standalone = Standalone::start(&programs.hemostat.hemostat, state, log, &[])?;
+        // The rules see what they find on this host, but nothing of anybody else may be frozen for the sake of a figure.
+        let observe = state.join("observe.yaml");
+        fs::write(&observe, OBSERVE).with_context(|| format!("write {}", observe.display()))?;
+        let observe = observe.to_str().context("a state folder whose name is no text")?;
+        let more = ["--reactions", "off", "--playbooks", observe];
+        let standalone = Standalone::start(&programs.hemostat.hemostat, state, log, &more)?;
         Ok(Self { standalone, _state: scratch })
     }
 

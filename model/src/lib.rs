@@ -7,6 +7,7 @@
 mod action;
 mod audit;
 mod cluster;
+mod enrichment;
 mod event;
 mod finding;
 mod ids;
@@ -22,6 +23,7 @@ mod time;
 pub use action::*;
 pub use audit::*;
 pub use cluster::*;
+pub use enrichment::*;
 pub use event::*;
 pub use finding::*;
 pub use ids::*;

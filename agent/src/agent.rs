@@ -208,6 +208,7 @@ impl Agent {
             authority: Arc::new(RwLock::new(config.authority)),
             blind: AtomicBool::new(false),
             notes: Mutex::new(notes),
+            of_rules: Mutex::default(),
         });
         let fold = Arc::new(Mutex::new(Fold::default()));
         let news = Arc::new(Notify::new());
@@ -341,6 +342,11 @@ impl AgentHandle {
     pub fn set_rules_with(&self, rules: Arc<RuleSet>, authority: Authority) -> Result<(), ProbeError> {
         *self.shared.authority.write().unwrap_or_else(PoisonError::into_inner) = authority;
         self.set_rules(rules)
+    }
+
+    /// What is wrong with the rules, as whoever reads them found it: it stands in the node's status until something else is said.
+    pub fn say_of_rules(&self, problems: Vec<String>) {
+        *lock(&self.shared.of_rules) = problems;
     }
 
     /// Whether the node may act by itself.

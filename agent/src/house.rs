@@ -37,6 +37,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Agent, controller and rules have all been set up after this.
 const STARTED_AFTER: Duration = Duration::from_secs(3);
 
+/// Problems of rules that the status names (I11).
+const MAX_OF_RULES: usize = 16;
+
 /// Samples of losses kept: two minutes.
 const SAMPLES: usize = 120;
 
@@ -112,6 +115,8 @@ pub struct Shared {
     pub blind: AtomicBool,
     /// Found wrong at the start.
     pub notes: Mutex<Vec<String>>,
+    /// Wrong with the rules.
+    pub of_rules: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -173,6 +178,13 @@ impl Shared {
             }
         }
         degraded.extend(lock(&self.notes).iter().cloned());
+        {
+            let problems = lock(&self.of_rules);
+            degraded.extend(problems.iter().take(MAX_OF_RULES).cloned());
+            if let Some(more @ 1..) = problems.len().checked_sub(MAX_OF_RULES) {
+                degraded.push(format!("{more} more problems of rules; the log names each"));
+            }
+        }
         let (_, rules) = self.rules.current();
         let holding = {
             let authority = self.authority.read().unwrap_or_else(PoisonError::into_inner);

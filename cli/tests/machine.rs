@@ -105,9 +105,12 @@ struct Standalone(Child);
 impl Standalone {
     /// SIGTERM, and how it ended.
     fn terminate(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         until("SIGTERM was not heard", || self.0.try_wait().unwrap())
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
     }
 }
 
@@ -328,4 +331,48 @@ fn a_full_state_folder_is_said_and_no_finding_is_lost() {
     let verified = verify.args(["audit", "verify", "--state"]).arg(place.at("state")).output().unwrap();
     assert!(verified.status.success(), "the audit log is whole: {verified:?}");
     drop((running, disk));
+}
+
+/// What goes wrong with the rules of a running node takes none of them out of force, and it is told until it is mended.
+#[test]
+fn rules_that_are_broken_or_away_at_sighup_stay_in_force_and_the_status_says_where() {
+    if skipped("rules that break while it runs", &["unshare"]) {
+        return;
+    }
+    let place = Place::new();
+    let mut running = match place.start("exec") {
+        Ok(running) => running,
+        Err(said) => {
+            println!("SKIPPED: rules that break while it runs: standalone does not start here: {said}");
+            return;
+        }
+    };
+    let told = |what: &str| {
+        running.signal(rustix::process::Signal::HUP);
+        until(what, || {
+            let node = place.node()?;
+            let said = node["degraded"].to_string();
+            let board = place.ask(&["status"])?["health"]["problems"].to_string();
+            let known = said.contains(what) && said.contains("stays in force") && board.contains(what);
+            known.then(|| assert_eq!(node["rules"], 2, "{node}"))
+        });
+    };
+    fs::write(place.at("rules/probe.yml"), RULES.replacen("Image|endswith", "Image|endzwith", 1)).unwrap();
+    told("rules/probe.yml:4:23: unknown modifier `endzwith`");
+    let log = fs::read_to_string(place.at("log")).unwrap();
+    assert!(log.contains("did you mean `endswith`"), "the log shows the place: {log}");
+    fs::rename(place.at("rules"), place.at("elsewhere")).unwrap();
+    told("rules: cannot be read: No such file");
+    fs::create_dir(place.at("rules")).unwrap();
+    told("rules: holds no rule file any more");
+    place.run_probe();
+    until("a rule that is broken on disk found nothing", || place.has_incident_of_the_probe());
+    fs::write(place.at("rules/probe.yml"), RULES).unwrap();
+    running.signal(rustix::process::Signal::HUP);
+    until("what is mended is still told", || {
+        let (node, status) = (place.node()?, place.ask(&["status"])?);
+        let all = format!("{}{}", node["degraded"], status["health"]["problems"]);
+        (!all.contains("before stays in force")).then_some(())
+    });
+    assert_eq!(running.terminate().code(), Some(0));
 }

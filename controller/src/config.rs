@@ -16,7 +16,7 @@ use crate::{
     witness::Witness,
 };
 
-pub use crate::files::read_file;
+pub use crate::files::{read_file, rules_below};
 
 /// Where the present comes from. The only clock that the controller reads; tests pass their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -7,6 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use detect::{
+    keep::{self, Unread},
+    source::SourceFile,
+};
+
 /// Files read in all (I11); more are named as not read.
 const MAX_FILES: usize = 4096;
 
@@ -25,8 +30,8 @@ const MAX_DEPTH: usize = 8;
 pub(crate) struct Found {
     /// Sorted within each source.
     pub(crate) files: Vec<PathBuf>,
-    /// What could not be looked at.
-    pub(crate) problems: Vec<String>,
+    /// What could not be looked at, or not wholly.
+    pub(crate) problems: Vec<Unread>,
 }
 
 /// All `*.yaml` and `*.yml` in `sources`, which are files or folders; tests, which stand beside what they test, left out.
@@ -34,17 +39,39 @@ pub(crate) fn yaml_below(sources: &[PathBuf]) -> Found {
     let mut all = Found::default();
     for source in sources {
         let mut found = Vec::new();
-        if let Err(error) = collect(source, 0, &mut found) {
-            all.problems.push(format!("{}: cannot be read: {error}", source.display()));
-        }
+        collect(source, 0, &mut found, &mut all.problems);
         found.sort();
         all.files.append(&mut found);
-    }
-    if all.files.len() > MAX_FILES {
-        all.problems.push(format!("{} files: only the first {MAX_FILES} are read", all.files.len()));
-        all.files.truncate(MAX_FILES);
+        if all.files.len() > MAX_FILES {
+            let reason = format!("too many files: only the first {MAX_FILES} are read");
+            all.problems.push(Unread { name: source.display().to_string(), reason });
+            all.files.truncate(MAX_FILES);
+        }
     }
     all
+}
+
+/// All rule files in `sources`, which are files or folders, read.
+#[must_use]
+pub fn rules_below(sources: &[PathBuf]) -> keep::Found {
+    let found = yaml_below(sources);
+    let names = sources.iter().map(|source| source.display().to_string()).collect();
+    let mut all = keep::Found { sources: names, files: Vec::new(), unread: found.problems };
+    for file in &found.files {
+        let name = file.display().to_string();
+        match read_file(file) {
+            // A file that is not UTF-8 is still looked at: the front end says where it is broken.
+            Ok(bytes) => {
+                all.files.push(SourceFile { name, text: String::from_utf8_lossy(&bytes).into_owned() });
+            }
+            Err(error) => all.unread.push(unread(file, &error)),
+        }
+    }
+    all
+}
+
+fn unread(path: &Path, error: &io::Error) -> Unread {
+    Unread { name: path.display().to_string(), reason: format!("cannot be read: {error}") }
 }
 
 /// Reads a file of rules or playbooks: a regular one that is no longer than the front ends take. A named pipe, of which nothing may ever
@@ -72,24 +99,33 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
-    if !fs::metadata(source)?.is_dir() {
-        found.push(source.into());
-        return Ok(());
-    }
-    for entry in fs::read_dir(source)? {
-        let path = entry?.path();
+/// What cannot be looked at is named; the rest is found all the same.
+fn collect(source: &Path, depth: usize, found: &mut Vec<PathBuf>, problems: &mut Vec<Unread>) {
+    let entries = match fs::metadata(source)
+        .and_then(|facts| facts.is_dir().then(|| fs::read_dir(source)).transpose())
+    {
+        Ok(Some(entries)) => entries,
+        Ok(None) => return found.push(source.into()),
+        Err(error) => return problems.push(unread(source, &error)),
+    };
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                problems.push(unread(source, &error));
+                continue;
+            }
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let yaml = name.ends_with(".yaml") || name.ends_with(".yml");
         let test =
             name.ends_with(".test.yaml") || name.ends_with(".test.yml") || name.ends_with("_test.yaml");
         if path.is_dir() && depth < MAX_DEPTH {
-            collect(&path, depth + 1, found)?;
+            collect(&path, depth + 1, found, problems);
         } else if yaml && !test && found.len() <= MAX_FILES {
             found.push(path);
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -121,7 +157,7 @@ mod tests {
         fs::write(dir.path().join("00000.test.yml"), "").unwrap();
         let found = yaml_below(&[dir.path().into()]);
         assert_eq!(found.files.len(), MAX_FILES);
-        assert!(found.problems[0].contains("only the first 4096"), "{:?}", found.problems);
+        assert!(found.problems[0].reason.contains("only the first 4096"), "{:?}", found.problems);
         let mut deep = tempfile::tempdir().unwrap().keep();
         let top = deep.clone();
         for _ in 0..MAX_DEPTH + 3 {
@@ -135,10 +171,7 @@ mod tests {
         assert!(found.files.len() <= MAX_FILES && found.files.contains(&top.join("d/p.yaml")));
         fs::remove_dir_all(top).unwrap();
         let missing = yaml_below(&["/nonexistent/rules".into()]);
-        assert!(
-            missing.problems[0].starts_with("/nonexistent/rules: cannot be read:"),
-            "{:?}",
-            missing.problems
-        );
+        assert_eq!(missing.problems[0].name, "/nonexistent/rules");
+        assert!(missing.problems[0].reason.starts_with("cannot be read:"), "{:?}", missing.problems);
     }
 }

@@ -92,7 +92,7 @@ impl Book {
         let mut book = Self::default();
         let found = files::yaml_below(folders);
         for problem in found.problems {
-            book.problem(problem);
+            book.problem(format!("{}: {}", problem.name, problem.reason));
         }
         let mut resources = Vec::new();
         for file in &found.files {

@@ -8,8 +8,7 @@ use std::{
 use detect::{
     ast::{Correlation, Rule},
     correlation::quiet,
-    diagnostic::Severity,
-    load::{Loaded, load},
+    keep::Kept,
     source::SourceFile,
 };
 use model::{Reaction, RuleRef};
@@ -32,8 +31,8 @@ pub(crate) struct RuleBook {
     /// Correlations by key.
     by_key: BTreeMap<String, usize>,
     broken: Vec<String>,
-    /// Files that were read whole, as they were then.
-    whole: BTreeMap<String, String>,
+    /// Files as they were when they could be used.
+    kept: Kept,
 }
 
 impl RuleBook {
@@ -42,60 +41,20 @@ impl RuleBook {
         Self::reload(folders, further, &Self::default())
     }
 
-    /// The same, but a file that is broken, or empty, keeps what `before` had of it until it can be read whole: it may be half written, and
-    /// what its correlations have counted would be gone.
+    /// The same, but what is broken, empty or not to be read keeps what `before` had of it: it may be half written, and what its
+    /// correlations have counted would be gone.
     pub(crate) fn reload(folders: &[PathBuf], further: &[SourceFile], before: &Self) -> Self {
-        let found = files::yaml_below(folders);
-        let mut broken = found.problems;
-        let mut texts = Vec::new();
-        for file in &found.files {
-            let name = file.display().to_string();
-            match files::read_file(file) {
-                // A file that is not UTF-8 is still looked at: the front end says where it is broken.
-                Ok(bytes) => {
-                    texts.push(SourceFile { name, text: String::from_utf8_lossy(&bytes).into_owned() });
-                }
-                Err(error) => {
-                    broken.push(format!("{name}: cannot be read: {error}"));
-                    texts.extend(before.whole.get(&name).map(|text| SourceFile { name, text: text.clone() }));
-                }
-            }
-        }
-        texts.extend(further.iter().cloned());
-        let loaded = load(&texts);
-        let mut spoilt: BTreeSet<String> = errors(&loaded, &texts, &mut broken);
-        for file in texts.iter().filter(|file| file.text.trim().is_empty()) {
-            if before.whole.contains_key(&file.name) {
-                broken.push(format!("{}: is empty now; remove it to do without its rules", file.name));
-                spoilt.insert(file.name.clone());
-            }
-        }
-        let mut whole = BTreeMap::new();
-        let mut kept = 0;
-        for file in &mut texts {
-            if spoilt.contains(&file.name) {
-                let Some(text) = before.whole.get(&file.name) else { continue };
-                file.text.clone_from(text);
-                kept += 1;
-            }
-            whole.insert(file.name.clone(), file.text.clone());
-        }
-        let loaded = if kept == 0 {
-            loaded
-        } else {
-            broken.push(format!("{kept} of these files keep the rules that they had before"));
-            let again = load(&texts);
-            errors(&again, &texts, &mut broken);
-            again
-        };
-        // Files that refer to each other may have been named twice.
-        let mut known = BTreeSet::new();
-        broken.retain(|line| known.insert(line.clone()));
+        let mut found = files::rules_below(folders);
+        found.files.extend(further.iter().cloned());
+        let mut kept = before.kept.clone();
+        let in_force = kept.take(found);
+        let mut broken: Vec<String> = in_force.problems.iter().map(ToString::to_string).collect();
         broken.truncate(MAX_PROBLEMS);
+        let loaded = in_force.loaded;
         let quiet = quiet(&loaded.correlations);
         let keys = loaded.correlations.iter().enumerate();
         let by_key = keys.map(|(place, one)| (one.meta.key.clone(), place)).collect();
-        Self { rules: loaded.rules, correlations: loaded.correlations, quiet, by_key, broken, whole }
+        Self { rules: loaded.rules, correlations: loaded.correlations, quiet, by_key, broken, kept }
     }
 
     /// Tells of what is broken.
@@ -107,7 +66,7 @@ impl RuleBook {
                     if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
                 health.degraded(
                     Part::Rules,
-                    format!("{first}{more}; the others are in use: `hemostat rules check` shows each"),
+                    format!("{first}{more}; all others are in use: `hemostat rules check` shows each"),
                 );
             }
         }
@@ -141,21 +100,6 @@ impl RuleBook {
         };
         Some((one, rule))
     }
-}
-
-/// Adds what is wrong, with its place; the files that have something wrong.
-fn errors(loaded: &Loaded, texts: &[SourceFile], broken: &mut Vec<String>) -> BTreeSet<String> {
-    let mut spoilt = BTreeSet::new();
-    for told in loaded.diagnostics.iter().filter(|told| told.severity == Severity::Error) {
-        match told.place(texts) {
-            Some((file, line, column)) => {
-                spoilt.insert(file.to_owned());
-                broken.push(format!("{file}:{line}:{column}: {}", told.message));
-            }
-            None => broken.push(told.message.clone()),
-        }
-    }
-    spoilt
 }
 
 #[cfg(test)]

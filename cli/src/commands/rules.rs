@@ -108,18 +108,6 @@ pub(crate) fn read_rules(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     rule_files(paths)?.iter().map(|path| read_one(path)).collect()
 }
 
-/// The same for who must go on with what can be read: what cannot is named beside.
-pub(crate) fn read_rules_that_can_be(paths: &[PathBuf]) -> Result<(Vec<SourceFile>, Vec<String>)> {
-    let (mut rules, mut problems) = (Vec::new(), Vec::new());
-    for path in rule_files(paths)? {
-        match read_one(&path) {
-            Ok(file) => rules.push(file),
-            Err(error) => problems.push(format!("{error:#}")),
-        }
-    }
-    Ok((rules, problems))
-}
-
 fn rule_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = files_below(paths, &[".yml", ".yaml"])?;
     files.retain(|path| !is_test(path));

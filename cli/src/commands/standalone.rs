@@ -1,6 +1,7 @@
 //! `hemostat standalone`: agent and controller in one process, joined by a link within it. The same crates as in a cluster.
 
 mod reactions;
+mod rules;
 
 use std::{
     io::IsTerminal as _,
@@ -16,20 +17,16 @@ use controller::{
     ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start, Zone},
     wall_clock,
 };
-use detect::{
-    diagnostic::render,
-    load::load,
-    matcher::{Options as MatcherOptions, RuleSet, Swap},
-};
+use detect::matcher::Swap;
 use model::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::reactions::Reactions;
-use super::rules::read_rules_that_can_be;
+use self::rules::{Read, RuleFolders};
 use crate::{
     Shared,
-    exit::{Ended, Exit, with_causes},
+    exit::{Ended, Exit},
 };
 
 /// Messages that wait in each direction between agent and controller (I11).
@@ -52,8 +49,8 @@ pub(crate) struct Options {
     /// More rules for what is masked before it leaves the agent (docs/agent.md).
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
-    /// What the node does at once when a rule asks for it: `auto` lets those rules act that a playbook in mode Auto could answer; `off`
-    /// only observes.
+    /// What the node does at once when a rule asks for it: `auto` lets those rules act that a playbook in mode Auto could answer; with
+    /// `off` it waits for the playbooks, which act as their modes say.
     #[arg(long, value_enum, default_value_t)]
     reactions: Reactions,
     /// Size of the spool in MB.
@@ -116,7 +113,8 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     }
     let mut signals = Signals::new()?;
     make_private(&options.state)?;
-    let rules = Arc::new(Swap::new(Arc::new(read_rule_set(&options.rules)?)));
+    let (mut folders, Read { set, problems }) = RuleFolders::open(&options.rules)?;
+    let rules = Arc::new(Swap::new(Arc::new(set)));
     let masker = masker(options.mask.as_deref())?;
     let node = NodeId::new(options.node.clone().unwrap_or_else(agent::host_name));
 
@@ -157,13 +155,14 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
             return Err(anyhow::Error::new(error).context("start the agent"));
         }
     };
+    agent.say_of_rules(problems);
     let status = agent.status();
     let live = status.hooks.iter().filter(|hook| crate::render::is_live(&hook.state)).count();
     tracing::info!(%node, hooks = live, rules = status.rules, socket = %shared.socket.display(), "watching this host");
     for degraded in &status.degraded {
         tracing::warn!("degraded: {degraded}");
     }
-    let why = until_told(agent, &controller, &mut signals, &rules, &options).await;
+    let why = until_told(agent, &controller, &mut signals, &mut folders, &options).await;
     // They end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
     let sources = tokio::task::spawn_blocking(move || {
         let mut sources = sources;
@@ -220,14 +219,14 @@ async fn until_told(
     mut agent: AgentHandle,
     controller: &ControllerHandle,
     signals: &mut Signals,
-    rules: &Swap,
+    folders: &mut RuleFolders,
     options: &Options,
 ) -> Option<String> {
     let why = loop {
         tokio::select! {
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
-            _ = signals.hangup.recv() => reload(&agent, controller, rules, options).await,
+            _ = signals.hangup.recv() => reload(&agent, controller, folders, options).await,
             blind = agent.failed() => break Some(blind),
         }
     };
@@ -240,21 +239,26 @@ async fn until_told(
     why
 }
 
-/// SIGHUP: rules and playbooks are read again. Broken ones are named; what was in force stays where nothing better is to be had. Which
-/// rules may act follows the playbooks in any case.
-async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &Swap, options: &Options) {
-    let set = match read_rule_set(&options.rules) {
-        Ok(set) => Arc::new(set),
-        Err(error) => {
-            tracing::error!("the rules before stay in force: {}", with_causes(&error));
-            rules.current().1
-        }
-    };
+/// SIGHUP: rules and playbooks are read again. What is broken is named, here and in the node's status, and keeps what it held. Which rules
+/// may act follows the playbooks in any case.
+async fn reload(
+    agent: &AgentHandle,
+    controller: &ControllerHandle,
+    folders: &mut RuleFolders,
+    options: &Options,
+) {
+    let Read { set, mut problems } = folders.read();
     let (count, authority) = (set.len(), options.reactions.authority(&set, &options.playbooks));
-    match agent.set_rules_with(set, authority) {
-        Ok(()) => tracing::info!(rules = count, "rules read again"),
-        Err(error) => tracing::error!(%error, "the rules before stay in force"),
+    match agent.set_rules_with(Arc::new(set), authority) {
+        Ok(()) => tracing::info!(rules = count, problems = problems.len(), "rules read again"),
+        Err(error) => {
+            tracing::error!(%error, "the rules before stay in force");
+            problems.push(format!(
+                "the kernel side does not take the rules: {error}; those before stay in force"
+            ));
+        }
     }
+    agent.say_of_rules(problems);
     match controller.reload().await {
         Ok(playbooks) => {
             tracing::info!(
@@ -265,33 +269,6 @@ async fn reload(agent: &AgentHandle, controller: &ControllerHandle, rules: &Swap
         }
         Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
     }
-}
-
-fn read_rule_set(paths: &[PathBuf]) -> Result<RuleSet> {
-    let next = "make it, or say with --rules where rules are; those that come with Hemostat are in the folder rules of its source";
-    for path in paths {
-        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-            return Err(Ended::with(
-                Exit::Bad,
-                format!("there is no rules folder {}: {next}", path.display()),
-            ));
-        }
-    }
-    let (files, unread) = read_rules_that_can_be(paths)?;
-    for problem in unread {
-        tracing::warn!("a rule file is left out: {problem}");
-    }
-    let loaded = load(&files);
-    let (set, compiled) = RuleSet::compile(&loaded.rules, MatcherOptions::default());
-    for diagnostic in loaded.diagnostics.iter().chain(&compiled) {
-        let text = render(std::slice::from_ref(diagnostic), &files, detect::diagnostic::Colour::Plain);
-        tracing::warn!("{}", text.trim_end());
-    }
-    if set.is_empty() && loaded.correlations.is_empty() {
-        let places: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        tracing::warn!("no rule is loaded from {}: nothing will be found", places.join(", "));
-    }
-    Ok(set.feeding(&loaded.correlations, &loaded.rules))
 }
 
 pub(crate) fn masker(file: Option<&Path>) -> Result<Masker> {
@@ -311,28 +288,4 @@ pub(crate) fn make_private(folder: &Path) -> Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("make the state folder {}", folder.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULE: &str = "title: Good\nid: good\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /x}, condition: s}\nlevel: high\n";
-
-    #[test]
-    fn a_file_that_cannot_be_read_is_left_out_and_the_others_are_loaded() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("good.yml"), RULE).unwrap();
-        std::os::unix::fs::symlink("/nonexistent", dir.path().join("dangling.yml")).unwrap();
-        let rules = dir.path().to_path_buf();
-        assert_eq!(read_rule_set(std::slice::from_ref(&rules)).unwrap().len(), 1);
-        let (_, unread) = read_rules_that_can_be(&[rules]).unwrap();
-        assert!(matches!(&unread[..], [one] if one.contains("dangling.yml")), "{unread:?}");
-    }
-
-    #[test]
-    fn a_rules_folder_that_is_not_there_is_said_with_the_next_step() {
-        let error = read_rule_set(&["/nonexistent/rules".into()]).unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/rules") && error.contains("--rules"), "{error}");
-    }
 }

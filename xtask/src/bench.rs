@@ -2,6 +2,7 @@
 
 mod benign;
 mod detect;
+mod enrich;
 mod latency;
 mod loss;
 mod machine;
@@ -24,6 +25,12 @@ pub(crate) struct Options {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
+    /// How the cluster's pods are connected (respond only).
+    #[arg(long, value_enum, default_value = "bridge")]
+    cni: crate::cluster::Cni,
+    /// A hemostat that is built already (respond only).
+    #[arg(long)]
+    program: Option<std::path::PathBuf>,
     /// How long ordinary work goes on (benign only).
     #[arg(long)]
     minutes: Option<u64>,
@@ -35,6 +42,8 @@ enum Name {
     Benign,
     /// Events a second through the rules, beside rsigma-eval.
     Detect,
+    /// A million indicators: reading, exchanging while they are used, enriching incidents among 50,000 pods.
+    Enrich,
     /// From the hook to a stopped and to a frozen process.
     Latency,
     /// What being watched costs the workload, beside auditd; then `memory`.
@@ -66,10 +75,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
         Name::Detect => return detect::run(effort, options.json),
+        Name::Enrich => return enrich::run(effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,
         Name::Memory => overhead::memory(effort, &mut report)?,
-        Name::Respond => respond::run(effort, &mut report)?,
+        Name::Respond => respond::run(effort, options.cni, options.program.as_deref(), &mut report)?,
         Name::Loss => loss::run(effort, &mut report)?,
     }
     report.print();

@@ -184,6 +184,36 @@ impl Cluster {
         command
     }
 
+    /// Kills one of its parts (SIGKILL), as a crash would.
+    pub(crate) fn kill(&self, part: &str) -> Result<()> {
+        self.starter()?.kill(part)
+    }
+
+    /// Starts a part that was killed as it was started before.
+    pub(crate) fn start_again(&self, part: &str) -> Result<()> {
+        self.starter()?.start_again(part)
+    }
+
+    fn starter(&self) -> Result<Starter<'_>> {
+        let enclosure = self.enclosure.as_ref().context("the cluster has no cgroup")?;
+        Ok(Starter { binaries: &self.binaries, state: &self.state, enclosure, place: self.place })
+    }
+
+    /// Where it is reached from this machine.
+    pub(crate) fn node_address(&self) -> String {
+        self.place.node_address()
+    }
+
+    /// Processes in it whose command line begins so.
+    pub(crate) fn processes(&self, command: &str) -> Vec<u32> {
+        let Some(enclosure) = &self.enclosure else { return Vec::new() };
+        let said = |pid: &u32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.replace('\0', " ").starts_with(command)
+        };
+        pids_below(enclosure.cgroup()).iter().filter_map(|pid| pid.parse().ok()).filter(said).collect()
+    }
+
     /// Everything of it on disk; gone when it is down.
     pub(crate) fn state(&self) -> &Path {
         &self.state
@@ -192,8 +222,7 @@ impl Cluster {
     fn start_parts(&self, cni: Cni, begun: Instant) -> Result<()> {
         let told =
             |what: &str| eprintln!("    {what}: {:.1} s after the start", begun.elapsed().as_secs_f64());
-        let enclosure = self.enclosure.as_ref().context("the cluster has no cgroup")?;
-        let starter = Starter { binaries: &self.binaries, state: &self.state, enclosure, place: self.place };
+        let starter = self.starter()?;
         say("start etcd and the API server");
         starter.control_plane()?;
         told("API server ready");

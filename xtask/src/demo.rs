@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// A hemostat that is built already, for the cluster's images.
     #[arg(long, requires = "cluster")]
     program: Option<PathBuf>,
+    /// How the cluster's pods are connected.
+    #[arg(long, value_enum, default_value = "bridge", requires = "cluster")]
+    cni: crate::cluster::Cni,
     /// Only these attacks.
     #[arg(long, value_enum)]
     only: Vec<Scenario>,
@@ -61,7 +64,7 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
     }
     if options.cluster {
         let mut stages = Stages::new(options.json);
-        let proofs = cluster::run(&mut stages, &options.profile, options.program.as_deref())?;
+        let proofs = cluster::run(&mut stages, &options.profile, options.program.as_deref(), options.cni)?;
         stages.title(&format!("{proofs} proofs held"));
         return write_record(&stages, options);
     }
@@ -76,6 +79,7 @@ pub(crate) fn as_test() -> Result<u64> {
         cluster: false,
         profile: String::new(),
         program: None,
+        cni: crate::cluster::Cni::Bridge,
         only: Vec::new(),
         record: None,
     };

@@ -8,6 +8,7 @@ mod ebpf;
 mod enclosure;
 mod image;
 mod progress;
+mod prove;
 mod setup;
 mod standalone;
 mod test;
@@ -39,6 +40,8 @@ enum Task {
     Image(image::Options),
     /// Write deploy/crds and the tables of docs/resources.md from the types, or compare them.
     Crds(crds::Options),
+    /// Prove what the cluster form promises, on a real Kubernetes.
+    Prove(prove::Options),
     /// Measure, with targets.
     Bench(bench::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
@@ -65,6 +68,7 @@ fn run(task: Task) -> Result<()> {
         Task::Image(options) => image::run(&options),
         Task::Crds(options) => crds::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Prove(options) => prove::run(&options),
         Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),
         Task::Tidy => tidy::run(),

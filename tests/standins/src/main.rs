@@ -9,6 +9,7 @@
 mod arena;
 mod attack;
 mod play;
+mod traffic;
 
 use std::path::PathBuf;
 
@@ -71,6 +72,14 @@ enum Role {
     /// The web server's child.
     #[command(hide = true)]
     ReadShadow { peer: std::net::SocketAddr },
+    /// Echo on TCP port 7000 and answer names on UDP port 53.
+    Serve,
+    /// Ask such a server all the time, and tell how long ago it last went well.
+    Probe {
+        /// The server.
+        #[arg(long)]
+        peer: std::net::Ipv4Addr,
+    },
 }
 
 fn main() -> Result<()> {
@@ -80,5 +89,7 @@ fn main() -> Result<()> {
         Role::Join => play::join(),
         Role::Beacon { peer } => attack::beacon(peer),
         Role::ReadShadow { peer } => attack::read_shadow(peer),
+        Role::Serve => traffic::serve(),
+        Role::Probe { peer } => traffic::probe(peer),
     }
 }

@@ -159,7 +159,9 @@ impl Starter<'_> {
             "volumePluginDir": self.state.join("volume-plugins"),
             "resolvConf": self.state.join("resolv.conf"),
             "makeIPTablesUtilChains": false,
-            "maxPods": 110,
+            "maxPods": 150,
+            // A test that kills a container over and over should not wait minutes for the next.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         });
         fs::write(&config, format!("{wanted:#}")).with_context(|| format!("write {}", config.display()))?;
         self.start(
@@ -267,8 +269,20 @@ state = '{run}'
         environment: &[(&str, &str)],
     ) -> Result<()> {
         fs::create_dir_all(self.state.join("logs")).context("make the folder of the logs")?;
-        let log =
-            File::create(log_of(self.state, part)).with_context(|| format!("create the log of {part}"))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log_of(self.state, part))
+            .with_context(|| format!("open the log of {part}"))?;
+        let words = Words {
+            arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        let kept = serde_json::to_string(&words).context("note how a part was started")?;
+        fs::write(words_file(self.state, part), kept).context("note how a part was started")?;
         let path = format!(
             "{}:{}",
             self.binaries.folder().display(),
@@ -289,6 +303,38 @@ state = '{run}'
             .with_context(|| format!("start {part}"))?;
         // For messages only: processes are found by their cgroup.
         fs::write(pid_file(self.state, part), child.id().to_string()).context("note a process")
+    }
+
+    /// Kills a part (SIGKILL), as a crash would, and waits until it is gone.
+    pub(super) fn kill(&self, part: &str) -> Result<()> {
+        if !is_running(self.place, self.state, part) {
+            bail!("{part} does not run");
+        }
+        let pid = fs::read_to_string(pid_file(self.state, part)).context("read who a part is")?;
+        let pid: i32 = pid.trim().parse().context("a process's number")?;
+        let pid = rustix::process::Pid::from_raw(pid).context("a process's number")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+            .with_context(|| format!("kill {part}"))?;
+        let until = Instant::now() + Duration::from_secs(10);
+        while is_running(self.place, self.state, part) {
+            if Instant::now() > until {
+                bail!("{part} was killed and is still there");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Starts a part again as it was started.
+    pub(super) fn start_again(&self, part: &str) -> Result<()> {
+        let path = words_file(self.state, part);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let words: Words = serde_json::from_str(&text).context("read how a part was started")?;
+        let arguments: Vec<(&str, String)> =
+            words.arguments.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let environment: Vec<(&str, &str)> =
+            words.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.start_with(part, &arguments, &environment)
     }
 
     /// Waits until a part is ready; fails when it ends, with the end of its log.
@@ -341,6 +387,17 @@ pub(super) fn tail(state: &Path, part: &str, lines: usize) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].iter().map(|line| format!("    | {line}\n")).collect()
+}
+
+/// How a part was started.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Words {
+    arguments: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+}
+
+fn words_file(state: &Path, part: &str) -> PathBuf {
+    state.join("logs").join(format!("{part}.json"))
 }
 
 fn pid_file(state: &Path, part: &str) -> PathBuf {

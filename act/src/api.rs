@@ -7,9 +7,13 @@ use std::{
 };
 
 use hyper::http::{Method, Request, header::CONTENT_TYPE};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 use model::{ActionFailure, ObjectRef};
+use serde::Deserialize as _;
 use serde_json::Value;
+
+use crate::shown::complaint;
 
 /// How long one request is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -97,6 +101,16 @@ pub(crate) enum ApiFault {
         /// The server's word.
         because: String,
     },
+    /// The object of that name was made later than the one that was meant.
+    #[error("{object} was made anew at {made}, after {as_of}")]
+    Another {
+        /// Which.
+        object: String,
+        /// When the one that was meant had that name.
+        as_of: String,
+        /// When the one that is there was made.
+        made: String,
+    },
     /// The server has no such kind.
     #[error("the cluster has no {kind} of {api_version}")]
     NoKind {
@@ -121,6 +135,11 @@ impl From<ApiFault> for ActionFailure {
     fn from(fault: ApiFault) -> Self {
         match fault {
             ApiFault::NotFound { object } => Self::TargetGone { target: object },
+            ApiFault::Another { object, as_of, made } => Self::TargetChanged {
+                target: object,
+                expected: format!("the one that had that name at {as_of}"),
+                found: format!("one that was made at {made}"),
+            },
             ApiFault::Refused { operation, object, because } => Self::Unsupported {
                 operation: format!("{operation} {object}"),
                 because: format!("the API server refuses: {because}"),
@@ -172,12 +191,25 @@ impl Api {
         }
     }
 
-    /// The very object; where the reference has no uid, the one that is there now.
+    /// The very object (I9): by its uid, or, where only its name is known, the one that had it then. A reference with neither is ours, or
+    /// was read from another object: the one that is there now.
     pub(crate) async fn get(&self, object: &ObjectRef) -> Result<Value, ApiFault> {
         let gone = || ApiFault::NotFound { object: object.to_string() };
         let found = self.find(object).await?.ok_or_else(gone)?;
         let uid = text(&found, &["metadata", "uid"]).unwrap_or_default();
-        if object.uid.is_empty() || object.uid == uid { Ok(found) } else { Err(gone()) }
+        if !object.uid.is_empty() {
+            return if object.uid == uid { Ok(found) } else { Err(gone()) };
+        }
+        let Some(as_of) = object.as_of else { return Ok(found) };
+        // Its time is in whole seconds, rounded down.
+        match seconds(&found["metadata"]["creationTimestamp"]) {
+            Some(made) if made <= as_of.unix_seconds() => Ok(found),
+            _ => Err(ApiFault::Another {
+                object: object.to_string(),
+                as_of: as_of.to_string(),
+                made: text(&found, &["metadata", "creationTimestamp"]).unwrap_or("no known time").to_owned(),
+            }),
+        }
     }
 
     /// All of a kind, in a namespace or everywhere.
@@ -412,7 +444,9 @@ impl Api {
                 Err(match status.code {
                     404 => ApiFault::NotFound { object },
                     409 => ApiFault::Conflict { object, because },
-                    400..=428 | 430..=499 => ApiFault::Refused { operation, object, because },
+                    400..=428 | 430..=499 => {
+                        ApiFault::Refused { operation, object, because: complaint(&because) }
+                    }
                     _ => ApiFault::Away { operation, object, because },
                 })
             }
@@ -445,7 +479,13 @@ pub(crate) fn reference(object: &Value) -> ObjectRef {
         namespace: text(object, &["metadata", "namespace"]).map(str::to_owned),
         name: part(&["metadata", "name"]),
         uid: part(&["metadata", "uid"]),
+        as_of: None,
     }
+}
+
+/// A time of the API server, in whole seconds since the Unix epoch.
+pub(crate) fn seconds(value: &Value) -> Option<i64> {
+    Time::deserialize(value).ok().map(|time| time.0.as_second())
 }
 
 /// Percent-encoding for a path's part or a query's value: all but what RFC 3986 calls unreserved.

@@ -4,12 +4,13 @@
 //! at; where somebody else was faster it is looked at again. What is done already is not done again, so both ways can be repeated
 //! after a crash anywhere.
 
-use model::{ActionFailure, ClusterState, Edit, FieldChange, ObjectRef};
+use model::{ActionFailure, ClusterState, Edit, FieldChange, ObjectRef, OnDrift};
 use serde_json::{Value, json};
 
 use crate::{
     api::{Api, ApiFault, text},
     fields::{self, Standing, Way},
+    shown::shown,
 };
 
 /// The annotation by which an object that an action made is known to be its.
@@ -34,7 +35,7 @@ pub(crate) async fn apply(api: &Api, state: &ClusterState, manager: &str) -> Res
             return Err(failure);
         }
         let begun = ClusterState { edits: state.edits[..at].to_vec(), notes: Vec::new() };
-        return Err(match revert(api, &begun, manager).await {
+        return Err(match revert(api, &begun, manager, OnDrift::Ask).await {
             Ok(Undone::Restored(_)) | Err(ActionFailure::TargetGone { .. }) => failure,
             Ok(Undone::Drifted(difference)) => half_done(&failure, &difference),
             Err(undo) => half_done(&failure, &undo.to_string()),
@@ -79,8 +80,13 @@ pub(crate) async fn missing(api: &Api, state: &ClusterState) -> Result<Option<St
 }
 
 /// Takes back what was done: first what was made, the last first, then what was changed, the last first. Where anything of it is not
-/// as the action left it, nothing is done.
-pub(crate) async fn revert(api: &Api, state: &ClusterState, manager: &str) -> Result<Undone, ActionFailure> {
+/// as the action left it, nothing is done, unless a person wants what was captured all the same: then that alone is told.
+pub(crate) async fn revert(
+    api: &Api,
+    state: &ClusterState,
+    manager: &str,
+    on_drift: OnDrift,
+) -> Result<Undone, ActionFailure> {
     let mut differences = Vec::new();
     let (mut there, mut gone) = (Vec::new(), Vec::new());
     for edit in in_order_of_undo(state) {
@@ -88,14 +94,17 @@ pub(crate) async fn revert(api: &Api, state: &ClusterState, manager: &str) -> Re
             Found::Ours => there.push(edit),
             Found::Undone => {}
             Found::Gone(object) => gone.push(object),
-            Found::Differs(difference) => differences.push(difference),
+            Found::Differs(difference) => {
+                differences.push(difference);
+                there.push(edit);
+            }
         }
     }
-    if !differences.is_empty() {
+    if !differences.is_empty() && on_drift == OnDrift::Ask {
         return Ok(Undone::Drifted(differences.join("; ")));
     }
     for edit in &there {
-        match undo_one(api, edit, manager).await {
+        match undo_one(api, edit, manager, on_drift).await {
             Ok(()) | Err(UndoFault::Gone) => {}
             Err(UndoFault::Differs(difference)) => return Ok(Undone::Drifted(difference)),
             Err(UndoFault::Failure(failure)) => return Err(failure),
@@ -115,6 +124,9 @@ pub(crate) async fn revert(api: &Api, state: &ClusterState, manager: &str) -> Re
     };
     for object in gone {
         detail.push_str(&format!("; {object} is gone"));
+    }
+    if !differences.is_empty() {
+        detail.push_str(&format!("; overwritten: {}", differences.join("; ")));
     }
     Ok(Undone::Restored(detail))
 }
@@ -229,8 +241,8 @@ async fn look<'a>(api: &Api, edit: &'a Edit) -> Result<Found<'a>, ActionFailure>
             Some(now) if fields::covers(&now, &wanted(content)) => Found::Ours,
             Some(now) => Found::Differs(format!(
                 "{object}: was absent, ours {}, now {}",
-                fields::shown(content.get("spec")),
-                fields::shown(now.get("spec"))
+                shown(content.get("spec")),
+                shown(now.get("spec"))
             )),
         },
         Edit::Change { object, fields, .. } => {
@@ -275,7 +287,12 @@ impl From<ApiFault> for UndoFault {
     }
 }
 
-async fn undo_one(api: &Api, edit: &Edit, manager: &str) -> Result<(), UndoFault> {
+async fn undo_one(
+    api: &Api,
+    edit: &Edit,
+    manager: &str,
+    on_drift: OnDrift,
+) -> Result<(), UndoFault> {
     match edit {
         Edit::Make { object, content } => {
             let now = api.get(object).await?;
@@ -295,7 +312,9 @@ async fn undo_one(api: &Api, edit: &Edit, manager: &str) -> Result<(), UndoFault
             for _ in 0..TRIES {
                 let now = api.get(object).await?;
                 for change in fields {
-                    if let Standing::Drifted { now } = fields::standing(&now, change) {
+                    if let Standing::Drifted { now } = fields::standing(&now, change)
+                        && on_drift == OnDrift::Ask
+                    {
                         let difference = fields::difference(change, &now);
                         return Err(UndoFault::Differs(format!("{object}: {difference}")));
                     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kube::Client;
 use model::{
-    ActionFailure, ClusterAction, CommandOutcome, Effect, NodeAction, NodeCommand, NodeId, Phase, PhaseDone,
-    RollbackState, Timestamp,
+    ActionFailure, ClusterAction, CommandOutcome, Effect, NodeAction, NodeCommand, NodeId, OnDrift, Phase,
+    PhaseDone, RollbackState, Timestamp,
 };
 
 use crate::{
@@ -80,6 +80,7 @@ impl Executor {
             incident: &command.incident,
             target: &command.target,
             action: action.name(),
+            deadline: command.deadline,
         };
         if !matches!(command.phase, Phase::Revert { .. }) {
             protect::check(&job)?;
@@ -94,9 +95,9 @@ impl Executor {
                 Ok(PhaseDone::Applied { outputs })
             }
             Phase::Verify { rollback } => self.verify(&job, action, command, rollback).await,
-            Phase::Revert { rollback } => {
+            Phase::Revert { rollback, on_drift } => {
                 let captured = of_cluster(command, rollback)?;
-                Ok(match edits::revert(&self.api, captured, &job.manager()).await? {
+                Ok(match edits::revert(&self.api, captured, &job.manager(), *on_drift).await? {
                     Undone::Restored(detail) => PhaseDone::Reverted { detail },
                     Undone::Drifted(difference) => PhaseDone::Drifted { difference },
                 })
@@ -117,7 +118,7 @@ impl Executor {
             Ok(Look::Missing(found)) => Ok(PhaseDone::Verified { effect: Effect::Missing { found } }),
             // The run takes an action whose target is gone for over: what was made for it must not stay behind.
             Err(gone @ ActionFailure::TargetGone { .. }) => {
-                match edits::revert(&self.api, captured, &job.manager()).await {
+                match edits::revert(&self.api, captured, &job.manager(), OnDrift::Ask).await {
                     Ok(Undone::Restored(_)) | Err(ActionFailure::TargetGone { .. }) => Err(gone),
                     Ok(Undone::Drifted(found)) => {
                         Ok(PhaseDone::Verified { effect: Effect::Missing { found } })

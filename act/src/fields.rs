@@ -3,6 +3,8 @@
 use model::{FieldChange, ItemChange};
 use serde_json::{Map, Value, json};
 
+use crate::shown::shown_at;
+
 /// Which way a change is brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -65,14 +67,14 @@ pub(crate) fn standing(object: &Value, change: &FieldChange) -> Standing {
             } else if now == before.as_ref() {
                 Standing::Before
             } else {
-                Standing::Drifted { now: shown(now) }
+                Standing::Drifted { now: shown_at(path, now) }
             }
         }
         FieldChange::Item { path, item, key, how, .. } => {
             let list = lookup(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let there = list.contains(item);
             if !there && let Some(other) = namesake(list, item, key.as_deref()) {
-                return Standing::Drifted { now: shown(Some(other)) };
+                return Standing::Drifted { now: shown_at(path, Some(other)) };
             }
             if there == (*how == ItemChange::Put) { Standing::After } else { Standing::Before }
         }
@@ -98,13 +100,19 @@ pub(crate) fn patch(object: &Value, changes: &[FieldChange], way: Way) -> Vec<Va
                     None => remove(&mut work, path, *known, &mut out),
                 }
             }
-            FieldChange::Item { path, item, at, how, known, .. } => {
+            FieldChange::Item { path, item, key, at, how, known } => {
                 let put = (*how == ItemChange::Put) == (way == Way::Forward);
                 let at = if way == Way::Forward { usize::MAX } else { *at };
                 if put {
                     insert(&mut work, path, item.clone(), at, &mut out);
                 } else {
-                    pull(&mut work, path, item, *known, &mut out);
+                    // Where somebody else's element has its place, that one goes: it is asked for only where drift is overwritten.
+                    let list = lookup(&work, path).and_then(Value::as_array).map(Vec::as_slice);
+                    let list = list.unwrap_or_default();
+                    let there = if list.contains(item) { Some(item) } else { namesake(list, item, key.as_deref()) };
+                    if let Some(there) = there.cloned() {
+                        pull(&mut work, path, &there, *known, &mut out);
+                    }
                 }
             }
         }
@@ -116,11 +124,11 @@ pub(crate) fn patch(object: &Value, changes: &[FieldChange], way: Way) -> Vec<Va
 pub(crate) fn difference(change: &FieldChange, now: &str) -> String {
     match change {
         FieldChange::Value { path, before, after, .. } => {
-            let (was, ours) = (shown(before.as_ref()), shown(after.as_ref()));
+            let (was, ours) = (shown_at(path, before.as_ref()), shown_at(path, after.as_ref()));
             format!("{}: was {was}, ours {ours}, now {now}", path.join("."))
         }
         FieldChange::Item { path, item, how, .. } => {
-            let item = shown(Some(item));
+            let item = shown_at(path, Some(item));
             let (was, ours) = match how {
                 ItemChange::Put => ("without it".to_owned(), item),
                 ItemChange::Take => (item, "without it".to_owned()),
@@ -141,17 +149,6 @@ pub(crate) fn covers(now: &Value, wanted: &Value) -> bool {
         }
         (now, wanted) => now == wanted,
     }
-}
-
-/// A value for people, cut.
-pub(crate) fn shown(value: Option<&Value>) -> String {
-    let Some(value) = value else { return "absent".into() };
-    let mut text = value.to_string();
-    if text.len() > 200 {
-        text.truncate(text.floor_char_boundary(200));
-        text.push('…');
-    }
-    text
 }
 
 /// Typed objects leave out empty lists and maps.

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use model::{
-    ActionFailure, ActionId, ClusterState, Edit, FieldChange, IncidentId, ObjectRef, Target, Timestamp,
-    short_hash,
+    Account, ActionFailure, ActionId, ClusterState, Edit, FieldChange, IncidentId, ObjectRef, Target,
+    Timestamp, short_hash,
 };
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::{
     api::{Api, reference, text},
     edits::MADE_BY,
     notify::Channel,
+    scanner::Scanner,
 };
 
 /// Labels on whatever an action makes.
@@ -26,6 +27,10 @@ pub struct ActConfig {
     pub sent: PathBuf,
     /// Where people are told.
     pub channels: Vec<Channel>,
+    /// What is ours, and so never touched.
+    pub own: Own,
+    /// What looks for known vulnerabilities in images.
+    pub scanner: Option<Scanner>,
     /// Whether anything may be written at present: a controller whose lease has run out must not, since another may be at work.
     pub leads: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Where the present comes from.
@@ -38,6 +43,15 @@ impl std::fmt::Debug for ActConfig {
     }
 }
 
+/// What is Hemostat's own in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// The namespace in which the controller runs.
+    pub namespace: String,
+    /// As whom its parts act, besides the account of the client, which the API server tells.
+    pub accounts: Vec<Account>,
+}
+
 /// One phase of one action.
 pub(crate) struct Job<'a> {
     pub(crate) api: &'a Api,
@@ -47,6 +61,8 @@ pub(crate) struct Job<'a> {
     pub(crate) target: &'a Target,
     /// The name of the action.
     pub(crate) action: &'static str,
+    /// When its phase must be over.
+    pub(crate) deadline: Timestamp,
 }
 
 /// What an action's own look at its effect says.
@@ -80,7 +96,11 @@ impl Job<'_> {
 
     /// The target as it is now, certainly the one that was meant (I9).
     pub(crate) async fn read(&self) -> Result<(ObjectRef, Value), ActionFailure> {
-        let found = self.api.get(self.object()?).await?;
+        let object = self.object()?;
+        if object.uid.is_empty() && object.as_of.is_none() {
+            return Err(self.unsupported("neither its uid nor when it had that name is known"));
+        }
+        let found = self.api.get(object).await?;
         Ok((reference(&found), found))
     }
 
@@ -132,6 +152,7 @@ impl Job<'_> {
             namespace: namespace.map(str::to_owned),
             name,
             uid: String::new(),
+            as_of: None,
         };
         Edit::Make { object, content }
     }

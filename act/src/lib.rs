@@ -17,10 +17,13 @@ mod job;
 mod notify;
 pub mod permissions;
 mod protect;
+mod scanner;
 mod selector;
 mod serve;
+mod shown;
 
 pub use executor::Executor;
-pub use job::ActConfig;
+pub use job::{ActConfig, Own};
 pub use notify::{Channel, ChannelKind};
+pub use scanner::{Scanner, ScannerError, ScannerKind};
 pub use serve::{Attach, serve};

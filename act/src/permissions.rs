@@ -23,6 +23,14 @@ pub(crate) fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Rule {
     Rule { group: group.into(), resources: owned(resources), verbs: owned(verbs) }
 }
 
+/// What `cluster.collect-evidence` needs for `memory: Private` besides. Whoever may speak to kubelets through the API server may run
+/// commands in every pod, so it is a right of its own, which is not given with the action.
+pub const CHECKPOINT: &str = "cluster.collect-evidence-memory";
+/// What `cluster.scan-image` needs in our own namespace only.
+pub const SCAN_OWN: &str = "cluster.scan-image@own";
+/// Rights that are not those of an action of the same name.
+pub const FURTHER: [&str; 2] = [CHECKPOINT, SCAN_OWN];
+
 /// What an action of that name needs; nothing for those of a node and for notifications.
 #[must_use]
 pub fn needed(action: &str) -> Vec<Rule> {

@@ -1,16 +1,17 @@
-//! What is never touched (I6), as far as only the objects themselves tell. The run refuses system namespaces and what policies protect
-//! before; they are refused here again, since this is the last place before the effect.
+//! What is never touched (I6), as far as the objects themselves and what the controller knows of itself tell. The run refuses system
+//! namespaces and what policies protect before; they are refused here again, since this is the last place before the effect.
+//!
+//! Nothing is protected by what it says of itself: whoever makes a pod chooses its labels, and its priority where no quota forbids it.
 
 use model::{Account, AccountKind, ActionFailure, Target};
 use serde_json::Value;
 
-use crate::{
-    api::text,
-    job::{Job, labels},
-};
+use crate::{api::text, job::Job};
 
-/// Where a network plugin is installed: a pod with one of these of its node is one.
+/// Where a network plugin is installed: a pod with one of these of its node is one. Only who may run what owns the node can have them.
 const NETWORK_PATHS: [&str; 5] = ["/etc/cni", "/opt/cni", "/var/lib/cni", "/run/cilium", "/var/run/cilium"];
+/// Namespaces of what a cluster's network consists of, besides those that begin with `kube-`. The run refuses them, too.
+const SYSTEM_NAMESPACES: [&str; 4] = ["calico-system", "tigera-operator", "cilium", "cilium-secrets"];
 
 /// Whether the target's namespace or name is protected.
 pub(crate) fn check(job: &Job<'_>) -> Result<(), ActionFailure> {
@@ -22,13 +23,19 @@ pub(crate) fn check(job: &Job<'_>) -> Result<(), ActionFailure> {
             if system && account.kind != AccountKind::ServiceAccount {
                 return Err(job.protected("the cluster cannot do without it"));
             }
+            if job.config.own.accounts.contains(account) {
+                return Err(job.protected("Hemostat itself acts as it"));
+            }
             account.namespace.as_ref()
         }
         _ => None,
     };
     match namespace {
-        Some(namespace) if namespace.starts_with("kube-") || namespace == "hemostat-system" => {
+        Some(namespace) if namespace.starts_with("kube-") => {
             Err(job.protected(format!("the namespace {namespace} is")))
+        }
+        Some(namespace) if *namespace == job.config.own.namespace => {
+            Err(job.protected(format!("the namespace {namespace} is Hemostat's own")))
         }
         _ => Ok(()),
     }
@@ -36,15 +43,18 @@ pub(crate) fn check(job: &Job<'_>) -> Result<(), ActionFailure> {
 
 /// Whether a pod, or what makes pods, is protected.
 pub(crate) fn pods(job: &Job<'_>, found: &Value) -> Result<(), ActionFailure> {
-    if is_ours(found) {
-        return Err(job.protected("it is Hemostat's own"));
-    }
     if text(found, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_some() {
         return Err(job.unsupported("it is a static pod: what the API server has is only its picture"));
     }
     let Some(spec) = pod_spec(found) else { return Ok(()) };
+    let namespace = text(found, &["metadata", "namespace"]).unwrap_or_default();
+    let account = spec["serviceAccountName"].as_str().unwrap_or("default");
+    if job.config.own.accounts.iter().any(|own| is_account(own, namespace, account)) {
+        return Err(job.protected(format!("Hemostat itself acts as its account {namespace}/{account}")));
+    }
     if let Some(class @ ("system-node-critical" | "system-cluster-critical")) =
         spec["priorityClassName"].as_str()
+        && is_system(namespace)
     {
         return Err(job.protected(format!("its priority is {class}: the cluster cannot do without it")));
     }
@@ -86,9 +96,12 @@ pub(crate) fn pod_spec(found: &Value) -> Option<&Value> {
     }
 }
 
-fn is_ours(found: &Value) -> bool {
-    let labels = labels(found);
-    ["app.kubernetes.io/name", "app.kubernetes.io/part-of"]
-        .iter()
-        .any(|name| labels.get(*name).is_some_and(|value| value == "hemostat"))
+fn is_system(namespace: &str) -> bool {
+    namespace.starts_with("kube-") || SYSTEM_NAMESPACES.contains(&namespace)
+}
+
+fn is_account(own: &Account, namespace: &str, name: &str) -> bool {
+    own.kind == AccountKind::ServiceAccount
+        && own.namespace.as_deref() == Some(namespace)
+        && own.name == name
 }

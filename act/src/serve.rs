@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use model::{ActionFailure, AgentEpoch, CommandOutcome, Down, NodeCommand, NodeId, Up};
+use model::{
+    ActionFailure, AgentEpoch, ClusterAction, CommandOutcome, Down, NodeAction, NodeCommand, NodeId, Up,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::link::{AgentLink, ControllerLink, in_process};
@@ -16,6 +18,8 @@ use crate::Executor;
 
 /// Actions that are worked on at the same time; the phases of one come one after the other.
 const WORKERS: usize = 8;
+/// Scans that go on at the same time: they take minutes, and nothing else waits behind them.
+const SCANS: usize = 2;
 /// Messages that wait in each direction.
 const QUEUE: usize = 64;
 /// Between two looks whether an API server that was away is back, and whether one that was there still is.
@@ -62,7 +66,7 @@ async fn one_link(executor: &Arc<Executor>, link: AgentLink, epoch: AgentEpoch, 
     let broken = stop.child_token();
     let mut workers = tokio::task::JoinSet::new();
     let mut queues = Vec::new();
-    for _ in 0..WORKERS {
+    for _ in 0..WORKERS + SCANS {
         let (queue, taken) = mpsc::channel::<Box<NodeCommand>>(QUEUE);
         queues.push(queue);
         workers.spawn(work(Arc::clone(executor), taken, up.clone(), broken.clone()));
@@ -76,9 +80,7 @@ async fn one_link(executor: &Arc<Executor>, link: AgentLink, epoch: AgentEpoch, 
         };
         match message {
             Some(Down::Command(command)) => {
-                let mut hasher = DefaultHasher::new();
-                command.action_id.hash(&mut hasher);
-                let at = usize::try_from(hasher.finish() % WORKERS as u64).unwrap_or(0);
+                let at = lane(&command);
                 // A full queue: the run repeats what was dropped, and the others go on.
                 if queues[at].try_send(command).is_err() {
                     tracing::warn!(
@@ -107,8 +109,11 @@ async fn work(
             () = broken.cancelled() => None,
         };
         let Some(command) = command else { return };
-        // What was begun is brought to its end: half an answer is worth less than a late one.
-        let outcome = executor.carry_out(&command).await;
+        // What was begun is brought to its end: half an answer is worth less than a late one. A scan is not waited for: it is found again.
+        let outcome = tokio::select! {
+            outcome = executor.carry_out(&command) => outcome,
+            () = broken.cancelled(), if is_scan(&command) => return,
+        };
         if is_away(&outcome) && executor.is_there().await.is_err() {
             // Not an answer: the link breaks, and the run asks again when it is back.
             broken.cancel();
@@ -133,6 +138,18 @@ async fn watch(executor: Arc<Executor>, broken: CancellationToken) {
             return;
         }
     }
+}
+
+/// Which worker does it: always the same one for the phases of one action.
+fn lane(command: &NodeCommand) -> usize {
+    let mut hasher = DefaultHasher::new();
+    command.action_id.hash(&mut hasher);
+    let among = |many: usize| usize::try_from(hasher.finish() % many as u64).unwrap_or(0);
+    if is_scan(command) { WORKERS + among(SCANS) } else { among(WORKERS) }
+}
+
+fn is_scan(command: &NodeCommand) -> bool {
+    matches!(command.action, NodeAction::Cluster(ClusterAction::ScanImage(_)))
 }
 
 fn is_away(outcome: &CommandOutcome) -> bool {

@@ -264,7 +264,7 @@ fn a_command_is_done_once_in_each_phase() {
     let contain = ground.contain();
     assert!(contain.recover(now()).iter().all(|one| one.failure.is_none()));
     assert_eq!(contain.handle(&apply, now()), applied);
-    let revert = command(&SUBTREE, &target, Phase::Revert { rollback }, "k");
+    let revert = command(&SUBTREE, &target, Phase::Revert { rollback, on_drift: model::OnDrift::Ask }, "k");
     let reverted = contain.handle(&revert, now());
     assert!(matches!(reverted.result, Ok(PhaseDone::Reverted { .. })), "{reverted:?}");
     assert_eq!(ground.snapshot(), before);
@@ -580,7 +580,7 @@ fn who_has_no_home_any_more_goes_to_a_defined_place_and_it_is_said() {
         let Some(rollback) = record.rollback.clone() else { panic!() };
         let revert = NodeCommand {
             action_id: record.id.clone(),
-            ..command(&SUBTREE, &process(root), Phase::Revert { rollback }, "r")
+            ..command(&SUBTREE, &process(root), Phase::Revert { rollback, on_drift: model::OnDrift::Ask }, "r")
         };
         let done = contain.handle(&revert, now()).result;
         let Ok(PhaseDone::Reverted { detail }) = &done else { panic!("{done:?}") };

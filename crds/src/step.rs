@@ -14,7 +14,7 @@ pub struct ActionName(pub String);
 
 impl ActionName {
     /// What playbooks may ask for.
-    pub const KNOWN: [&'static str; 28] = [
+    pub const KNOWN: [&'static str; 29] = [
         "node.freeze",
         "node.kill",
         "node.net-quarantine",
@@ -42,6 +42,7 @@ impl ActionName {
         "cluster.clamp-quota",
         "cluster.suspend-sync",
         "cluster.collect-evidence",
+        "cluster.scan-image",
         "notify.send",
     ];
 }
@@ -132,7 +133,8 @@ pub struct Parameters {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// node.capture-evidence: whether process memory is copied (it holds secrets).
+    /// node.capture-evidence: whether process memory is copied (it holds secrets). cluster.collect-evidence: whether the kubelet is asked
+    /// for a checkpoint of each container, which holds it, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
     /// cluster.isolate-pod: by which kind of policy.
@@ -152,7 +154,8 @@ pub struct Parameters {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100_000))]
     pub replicas: Option<u32>,
-    /// cluster.deny-image: the image as pods name it, or its digest; that of the finding's container when absent.
+    /// cluster.deny-image: the image as pods name it, or its digest. cluster.scan-image: the image as pods name it. That of the finding's
+    /// container when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,

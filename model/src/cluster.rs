@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{NodeId, UndoClass};
+use crate::{MemoryCapture, NodeId, Timestamp, UndoClass};
 
 impl NodeId {
     /// Under this name the API server has its link. A node's name has no colon, so none can be taken for it.
@@ -68,9 +68,9 @@ pub enum ClusterAction {
     /// No writes of an account.
     #[serde(rename = "cluster.deny-writes")]
     DenyWrites,
-    /// An RBAC object or ConfigMap as it was before its last change.
+    /// An RBAC object or ConfigMap as it was before the attack wrote it.
     #[serde(rename = "cluster.restore-object")]
-    RestoreObject,
+    RestoreObject(RestoreObject),
     /// No more pods in a namespace than now.
     #[serde(rename = "cluster.clamp-quota")]
     ClampQuota,
@@ -80,6 +80,9 @@ pub enum ClusterAction {
     /// Keep a pod's manifest, events and logs.
     #[serde(rename = "cluster.collect-evidence")]
     CollectEvidence(CollectEvidence),
+    /// Look for known vulnerabilities in an image, by a scanner that runs as a Job in our own namespace.
+    #[serde(rename = "cluster.scan-image")]
+    ScanImage(ScanImage),
     /// Tell people, or open a ticket.
     #[serde(rename = "notify.send")]
     Notify(Notify),
@@ -106,10 +109,11 @@ impl ClusterAction {
             Self::DenyExec => "cluster.deny-exec",
             Self::DenyImage(_) => "cluster.deny-image",
             Self::DenyWrites => "cluster.deny-writes",
-            Self::RestoreObject => "cluster.restore-object",
+            Self::RestoreObject(_) => "cluster.restore-object",
             Self::ClampQuota => "cluster.clamp-quota",
             Self::SuspendSync => "cluster.suspend-sync",
             Self::CollectEvidence(_) => "cluster.collect-evidence",
+            Self::ScanImage(_) => "cluster.scan-image",
             Self::Notify(_) => "notify.send",
         }
     }
@@ -129,7 +133,7 @@ impl ClusterAction {
             | Self::DenyExec
             | Self::DenyImage(_)
             | Self::DenyWrites
-            | Self::RestoreObject
+            | Self::RestoreObject(_)
             | Self::ClampQuota
             | Self::SuspendSync => UndoClass::Exact,
             Self::DetachPod => compensable(
@@ -150,8 +154,7 @@ impl ClusterAction {
             Self::InvalidateTokens => irreversible(
                 "tokens of the account end for good; its pods need new ones, most of them a restart",
             ),
-            Self::CollectEvidence(_) => UndoClass::Nothing,
-            Self::Notify(_) => UndoClass::Nothing,
+            Self::CollectEvidence(_) | Self::ScanImage(_) | Self::Notify(_) => UndoClass::Nothing,
         }
     }
 }
@@ -226,12 +229,44 @@ pub struct DenyImage {
 pub struct CollectEvidence {
     /// Newest lines of each container's log.
     pub lines: u32,
+    /// Whether the kubelet is asked for a checkpoint of each container: it holds all of its memory.
+    pub memory: MemoryCapture,
 }
 
 impl Default for CollectEvidence {
     fn default() -> Self {
-        Self { lines: 10_000 }
+        Self { lines: 10_000, memory: MemoryCapture::None }
     }
+}
+
+/// Parameters of a restoration: what is known of the attack's writes. Where nothing is, nothing is restored.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestoreObject {
+    /// Writes of the incident to the object, oldest first.
+    pub writes: Vec<ObjectWrite>,
+    /// When the incident's first event was: what was written since is not known to be from before the attack.
+    pub began: Option<Timestamp>,
+}
+
+/// A write of an object, as the API server's audit log told it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectWrite {
+    /// The object's version after it (`metadata.resourceVersion` of the answer).
+    pub version: String,
+    /// When the request came.
+    pub received: Timestamp,
+    /// When it was answered.
+    pub answered: Timestamp,
+}
+
+/// Parameters of a scan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScanImage {
+    /// As pods name it.
+    pub image: String,
 }
 
 /// Parameters of a notification.
@@ -255,8 +290,11 @@ pub struct ObjectRef {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
-    /// Which of those that ever had that name; empty for an object that is yet to be made.
+    /// Which of those that ever had that name; empty for an object that is yet to be made, or of which only the name is known.
     pub uid: String,
+    /// Where only the name is known: when it was the object of that name. One that was made later is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
 }
 
 /// `Pod pay/api-0`.

@@ -169,7 +169,20 @@ pub enum Phase {
     Revert {
         /// As captured and stored.
         rollback: RollbackState,
+        /// What is done where the target changed since.
+        #[serde(default)]
+        on_drift: OnDrift,
     },
+}
+
+/// What an undo does where somebody else changed the target since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum OnDrift {
+    /// Nothing: a person decides.
+    #[default]
+    Ask,
+    /// What was captured is restored all the same; a person decided so. A node's actions do not know it: theirs stay blocked.
+    Overwrite,
 }
 
 impl Phase {

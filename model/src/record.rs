@@ -31,14 +31,16 @@ pub enum RecordKind {
     Keycloak,
     /// Entra ID's sign-ins.
     Entra,
-    /// A login that a source without a kind of its own tells (OCSF 3002).
+    /// A login, or another event of an account, that a source without a kind of its own tells (OCSF 3002, security events).
     Authentication,
     /// A flow that Cilium's Hubble saw.
     HubbleFlow,
     /// A line of an AWS VPC flow log.
     VpcFlow,
-    /// A flow that a source without a kind of its own tells (OCSF 4001).
+    /// A flow that a source without a kind of its own tells (OCSF 4001, NetFlow, IPFIX, GCP).
     Flow,
+    /// A call in AWS CloudTrail.
+    CloudTrail,
 }
 
 /// Something that another source than the kernel tells.
@@ -54,8 +56,24 @@ pub struct Record {
     pub origin: Option<IpAddr>,
     /// To what.
     pub object: Option<RecordObject>,
+    /// Which of all that ever had the object's name, as far as the log tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sight: Option<ObjectSight>,
     /// What rules ask of it.
     pub facts: Facts,
+}
+
+/// What an answer says of the very object that a request was about. Only what the server itself answered: a client may write anything
+/// into its request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ObjectSight {
+    /// Its uid; empty where the log does not tell.
+    pub uid: String,
+    /// Its version after a write that the server took; empty for what wrote nothing, and where the log does not tell.
+    pub version: String,
+    /// When the request was answered.
+    pub answered: Timestamp,
 }
 
 /// An account, certainly: a name alone may mean two people in two realms.
@@ -401,6 +419,7 @@ mod tests {
             principal: Some(Principal { realm: "host".into(), name: "root".into() }),
             origin: None,
             object: None,
+            sight: None,
             facts: Facts::default(),
         };
         let event = |id: &str| record(id).into_event(&NodeId::new("auth"), Timestamp(1));

@@ -145,7 +145,7 @@ impl ActionKind {
     pub fn needs(self) -> &'static str {
         match self {
             Self::BlockDestination => "destination",
-            Self::Cluster(ClusterKind::DenyImage) => "image",
+            Self::Cluster(ClusterKind::DenyImage | ClusterKind::ScanImage) => "image",
             Self::Cluster(ClusterKind::Label) => "labels",
             _ => "parameters",
         }
@@ -219,14 +219,16 @@ pub fn build(kind: ActionKind, target: TargetKind, with: &Parameters) -> Option<
         }),
         ActionKind::DestroySockets => NodeAction::DestroySockets,
         ActionKind::QuarantineFile => NodeAction::QuarantineFile,
-        ActionKind::CaptureEvidence => NodeAction::CaptureEvidence(CaptureEvidence {
-            memory: match with.memory {
-                Some(Memory::Private) => MemoryCapture::Private,
-                Some(Memory::None) | None => MemoryCapture::None,
-            },
-        }),
+        ActionKind::CaptureEvidence => NodeAction::CaptureEvidence(CaptureEvidence { memory: memory(with) }),
         ActionKind::Cluster(kind) => NodeAction::Cluster(kind.build(with)?),
     })
+}
+
+fn memory(with: &Parameters) -> MemoryCapture {
+    match with.memory {
+        Some(Memory::Private) => MemoryCapture::Private,
+        Some(Memory::None) | None => MemoryCapture::None,
+    }
 }
 
 /// How much an action touches.

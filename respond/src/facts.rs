@@ -3,8 +3,8 @@
 mod place;
 
 use model::{
-    Account, Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, ObjectRef, Process,
-    ProcessKey, Record, Workload,
+    Account, Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, ObjectRef, ObjectWrite,
+    Process, ProcessKey, Record, Timestamp, Workload,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,18 +53,24 @@ pub struct Subject {
     /// The pod's topmost owner.
     #[serde(default)]
     pub workload: Option<ObjectRef>,
-    /// The pod's namespace, or that of a record's object. Without uid: the pod's makes it certain.
+    /// The pod's namespace, or that of a record's object: the one of that name at the time.
     #[serde(default)]
     pub namespace: Option<ObjectRef>,
-    /// The pod's node. Without uid, likewise.
+    /// The pod's node, likewise.
     #[serde(default)]
     pub host: Option<ObjectRef>,
     /// Who did it, where a record says so; else as whom the pod runs.
     #[serde(default)]
     pub account: Option<Account>,
-    /// What a record of the API server is about. Without uid, since the log does not tell it.
+    /// What a record of the API server is about. Where the log does not tell its uid, the one that had the name then.
     #[serde(default)]
     pub object: Option<ObjectRef>,
+    /// What the incident wrote in the API server, oldest first.
+    #[serde(default)]
+    pub writes: Vec<(ObjectRef, ObjectWrite)>,
+    /// When the incident's first event was.
+    #[serde(default)]
+    pub began: Option<Timestamp>,
     /// The container's image as its pod names it.
     #[serde(default)]
     pub image: Option<String>,

@@ -128,15 +128,18 @@ impl Run {
         match input {
             Input::ReadBack { seq, found } => self.read_back(seq, found.as_deref(), now, &mut out),
             Input::Outcome(outcome) => self.outcome(&outcome, now, &mut out),
-            Input::Approve { step, by } => self.approve(step, by, now, &mut out),
-            Input::Deny { step, by, because } => self.deny(step, by, because, now, &mut out),
-            Input::Rollback { scope, by, because } => {
-                self.ask_rollback(scope, by, because, now, &mut out);
+            Input::Approve { step, by, groups } => self.approve(step, by, &groups, now, &mut out),
+            Input::Deny { step, by, groups, because } => {
+                self.deny(step, (by, &groups), because, now, &mut out);
+            }
+            Input::Rollback { scope, by, because, on_drift } => {
+                self.ask_rollback(scope, (by, because), on_drift, now, &mut out);
             }
             Input::Reaction(record) => self.adopt_reaction(*record, now, &mut out),
             Input::Released { action, by } => self.released(&action, &by, now, &mut out),
             Input::NodeLost(node) => self.node_lost(node, now, &mut out),
             Input::NodeBack(node) => self.node_back(&node, now, &mut out),
+            Input::Hold { because } => self.hold(because, now, &mut out),
             Input::Tick => {}
         }
         self.deadlines(now, &mut out);

@@ -5,7 +5,7 @@ mod object;
 
 use crds::{BlastRadius, Network, Parameters, Protected, Radius, TargetKind};
 use ipnet::IpNet;
-use model::{BootNs, CgroupId, INIT_PID, NodeAction, Pid, ProcessKey, Target};
+use model::{BootNs, CgroupId, ClusterAction, INIT_PID, NodeAction, Pid, ProcessKey, Target};
 use serde_json::Value;
 
 use crate::{
@@ -82,10 +82,15 @@ pub(crate) fn resolve(
 ) -> Result<Work, Unfit> {
     let target = target(way, facts, variables)?;
     let with = parameters(way, facts, variables)?;
-    let action = action::build(way.kind, way.target, &with).ok_or_else(|| Unfit::Unresolved {
+    let mut action = action::build(way.kind, way.target, &with).ok_or_else(|| Unfit::Unresolved {
         kind: way.kind.needs(),
         because: "neither the step nor the finding names one".into(),
     })?;
+    if let (NodeAction::Cluster(ClusterAction::RestoreObject(known)), Target::Object(object)) =
+        (&mut action, &target)
+    {
+        *known = object::restoration(&facts.subject, object);
+    }
     check_protected(&action, &target, facts, &grants.protected)?;
     let widest = limits.widest.min(grants.widest);
     let radius = action::radius(&action, &target);

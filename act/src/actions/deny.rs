@@ -1,8 +1,10 @@
 //! `cluster.deny-exec`, `cluster.deny-image`, `cluster.deny-writes`: a ValidatingAdmissionPolicy of our own and its binding. Nothing of
 //! others is touched; the undo deletes both, the binding first.
 //!
-//! Admission sees no reads. The policy's own failure denies (`failurePolicy: Fail`); our own account and the cluster's are never matched,
-//! so that neither we nor the control plane are locked out.
+//! Admission sees no reads. The policy's own failure denies (`failurePolicy: Fail`). Of sessions and writes our own account and the
+//! cluster's are never refused, so that neither we nor the control plane are locked out. An image is refused whoever brings it in: nearly
+//! every pod is made by the cluster's own controllers. What keeps the cluster alive all the same is the place: the policy holds in one
+//! namespace, which is none of the system's and not ours.
 
 use model::{AccountKind, ActionFailure, ClusterState, DenyImage, Edit, ObjectRef, Target};
 use serde_json::{Value, json};
@@ -42,14 +44,14 @@ pub(super) async fn exec(job: &Job<'_>) -> Result<ClusterState, ActionFailure> {
         },
     ]);
     let message = format!("Hemostat: no sessions in {namespace} while {} lasts", job.incident);
-    Ok(policy(job, rules, Some(&namespace), &[], json!([{"expression": "false", "message": message}])))
+    let spared = [the_clusters_own(job)];
+    Ok(policy(job, rules, Some(&namespace), &spared, json!([{"expression": "false", "message": message}])))
 }
 
 pub(super) async fn image(job: &Job<'_>, with: &DenyImage) -> Result<ClusterState, ActionFailure> {
     let namespace = namespace(job).await?;
     let image = &with.image;
-    let sound = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
-    if image.is_empty() || image.len() > 512 || !image.chars().all(sound) {
+    if !is_image(image) {
         return Err(job.unsupported(format!("`{image}` is no name of an image")));
     }
     // A digest is refused under every name that carries it.
@@ -78,12 +80,18 @@ pub(super) async fn image(job: &Job<'_>, with: &DenyImage) -> Result<ClusterStat
     let variables = json!([
         {"name": "pod", "expression": "object.kind == 'Pod' ? object.spec : object.kind == 'CronJob' ? object.spec.jobTemplate.spec.template.spec : object.spec.template.spec"},
         {"name": "hit", "expression": lists},
-        {"name": "known", "expression": format!("oldObject != null && (oldObject.kind == 'Pod' ? [oldObject.spec] : oldObject.kind == 'CronJob' ? [oldObject.spec.jobTemplate.spec.template.spec] : [oldObject.spec.template.spec]).exists(s, (has(s.containers) && s.containers.exists(c, {hit})) || (has(s.initContainers) && s.initContainers.exists(c, {hit})))")},
+        {"name": "known", "expression": format!("oldObject != null && (oldObject.kind == 'Pod' ? [oldObject.spec] : oldObject.kind == 'CronJob' ? [oldObject.spec.jobTemplate.spec.template.spec] : [oldObject.spec.template.spec]).exists(s, (has(s.containers) && s.containers.exists(c, {hit})) || (has(s.initContainers) && s.initContainers.exists(c, {hit})) || (has(s.ephemeralContainers) && s.ephemeralContainers.exists(c, {hit})))")},
     ]);
     let message =
         format!("Hemostat: the image {image} is refused in {namespace} while {} lasts", job.incident);
     let validations = json!([{"expression": "!variables.hit || variables.known", "message": message}]);
-    let mut captured = policy(job, rules, Some(&namespace), &[], validations);
+    let own = quoted(&job.config.own.namespace);
+    let conditions = [
+        // A node shows its static pods, which run whatever the API server says.
+        ("not-a-nodes-picture", "!('system:nodes' in request.userInfo.groups)".to_owned()),
+        ("not-the-systems-place", format!("!request.namespace.startsWith('kube-') && request.namespace != {own}")),
+    ];
+    let mut captured = policy(job, rules, Some(&namespace), &conditions, validations);
     if let Some(Edit::Make { content, .. }) = captured.edits.first_mut() {
         content["spec"]["variables"] = variables;
     }
@@ -106,7 +114,7 @@ pub(super) async fn writes(job: &Job<'_>) -> Result<ClusterState, ActionFailure>
         "resources": ["*/*"], "scope": "*",
     }]);
     let message = format!("Hemostat: {account} may change nothing while {} lasts", job.incident);
-    let conditions = [("account", is), ("spared", SPARED.to_owned())];
+    let conditions = [the_clusters_own(job), ("account", is), ("spared", SPARED.to_owned())];
     Ok(policy(job, rules, None, &conditions, json!([{"expression": "false", "message": message}])))
 }
 
@@ -118,11 +126,10 @@ fn policy(
     conditions: &[(&str, String)],
     validations: Value,
 ) -> ClusterState {
-    // The cluster's own parts work on: they are protected like their namespaces.
-    let own = "!request.userInfo.groups.exists(g, g in ['system:nodes', 'system:serviceaccounts:kube-system', \
-               'system:serviceaccounts:hemostat-system']) && !request.userInfo.username.startsWith('system:kube-')";
-    let mut all: Vec<Value> = vec![json!({"name": "not-the-clusters-own", "expression": own})];
-    all.extend(conditions.iter().map(|(name, expression)| json!({"name": name, "expression": expression})));
+    let all: Vec<Value> = conditions
+        .iter()
+        .map(|(name, expression)| json!({"name": name, "expression": expression}))
+        .collect();
     let spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": rules},
@@ -138,6 +145,22 @@ fn policy(
     }
     let binding = job.made(VERSION, "ValidatingAdmissionPolicyBinding", None, json!({"spec": spec}));
     state([policy, binding])
+}
+
+/// The cluster's own parts and ours work on: they are protected like their namespaces.
+fn the_clusters_own(job: &Job<'_>) -> (&'static str, String) {
+    let ours = quoted(&format!("system:serviceaccounts:{}", job.config.own.namespace));
+    let expression = format!(
+        "!request.userInfo.groups.exists(g, g in ['system:nodes', 'system:serviceaccounts:kube-system', {ours}]) \
+         && !request.userInfo.username.startsWith('system:kube-')"
+    );
+    ("not-the-clusters-own", expression)
+}
+
+/// Whether a text is the name or the digest of an image, and nothing that means more in an expression or on a command line.
+pub(super) fn is_image(image: &str) -> bool {
+    let sound = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    image.starts_with(|c: char| c.is_ascii_alphanumeric()) && image.len() <= 512 && image.chars().all(sound)
 }
 
 async fn namespace(job: &Job<'_>) -> Result<String, ActionFailure> {
@@ -162,6 +185,16 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::quoted;
+
+    #[test]
+    fn the_name_of_an_image_is_no_option_and_no_expression() {
+        for good in ["api:1", "registry.example:5000/a/b@sha256:00ff", "sha256:00ff"] {
+            assert!(super::is_image(good), "{good}");
+        }
+        for bad in ["", "--server=evil", "a b", "a')||true", "@x", "/x", &"a".repeat(513)] {
+            assert!(!super::is_image(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn an_accounts_name_cannot_leave_its_literal() {

@@ -68,6 +68,7 @@ fn service_account(job: &Job<'_>) -> Result<ObjectRef, ActionFailure> {
             namespace: namespace.clone(),
             name: name.clone(),
             uid: String::new(),
+            as_of: None,
         }),
         _ => Err(job.unsupported("only a service account's tokens are the API server's to end")),
     }

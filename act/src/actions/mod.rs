@@ -2,6 +2,7 @@
 //! what stands there before. Applying and reverting are the same for all ([`crate::edits`]); some look at their effect in a way of their
 //! own.
 
+mod bundle;
 mod clamp_quota;
 mod collect_evidence;
 mod deny;
@@ -13,6 +14,7 @@ mod owners;
 mod restore_object;
 mod roll_back_image;
 mod scale;
+mod scan_image;
 mod simple;
 mod subtract_subject;
 mod suspend_sync;
@@ -21,10 +23,11 @@ use model::{ActionFailure, ClusterAction, ClusterState, Edit, Outputs};
 use serde_json::json;
 
 use crate::{
+    api::reference,
     edits,
     job::{Job, Look},
     notify,
-    permissions::Rule,
+    permissions::{self, Rule},
 };
 
 /// Everything that the action will change, and what stands there now.
@@ -45,10 +48,11 @@ pub(crate) async fn capture(job: &Job<'_>, action: &ClusterAction) -> Result<Clu
         ClusterAction::DenyExec => deny::exec(job).await?,
         ClusterAction::DenyImage(with) => deny::image(job, with).await?,
         ClusterAction::DenyWrites => deny::writes(job).await?,
-        ClusterAction::RestoreObject => restore_object::capture(job).await?,
+        ClusterAction::RestoreObject(with) => restore_object::capture(job, with).await?,
         ClusterAction::ClampQuota => clamp_quota::capture(job).await?,
         ClusterAction::SuspendSync => suspend_sync::capture(job).await?,
         ClusterAction::CollectEvidence(_) => collect_evidence::capture(job).await?,
+        ClusterAction::ScanImage(with) => scan_image::capture(job, with).await?,
         ClusterAction::Notify(_) => notify::capture(job)?,
     };
     if let Some(keeper) = kept_by_git(job, action, &captured).await? {
@@ -71,6 +75,7 @@ pub(crate) async fn apply(
             Outputs::new()
         }
         ClusterAction::CollectEvidence(with) => collect_evidence::apply(job, with).await?,
+        ClusterAction::ScanImage(_) => scan_image::apply(job, captured).await?,
         ClusterAction::Notify(with) => notify::apply(job, with).await?,
         _ => {
             edits::apply(job.api, captured, &job.manager()).await?;
@@ -94,6 +99,10 @@ pub(crate) async fn verify(
     action: &ClusterAction,
     captured: &ClusterState,
 ) -> Result<Look, ActionFailure> {
+    if let ClusterAction::ScanImage(_) = action {
+        // Its Job is gone by then: what it left is the report.
+        return Ok(scan_image::verify(job));
+    }
     if let Some(found) = edits::missing(job.api, captured).await? {
         return Ok(Look::Missing(found));
     }
@@ -104,7 +113,7 @@ pub(crate) async fn verify(
         ClusterAction::RollBackImage => roll_back_image::verify(job).await,
         ClusterAction::SubtractSubject => subtract_subject::verify(job).await,
         ClusterAction::InvalidateTokens => invalidate_tokens::verify(job, captured).await,
-        ClusterAction::CollectEvidence(_) => collect_evidence::verify(job),
+        ClusterAction::CollectEvidence(_) => Ok(collect_evidence::verify(job)),
         ClusterAction::Notify(_) => notify::verify(job),
         _ => Ok(Look::InForce),
     }
@@ -131,6 +140,9 @@ pub(crate) fn permissions(action: &str) -> Vec<Rule> {
         "cluster.clamp-quota" => clamp_quota::permissions(),
         "cluster.suspend-sync" => suspend_sync::permissions(),
         "cluster.collect-evidence" => collect_evidence::permissions(),
+        permissions::CHECKPOINT => collect_evidence::checkpoint_permissions(),
+        permissions::SCAN_OWN => scan_image::permissions_at_home(),
+        "cluster.scan-image" => scan_image::permissions(),
         _ => Vec::new(),
     }
 }
@@ -152,8 +164,9 @@ async fn kept_by_git(
         }
         let Some(found) = job.api.find(object).await? else { continue };
         match suspend_sync::keeper(job.api, &found).await {
-            Ok(Some(keeper)) => return Ok(Some(keeper.to_string())),
-            Ok(None) => {}
+            Ok(suspend_sync::Kept::By(keeper)) => return Ok(Some(reference(&keeper).to_string())),
+            Ok(suspend_sync::Kept::Nobody) => {}
+            Ok(suspend_sync::Kept::Claimed(because)) => return Ok(Some(format!("somebody ({because})"))),
             Err(ActionFailure::Unsupported { because, .. }) => {
                 return Ok(Some(format!("somebody ({because})")));
             }

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use model::{ActionFailure, ObjectRef};
 use serde_json::Value;
 
-use crate::{api::Api, selector::ways_out};
+use crate::{
+    api::{Api, ApiFault},
+    selector::ways_out,
+};
 
 /// The owner that controls an object.
 pub(super) fn controller(found: &Value) -> Option<ObjectRef> {
@@ -21,6 +24,7 @@ pub(super) fn controller(found: &Value) -> Option<ObjectRef> {
         namespace: found["metadata"]["namespace"].as_str().map(str::to_owned),
         name: part("name"),
         uid: part("uid"),
+        as_of: None,
     })
 }
 
@@ -29,6 +33,9 @@ pub(super) async fn selected_by_owner(api: &Api, pod: &Value) -> Result<BTreeSet
     let Some(owner) = controller(pod).filter(|owner| owner.kind == "ReplicaSet") else {
         return Ok(BTreeSet::new());
     };
-    let found = api.find(&owner).await?;
-    Ok(found.map(|found| ways_out(&found["spec"]["selector"])).unwrap_or_default())
+    match api.get(&owner).await {
+        Ok(found) => Ok(ways_out(&found["spec"]["selector"])),
+        Err(ApiFault::NotFound { .. }) => Ok(BTreeSet::new()),
+        Err(fault) => Err(fault.into()),
+    }
 }

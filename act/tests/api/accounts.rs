@@ -58,6 +58,13 @@ async fn i5_an_account_is_taken_out_of_every_binding_and_put_back_where_it_stood
         world.make(&roles, late).await;
         assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }));
         world.delete(&format!("{roles}/late")).await;
+        // Somebody adds another subject meanwhile: it stays, and ours goes back beside it.
+        let mut with_other = world.get(&watched[0]).await.unwrap()["subjects"].clone();
+        if with_other.is_null() {
+            with_other = json!([]);
+        }
+        with_other.as_array_mut().unwrap().push(other(99));
+        world.change(&watched[0], json!({"subjects": with_other})).await;
         // One binding is deleted meanwhile: the others get their subject back.
         world.delete(&watched[1]).await;
         let reverted = act.revert().await.unwrap();
@@ -118,7 +125,8 @@ async fn i5_an_account_changes_nothing_and_then_may_again() {
     let ada = format!("ada-{}", world.namespace);
     let target = Target::Account(Account::of_user(&ada));
     let act = world.begin(ClusterAction::DenyWrites, target).await.unwrap();
-    act.prove(&[world.below("configmaps")]).await;
+    let theirs = json!({"spec": {"failurePolicy": "Ignore"}});
+    act.prove_all(&[world.below("configmaps")], &act.made(), theirs, &["was absent", "Ignore"]).await;
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     let write = async || {
         world

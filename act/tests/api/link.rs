@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::link::ControllerLink;
 
-use crate::world::client;
+use crate::world::{client, own};
 
 fn command() -> NodeCommand {
     NodeCommand {
@@ -28,6 +28,7 @@ fn command() -> NodeCommand {
             namespace: None,
             name: "nobody".into(),
             uid: "u".into(),
+            as_of: None,
         }),
         phase: Phase::Capture,
     }
@@ -49,6 +50,8 @@ async fn the_link_is_down_while_the_api_server_is_away_and_what_was_asked_is_not
         evidence: folder.path().join("evidence"),
         sent: folder.path().join("sent"),
         channels: Vec::new(),
+        own: own(0),
+        scanner: None,
         leads: Arc::new(|| true),
         clock: Arc::new(|| Timestamp(1_000)),
     };

@@ -4,9 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test of its own; what cannot be done fails it")]
 
 mod accounts;
+mod kubelet;
 mod link;
 mod namespaces;
 mod pods;
+mod restore;
+mod scan;
 mod tell;
 mod workloads;
 mod world;

@@ -27,7 +27,8 @@ async fn i5_an_image_is_refused_in_pods_and_in_what_makes_pods_and_then_taken() 
     let running = world.make(&pods, with("registry.example/miner:1")).await;
     let action = ClusterAction::DenyImage(DenyImage { image: "registry.example/miner:1".into() });
     let act = world.begin(action, namespace(&world).await).await.unwrap();
-    act.prove(std::slice::from_ref(&pods)).await;
+    let theirs = json!({"spec": {"failurePolicy": "Ignore"}});
+    act.prove_all(std::slice::from_ref(&pods), &act.made(), theirs, &["was absent", "Ignore"]).await;
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     let refused = async |collection: &str, object: Value| {
         let object = &object;
@@ -49,12 +50,39 @@ async fn i5_an_image_is_refused_in_pods_and_in_what_makes_pods_and_then_taken() 
     let mut init = with("good:1");
     init["spec"]["initContainers"] = json!([{"name": "i", "image": "registry.example/miner:1"}]);
     refused(&pods, init).await;
+    // Nearly every pod is made by the cluster's own controllers: they bring it in as little as a person does.
+    let as_controller = async |name: &str| {
+        let user = format!("system:serviceaccount:kube-system:{name}");
+        let path = format!("{pods}?dryRun=All");
+        let pod = with("registry.example/miner:1");
+        world.try_as(&user, Method::POST, &path, Some(&pod)).await
+    };
+    for name in ["replicaset-controller", "job-controller", "daemon-set-controller", "statefulset-controller"] {
+        world.until(async || as_controller(name).await.is_err_and(|said| said.contains("refused in"))).await;
+    }
+    // The system's own namespaces and ours take what they take.
+    for place in ["kube-system", "default"] {
+        let all = format!("/api/v1/namespaces/{place}/serviceaccounts");
+        drop(world.request(Method::POST, &all, Some(&json!({"metadata": {"name": "default"}})), "application/json").await);
+        try_make(&world, &format!("/api/v1/namespaces/{place}/pods"), &with("registry.example/miner:1")).await.unwrap();
+    }
     // Others are taken, and what runs may be labelled.
     try_make(&world, &pods, &with("good:1")).await.unwrap();
     let path = format!("{pods}/{}", running["metadata"]["name"].as_str().unwrap());
     world.change(&path, json!({"metadata": {"labels": {"seen": "yes"}}})).await;
+    // So may one that has it only as a debug container: its finalizers must be able to go.
+    let debugged = world.make(&pods, with("good:1")).await;
     act.revert().await.unwrap();
+    let path = format!("{pods}/{}", debugged["metadata"]["name"].as_str().unwrap());
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "registry.example/miner:1"}]}});
+    let mut whole = world.get(&path).await.unwrap();
+    whole["spec"]["ephemeralContainers"] = debug["spec"]["ephemeralContainers"].clone();
     world.until(async || try_make(&world, &pods, &with("registry.example/miner:1")).await.is_ok()).await;
+    let ephemeral = format!("{path}/ephemeralcontainers");
+    world.request(Method::PUT, &ephemeral, Some(&whole), "application/json").await.unwrap();
+    act.apply().await.unwrap();
+    refused(&pods, with("registry.example/miner:1")).await;
+    world.change(&path, json!({"metadata": {"labels": {"seen": "yes"}}})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +95,8 @@ async fn i5_nobody_gets_a_session_in_a_namespace_and_then_may_again() {
         pod["metadata"]["name"].as_str().unwrap()
     );
     let act = world.begin(ClusterAction::DenyExec, namespace(&world).await).await.unwrap();
-    act.prove(&[world.below("pods")]).await;
+    let theirs = json!({"spec": {"failurePolicy": "Ignore"}});
+    act.prove_all(&[world.below("pods")], &act.made(), theirs, &["was absent", "Ignore"]).await;
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     let said =
         async || world.request(Method::POST, &exec, None, "application/json").await.err().unwrap_or_default();
@@ -86,7 +115,8 @@ async fn i5_no_more_pods_than_now_and_then_more_again() {
     }
     let quotas = world.below("resourcequotas");
     let act = world.begin(ClusterAction::ClampQuota, namespace(&world).await).await.unwrap();
-    act.prove(std::slice::from_ref(&pods)).await;
+    let theirs = json!({"spec": {"hard": {"pods": "8"}}});
+    act.prove_all(std::slice::from_ref(&pods), &act.made(), theirs, &["was absent", "\"2\"", "\"8\""]).await;
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     let all = world.get(&quotas).await.unwrap();
     assert_eq!(all["items"][0]["spec"]["hard"], json!({"pods": "2"}));
@@ -97,6 +127,8 @@ async fn i5_no_more_pods_than_now_and_then_more_again() {
     world.change(&path, json!({"spec": {"hard": {"pods": "2"}}})).await;
     act.revert().await.unwrap();
     assert!(world.get(&path).await.is_none());
+    act.apply().await.unwrap();
+    act.prove_gone(&path).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

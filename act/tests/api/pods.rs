@@ -1,12 +1,14 @@
 //! Actions on pods and nodes.
 
 use model::{
-    ActionFailure, ClusterAction, CollectEvidence, Effect, IsolatePod, IsolationForm, Label, PhaseDone, Taint,
+    ActionFailure, ClusterAction, CollectEvidence, Effect, IsolatePod, IsolationForm, Label, MemoryCapture,
+    PhaseDone, Taint,
 };
 use serde_json::{Value, json};
 
 use crate::{
     CASES, Random,
+    kubelet::Kubelet,
     world::{World, target},
 };
 
@@ -47,7 +49,8 @@ async fn i5_a_pod_is_taken_out_of_every_policy_that_allows_and_put_back_exactly(
         let path = path_of(&world, &pod);
         let watched: Vec<String> = made.iter().cloned().chain([path.clone()]).collect();
         let act = world.begin(isolate(IsolationForm::Plain), target(&pod, "v1", "Pod")).await.unwrap();
-        act.prove(&watched).await;
+        let theirs = json!({"spec": {"policyTypes": ["Ingress"]}});
+        act.prove_all(&watched, &act.made(), theirs, &["was absent", "[\"Ingress\"]"]).await;
         assert_eq!(act.verify().await.unwrap(), Effect::InForce);
         // A policy that somebody makes meanwhile lets traffic through, and that is seen.
         let own = json!({"podSelector": {}, "ingress": [{}]});
@@ -147,11 +150,13 @@ async fn i6_what_the_cluster_cannot_do_without_is_refused() {
     picture["metadata"]["annotations"] =
         json!({"kubernetes.io/config.mirror": "x", "kubernetes.io/config.source": "file"});
     picture["spec"]["nodeName"] = "nowhere".into();
-    for (pod, word) in [
-        (world.pod(json!({"app.kubernetes.io/part-of": "hemostat"})), "Hemostat's own"),
-        (network, "pods' network"),
-        (picture, "static pod"),
-    ] {
+    // The agents may run elsewhere: by their account they are known.
+    world.make(&world.below("serviceaccounts"), json!({"metadata": {"name": "agent"}})).await;
+    let mut agent = world.pod(json!({}));
+    agent["spec"]["serviceAccountName"] = "agent".into();
+    for (pod, word) in
+        [(agent, "Hemostat itself acts"), (network, "pods' network"), (picture, "static pod")]
+    {
         let Ok(pod) =
             world.request(hyper::Method::POST, &world.below("pods"), Some(&pod), "application/json").await
         else {
@@ -163,18 +168,38 @@ async fn i6_what_the_cluster_cannot_do_without_is_refused() {
             world.begin(isolate(IsolationForm::Plain), target(&pod, "v1", "Pod")).await.err().unwrap();
         assert!(refused.to_string().contains(word), "{refused}");
     }
-    let mut system =
-        target(&json!({"metadata": {"name": "x", "uid": "y", "namespace": "kube-system"}}), "v1", "Pod");
-    let refused = world.begin(isolate(IsolationForm::Plain), system.clone()).await.err().unwrap();
-    assert!(matches!(refused, ActionFailure::Protected { .. }), "{refused}");
+    let at = |namespace: &str| {
+        target(&json!({"metadata": {"name": "x", "uid": "y", "namespace": namespace}}), "v1", "Pod")
+    };
+    for namespace in ["kube-system", world.home.as_str()] {
+        let refused = world.begin(isolate(IsolationForm::Plain), at(namespace)).await.err().unwrap();
+        assert!(matches!(refused, ActionFailure::Protected { .. }), "{refused}");
+    }
     // I9: another pod of that name is not the one that was meant.
     let pod = world.make(&world.below("pods"), world.pod(json!({}))).await;
-    system = target(&pod, "v1", "Pod");
+    let mut system = target(&pod, "v1", "Pod");
     if let model::Target::Object(object) = &mut system {
         object.uid = "another".into();
     }
     let refused = world.begin(isolate(IsolationForm::Plain), system).await.err().unwrap();
     assert!(matches!(refused, ActionFailure::TargetGone { .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i6_nobody_is_protected_by_what_a_pod_says_of_itself() {
+    let Some(world) = World::of("cluster.isolate-pod").await else { return };
+    let called = world.pod(json!({
+        "app.kubernetes.io/name": "hemostat", "app.kubernetes.io/part-of": "hemostat",
+        "app.kubernetes.io/component": "agent",
+    }));
+    let mut critical = world.pod(json!({}));
+    critical["spec"]["priorityClassName"] = "system-node-critical".into();
+    for pod in [called, critical] {
+        let pod = world.make(&world.below("pods"), pod).await;
+        let act = world.begin(isolate(IsolationForm::Plain), target(&pod, "v1", "Pod")).await.unwrap();
+        act.apply().await.unwrap();
+        act.revert().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,7 +213,13 @@ async fn i5_labels_are_put_on_and_taken_off_and_a_drift_blocks_the_undo() {
         let wanted =
             Label { labels: [("x.example.com/a".into(), "ours".into()), ("new".into(), "1".into())].into() };
         let act = world.begin(ClusterAction::Label(wanted), target(&pod, "v1", "Pod")).await.unwrap();
-        act.prove(std::slice::from_ref(&path)).await;
+        act.prove_all(
+            std::slice::from_ref(&path),
+            &path,
+            json!({"metadata": {"labels": {"new": "theirs", "x.example.com/a": null}}}),
+            &["was absent", "ours \"1\"", "now \"theirs\""],
+        )
+        .await;
         assert_eq!(act.verify().await.unwrap(), Effect::InForce);
         act.prove_drift(
             &path,
@@ -227,7 +258,8 @@ async fn i5_a_pod_is_detached_from_its_services_and_its_replicaset_and_goes_back
     let pod = world.make(&world.below("pods"), pod).await;
     let path = path_of(&world, &pod);
     let act = world.begin(ClusterAction::DetachPod, target(&pod, "v1", "Pod")).await.unwrap();
-    act.prove(std::slice::from_ref(&path)).await;
+    let theirs = json!({"metadata": {"labels": {"app": "theirs"}}});
+    act.prove_all(std::slice::from_ref(&path), &path, theirs, &["was \"api\"", "ours absent", "now \"theirs\""]).await;
     let now = world.get(&path).await.unwrap();
     assert_eq!(now["metadata"]["labels"], json!({"stays": "x"}));
     assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }), "the ReplicaSet has not let go");
@@ -236,6 +268,7 @@ async fn i5_a_pod_is_detached_from_its_services_and_its_replicaset_and_goes_back
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     act.revert().await.unwrap();
     assert_eq!(world.get(&path).await.unwrap()["metadata"]["labels"], pod["metadata"]["labels"]);
+    act.prove_gone(&path).await;
     let mut stateful = world.pod(json!({"app": "db"}));
     stateful["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true}]);
     let stateful = world.make(&world.below("pods"), stateful).await;
@@ -272,7 +305,17 @@ async fn i5_a_node_takes_no_more_pods_and_then_does_again() {
                 .await;
             let path = format!("/api/v1/nodes/{}", node["metadata"]["name"].as_str().unwrap());
             let act = world.begin(action.clone(), target(&node, "v1", "Node")).await.unwrap();
-            act.prove(std::slice::from_ref(&path)).await;
+            if name == "cluster.cordon" {
+                act.prove(std::slice::from_ref(&path)).await;
+            } else {
+                act.apply().await.unwrap();
+                // Ours with another effect.
+                let mut theirs = world.get(&path).await.unwrap()["spec"]["taints"].clone();
+                theirs.as_array_mut().unwrap().last_mut().unwrap()["effect"] = "NoExecute".into();
+                let theirs = json!({"spec": {"taints": theirs}});
+                act.revert().await.unwrap();
+                act.prove_all(std::slice::from_ref(&path), &path, theirs, &["NoSchedule", "now", "NoExecute"]).await;
+            }
             assert_eq!(act.verify().await.unwrap(), Effect::InForce);
             if name == "cluster.cordon" {
                 // Somebody lets it take pods again: that is as it was.
@@ -309,6 +352,41 @@ async fn evidence_of_a_pod_is_kept_once_and_a_changed_file_is_seen() {
     assert!(manifest["incomplete"][0].as_str().unwrap().contains("log of c"), "{manifest}");
     std::fs::write(bundle.join("pod.json"), "{}").unwrap();
     assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_of_each_container_is_asked_of_the_kubelet_and_its_absence_said() {
+    let rights = [hemostat_act::permissions::CHECKPOINT];
+    let Some(world) = World::with("cluster.collect-evidence", &rights, Vec::new(), None).await else { return };
+    let Some(kubelet) = Kubelet::on(&world, false).await else { return };
+    let mut pod = world.pod(json!({"app": "x"}));
+    pod["spec"]["nodeName"] = kubelet.node.clone().into();
+    pod["spec"]["containers"][0]["env"] = json!([{"name": "PASSWORD", "value": "s3cret-value"}]);
+    pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "side", "image": "i"}));
+    let pod = world.make(&world.below("pods"), pod).await;
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let place = "/var/lib/kubelet/checkpoints/checkpoint-x.tar";
+    let checkpoint = format!("POST /checkpoint/{}/{name}", world.namespace);
+    kubelet.says(&format!("{checkpoint}/c"), 200, json!({"items": [place]}).to_string());
+    kubelet.says(&format!("{checkpoint}/side"), 404, "the feature is off");
+    kubelet.says("GET /containerLogs/", 200, "a line of the log\n");
+    let action = ClusterAction::CollectEvidence(CollectEvidence { memory: MemoryCapture::Private, ..CollectEvidence::default() });
+    let act = world.begin(action, target(&pod, "v1", "Pod")).await.unwrap();
+    let outputs = act.apply().await.unwrap();
+    assert_eq!(act.verify().await.unwrap(), Effect::InForce);
+    let bundle = std::path::PathBuf::from(outputs["bundle"].as_str().unwrap());
+    let read = |file: &str| std::fs::read_to_string(bundle.join(file)).unwrap();
+    let manifest: Value = serde_json::from_str(&read("manifest.json")).unwrap();
+    assert_eq!(manifest["checkpoints"], json!([{"container": "c", "on_node": [place]}]), "{manifest}");
+    assert!(manifest["incomplete"][0].as_str().unwrap().contains("checkpoint of side"), "{manifest}");
+    assert_eq!(read("c.log"), "a line of the log\n");
+    assert!(!read("pod.json").contains("s3cret-value") && read("pod.json").contains("PASSWORD"));
+    // Without being asked for memory nobody asks the kubelet for it.
+    let asked = kubelet.heard.lock().unwrap().iter().filter(|line| line.contains("/checkpoint/")).count();
+    assert_eq!(asked, 2);
+    let plain = ClusterAction::CollectEvidence(CollectEvidence::default());
+    world.begin(plain, target(&pod, "v1", "Pod")).await.unwrap().apply().await.unwrap();
+    assert_eq!(kubelet.heard.lock().unwrap().iter().filter(|l| l.contains("/checkpoint/")).count(), 2);
 }
 
 /// A definition of somebody else's, as far as its name and place go.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use hemostat_act::{ActConfig, Channel, Executor, permissions};
+use hemostat_act::{ActConfig, Channel, Executor, Own, Scanner, permissions};
 use hemostat_cluster_tests::api_server::ApiServer;
 use hyper::{Method, Request};
 use kube::{
@@ -13,8 +13,9 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use model::{
-    ActionFailure, ActionId, ClusterAction, ClusterState, CommandKey, Edit, Effect, IncidentId, NodeAction,
-    NodeCommand, NodeId, ObjectRef, Outputs, Phase, PhaseDone, RollbackState, Target, Timestamp,
+    Account, ActionFailure, ActionId, ClusterAction, ClusterState, CommandKey, Edit, Effect, IncidentId,
+    NodeAction, NodeCommand, NodeId, ObjectRef, OnDrift, Outputs, Phase, PhaseDone, RollbackState, Target,
+    Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +26,8 @@ pub(crate) struct World {
     admin: Client,
     executor: Executor,
     pub(crate) namespace: String,
+    /// Hemostat's own.
+    pub(crate) home: String,
     /// Holds the folder until the end.
     _folder: tempfile::TempDir,
     action: &'static str,
@@ -43,10 +46,20 @@ pub(crate) struct Act<'a> {
 impl World {
     /// For an action of that name; `None`, said aloud, where there is no API server to be had.
     pub(crate) async fn of(action: &'static str) -> Option<Self> {
-        Self::with_channels(action, Vec::new()).await
+        Self::with(action, &[], Vec::new(), None).await
     }
 
     pub(crate) async fn with_channels(action: &'static str, channels: Vec<Channel>) -> Option<Self> {
+        Self::with(action, &[], channels, None).await
+    }
+
+    /// With rights besides those of the action, in the whole cluster.
+    pub(crate) async fn with(
+        action: &'static str,
+        further: &[&'static str],
+        channels: Vec<Channel>,
+        scanner: Option<Scanner>,
+    ) -> Option<Self> {
         let server = ApiServer::here()?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("ns-{n}");
@@ -57,16 +70,19 @@ impl World {
             evidence: folder.path().join("evidence"),
             sent: folder.path().join("sent"),
             channels,
+            own: own(n),
+            scanner,
             leads: Arc::new(|| true),
-            clock: Arc::new(|| Timestamp(1_000)),
+            clock: Arc::new(now),
         };
+        let home = config.own.namespace.clone();
         let executor = Executor::new(client(&server, Some(&user)).await, config);
         let world =
-            Self { server, admin, executor, namespace, _folder: folder, action, n: AtomicU64::new(0) };
+            Self { server, admin, executor, namespace, home, _folder: folder, action, n: AtomicU64::new(0) };
         let name = world.namespace.clone();
         world.make("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
         world.make(&world.below("serviceaccounts"), json!({"metadata": {"name": "default"}})).await;
-        let role = permissions::cluster_role(&user, [action]);
+        let role = permissions::cluster_role(&user, [action].iter().chain(further));
         let rbac = "/apis/rbac.authorization.k8s.io/v1";
         world.make(&format!("{rbac}/clusterroles"), role).await;
         let binding = json!({
@@ -75,6 +91,19 @@ impl World {
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         });
         world.make(&format!("{rbac}/clusterrolebindings"), binding).await;
+        let at_home = permissions::cluster_role(&user, [format!("{action}@own")]);
+        if at_home["rules"].as_array().is_some_and(|rules| !rules.is_empty()) {
+            let home = world.home.clone();
+            world.make("/api/v1/namespaces", json!({"metadata": {"name": home}})).await;
+            let (mut role, name) = (at_home, json!({"name": user}));
+            (role["kind"], role["metadata"]) = ("Role".into(), name.clone());
+            let below = format!("{rbac}/namespaces/{home}");
+            world.make(&format!("{below}/roles"), role).await;
+            let of = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user});
+            let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]);
+            let binding = json!({"metadata": name, "roleRef": of, "subjects": subjects});
+            world.make(&format!("{below}/rolebindings"), binding).await;
+        }
         Some(world)
     }
 
@@ -155,6 +184,10 @@ impl World {
                 for part in ["resourceVersion", "managedFields", "generation"] {
                     meta.remove(part);
                 }
+                // A generation under another name.
+                if let Some(kept) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+                    kept.remove("deprecated.daemonset.template.generation");
+                }
             }
             all.push(object);
         }
@@ -214,12 +247,32 @@ impl Act<'_> {
     }
 
     pub(crate) async fn revert(&self) -> Result<PhaseDone, ActionFailure> {
-        self.phase(Phase::Revert { rollback: self.rollback() }).await
+        self.phase(Phase::Revert { rollback: self.rollback(), on_drift: OnDrift::Ask }).await
+    }
+
+    /// As a person wants it who knows that somebody else changed it.
+    pub(crate) async fn overwrite(&self) -> Result<PhaseDone, ActionFailure> {
+        self.phase(Phase::Revert { rollback: self.rollback(), on_drift: OnDrift::Overwrite }).await
+    }
+
+    /// The path of the first object that the action makes.
+    pub(crate) fn made(&self) -> String {
+        let made = self.captured.edits.iter().find_map(|edit| match edit {
+            Edit::Make { object, .. } => Some(object),
+            _ => None,
+        });
+        let object = made.unwrap();
+        let root = if object.api_version.contains('/') { "apis" } else { "api" };
+        let below = object.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
+        let kind = object.kind.to_lowercase();
+        let plural =
+            if kind.ends_with('y') { format!("{}ies", &kind[..kind.len() - 1]) } else { format!("{kind}s") };
+        format!("/{root}/{}{below}/{plural}/{}", object.api_version, object.name)
     }
 
     /// I5, I7: applied twice it is done once; killed after any of its edits it can be brought to its end, or back; undone twice it is as
     /// before.
-    pub(crate) async fn prove(&self, watched: &[String]) {
+    pub(crate) async fn prove(&self, watched: &[String]) -> Vec<Option<Value>> {
         let before = self.world.picture(watched).await;
         for done in 0..=self.captured.edits.len() {
             let begun = ClusterState { edits: self.captured.edits[..done].to_vec(), notes: Vec::new() };
@@ -245,6 +298,38 @@ impl Act<'_> {
         assert!(made || applied != before, "it does something");
         self.apply().await.unwrap();
         assert_eq!(self.world.picture(watched).await, applied, "done once");
+        before
+    }
+
+    /// Everything that holds for an action that can be undone, with somebody else's edit at `path` between its capture and its undo:
+    /// nothing is overwritten, unless a person wants it: then it is as it was captured, and what was overwritten is told. It is in force
+    /// afterwards.
+    pub(crate) async fn prove_all(&self, watched: &[String], path: &str, edit: Value, told: &[&str]) {
+        let before = self.prove(watched).await;
+        self.prove_drift(path, edit, told).await;
+        let done = self.overwrite().await.unwrap();
+        let PhaseDone::Reverted { detail } = done else { panic!("{done:?}") };
+        assert!(detail.contains("overwritten: "), "{detail}");
+        assert_eq!(self.world.picture(watched).await, before, "as it was captured: {detail}");
+        let again = self.overwrite().await.unwrap();
+        assert!(matches!(again, PhaseDone::Reverted { .. }), "{again:?}");
+        assert_eq!(self.world.picture(watched).await, before);
+        self.apply().await.unwrap();
+    }
+
+    /// Its object at `path` is taken away: there is nothing to undo, and nothing of ours stays behind.
+    pub(crate) async fn prove_gone(&self, path: &str) {
+        self.world.delete(path).await;
+        match self.revert().await {
+            Err(ActionFailure::TargetGone { .. }) | Ok(PhaseDone::Reverted { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        for edit in &self.captured.edits {
+            if let Edit::Make { .. } = edit {
+                assert!(self.world.get(&self.made()).await.is_none(), "{} stays behind", self.made());
+            }
+        }
+        assert!(self.apply().await.is_err() || self.captured.edits.iter().all(|e| matches!(e, Edit::Make { .. })));
     }
 
     /// Somebody else's edit in between: nothing is undone, and the three states are told.
@@ -265,7 +350,7 @@ impl Act<'_> {
             action_id: self.id.clone(),
             incident: IncidentId::new("inc-1"),
             node: NodeId::cluster(),
-            deadline: Timestamp(2_000),
+            deadline: now().plus(std::time::Duration::from_secs(60)),
             action: NodeAction::Cluster(self.action.clone()),
             target: self.target.clone(),
             phase,
@@ -287,7 +372,33 @@ pub(crate) fn target(object: &Value, api_version: &str, kind: &str) -> Target {
         namespace: part("namespace"),
         name: part("name").unwrap(),
         uid: part("uid").unwrap(),
+        as_of: None,
     })
+}
+
+/// As an audit record without uid names it.
+pub(crate) fn by_name(target: Target, as_of: Option<Timestamp>) -> Target {
+    match target {
+        Target::Object(object) => Target::Object(ObjectRef { uid: String::new(), as_of, ..object }),
+        other => other,
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap())
+}
+
+/// Times of the API server are in whole seconds: what follows is certainly later.
+pub(crate) async fn next_second() {
+    let begun = now().unix_seconds();
+    while now().unix_seconds() == begun {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn own(n: u64) -> Own {
+    Own { namespace: format!("home-{n}"), accounts: vec![Account::of_user(&format!("system:serviceaccount:ns-{n}:agent"))] }
 }
 
 pub(crate) async fn client(server: &ApiServer, user: Option<&str>) -> Client {

@@ -280,7 +280,7 @@ impl Contain {
                 }
                 Ok(PhaseDone::Verified { effect })
             }
-            Phase::Revert { rollback: given } => {
+            Phase::Revert { rollback: given, .. } => {
                 if known.is_none() {
                     put(given.clone(), ActionState::Applied)?;
                 }

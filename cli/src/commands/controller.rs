@@ -7,6 +7,7 @@ use clap::ValueHint;
 use controller::{
     ControllerConfig,
     ingest::SourceSpec,
+    intel::FeedSource,
     reconcile::{self, ClusterConfig, ClusterError, lease::LeaseConfig},
 };
 use kube::{
@@ -51,10 +52,23 @@ pub(crate) struct Options {
     /// Where people are told: a YAML list of channels, each with name, kind and what it needs (docs/actions.md, notify.send).
     #[arg(long, env = "HEMOSTAT_CHANNELS", value_name = "FILE", value_hint = ValueHint::FilePath)]
     channels: Option<PathBuf>,
+    /// What looks for known vulnerabilities in images, and the image that it comes in: trivy=IMAGE or grype=IMAGE (docs/actions.md,
+    /// cluster.scan-image).
+    #[arg(long, env = "HEMOSTAT_SCANNER", value_name = "KIND=IMAGE")]
+    scanner: Option<controller::act::Scanner>,
+    /// A further word of the scanner's command, for example where its database comes from. May be given several times.
+    #[arg(long = "scanner-argument", value_name = "WORD", allow_hyphen_values = true, requires = "scanner")]
+    scanner_arguments: Vec<String>,
+    /// A Secret of type kubernetes.io/dockerconfigjson in the own namespace, by which the scanner may pull what it looks at.
+    #[arg(long, value_name = "SECRET", requires = "scanner")]
+    scanner_pull_secret: Option<String>,
     /// A log to follow beside the nodes, as FORMAT=PATH, for example kubernetes-audit=/var/log/kubernetes/audit.log (formats: `hemostat
     /// standalone --help`). May be given several times.
     #[arg(long = "source", value_name = "FORMAT=PATH")]
     sources: Vec<SourceSpec>,
+    /// A feed of threat intelligence, as FORMAT=PATH (`hemostat standalone --help`). May be given several times.
+    #[arg(long = "feed", value_name = "FORMAT=PATH")]
+    feeds: Vec<FeedSource>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -85,9 +99,15 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
         sources: options.sources.clone(),
         certificate_life: Duration::from_secs(options.certificate_seconds),
         channels: channels(options.channels.as_deref())?,
+        scanner: options.scanner.clone().map(|scanner| controller::act::Scanner {
+            arguments: options.scanner_arguments.clone(),
+            pull_secret: options.scanner_pull_secret.clone(),
+            ..scanner
+        }),
     };
     let config = ControllerConfig {
         socket: shared.socket.clone(),
+        feeds: options.feeds.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     };
     let stop = CancellationToken::new();

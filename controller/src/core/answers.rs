@@ -1,13 +1,12 @@
 //! Which run answers what: a playbook for a new finding, a run of its own for what the node did by itself.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use model::{
     ActionId, ActionRecord, Finding, GateOutcome, Incident, IncidentId, NodeId, RunId, TimelineEntry,
-    Timestamp,
 };
 use respond::{
-    gate::{self, Situation, Usage},
+    gate::{self, Situation, Usage, Want},
     plan::Plan,
     run::{Input as RunInput, Run, RunStart},
     trigger,
@@ -26,9 +25,6 @@ use crate::{
     metrics::kind,
     store::{ReadBack, StoreError, Table, Undone},
 };
-
-/// What budgets count.
-const HOUR: Duration = Duration::from_secs(3600);
 
 impl Core {
     /// Answers a new finding of an incident, if a playbook does, nothing holds its process yet, and no person undid or refused
@@ -97,23 +93,29 @@ impl Core {
         let incident = whole.row.incident.clone();
         let reactions = self.free_reactions(&incident);
         let policies = self.state.book.policies_for(&incident);
-        let situation = Situation {
+        let evidence = self.evidence(&plan, &answered, turn.now);
+        let mut situation = Situation {
             incident: &incident,
             finding: &answered,
             node: &node,
             policies: &policies,
-            used: self.usage(turn.now),
+            used: Usage::default(),
             reactions: &reactions,
+            evidence: &evidence,
+            paused: self.state.trust.paused(),
             now: turn.now,
         };
+        let want = Want::of(&plan, &situation);
+        situation.used = self.usage(Some(&want), turn.now);
         let mut start = gate::decide(&plan, &situation);
+        start.grants.protected.namespaces.extend(self.config.own_namespace.clone());
         start.run = self.fresh(&start.run);
         let shadow = start.decision.outcome == GateOutcome::Shadow;
         if shadow && self.state.rows.of(id).any(|row| says(row, &plan, &answered)) {
             // What would be done is written down already.
             return Ok(Answered::Not);
         }
-        self.begin(start, Some(&answered), turn);
+        self.begin(start, Some((&answered, want)), turn);
         Ok(if shadow { Answered::Not } else { Answered::Now })
     }
 
@@ -150,6 +152,8 @@ impl Core {
                     policies: &self.state.book.policies_for(&incident),
                     used: Usage::default(),
                     reactions: &reactions,
+                    evidence: &gate::Evidence::default(),
+                    paused: None,
                     now: turn.now,
                 }),
                 None => gate::adopt_without_finding(&incident, &node, &reactions),
@@ -160,7 +164,7 @@ impl Core {
         Ok(())
     }
 
-    fn begin(&mut self, start: RunStart, answered: Option<&Finding>, turn: &mut Turn) {
+    fn begin(&mut self, start: RunStart, answered: Option<(&Finding, Want)>, turn: &mut Turn) {
         let (id, incident) = (start.run.clone(), start.incident.clone());
         let outcome = match start.decision.outcome {
             GateOutcome::Automatic => "automatic",
@@ -183,13 +187,14 @@ impl Core {
             began: turn.now,
             outcome: start.decision.outcome,
             actions: 0,
-            answers: answered.map(|finding| Answers {
+            answers: answered.as_ref().map(|(finding, _)| Answers {
                 playbook: start.playbook.clone(),
                 finding: finding.id.clone(),
                 rule: finding.rule.id.clone(),
                 process: finding.event.process.key,
             }),
             grip: Grip::None,
+            want: answered.map(|(_, want)| want),
         };
         let node = start.node.clone();
         let (run, effects) = match Run::begin(start, turn.now) {
@@ -257,19 +262,6 @@ impl Core {
                 && !self.state.undone_by.contains_key(&record.id)
         };
         incident.actions.iter().filter(free).cloned().collect()
-    }
-
-    /// What automatic runs used in the last hour; nothing where no policy asks for it.
-    fn usage(&self, now: Timestamp) -> Usage {
-        let budgets = |spec: &crds::ResponsePolicySpec| spec.budgets != crds::Budgets::default();
-        if !self.state.book.policies().iter().any(|(_, spec)| budgets(spec)) {
-            return Usage::default();
-        }
-        let hour_ago = Timestamp(now.0.saturating_sub(i64::try_from(HOUR.as_nanos()).unwrap_or(i64::MAX)));
-        self.state.rows.automatic_since(hour_ago).fold(Usage::default(), |sum, row| Usage {
-            runs: sum.runs.saturating_add(1),
-            actions: sum.actions.saturating_add(row.actions),
-        })
     }
 
     /// `wanted`, or the first free one after it.

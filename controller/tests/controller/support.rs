@@ -98,7 +98,7 @@ impl FileNode {
                 };
                 Ok(PhaseDone::Verified { effect })
             }
-            Phase::Revert { rollback } => {
+            Phase::Revert { rollback, .. } => {
                 assert_eq!(*rollback, rollback_of(&command.action), "I5: undone with what was captured");
                 self.world.effects.push(format!("revert {} {id}", command.action.name()));
                 self.world.in_force.remove(&id);

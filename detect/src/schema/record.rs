@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{Fact, Facts, Principal, Record, RecordKind, RecordObject};
+use model::{Fact, Facts, ObjectSight, Principal, Record, RecordKind, RecordObject};
 
 use crate::schema::{Category, Field, FieldValue, Kind, List};
 
@@ -18,7 +18,15 @@ impl RecordBuilder {
     #[must_use]
     pub fn new(kind: RecordKind) -> Self {
         let facts = Facts::default();
-        let record = Record { kind, id: String::new(), principal: None, origin: None, object: None, facts };
+        let record = Record {
+            kind,
+            id: String::new(),
+            principal: None,
+            origin: None,
+            object: None,
+            sight: None,
+            facts,
+        };
         Self { category: Category::of_record(kind), record }
     }
 
@@ -45,6 +53,13 @@ impl RecordBuilder {
     pub fn object(&mut self, kind: &str, namespace: Option<&str>, name: &str) -> &mut Self {
         self.record.object =
             Some(RecordObject { kind: short(kind), namespace: namespace.map(short), name: short(name) });
+        self
+    }
+
+    /// What the answer says of the very object.
+    pub fn sight(&mut self, sight: ObjectSight) -> &mut Self {
+        self.record.sight =
+            Some(ObjectSight { uid: short(&sight.uid), version: short(&sight.version), ..sight });
         self
     }
 

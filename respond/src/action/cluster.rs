@@ -2,8 +2,8 @@
 
 use crds::{Effect, Form, Parameters, TargetKind};
 use model::{
-    Account, ClusterAction, CollectEvidence, DenyImage, IsolatePod, IsolationForm, Label, Notify, Scale,
-    Taint, TaintEffect,
+    Account, ClusterAction, CollectEvidence, DenyImage, IsolatePod, IsolationForm, Label, MemoryCapture,
+    Notify, RestoreObject, Scale, ScanImage, Taint, TaintEffect,
 };
 
 use super::Purpose;
@@ -32,6 +32,7 @@ pub enum ClusterKind {
     ClampQuota,
     SuspendSync,
     CollectEvidence,
+    ScanImage,
     Notify,
 }
 
@@ -49,7 +50,7 @@ struct Row {
 
 impl ClusterKind {
     /// All, in the order of docs/actions.md.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::IsolatePod,
         Self::Label,
         Self::DetachPod,
@@ -70,6 +71,7 @@ impl ClusterKind {
         Self::ClampQuota,
         Self::SuspendSync,
         Self::CollectEvidence,
+        Self::ScanImage,
         Self::Notify,
     ];
 
@@ -172,7 +174,14 @@ impl ClusterKind {
                 row(&[Namespace], &[], Purpose::Contain, "D3-ACH", &["T1496", "T1499", "T1610"])
             }
             Self::SuspendSync => row(&[Workload, Object, Pod], &[], Purpose::Mark, "D3-ACH", &["T1677"]),
-            Self::CollectEvidence => row(&[Pod], &["lines"], Purpose::Evidence, "D3-PA", &[]),
+            Self::CollectEvidence => row(&[Pod], &["lines", "memory"], Purpose::Evidence, "D3-PA", &[]),
+            Self::ScanImage => row(
+                &[Pod],
+                &["image"],
+                Purpose::Evidence,
+                "D3-AVE",
+                &["T1190", "T1204.003", "T1525", "T1610"],
+            ),
             Self::Notify => row(&[Channel], &["channel", "message"], Purpose::Tell, "D3-OTP", &[]),
         }
     }
@@ -196,10 +205,11 @@ impl ClusterKind {
             Self::DenyExec => ClusterAction::DenyExec,
             Self::DenyImage => ClusterAction::DenyImage(DenyImage { image: String::new() }),
             Self::DenyWrites => ClusterAction::DenyWrites,
-            Self::RestoreObject => ClusterAction::RestoreObject,
+            Self::RestoreObject => ClusterAction::RestoreObject(RestoreObject::default()),
             Self::ClampQuota => ClusterAction::ClampQuota,
             Self::SuspendSync => ClusterAction::SuspendSync,
             Self::CollectEvidence => ClusterAction::CollectEvidence(CollectEvidence::default()),
+            Self::ScanImage => ClusterAction::ScanImage(ScanImage { image: String::new() }),
             Self::Notify => ClusterAction::Notify(Notify::default()),
         }
     }
@@ -232,10 +242,14 @@ impl ClusterKind {
             }),
             Self::Scale => ClusterAction::Scale(Scale { replicas: with.replicas.unwrap_or(0) }),
             Self::DenyImage => ClusterAction::DenyImage(DenyImage { image: with.image.clone()? }),
-            Self::CollectEvidence => ClusterAction::CollectEvidence(match with.lines {
-                Some(lines) => CollectEvidence { lines },
-                None => CollectEvidence::default(),
-            }),
+            Self::CollectEvidence => {
+                let usual = CollectEvidence::default();
+                ClusterAction::CollectEvidence(CollectEvidence {
+                    lines: with.lines.unwrap_or(usual.lines),
+                    memory: super::memory(with),
+                })
+            }
+            Self::ScanImage => ClusterAction::ScanImage(ScanImage { image: with.image.clone()? }),
             Self::Notify => {
                 ClusterAction::Notify(Notify { message: with.message.clone().unwrap_or_default() })
             }
@@ -257,7 +271,12 @@ pub(super) fn extra(action: &ClusterAction) -> String {
         }
         ClusterAction::Taint(taint) => format!(": {:?}", taint.effect),
         ClusterAction::Scale(scale) => format!(" to {}", scale.replicas),
-        ClusterAction::DenyImage(deny) => format!(": {}", deny.image),
+        ClusterAction::DenyImage(DenyImage { image }) | ClusterAction::ScanImage(ScanImage { image }) => {
+            format!(": {image}")
+        }
+        ClusterAction::CollectEvidence(CollectEvidence { memory: MemoryCapture::Private, .. }) => {
+            " with memory".into()
+        }
         _ => String::new(),
     }
 }

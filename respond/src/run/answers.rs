@@ -2,7 +2,7 @@
 
 use model::{
     ActionFailure, ActionId, ActionRecord, ActionState, Actor, AuditKind, CommandOutcome, Effect as Seen,
-    NodeId, Outputs, PhaseDone, RollbackState, Timestamp,
+    NodeId, OnDrift, Outputs, PhaseDone, RollbackState, Timestamp,
 };
 
 use super::{
@@ -40,7 +40,7 @@ impl Run {
             {
                 self.looked(index, outcome, now, out);
             }
-            ActionState::Reverting if answers(&model::Phase::Revert { rollback }) => {
+            ActionState::Reverting if answers(&model::Phase::Revert { rollback, on_drift: OnDrift::Ask }) => {
                 self.undone(index, outcome, now, out);
             }
             _ => {}
@@ -192,9 +192,11 @@ impl Run {
             }
             return;
         }
+        // One that is being applied comes from a controller that was lost: it is looked at next.
         let in_force = matches!(
             record.state,
-            ActionState::Applied
+            ActionState::Applying
+                | ActionState::Applied
                 | ActionState::Verified
                 | ActionState::Unverified
                 | ActionState::RevertBlocked
@@ -244,7 +246,9 @@ impl Run {
         for action in silent {
             let (scope, because) = (super::RollbackScope::Action(action), "the node is back".to_owned());
             let reactions = super::Reactions::Undone;
-            self.record(Change::RollbackBegan { scope, by: system(), because, reactions }, now, out);
+            let on_drift = OnDrift::Ask;
+            let change = Change::RollbackBegan { scope, by: system(), because, reactions, on_drift };
+            self.record(change, now, out);
         }
     }
 

@@ -23,6 +23,10 @@ impl Run {
                 }
                 (ActionState::Planned, Pending::Nothing) => self.capture(index, now, out),
                 (ActionState::Prepared, Pending::Nothing) => self.begin_apply(index, now, out),
+                // taken over while nobody knew how far it had come: held where it is in force, else undone
+                (ActionState::Applying, Pending::Nothing) if self.actions[index].cleanup.is_none() => {
+                    self.verify(index, self.actions[index].looks + 1, now, out);
+                }
                 (ActionState::Applied, Pending::Nothing) if !action.wanted_back && self.looks(index) => {
                     self.verify(index, 1, now, out);
                 }
@@ -82,7 +86,9 @@ impl Run {
             Pending::Capture { deadline } => (NodePhase::Capture, deadline),
             Pending::Apply { deadline } => (NodePhase::Apply { rollback }, deadline),
             Pending::Verify { deadline } => (NodePhase::Verify { rollback }, deadline),
-            Pending::Revert { deadline } => (NodePhase::Revert { rollback }, deadline),
+            Pending::Revert { deadline } => {
+                (NodePhase::Revert { rollback, on_drift: action.on_drift }, deadline)
+            }
             Pending::ReadBack { .. } | Pending::Later { .. } | Pending::Nothing => return,
         };
         out.push(Effect::Send(Box::new(NodeCommand {

@@ -1,6 +1,8 @@
 //! Steps: when they begin, whom they ask, how they end.
 
-use model::{ActionId, Actor, ApprovalRequest, AuditKind, GateOutcome, StepName, Timestamp, short_hash};
+use model::{
+    ActionId, Actor, ApprovalRequest, AuditKind, GateOutcome, OnDrift, StepName, Timestamp, short_hash,
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -19,7 +21,8 @@ use model::ActionState;
 impl Run {
     /// Begins every step whose time has come.
     pub(super) fn begin_steps(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        if self.start.decision.outcome == GateOutcome::Approval && !self.steps.is_empty() {
+        let asks = self.start.decision.outcome == GateOutcome::Approval || self.held.is_some();
+        if asks && !self.steps.is_empty() {
             match self.whole {
                 Consent::None => return self.ask_whole(now, out),
                 Consent::Asked(_) => return,
@@ -161,10 +164,20 @@ impl Run {
         let request = ApprovalRequest {
             step: whole_run(),
             would: would.join("; "),
-            because: self.start.decision.reasons.join("; "),
+            because: self.held.clone().unwrap_or_else(|| self.start.decision.reasons.join("; ")),
             expires: self.approval_expires(now),
         };
         self.ask(request, 0, None, now, out);
+    }
+
+    /// What has not begun waits for a person; what has begun comes to its end.
+    pub(super) fn hold(&mut self, because: String, now: Timestamp, out: &mut Vec<Effect>) {
+        let waits = self.steps.iter().any(|step| step.state == StepState::Waiting);
+        let acts = self.start.decision.outcome == GateOutcome::Automatic && self.held.is_none();
+        if waits && acts && self.phase == Phase::Forward {
+            self.record(Change::Held { because: because.clone() }, now, out);
+            out.push(self.audit(AuditKind::Decision, system(), None, format!("held: {because}")));
+        }
     }
 
     fn ask_step(&mut self, index: usize, work: Work, now: Timestamp, out: &mut Vec<Effect>) {
@@ -303,7 +316,9 @@ impl Run {
             (Phase::Forward | Phase::Stopped, Some(index), _) => {
                 let (scope, because) = (RollbackScope::Run, because(index));
                 let reactions = Reactions::Stay;
-                self.record(Change::RollbackBegan { scope, by: system(), because, reactions }, now, out);
+                let on_drift = OnDrift::Ask;
+                let change = Change::RollbackBegan { scope, by: system(), because, reactions, on_drift };
+                self.record(change, now, out);
             }
             (Phase::Forward, None, Some(index)) => {
                 let because = because(index);
@@ -313,21 +328,29 @@ impl Run {
         }
     }
 
-    pub(super) fn approve(&mut self, step: StepName, by: Actor, now: Timestamp, out: &mut Vec<Effect>) {
-        if self.may_decide(&step, &by).is_ok() {
-            self.decide(step, Answer::Approved, by, String::new(), now, out);
+    pub(super) fn approve(
+        &mut self,
+        step: StepName,
+        by: Actor,
+        groups: &[String],
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.may_decide(&step, &by, groups).is_ok() {
+            let because = self.as_whom(&by, groups);
+            self.decide(step, Answer::Approved, by, because, now, out);
         }
     }
 
     pub(super) fn deny(
         &mut self,
         step: StepName,
-        by: Actor,
+        (by, groups): (Actor, &[String]),
         because: String,
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        if self.may_decide(&step, &by).is_ok() {
+        if self.may_decide(&step, &by, groups).is_ok() {
             self.decide(step, Answer::Denied, by, because, now, out);
         }
     }
@@ -352,11 +375,11 @@ impl Run {
         out.push(self.audit(kind, by, None, what));
     }
 
-    /// Whether `by` may answer for `step` now.
+    /// Whether `by`, who certainly belongs to `groups`, may answer for `step` now.
     ///
     /// # Errors
     /// Why not, for the person.
-    pub fn may_decide(&self, step: &StepName, by: &Actor) -> Result<(), Refusal> {
+    pub fn may_decide(&self, step: &StepName, by: &Actor, groups: &[String]) -> Result<(), Refusal> {
         if !self.waiting().iter().any(|request| request.step == *step) {
             return Err(Refusal::NotWaiting(step.clone()));
         }
@@ -365,10 +388,28 @@ impl Run {
             return Err(refuse("only people approve"));
         }
         let approvers = &self.start.grants.approvers;
-        if !approvers.is_empty() && !approvers.iter().any(|who| who == by.as_str()) {
+        let named = approvers.iter().any(|who| who == by.as_str());
+        if !approvers.is_empty() && !named && self.group_of(groups).is_none() {
             return Err(refuse(&format!("the policy names {}", approvers.join(", "))));
         }
         Ok(())
+    }
+
+    /// The approving group among `groups`.
+    fn group_of<'a>(&self, groups: &'a [String]) -> Option<&'a str> {
+        let approvers = &self.start.grants.approvers;
+        let names =
+            |group: &&String| approvers.iter().any(|who| who.strip_prefix("group:") == Some(group.as_str()));
+        groups.iter().find(names).map(String::as_str)
+    }
+
+    /// For the record: the group that gives them the word, where their own name does not.
+    fn as_whom(&self, by: &Actor, groups: &[String]) -> String {
+        let named = self.start.grants.approvers.iter().any(|who| who == by.as_str());
+        match self.group_of(groups).filter(|_| !named) {
+            Some(group) => format!("as one of group:{group}"),
+            None => String::new(),
+        }
     }
 
     /// `steps` as expressions see it.

@@ -1,7 +1,8 @@
 //! What goes into a run and what comes out of it.
 
 use model::{
-    ActionId, ActionRecord, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, NodeId, StepName,
+    ActionId, ActionRecord, Actor, ApprovalRequest, AuditKind, CommandOutcome, NodeCommand, NodeId, OnDrift,
+    StepName,
 };
 
 use super::journal::{RollbackScope, Transition};
@@ -24,6 +25,8 @@ pub enum Input {
         step: StepName,
         /// Who.
         by: Actor,
+        /// Groups that they certainly belong to, as far as these matter.
+        groups: Vec<String>,
     },
     /// A person said no.
     Deny {
@@ -31,6 +34,8 @@ pub enum Input {
         step: StepName,
         /// Who.
         by: Actor,
+        /// Groups that they certainly belong to, as far as these matter.
+        groups: Vec<String>,
         /// Why.
         because: String,
     },
@@ -42,6 +47,8 @@ pub enum Input {
         by: Actor,
         /// Why.
         because: String,
+        /// What is done where a target changed since.
+        on_drift: OnDrift,
     },
     /// The node acted by itself about the run's incident, or what became of such an act.
     Reaction(Box<ActionRecord>),
@@ -56,6 +63,11 @@ pub enum Input {
     NodeLost(NodeId),
     /// A node is there again.
     NodeBack(NodeId),
+    /// Whatever has not begun waits for a person (`hemostat pause`), as if the gate had asked.
+    Hold {
+        /// Why.
+        because: String,
+    },
     /// Time passed; see [`super::Run::next_deadline`].
     Tick,
 }
@@ -63,6 +75,7 @@ pub enum Input {
 /// Something that must be done. The effects of one call are done strictly in their order: an effect may begin only once
 /// every [`Effect::Journal`] before it is durable.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every effect is a transition, and none is kept")]
 pub enum Effect {
     /// Store durably.
     Journal(Transition),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crds::{PlaybookSpec, Protected, Radius};
 use model::{
-    ActionId, ActionRecord, Actor, ApprovalRequest, GateDecision, IncidentId, NodeAction, NodeId, Outputs,
-    PlaybookName, RollbackState, RunId, RunState, StepName, Target, Timestamp,
+    ActionId, ActionRecord, Actor, ApprovalRequest, GateDecision, IncidentId, NodeAction, NodeId, OnDrift,
+    Outputs, PlaybookName, RollbackState, RunId, RunState, StepName, Target, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -182,6 +182,11 @@ pub enum Change {
         /// Why, in one line.
         because: String,
     },
+    /// What has not begun waits for a person.
+    Held {
+        /// Why.
+        because: String,
+    },
     /// No further step begins.
     Stopped {
         /// Why.
@@ -197,6 +202,9 @@ pub enum Change {
         because: String,
         /// Whether the node's own reactions are undone too.
         reactions: Reactions,
+        /// What is done where a target changed since.
+        #[serde(default)]
+        on_drift: OnDrift,
     },
     /// The undo may have begun.
     Reverting {

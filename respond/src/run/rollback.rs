@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::{ActionId, ActionState, Actor, AuditKind, RunState, Timestamp, UndoClass};
+use model::{ActionId, ActionState, Actor, AuditKind, OnDrift, RunState, Timestamp, UndoClass};
 
 use super::{
     Block, Change, Effect, MAX_REVERTS, REVERT, Reactions, Refusal, RollbackScope, Run, StepEnd,
@@ -51,8 +51,8 @@ impl Run {
     pub(super) fn ask_rollback(
         &mut self,
         scope: RollbackScope,
-        by: Actor,
-        because: String,
+        (by, because): (Actor, String),
+        on_drift: OnDrift,
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
@@ -63,7 +63,12 @@ impl Run {
             RollbackScope::Action(action) => format!("rollback of {action}: {because}"),
             RollbackScope::Run => format!("rollback of the run: {because}"),
         };
-        let change = Change::RollbackBegan { scope, by: by.clone(), because, reactions: Reactions::Undone };
+        let what = match on_drift {
+            OnDrift::Ask => what,
+            OnDrift::Overwrite => format!("{what} (what others changed since is overwritten)"),
+        };
+        let reactions = Reactions::Undone;
+        let change = Change::RollbackBegan { scope, by: by.clone(), because, reactions, on_drift };
         self.record(change, now, out);
         out.push(self.audit(AuditKind::Human, by, None, what));
     }
@@ -138,6 +143,11 @@ impl Run {
         match self.phase {
             Phase::Over(_) => {}
             _ if busy => {}
+            Phase::Forward if self.whole == Consent::Refused && self.held.is_some() => {
+                // Something was done before it was held: that stays, and comes to its end.
+                let because = "a person said no to what had not begun".into();
+                self.record(Change::Stopped { because }, now, out);
+            }
             Phase::Forward if self.whole == Consent::Refused => {
                 let because = self.ended_because.clone();
                 self.end(RunState::Denied, because, now, out);

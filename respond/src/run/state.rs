@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    ActionId, ActionState, ApprovalRequest, NodeAction, NodeId, Outputs, RollbackState, RunState, Target,
-    Timestamp,
+    ActionId, ActionState, ApprovalRequest, NodeAction, NodeId, OnDrift, Outputs, RollbackState, RunState,
+    Target, Timestamp,
 };
 
 use super::journal::{
@@ -23,6 +23,8 @@ pub struct Run {
     pub(super) phase: Phase,
     /// For all steps together.
     pub(super) whole: Consent,
+    /// Why what has not begun waits for a person, although the gate let it act.
+    pub(super) held: Option<String>,
     pub(super) steps: Vec<StepRun>,
     pub(super) actions: Vec<ActionRun>,
     /// Effects begun so far; gives the order of the undo.
@@ -101,6 +103,8 @@ pub(super) struct ActionRun {
     pub(super) cleanup: Option<String>,
     /// To be undone.
     pub(super) wanted_back: bool,
+    /// What its undo does where the target changed since.
+    pub(super) on_drift: OnDrift,
     pub(super) block: Option<Block>,
 }
 
@@ -164,6 +168,7 @@ impl ActionRun {
             applies: 0,
             cleanup: None,
             wanted_back: false,
+            on_drift: OnDrift::Ask,
             block: None,
         }
     }
@@ -219,6 +224,7 @@ impl Run {
             seq: 1,
             phase: Phase::Forward,
             whole: Consent::None,
+            held: None,
             steps,
             actions: Vec::new(),
             begun: 0,
@@ -256,12 +262,13 @@ impl Run {
                 self.steps[index].because.clone_from(because);
                 self.note_containment(at);
             }
+            Change::Held { because } => self.held = Some(because.clone()),
             Change::Stopped { because } => {
                 self.phase = Phase::Stopped;
                 self.ended_because.clone_from(because);
             }
-            Change::RollbackBegan { scope, because, reactions, .. } => {
-                self.rollback_began(scope, because, *reactions);
+            Change::RollbackBegan { scope, because, reactions, on_drift, .. } => {
+                self.rollback_began(scope, because, *reactions, *on_drift);
             }
             Change::Ended { state, because } => {
                 self.phase = Phase::Over(*state);
@@ -380,11 +387,17 @@ impl Run {
         }
     }
 
-    fn rollback_began(&mut self, scope: &RollbackScope, because: &str, reactions: Reactions) {
+    fn rollback_began(
+        &mut self,
+        scope: &RollbackScope,
+        because: &str,
+        reactions: Reactions,
+        on_drift: OnDrift,
+    ) {
         match scope {
             RollbackScope::Action(id) => {
                 if let Some(index) = self.index(id) {
-                    self.actions[index].want_back();
+                    self.actions[index].want_back(on_drift);
                 }
             }
             RollbackScope::Run => {
@@ -393,7 +406,7 @@ impl Run {
                 self.ended_because = because.into();
                 let covered = |action: &ActionRun| action.step.is_some() || reactions == Reactions::Undone;
                 for action in self.actions.iter_mut().filter(|action| covered(action)) {
-                    action.want_back();
+                    action.want_back(on_drift);
                 }
             }
         }
@@ -427,8 +440,9 @@ impl ActionRun {
         }
     }
 
-    fn want_back(&mut self) {
+    fn want_back(&mut self, on_drift: OnDrift) {
         self.wanted_back = self.has_undo();
+        self.on_drift = on_drift;
         self.block = None;
     }
 }

@@ -1,7 +1,7 @@
 //! Objects and accounts of the API server as targets.
 
 use crds::{Protected, TargetKind};
-use model::{Account, AccountKind, ObjectRef, Target};
+use model::{Account, AccountKind, ObjectRef, RestoreObject, Target};
 use serde_json::Value;
 
 use super::{Unfit, text};
@@ -12,10 +12,9 @@ use crate::{
     plan::Way,
 };
 
-/// Namespaces without which a cluster does not work, and our own. Those that begin with `kube-` are protected, too. What a cluster
-/// cannot do without in other namespaces is known by its priority, which the executor looks at.
-const PROTECTED_NAMESPACES: [&str; 5] =
-    ["hemostat-system", "calico-system", "tigera-operator", "cilium", "cilium-secrets"];
+/// Namespaces without which a cluster does not work. Those that begin with `kube-` are protected, too; our own is told by whoever decides
+/// the run, since its name is its installer's choice.
+const PROTECTED_NAMESPACES: [&str; 4] = ["calico-system", "tigera-operator", "cilium", "cilium-secrets"];
 
 /// What a step's target is where it is none of a node's things; `None` where it is.
 pub(super) fn target(
@@ -91,7 +90,19 @@ fn object(kind: TargetKind, select: &Expression, found: &Value) -> Result<Target
     if !fits {
         return Err(unresolved("object", format!("the step wants a {kind}, `select` gave a {is}")));
     }
-    Ok(Target::Object(ObjectRef { api_version, kind: is, namespace: part("namespace"), name, uid }))
+    let namespace = part("namespace");
+    Ok(Target::Object(ObjectRef { api_version, kind: is, namespace, name, uid, as_of: None }))
+}
+
+/// What the incident wrote to an object, and since when it goes on.
+pub(super) fn restoration(subject: &Subject, target: &ObjectRef) -> RestoreObject {
+    let same = |object: &ObjectRef| {
+        (&object.api_version, &object.kind, &object.namespace, &object.name)
+            == (&target.api_version, &target.kind, &target.namespace, &target.name)
+            && (object.uid == target.uid || object.uid.is_empty() || target.uid.is_empty())
+    };
+    let of_object = subject.writes.iter().filter(|(object, _)| same(object));
+    RestoreObject { writes: of_object.map(|(_, write)| write.clone()).collect(), began: subject.began }
 }
 
 /// Why an object must not be touched (I6).
@@ -142,13 +153,14 @@ mod tests {
             namespace: Some(namespace.into()),
             name: "p".into(),
             uid: "u".into(),
+            as_of: None,
         }
     }
 
     #[test]
     fn i6_system_namespaces_and_accounts_are_never_targets() {
         let none = Protected::default();
-        for namespace in ["kube-system", "kube-node-lease", "hemostat-system", "calico-system"] {
+        for namespace in ["kube-system", "kube-node-lease", "cilium", "calico-system"] {
             assert!(protected_object(&pod(namespace), &none).is_some(), "{namespace}");
             let account = Account::of_user(&format!("system:serviceaccount:{namespace}:x"));
             assert!(protected_account(&account, &none).is_some(), "{namespace}");

@@ -2,6 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a test of its own; the runner counts lines of skips"
 )]
@@ -75,7 +76,8 @@ fn agents_have_no_rights_in_the_api_server_and_are_not_privileged() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- {kind: ServiceAccount, name: ")?.split(',').next())
         .collect();
-    assert_eq!(bound, ["hemostat-controller"].into());
+    // The third exists only while the chart is removed, and only reads actions.
+    assert_eq!(bound, ["hemostat-controller", "hemostat-uninstall"].into());
     assert!(!all.contains("privileged: true") && all.contains("drop: [ALL]"));
     assert!(all.contains("runAsNonRoot: true") && all.contains("audience: hemostat"));
 }
@@ -106,6 +108,86 @@ fn the_definitions_are_those_of_deploy_and_stay_unless_told_otherwise() {
     assert_eq!(count(&none, "kind: CustomResourceDefinition"), 0);
 }
 
+#[test]
+fn pull_secrets_are_read_by_name_and_registries_reached_by_address() {
+    let Some(none) = template(&[]) else { return };
+    let none = none.unwrap();
+    assert_eq!(none.matches("resources: [secrets]").count(), 0, "no Secret but our own, which is made here");
+    let some = template(&[
+        "--set",
+        "artifacts.pullSecrets={rules-pull}",
+        "--set-json",
+        r#"networkPolicies.registries=[{"cidr":"192.0.2.7/32","port":5000}]"#,
+    ]);
+    let some = some.unwrap().unwrap();
+    let rule = "resources: [secrets]\n    resourceNames:\n      - rules-pull\n    verbs: [get]\n";
+    assert!(some.contains(rule), "{some}");
+    assert!(
+        some.contains("- {protocol: TCP, port: 5000}\n      to:\n        - ipBlock: {cidr: 192.0.2.7/32}")
+    );
+    let wrong = template(&["--set", "artifacts.pullSecrets={*}"]).unwrap().unwrap_err();
+    assert!(wrong.contains("pullSecrets"), "{wrong}");
+}
+
+#[test]
+fn removal_asks_first_what_is_in_force_unless_told_otherwise() {
+    let Some(usual) = template(&[]) else { return };
+    let usual = usual.unwrap();
+    let job = |text: &str| text.split("---").find(|part| part.contains("kind: Job")).map(str::to_owned);
+    let asks = job(&usual).unwrap();
+    assert!(
+        asks.contains("helm.sh/hook: pre-delete")
+            && asks.contains("- in-force")
+            && !asks.contains("--revert")
+    );
+    assert!(asks.contains("backoffLimit: 0") && asks.contains("activeDeadlineSeconds: 300"));
+    assert!(asks.contains("runAsNonRoot: true") && asks.contains("capabilities: {drop: [ALL]}"));
+    assert!(usual.contains("verbs: [get, list]\n"));
+    let reverts = template(&["--set", "uninstall.inForce=Revert"]).unwrap().unwrap();
+    assert!(job(&reverts).unwrap().contains("- --revert") && reverts.contains("verbs: [get, list, patch]"));
+    let leaves = template(&["--set", "uninstall.inForce=Leave"]).unwrap().unwrap();
+    assert!(job(&leaves).is_none() && !leaves.contains("hemostat-uninstall"));
+    assert!(template(&["--set", "uninstall.inForce=Perhaps"]).unwrap().is_err());
+}
+
+/// Ours, which a node that is short of memory keeps, that are not all drained at once, that are asked whether they are well, and that speak to
+/// nobody but the API server, the resolver and agents.
+#[test]
+fn our_own_parts_are_guarded() {
+    let Some(all) = template(&["--set-json", r#"networkPolicies.apiServer=["192.0.2.1/32"]"#]) else {
+        return;
+    };
+    let all = all.unwrap();
+    let one = |kind: &str, name: &str| {
+        let found = all
+            .split("\n---\n")
+            .find(|part| part.contains(&format!("kind: {kind}\n")) && part.contains(name));
+        found.unwrap_or_else(|| panic!("no {kind} {name}")).to_owned()
+    };
+    let policy = one("NetworkPolicy", "hemostat-controller");
+    assert!(
+        policy.contains("policyTypes: [Ingress, Egress]") && policy.contains("cidr: 192.0.2.1/32"),
+        "{policy}"
+    );
+    let budget = one("PodDisruptionBudget", "hemostat-controller");
+    assert!(budget.contains("maxUnavailable: 1"), "{budget}");
+    assert!(one("PriorityClass", "hemostat").contains("value: 1000000000"));
+    let controller = one("Deployment", "hemostat-controller");
+    for probe in [
+        "startupProbe",
+        "livenessProbe",
+        "readinessProbe",
+        "priorityClassName: hemostat",
+        "automountServiceAccountToken: true",
+    ] {
+        assert!(controller.contains(probe), "{probe}");
+    }
+    assert!(one("DaemonSet", "hemostat-agent").contains("priorityClassName: hemostat"));
+    assert!(one("DaemonSet", "hemostat-agent").contains("automountServiceAccountToken: false"));
+    let alone = template(&["--set", "controller.replicas=1"]).unwrap().unwrap();
+    assert!(!alone.contains("kind: PodDisruptionBudget"), "it would keep a node from being drained");
+}
+
 /// `HEMOSTAT_UPDATE=1` writes the file from what the actions say.
 #[test]
 fn the_rights_of_the_chart_are_those_that_the_actions_ask_for() {
@@ -114,13 +196,15 @@ fn the_rights_of_the_chart_are_those_that_the_actions_ask_for() {
         "# Rights of each action in the API server, as the actions themselves say (crate act, `permissions`). Written by\n\
          # HEMOSTAT_UPDATE=1 cargo test -p hemostat-cluster-tests --test chart\n",
     );
-    for kind in respond::action::ActionKind::all().filter(|kind| !kind.name().starts_with("node.")) {
-        let rules = act::permissions::needed(kind.name());
+    let actions = respond::action::ActionKind::all().map(respond::action::ActionKind::name);
+    let names = actions.filter(|name| !name.starts_with("node.")).chain(act::permissions::FURTHER);
+    for name in names {
+        let rules = act::permissions::needed(name);
         if rules.is_empty() {
-            wanted.push_str(&format!("{}: []\n", kind.name()));
+            wanted.push_str(&format!("{name}: []\n"));
             continue;
         }
-        wanted.push_str(&format!("{}:\n", kind.name()));
+        wanted.push_str(&format!("{name}:\n"));
         for rule in rules {
             wanted.push_str(&format!(
                 "  - apiGroups: [{:?}]\n    resources: [{}]\n    verbs: [{}]\n",

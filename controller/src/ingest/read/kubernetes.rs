@@ -7,7 +7,7 @@ mod patch;
 use std::{borrow::Cow, net::IpAddr};
 
 use detect::schema::{Field, RecordBuilder};
-use model::RecordKind;
+use model::{ObjectSight, RecordKind};
 use serde_json::Value;
 
 use super::{
@@ -88,6 +88,7 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
     if !resource.is_empty() {
         let namespace = text(value, "objectRef.namespace");
         builder.object(&resource, namespace.as_deref(), named.as_deref().unwrap_or(""));
+        builder.sight(sight(value, &verb, uri));
         builder.maybe(F::ObjectName, named.as_deref());
     }
     if let Some(uri) = text(value, "requestURI") {
@@ -97,6 +98,33 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
         object(&mut builder, &request, &resource);
     }
     Ok(Some(told(builder, time)))
+}
+
+/// Which object it was, and which version came of the request, by what the server answered: a request's own words are its client's.
+fn sight(value: &Value, verb: &str, uri: &str) -> ObjectSight {
+    let answered = rfc3339(value, "stageTimestamp").or_else(|_| rfc3339(value, "requestReceivedTimestamp"));
+    let mut sight = ObjectSight { answered: answered.unwrap_or_default(), ..ObjectSight::default() };
+    let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
+    // A subresource answers with another object.
+    let own = text(value, "objectRef.subresource").is_none_or(|below| below.is_empty() || below == "status");
+    let Some(answer) = value.get("responseObject").filter(|_| own) else { return sight };
+    if !code.is_some_and(|code| (200..300).contains(&code)) {
+        return sight;
+    }
+    let part = |path: &str| text(answer, path).map(Cow::into_owned).unwrap_or_default();
+    if answer.get("kind").is_some_and(|kind| kind == "Status") {
+        // What a deletion answers.
+        sight.uid = part("details.uid");
+        return sight;
+    }
+    sight.uid = part("metadata.uid");
+    let dry = uri.split_once('?').is_some_and(|(_, query)| {
+        query.split('&').any(|pair| percent_decoded(pair.split('=').next().unwrap_or_default()) == "dryRun")
+    });
+    if matches!(verb, "create" | "update" | "patch") && !dry {
+        sight.version = part("metadata.resourceVersion");
+    }
+    sight
 }
 
 fn annotations(builder: &mut RecordBuilder, value: &Value) {

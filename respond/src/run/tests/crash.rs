@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use model::OnDrift;
 use proptest::prelude::*;
 
 use super::{super::*, sim::*};
@@ -73,7 +74,8 @@ impl Case {
                     break;
                 }
                 let scope = RollbackScope::Run;
-                world.tell(Input::Rollback { scope, by: actor(), because: "all back".into() });
+                let on_drift = OnDrift::Ask;
+                world.tell(Input::Rollback { scope, by: actor(), because: "all back".into(), on_drift });
                 world.play();
             }
         }

@@ -1,6 +1,6 @@
 //! What a run does when nothing crashes.
 
-use model::{ActionState, AuditKind, GateOutcome, Phase, RunState, StepName};
+use model::{ActionState, AuditKind, GateOutcome, OnDrift, Phase, RunState, StepName};
 
 use super::{super::*, sim::*};
 
@@ -82,16 +82,37 @@ fn only_named_people_approve_and_never_the_system() {
     assert_eq!(asked.len(), 1);
     assert!(asked[0].would.contains("node.freeze pid 77"), "{asked:?}");
     for who in ["user:ada", "system:controller", "grace"] {
-        let refusal = run.may_decide(&whole_run(), &Actor::new(who)).unwrap_err();
+        let refusal = run.may_decide(&whole_run(), &Actor::new(who), &[]).unwrap_err();
         assert!(matches!(refusal, Refusal::NotAllowed { .. }), "{who}");
-        assert_eq!(run.step(Timestamp(2), Input::Approve { step: whole_run(), by: Actor::new(who) }), []);
+        let yes = Input::Approve { step: whole_run(), by: Actor::new(who), groups: vec![] };
+        assert_eq!(run.step(Timestamp(2), yes), []);
     }
     assert!(matches!(
-        run.may_decide(&StepName::new("kill"), &Actor::new("user:grace")),
+        run.may_decide(&StepName::new("kill"), &Actor::new("user:grace"), &[]),
         Err(Refusal::NotWaiting(_))
     ));
-    let effects = run.step(Timestamp(2), Input::Approve { step: whole_run(), by: Actor::new("user:grace") });
+    let yes = Input::Approve { step: whole_run(), by: Actor::new("user:grace"), groups: vec![] };
+    let effects = run.step(Timestamp(2), yes);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Send(_))));
+}
+
+#[test]
+fn a_named_group_approves_by_its_members_and_the_record_says_so() {
+    let mut begun = start(spec(WHOLE), GateOutcome::Approval);
+    begun.grants.approvers = vec!["user:grace".into(), "group:soc-oncall".into()];
+    let (mut run, _) = Run::begin(begun, Timestamp(1)).unwrap();
+    let bob = Actor::new("user:bob");
+    for groups in [vec![], vec!["people".to_owned()], vec!["group:soc-oncall".to_owned()]] {
+        assert!(run.may_decide(&whole_run(), &bob, &groups).is_err(), "{groups:?}");
+    }
+    // A user who is called like the group is none of it, and the system is in no group.
+    let oncall = vec!["soc-oncall".to_owned()];
+    assert!(run.may_decide(&whole_run(), &Actor::new("user:soc-oncall"), &[]).is_err());
+    assert!(run.may_decide(&whole_run(), &Actor::new("system:controller"), &oncall).is_err());
+    let effects = run.step(Timestamp(2), Input::Approve { step: whole_run(), by: bob, groups: oncall });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Send(_))));
+    let said = |effect: &Effect| matches!(effect, Effect::Audit(fact) if fact.what.contains("as one of group:soc-oncall"));
+    assert!(effects.iter().any(said), "{effects:?}");
 }
 
 #[test]
@@ -120,8 +141,13 @@ fn i8_shadow_sends_nothing_and_asks_nothing() {
     let inputs = [
         Input::Tick,
         Input::NodeBack(model::NodeId::new("n1")),
-        Input::Approve { step: whole_run(), by: actor() },
-        Input::Rollback { scope: RollbackScope::Run, by: actor(), because: String::new() },
+        Input::Approve { step: whole_run(), by: actor(), groups: vec![] },
+        Input::Rollback {
+            scope: RollbackScope::Run,
+            by: actor(),
+            because: String::new(),
+            on_drift: OnDrift::Ask,
+        },
     ];
     for input in inputs {
         assert_eq!(run.step(Timestamp(2), input), []);
@@ -335,4 +361,43 @@ fn a_node_that_is_away_is_waited_for_and_asked_again() {
         effects.iter().any(|e| matches!(e, Effect::Send(c) if matches!(c.phase, Phase::Verify { .. }))),
         "{effects:?}"
     );
+}
+
+#[test]
+fn i7_what_is_held_waits_for_a_person_and_what_has_begun_comes_to_its_end() {
+    let mut world = World::of(WHOLE);
+    world.answers_people = false;
+    let (mut run, mut effects) =
+        Run::begin(start(spec(WHOLE), GateOutcome::Automatic), Timestamp(1)).unwrap();
+    let hold = || Input::Hold { because: "a fire".into() };
+    let held = run.step(Timestamp(2), hold());
+    let asked = held.iter().find_map(|effect| match effect {
+        Effect::AskApproval(request) => Some(request.clone()),
+        _ => None,
+    });
+    let asked = asked.unwrap();
+    assert_eq!((asked.step, asked.because.as_str()), (whole_run(), "a fire"));
+    assert!(run.step(Timestamp(2), hold()).is_empty(), "once is enough");
+    effects.extend(held);
+    let journal: Vec<Transition> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Journal(transition) => Some(transition.clone()),
+            _ => None,
+        })
+        .collect();
+    let again = Run::replay(&journal).unwrap();
+    assert_eq!((again.summary(), again.records()), (run.summary(), run.records()));
+    // In the midst of a run: what has begun ends well, nothing further begins until a person says so.
+    world.tell(hold());
+    world.play();
+    let done = states(&world);
+    assert!(done.iter().all(|(step, _)| step == "freeze" || step == "cut"), "{done:?}");
+    assert_eq!(world.run().state(), RunState::Failed, "nobody answered in time");
+    assert_eq!(world.node.in_force.len(), done.len(), "what was done stays");
+    assert!(world.run().because().contains("said no"), "{}", world.run().because());
+    let mut world = World::of(WHOLE);
+    world.tell(hold());
+    world.play();
+    assert_eq!(world.run().state(), RunState::Succeeded, "a person said yes");
 }

@@ -1,6 +1,6 @@
 //! Undo.
 
-use model::{ActionState, Phase, RunState};
+use model::{ActionState, OnDrift, Phase, RunState};
 
 use super::{super::*, sim::*};
 
@@ -12,7 +12,8 @@ const CONTAIN: &str = r#"
 "#;
 
 fn undo(world: &mut World, scope: RollbackScope) {
-    world.tell(Input::Rollback { scope, by: actor(), because: "a false positive".into() });
+    let on_drift = OnDrift::Ask;
+    world.tell(Input::Rollback { scope, by: actor(), because: "a false positive".into(), on_drift });
     world.play();
 }
 
@@ -62,6 +63,23 @@ fn drift_blocks_one_undo_and_not_the_others() {
     world.faults.clear();
     undo(&mut world, RollbackScope::Run);
     assert_eq!(world.run().state(), RunState::RolledBack, "asked for again, it is tried again");
+}
+
+#[test]
+fn drift_is_overwritten_only_where_a_person_says_so_and_only_that_time() {
+    let mut world = World::of(CONTAIN);
+    world.faults.insert("cut", Fault::Drift);
+    world.play();
+    undo(&mut world, RollbackScope::Run);
+    assert_eq!(world.run().records()[1].state, ActionState::RevertBlocked);
+    let (scope, on_drift) = (RollbackScope::Action(world.run().records()[1].id.clone()), OnDrift::Overwrite);
+    world.tell(Input::Rollback { scope, by: actor(), because: "theirs is wrong".into(), on_drift });
+    world.play();
+    assert_eq!(world.run().records()[1].state, ActionState::Reverted);
+    assert!(world.audit.iter().any(|fact| fact.what.contains("overwritten")));
+    let asked = |c: &&model::NodeCommand| matches!(c.phase, Phase::Revert { on_drift: OnDrift::Ask, .. });
+    let undone = world.node.commands.iter().filter(|c| matches!(c.phase, Phase::Revert { .. }));
+    assert_eq!((undone.clone().filter(asked).count(), undone.count()), (4 - 1, 4), "{:?}", reverts(&world));
 }
 
 #[test]
@@ -141,7 +159,8 @@ fn a_release_on_the_node_counts_as_undone() {
 #[test]
 fn a_rollback_in_the_middle_stops_what_has_not_begun() {
     let mut world = World::of(CONTAIN);
-    world.tell(Input::Rollback { scope: RollbackScope::Run, by: actor(), because: "no".into() });
+    let (scope, on_drift) = (RollbackScope::Run, OnDrift::Ask);
+    world.tell(Input::Rollback { scope, by: actor(), because: "no".into(), on_drift });
     world.play();
     assert_eq!(world.run().state(), RunState::RolledBack);
     assert!(world.node.in_force.is_empty());

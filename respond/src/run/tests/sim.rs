@@ -8,8 +8,8 @@ use std::{
 use crds::{PlaybookSpec, Protected, Radius};
 use model::{
     ActionFailure, ActionId, Actor, BootNs, CgroupId, CommandKey, CommandOutcome, Effect as Seen,
-    GateDecision, GateOutcome, IncidentId, NodeAction, NodeCommand, NodeId, Outputs, Phase, PhaseDone, Pid,
-    PlaybookName, ProcessKey, RollbackState, RunId, RunState, Timestamp, UndoClass,
+    GateDecision, GateOutcome, IncidentId, NodeAction, NodeCommand, NodeId, OnDrift, Outputs, Phase,
+    PhaseDone, Pid, PlaybookName, ProcessKey, RollbackState, RunId, RunState, Timestamp, UndoClass,
 };
 use serde_json::json;
 
@@ -104,7 +104,7 @@ pub(super) fn start(spec: PlaybookSpec, outcome: GateOutcome) -> RunStart {
         node: NodeId::new("n1"),
         playbook: PlaybookName::new("test"),
         spec,
-        decision: GateDecision { outcome, reasons: vec!["a test".into()] },
+        decision: GateDecision { outcome, reasons: vec!["a test".into()], signals: Vec::new() },
         grants: Grants {
             standing: BTreeMap::new(),
             approvers: Vec::new(),
@@ -271,9 +271,9 @@ impl World {
                 if self.answers_people {
                     let by = actor();
                     self.inbox.push_back(if self.refuses.contains(request.step.as_str()) {
-                        Input::Deny { step: request.step, by, because: "no".into() }
+                        Input::Deny { step: request.step, by, groups: vec![], because: "no".into() }
                     } else {
-                        Input::Approve { step: request.step, by }
+                        Input::Approve { step: request.step, by, groups: vec![] }
                     });
                 }
             }
@@ -371,12 +371,12 @@ impl Node {
                 };
                 Ok(PhaseDone::Verified { effect })
             }
-            Phase::Revert { rollback } => {
+            Phase::Revert { rollback, on_drift } => {
                 assert_eq!(*rollback, capture(command), "undone with what was captured");
                 assert!(exact, "I5: only what can be undone exactly is undone");
                 let undos = self.undos.entry(id.clone()).or_default();
                 *undos += 1;
-                if fault == Some(Fault::Drift) {
+                if fault == Some(Fault::Drift) && *on_drift == OnDrift::Ask {
                     return Ok(PhaseDone::Drifted { difference: "was a, ours b, now c".into() });
                 }
                 if fault == Some(Fault::UndoTwice) && *undos <= 2 {

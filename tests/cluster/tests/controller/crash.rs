@@ -51,6 +51,7 @@ async fn child() {
         lease: LeaseConfig::new(HOME, text("identity")),
         sources: vec![],
         channels: vec![],
+        scanner: None,
     };
     let controller = ControllerConfig {
         crash: Arc::new(Die(text("crash"))),

@@ -152,7 +152,7 @@ impl World {
                 };
                 PhaseDone::Verified { effect }
             }
-            Phase::Revert { rollback } => {
+            Phase::Revert { rollback, .. } => {
                 assert_eq!(*rollback, rollback_of(&command.action), "I5: undone with what was captured");
                 self.effects.push(format!("revert {what}"));
                 PhaseDone::Reverted { detail: "as before".into() }

@@ -62,9 +62,21 @@ pub struct ControllerConfig {
     pub crash: Arc<dyn CrashPoints>,
     /// What is known of pods; `None` without a cluster.
     pub pods: Option<Pods>,
+    /// The namespace that it runs in, which is never touched; `None` without a cluster.
+    pub own_namespace: Option<String>,
     /// Who writes an effect down elsewhere before it is commanded, where there is somebody.
     pub witness: Option<Witness>,
+    /// Feeds of threat intelligence, read again when they change.
+    pub feeds: Vec<crate::intel::FeedSource>,
+    /// What those feeds say; exchanged while it is used.
+    pub intelligence: Arc<enrich::Intelligence>,
+    /// Whether this controller leads for certain, where there is an election: what it takes in otherwise is stored and not acknowledged, so
+    /// that nodes tell it to whoever leads.
+    pub leads: Option<Leads>,
 }
+
+/// Whether this controller leads for certain.
+pub type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl ControllerConfig {
     /// Everything in `state` (kept over restarts) and the socket in `run`, with the defaults for the rest.
@@ -85,7 +97,11 @@ impl ControllerConfig {
             clock: wall_clock(),
             crash: Arc::new(NeverCrash),
             pods: None,
+            own_namespace: None,
             witness: None,
+            feeds: Vec::new(),
+            intelligence: Arc::default(),
+            leads: None,
         }
     }
 }

@@ -159,6 +159,7 @@ mod tests {
             principal,
             origin: None,
             object: None,
+            sight: None,
             facts: Facts::default(),
         }
     }

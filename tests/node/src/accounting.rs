@@ -1,6 +1,12 @@
 //! Known loss: seen = submitted + filtered + lost, by class and reason; budgets by cgroup.
 
-use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Instant};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Instant,
+};
 
 use agent::probe::{Budgets, ProbeConfig, Probes};
 use model::{CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
@@ -13,6 +19,7 @@ use crate::{
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "accounting: i2_a full critical ring loses what it counts, exactly", run: full_ring },
     Check { name: "budgets: a noisy cgroup is cut, exactly counted, and no other is", run: budgets },
+    Check { name: "budgets: they still limit when more cgroups have come than are remembered", run: evicted },
 ];
 
 fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
@@ -86,24 +93,83 @@ fn budgets(scene: &mut Scene) -> Result<(), Failure> {
     same("cut of the quiet cgroup", &of(quiet.id).map(|budget| budget.cut), &Some(0))
 }
 
+/// Mistake 4 of peers.md: a map of limits that was full once limited nobody any more. Here more cgroups come than the map remembers; each is
+/// let through, and who is noisy afterwards is cut as ever.
+fn evicted(scene: &mut Scene) -> Result<(), Failure> {
+    /// Entries of the map BUDGETS.
+    const REMEMBERED: usize = 8192;
+    scene.all_of(&[EventClass::Memfd])?;
+    scene.needs(EventClass::Memfd)?;
+    let many = Cgroup::new("many")?;
+    let count = REMEMBERED + 800;
+    for n in 0..count {
+        fs::create_dir(many.path.join(n.to_string()))?;
+    }
+    let noisy = Cgroup::new("noisy-after-many")?;
+    let total = 5_000_u64;
+    let cut_before = cut(scene)?;
+    let ((wanderer, last), records) = scene.during(|scene| {
+        scene.probes.set_budgets(Budgets { critical: 100, ..crate::scene::NO_BUDGETS })?;
+        let folder = many.path.to_string_lossy().into_owned();
+        let wanderer = crate::scene::run_actor(&["memfd-through", &folder, &count.to_string()])?;
+        let last = noisy.run(&["memfd-loop-after-stdin", &total.to_string()])?;
+        scene.probes.set_budgets(crate::scene::NO_BUDGETS)?;
+        Ok((wanderer, last))
+    })?;
+    same("what each of the many did", &acts(&records, wanderer).len(), &count)?;
+    let all = scene.probes.budgets();
+    if all.len() > REMEMBERED {
+        return Err(format!("{} budgets are remembered", all.len()).into());
+    }
+    let of_many = all.iter().filter(|budget| budget.group == 0).count();
+    if of_many < REMEMBERED / 2 {
+        return Err(format!("only {of_many} budgets are remembered: the map was never full").into());
+    }
+    let budget = all
+        .iter()
+        .find(|budget| budget.cgroup == noisy.id && budget.group == 0)
+        .ok_or("the map took no new cgroup after it was full")?;
+    same("passed of the noisy cgroup", &budget.passed, &(acts(&records, last).len() as u64))?;
+    same("passed and cut of the noisy cgroup", &(budget.passed + budget.cut), &total)?;
+    if budget.cut == 0 {
+        return Err(format!("after {count} cgroups nobody is limited any more: {budget:?}").into());
+    }
+    let lost = cut(scene)? - cut_before;
+    if lost < budget.cut {
+        return Err(format!("{} were cut and {lost} counted as lost", budget.cut).into());
+    }
+    Ok(())
+}
+
+fn cut(scene: &Scene) -> Result<u64, Failure> {
+    Ok(scene.probes.counts()?.get(&EventClass::Memfd).map_or(0, |count| count.lost_budget))
+}
+
 /// A cgroup of its own below the root, which goes with its guard.
 pub(crate) struct Cgroup {
+    top: PathBuf,
     path: PathBuf,
     pub(crate) id: CgroupId,
 }
 
 impl Cgroup {
     pub(crate) fn new(name: &str) -> Result<Self, Failure> {
+        Self::below(name, "")
+    }
+
+    /// The same with folders of these names below it, of which the last is the one that is meant.
+    pub(crate) fn below(name: &str, inner: &str) -> Result<Self, Failure> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let mount = mounts.lines().find_map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
             (words.get(2) == Some(&"cgroup2")).then(|| words[1].to_owned())
         });
-        let path = PathBuf::from(mount.ok_or("no cgroup2 mount")?)
+        let top = PathBuf::from(mount.ok_or("no cgroup2 mount")?)
             .join(format!("hemostat-{name}-{}", std::process::id()));
-        fs::create_dir(&path)?;
+        let path = top.join(inner);
+        fs::create_dir_all(&path)?;
         let id = CgroupId(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path)?));
-        Ok(Self { path, id })
+        Ok(Self { top, path, id })
     }
 
     /// Runs an actor in it to its end; the actor waits for the end of its standard input first.
@@ -127,13 +193,24 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        let _ = fs::write(self.top.join("cgroup.kill"), "1");
         // Who has ended leaves it a moment later.
         let begun = Instant::now();
-        while fs::remove_dir(&self.path).is_err() && begun.elapsed() < PATIENCE {
+        while remove(&self.top).is_err() && begun.elapsed() < PATIENCE {
             std::thread::yield_now();
         }
     }
+}
+
+/// Removes a cgroup and those below it. Its files cannot be removed, and need not be.
+fn remove(cgroup: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
 }
 
 struct Pins(PathBuf);

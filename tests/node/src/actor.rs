@@ -104,6 +104,25 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
                 drop(memfd("loop")?);
             }
         }
+        // One in each of the cgroups that stand in the folder under their numbers.
+        ["memfd-through", folder, count] => {
+            for n in 0..count.parse::<u32>()? {
+                fs::write(Path::new(folder).join(n.to_string()).join("cgroup.procs"), "0")?;
+                drop(memfd("through")?);
+            }
+        }
+        // Something of each family: a file, a connection on both sides, a datagram, a program that ends.
+        ["of-each-family-after-stdin", path] => {
+            io::stdin().read_to_end(&mut Vec::new())?;
+            fs::write(path, "x")?;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let near = std::net::TcpStream::connect(listener.local_addr()?)?;
+            drop((near, listener.accept()?));
+            drop(memfd("each")?);
+            if !Command::new("/proc/self/exe").args(["actor", "nop"]).status()?.success() {
+                return Ok(ExitCode::from(1));
+            }
+        }
         ["create", path] => {
             fs::write(path, "")?;
         }

@@ -7,6 +7,7 @@ mod accounting;
 mod actor;
 mod acts;
 mod churn;
+mod container;
 mod cost;
 mod credentials;
 mod differential;
@@ -96,6 +97,7 @@ fn run(arguments: &[String]) -> bool {
         hold::CHECKS,
         differential::CHECKS,
         churn::CHECKS,
+        container::CHECKS,
     ]
     .into_iter()
     .flatten()

@@ -54,7 +54,7 @@ fn sample(field: Field, category: Category) -> Option<DraftValue> {
         Field::AuditName if !matches!(category, Category::ProcessCreation | Category::FileDelete) => {
             return None;
         }
-        Field::AuthSourceIp => one("2001:db8::7"),
+        Field::AuthSourceIp | Field::FlowExporter => one("2001:db8::7"),
         _ if field.spec().kind == Kind::Number => one("77"),
         _ if field.spec().kind == Kind::Bool => one("true"),
         _ if field.spec().kind == Kind::List && category.class().is_none() => {

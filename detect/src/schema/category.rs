@@ -95,14 +95,16 @@ categories! {
     Keycloak = "keycloak", None;
     /// A sign-in at Entra ID.
     Entra = "entra", None;
-    /// A login that another source tells (OCSF class 3002).
+    /// A login, or another event of an account, that another source tells (OCSF class 3002, security events).
     Authentication = "authentication", None;
     /// A flow that Cilium's Hubble saw.
     HubbleFlow = "hubble_flow", None;
     /// A line of an AWS VPC flow log.
     VpcFlow = "vpc_flow", None;
-    /// A flow that another source tells (OCSF class 4001).
+    /// A flow that another source tells (OCSF class 4001, NetFlow, IPFIX, GCP).
     Flow = "flow", None;
+    /// A call in AWS CloudTrail.
+    CloudTrail = "cloudtrail", None;
 }
 
 impl Category {
@@ -159,6 +161,7 @@ impl Category {
             RecordKind::HubbleFlow => Self::HubbleFlow,
             RecordKind::VpcFlow => Self::VpcFlow,
             RecordKind::Flow => Self::Flow,
+            RecordKind::CloudTrail => Self::CloudTrail,
         }
     }
 
@@ -177,6 +180,7 @@ impl Category {
             Self::HubbleFlow => RecordKind::HubbleFlow,
             Self::VpcFlow => RecordKind::VpcFlow,
             Self::Flow => RecordKind::Flow,
+            Self::CloudTrail => RecordKind::CloudTrail,
             _ => return None,
         })
     }

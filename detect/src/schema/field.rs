@@ -2,7 +2,7 @@
 
 use crate::schema::{
     Category::{
-        self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
+        self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
         FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
         KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
         NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
@@ -53,7 +53,7 @@ macro_rules! fields {
     ($($field:ident $name:literal $aliases:tt $auditd:tt $kind:ident $categories:expr, $doc:literal;)*) => {
         /// A field of events. `as usize` is its position in the table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(u8)]
+        #[repr(u16)]
         pub enum Field { $(#[doc = $doc] $field,)* }
 
         impl Field {
@@ -106,8 +106,8 @@ const KERNEL: CategorySet = only(&[
     IoUring,
 ]);
 const LINUX_AUTH: CategorySet = only(&[Sshd, Sudo, Pam]);
-/// Identity providers, and logins that come as OCSF.
-const PROVIDER: CategorySet = only(&[Okta, Keycloak, Entra, Authentication]);
+/// Identity providers, clouds, and logins that come as OCSF.
+const PROVIDER: CategorySet = only(&[Okta, Keycloak, Entra, Authentication, CloudTrail]);
 const AUTH: CategorySet = LINUX_AUTH.union(PROVIDER);
 const FLOWS: CategorySet = only(&[HubbleFlow, VpcFlow, Flow]);
 const K8S: CategorySet = only(&[KubernetesAudit]);
@@ -118,6 +118,8 @@ const KEYCLOAK: CategorySet = only(&[Keycloak]);
 const ENTRA: CategorySet = only(&[Entra]);
 const HUBBLE: CategorySet = only(&[HubbleFlow]);
 const VPC: CategorySet = only(&[VpcFlow]);
+const OTHER_FLOW: CategorySet = only(&[Flow]);
+const TRAIL: CategorySet = only(&[CloudTrail]);
 const FILE: CategorySet =
     only(&[FileEvent, FileAccess, FileDelete, FileRename, FileLink, FileMode, FileOwner]);
 const PEERED: CategorySet = only(&[NetworkConnection, NetworkAccept, NetworkClose]).union(FLOWS);
@@ -285,7 +287,7 @@ fields! {
     AuthOutcome "AuthOutcome" ["res"] [] Text AUTH, "`success` or `failure`";
     AuthMethod "AuthMethod" [] [] Text AUTH, "For example `publickey`, `password`";
     AuthReason "FailureReason" [] [] Text AUTH, "Why it failed, in the source's words";
-    AuthSourceIp "IpAddress" ["addr", "ipAddress", "client.ipAddress", "IPAddress"] [] Address AUTH, "Where from";
+    AuthSourceIp "IpAddress" ["addr", "ipAddress", "client.ipAddress", "IPAddress", "sourceIPAddress"] [] Address AUTH, "Where from";
     AuthSourcePort "IpPort" [] [] Number LINUX_AUTH, "Port there";
     AuthRemoteHost "RemoteHost" ["rhost"] [] Text LINUX_AUTH, "Where from, as PAM names it";
     AuthService "AuthService" [] [] Text AUTH, "What logs in: `sshd`, `sudo`, `su`, `okta` …";
@@ -298,7 +300,7 @@ fields! {
     AuthCountry "SourceCountry" ["client.geographicalContext.country", "Location", "location.countryOrRegion"] [] Text PROVIDER, "Country, as the provider places the address";
     AuthApplication "Application" ["AppDisplayName", "appDisplayName"] [] Text PROVIDER, "Application that was logged in to";
     // Okta System Log
-    OktaEventType "eventType" ["eventtype"] [] Text OKTA, "For example `user.session.start`";
+    OktaEventType "eventType" ["eventtype"] [] Text OKTA.union(TRAIL), "For example `user.session.start`; of CloudTrail `AwsApiCall`, `AwsConsoleSignIn`";
     OktaMessage "displayMessage" ["displaymessage"] [] Text OKTA, "The same for people";
     OktaSeverity "severity" [] [] Text OKTA, "`DEBUG`, `INFO`, `WARN` or `ERROR`";
     OktaResult "outcome.result" [] [] Text OKTA, "`SUCCESS`, `FAILURE`, `ALLOW`, `DENY`, `CHALLENGE` …";
@@ -361,22 +363,54 @@ fields! {
     FlowVerdict "FlowVerdict" ["action"] [] Text FLOWS, "`forwarded` or `dropped`";
     FlowDirection "FlowDirection" ["direction"] [] Text FLOWS, "`ingress` or `egress`, from where it was seen";
     FlowDropReason "DropReason" [] [] Text HUBBLE, "Why it was dropped, for example `POLICY_DENIED`";
-    FlowSourceNamespace "SourceNamespace" [] [] Text HUBBLE, "Kubernetes namespace of the source";
-    FlowSourcePod "SourcePod" [] [] Text HUBBLE, "Pod of the source";
+    FlowSourceNamespace "SourceNamespace" [] [] Text HUBBLE.union(OTHER_FLOW), "Kubernetes namespace of the source";
+    FlowSourcePod "SourcePod" [] [] Text HUBBLE.union(OTHER_FLOW), "Pod of the source";
     FlowSourceWorkload "SourceWorkload" [] [] Text HUBBLE, "Its workload";
     FlowSourceLabels "SourceLabels" [] [] List HUBBLE, "Cilium's labels of the source: `reserved:world` is outside of the cluster";
-    FlowDestinationNamespace "DestinationNamespace" [] [] Text HUBBLE, "Kubernetes namespace of the destination";
-    FlowDestinationPod "DestinationPod" [] [] Text HUBBLE, "Pod of the destination";
+    FlowDestinationNamespace "DestinationNamespace" [] [] Text HUBBLE.union(OTHER_FLOW), "Kubernetes namespace of the destination";
+    FlowDestinationPod "DestinationPod" [] [] Text HUBBLE.union(OTHER_FLOW), "Pod of the destination";
     FlowDestinationWorkload "DestinationWorkload" [] [] Text HUBBLE, "Its workload";
     FlowDestinationLabels "DestinationLabels" [] [] List HUBBLE, "Cilium's labels of the destination";
     FlowDestinationNames "DestinationHostname" ["dest_host"] [] List HUBBLE, "DNS names that led to the destination's address";
     FlowHttpMethod "HttpMethod" ["cs-method"] [] Text HUBBLE, "Method of a request that Hubble saw";
     FlowHttpUrl "HttpUrl" ["c-uri"] [] Keyword HUBBLE, "URL of a request that Hubble saw";
     FlowPackets "Packets" [] [] Number FLOWS, "Packets";
-    FlowAccount "AccountId" ["account-id"] [] Text VPC, "AWS account";
+    FlowAccount "AccountId" ["account-id"] [] Text VPC.union(OTHER_FLOW), "AWS account; GCP project";
     FlowInterface "InterfaceId" ["interface-id"] [] Text VPC, "Network interface";
-    FlowInstance "InstanceId" ["instance-id"] [] Text VPC, "Instance";
+    FlowInstance "InstanceId" ["instance-id"] [] Text VPC.union(OTHER_FLOW), "Instance";
     FlowService "DestinationService" ["pkt-dst-aws-service"] [] Text VPC, "AWS service behind the destination";
+    FlowExporter "Exporter" [] [] Address OTHER_FLOW, "Address of the NetFlow or IPFIX exporter";
+    FlowTcpFlags "TcpFlags" ["tcpControlBits"] [] Number OTHER_FLOW, "TCP flags of all packets of the flow together (RFC 9293): 2 is SYN alone, an attempt that nobody answered or somebody refused";
+    FlowSeconds "DurationSeconds" [] [] Number OTHER_FLOW, "From the flow's first packet to its last";
+    // security events (RFC 8417)
+    SecurityEvents "SecurityEvent" [] [] List only(&[Authentication]), "Kinds of a security event: `credential-compromise`, `session-revoked`, `prov:create:full` …";
+    // AWS CloudTrail
+    CloudEvent "eventName" ["event_name"] [] Text TRAIL, "The call, for example `StopLogging`";
+    CloudSource "eventSource" ["event_source"] [] Text TRAIL, "Of which service, for example `iam.amazonaws.com`";
+    CloudRegion "awsRegion" [] [] Text TRAIL, "Region";
+    CloudError "errorCode" [] [] Text TRAIL, "Why it failed; absent where it did not";
+    CloudErrorMessage "errorMessage" [] [] Text TRAIL, "The same for people";
+    CloudReadOnly "readOnly" [] [] Bool TRAIL, "Whether nothing was changed";
+    CloudAccount "recipientAccountId" [] [] Text TRAIL, "Account in whose trail it stands";
+    CloudUserType "userIdentity.type" ["userIdentity.Type"] [] Text TRAIL, "Who: `Root`, `IAMUser`, `AssumedRole`, `AWSService` …";
+    CloudUserArn "userIdentity.arn" [] [] Text TRAIL, "Who, in full";
+    CloudUserName "userIdentity.userName" [] [] Text TRAIL, "Name of an IAM user";
+    CloudUserAccount "userIdentity.accountId" [] [] Text TRAIL, "Account of who asked";
+    CloudInvokedBy "userIdentity.invokedBy" [] [] Text TRAIL, "AWS service that asked for somebody";
+    CloudIssuer "userIdentity.sessionContext.sessionIssuer.arn" [] [] Text TRAIL, "Role or user behind a session";
+    CloudMfa "userIdentity.sessionContext.attributes.mfaAuthenticated" [] [] Bool TRAIL, "Whether the session began with a second factor";
+    CloudLoginMfa "additionalEventData.MFAUsed" ["additionalEventData.MfaUsed"] [] Text TRAIL, "Whether a console login had a second factor: `Yes` or `No`";
+    CloudLogin "responseElements.ConsoleLogin" [] [] Text TRAIL, "`Success` or `Failure`";
+    CloudTargetUser "requestParameters.userName" [] [] Text TRAIL, "User that is to be changed";
+    CloudTargetRole "requestParameters.roleName" [] [] Text TRAIL, "Role that is to be changed";
+    CloudTargetGroup "requestParameters.groupName" [] [] Text TRAIL, "Group that is to be changed";
+    CloudPolicyArn "requestParameters.policyArn" [] [] Text TRAIL, "Policy that is attached or detached";
+    CloudPolicyDocument "requestParameters.policyDocument" [] [] Text TRAIL, "Policy that is written, as JSON";
+    CloudName "requestParameters.name" [] [] Text TRAIL, "Name of what is to be changed, for example of a trail";
+    CloudSecurityGroup "requestParameters.groupId" [] [] Text TRAIL, "Security group that is to be changed";
+    CloudNetworks "requestParameters.ipPermissions.items.ipRanges.items.cidrIp" ["requestParameters.cidrIp"] [] List TRAIL, "Networks that a security group lets in, IPv6 ones too";
+    CloudPorts "requestParameters.ipPermissions.items.fromPort" ["requestParameters.fromPort"] [] List TRAIL, "First port of each range that it lets in; absent for all ports";
+    CloudBucket "requestParameters.bucketName" [] [] Text TRAIL, "Bucket";
 }
 
 impl Field {

@@ -5,7 +5,7 @@ use crate::{
     diagnostic::nearest,
     schema::{
         Category::{
-            self, Authentication, Bpf, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
+            self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
             FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
             KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
             NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
@@ -57,6 +57,9 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
         (Some("keycloak"), None | Some("keycloak" | "events"), _) => Ok(sigma(&[Keycloak])),
         (Some("azure" | "entra" | "microsoft"), Some("signinlogs" | "signin"), _) => Ok(sigma(&[Entra])),
         (Some("aws"), Some("vpcflow" | "vpc_flow" | "vpcflowlogs"), _) => Ok(sigma(&[VpcFlow])),
+        (Some("aws"), Some("cloudtrail"), _) => Ok(sigma(&[CloudTrail])),
+        (Some("netflow" | "ipfix"), None | Some("netflow" | "ipfix"), _) => Ok(sigma(&[Flow])),
+        (Some("gcp"), Some("vpcflow" | "vpc_flow" | "vpc_flows"), _) => Ok(sigma(&[Flow])),
         (Some("cilium" | "hubble"), None | Some("hubble" | "flow"), _) => Ok(sigma(&[HubbleFlow])),
         (Some("linux") | None, Some("auth" | "authpriv"), _) => Ok(sigma(&[Sshd, Sudo, Pam])),
         (Some("linux") | None, Some("sshd" | "ssh"), _) => Ok(sigma(&[Sshd])),
@@ -74,8 +77,8 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
             "the log of service `{service}` is not among the sources; kernel events, `auditd`, `auth`, `sshd` and `sudo` are"
         )),
         (Some(product), _, _) => {
-            let known = "`linux`, `kubernetes`, `okta`, `keycloak`, `azure` (signinlogs), `aws` (vpcflow) and `cilium` are";
-            let products = ["linux", "kubernetes", "okta", "keycloak", "azure", "aws", "cilium"];
+            let known = "`linux`, `kubernetes`, `okta`, `keycloak`, `azure` (signinlogs), `aws` (vpcflow, cloudtrail), `gcp` (vpcflow), `netflow` and `cilium` are";
+            let products = ["linux", "kubernetes", "okta", "keycloak", "azure", "aws", "gcp", "netflow", "cilium"];
             let meant = nearest(product, products).map(|meant| format!("; did you mean `{meant}`?"));
             Err(format!(
                 "that log of product `{product}` is not among the sources; {known}{}",
@@ -86,7 +89,7 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
 }
 
 /// The categories of [`by_category`], for those who misspell one.
-const CATEGORIES: [&str; 42] = [
+const CATEGORIES: [&str; 43] = [
     "process_creation",
     "process_fork",
     "process_termination",
@@ -129,6 +132,7 @@ const CATEGORIES: [&str; 42] = [
     "vpc_flow",
     "flow",
     "network_flow",
+    "cloudtrail",
 ];
 
 fn by_category(name: &str) -> Result<Routing, String> {
@@ -171,9 +175,10 @@ fn by_category(name: &str) -> Result<Routing, String> {
         "okta" => &[Okta],
         "keycloak" => &[Keycloak],
         "entra" => &[Entra],
-        "authentication" => &[Sshd, Sudo, Pam, Okta, Keycloak, Entra, Authentication],
+        "authentication" => &[Sshd, Sudo, Pam, Okta, Keycloak, Entra, Authentication, CloudTrail],
         "hubble_flow" => &[HubbleFlow],
         "vpc_flow" => &[VpcFlow],
+        "cloudtrail" => &[CloudTrail],
         "flow" | "network_flow" => &[HubbleFlow, VpcFlow, Flow],
         _ => {
             let meant = nearest(name, CATEGORIES).map(|meant| format!("; did you mean `{meant}`?"));

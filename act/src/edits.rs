@@ -287,12 +287,7 @@ impl From<ApiFault> for UndoFault {
     }
 }
 
-async fn undo_one(
-    api: &Api,
-    edit: &Edit,
-    manager: &str,
-    on_drift: OnDrift,
-) -> Result<(), UndoFault> {
+async fn undo_one(api: &Api, edit: &Edit, manager: &str, on_drift: OnDrift) -> Result<(), UndoFault> {
     match edit {
         Edit::Make { object, content } => {
             let now = api.get(object).await?;

@@ -109,7 +109,8 @@ pub(crate) fn patch(object: &Value, changes: &[FieldChange], way: Way) -> Vec<Va
                     // Where somebody else's element has its place, that one goes: it is asked for only where drift is overwritten.
                     let list = lookup(&work, path).and_then(Value::as_array).map(Vec::as_slice);
                     let list = list.unwrap_or_default();
-                    let there = if list.contains(item) { Some(item) } else { namesake(list, item, key.as_deref()) };
+                    let there =
+                        if list.contains(item) { Some(item) } else { namesake(list, item, key.as_deref()) };
                     if let Some(there) = there.cloned() {
                         pull(&mut work, path, &there, *known, &mut out);
                     }

@@ -101,7 +101,5 @@ fn is_system(namespace: &str) -> bool {
 }
 
 fn is_account(own: &Account, namespace: &str, name: &str) -> bool {
-    own.kind == AccountKind::ServiceAccount
-        && own.namespace.as_deref() == Some(namespace)
-        && own.name == name
+    own.kind == AccountKind::ServiceAccount && own.namespace.as_deref() == Some(namespace) && own.name == name
 }

@@ -113,7 +113,12 @@ impl Scanner {
             // With the place named, no word can be taken for a file or a folder.
             ScannerKind::Grype => (&["--quiet", "--output", "json"], vec![format!("registry:{image}")]),
         };
-        first.iter().map(|word| (*word).to_owned()).chain(self.arguments.iter().cloned()).chain(last).collect()
+        first
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain(self.arguments.iter().cloned())
+            .chain(last)
+            .collect()
     }
 
     /// Reads a report out of a log: other lines may stand before and after it.

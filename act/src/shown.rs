@@ -7,16 +7,8 @@ use serde_json::{Value, json};
 /// Bytes of a value that are shown, at most (I11).
 const LONGEST: usize = 200;
 /// Fields below `spec` that hold no secret: numbers, switches, names of nodes' taints.
-const OPEN_SPEC: [&str; 8] = [
-    "automated",
-    "maxReplicas",
-    "minReplicas",
-    "paused",
-    "replicas",
-    "suspend",
-    "syncPolicy",
-    "taints",
-];
+const OPEN_SPEC: [&str; 8] =
+    ["automated", "maxReplicas", "minReplicas", "paused", "replicas", "suspend", "syncPolicy", "taints"];
 
 /// What stands at a path of an object, for people. A path that is not known to be harmless is shown by its digest.
 pub(crate) fn shown_at(path: &[String], value: Option<&Value>) -> String {

@@ -16,9 +16,9 @@ use hemostat_respond::{
     run::{Effect, Grants, Input, Run, RunStart, Transition},
 };
 use model::{
-    Account, ActionFailure, Actor, BootNs, CgroupId, CommandOutcome, Effect as Seen, GateOutcome,
-    IncidentId, NodeCommand, NodeId, ObjectRef, Outputs, Phase, PhaseDone, Pid, PlaybookName,
-    ProcessKey, RollbackState, RunId, Target, Timestamp,
+    Account, ActionFailure, Actor, BootNs, CgroupId, CommandOutcome, Effect as Seen, GateOutcome, IncidentId,
+    NodeCommand, NodeId, ObjectRef, Outputs, Phase, PhaseDone, Pid, PlaybookName, ProcessKey, RollbackState,
+    RunId, Target, Timestamp,
 };
 use serde_json::json;
 
@@ -99,7 +99,8 @@ enum Scan {
 
 /// What was done to what, when nobody says yes to anything.
 fn done(scan: Scan) -> Vec<(String, Target, serde_json::Value)> {
-    let playbook = playbooks().into_iter().find(|one| one.metadata.name.as_deref() == Some("cryptominer-in-pod"));
+    let playbook =
+        playbooks().into_iter().find(|one| one.metadata.name.as_deref() == Some("cryptominer-in-pod"));
     let mut now = Timestamp(1_000_000_000_000);
     let (mut run, effects) = Run::begin(start(playbook.unwrap()), now).unwrap();
     let (mut effects, mut journal, mut all) = (VecDeque::from(effects), Vec::<Transition>::new(), Vec::new());
@@ -147,7 +148,10 @@ fn answer(command: &NodeCommand, scan: Scan) -> Result<PhaseDone, ActionFailure>
                     ("vulnerable".to_owned(), json!(known > 0)),
                     ("known".to_owned(), json!(known)),
                     ("critical".to_owned(), json!(known.min(1))),
-                    ("ids".to_owned(), json!((0..known).map(|n| format!("CVE-2021-{n}")).collect::<Vec<_>>())),
+                    (
+                        "ids".to_owned(),
+                        json!((0..known).map(|n| format!("CVE-2021-{n}")).collect::<Vec<_>>()),
+                    ),
                 ]),
             },
             Scan::Fails => {
@@ -180,7 +184,10 @@ fn a_ticket_is_opened_only_where_the_scan_names_a_known_vulnerability() {
         assert_eq!(opened.len(), tickets, "{names:?}");
         for (_, _, action) in opened {
             let message = action["with"]["message"].as_str().unwrap();
-            assert!(message.contains("2 known vulnerabilities") && message.contains("CVE-2021-0"), "{message}");
+            assert!(
+                message.contains("2 known vulnerabilities") && message.contains("CVE-2021-0"),
+                "{message}"
+            );
         }
         let scanned = all.iter().find(|(name, _, _)| name == "cluster.scan-image").unwrap();
         assert_eq!(scanned.2["with"]["image"], "registry.example/miner:1");

@@ -93,12 +93,7 @@ fn containers<'a>(pod: &'a Value, lists: &'a [&'a str]) -> impl Iterator<Item = 
 
 /// Where the kubelet keeps a checkpoint of a container, on its node. Not every kubelet can, nor every container runtime.
 /// <https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/>
-async fn checkpoint(
-    job: &Job<'_>,
-    pod: &ObjectRef,
-    found: &Value,
-    container: &str,
-) -> Result<Value, String> {
+async fn checkpoint(job: &Job<'_>, pod: &ObjectRef, found: &Value, container: &str) -> Result<Value, String> {
     let name = found["spec"]["nodeName"].as_str().ok_or("it is on no node")?;
     let node = ObjectRef {
         api_version: "v1".into(),

@@ -89,7 +89,10 @@ pub(super) async fn image(job: &Job<'_>, with: &DenyImage) -> Result<ClusterStat
     let conditions = [
         // A node shows its static pods, which run whatever the API server says.
         ("not-a-nodes-picture", "!('system:nodes' in request.userInfo.groups)".to_owned()),
-        ("not-the-systems-place", format!("!request.namespace.startsWith('kube-') && request.namespace != {own}")),
+        (
+            "not-the-systems-place",
+            format!("!request.namespace.startsWith('kube-') && request.namespace != {own}"),
+        ),
     ];
     let mut captured = policy(job, rules, Some(&namespace), &conditions, validations);
     if let Some(Edit::Make { content, .. }) = captured.edits.first_mut() {
@@ -126,10 +129,8 @@ fn policy(
     conditions: &[(&str, String)],
     validations: Value,
 ) -> ClusterState {
-    let all: Vec<Value> = conditions
-        .iter()
-        .map(|(name, expression)| json!({"name": name, "expression": expression}))
-        .collect();
+    let all: Vec<Value> =
+        conditions.iter().map(|(name, expression)| json!({"name": name, "expression": expression})).collect();
     let spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": rules},

@@ -93,7 +93,9 @@ pub(super) async fn capture(job: &Job<'_>, with: &RestoreObject) -> Result<Clust
         None if object.kind != "ConfigMap" => {
             parts.iter().filter_map(|part| fields::set(&now, &[part], None)).collect()
         }
-        None => return Err(job.unsupported("it did not exist before the attack: there is nothing to restore")),
+        None => {
+            return Err(job.unsupported("it did not exist before the attack: there is nothing to restore"));
+        }
     };
     if changes.is_empty() {
         return Err(job.unsupported("the attack changed nothing of what it means"));
@@ -112,7 +114,10 @@ fn writes<'a>(job: &Job<'_>, with: &'a RestoreObject) -> Result<Vec<Write<'a>>, 
     let mut all = Vec::new();
     for told in &with.writes {
         let revision = told.version.parse().ok().filter(|revision| *revision > 1).ok_or_else(|| {
-            job.unsupported(format!("the version {:.40} that the attack wrote is no revision of etcd", told.version))
+            job.unsupported(format!(
+                "the version {:.40} that the attack wrote is no revision of etcd",
+                told.version
+            ))
         })?;
         all.push(Write { revision, told });
     }
@@ -135,8 +140,7 @@ impl Past<'_> {
             escape(&format!("metadata.name={}", self.object.name)),
         );
         let (object, job) = (self.object, self.job);
-        let page =
-            job.api.page(&object.api_version, &object.kind, object.namespace.as_deref(), &query).await;
+        let page = job.api.page(&object.api_version, &object.kind, object.namespace.as_deref(), &query).await;
         match page {
             Ok(page) => {
                 let found = page["items"].get(0).cloned();

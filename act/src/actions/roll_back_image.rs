@@ -38,9 +38,8 @@ pub(super) async fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure
     for list in LISTS {
         let mut renewed = spec[list].as_array().cloned().unwrap_or_default();
         for container in &mut renewed {
-            let same = |(of, name, _): &&(&str, String, String)| {
-                *of == list && container["name"] == name.as_str()
-            };
+            let same =
+                |(of, name, _): &&(&str, String, String)| *of == list && container["name"] == name.as_str();
             if let Some((_, _, image)) = before.iter().find(same) {
                 container["image"] = image.as_str().into();
             }
@@ -48,8 +47,7 @@ pub(super) async fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure
         if renewed.is_empty() {
             continue;
         }
-        let mut field =
-            fields::set(&found, &["spec", "template", "spec", list], Some(Value::Array(renewed)));
+        let mut field = fields::set(&found, &["spec", "template", "spec", list], Some(Value::Array(renewed)));
         // The whole list is one value of the patch, and one of the comparison: any other change of a container is a drift.
         if let Some(FieldChange::Value { known, .. }) = &mut field {
             *known = 4;
@@ -61,7 +59,9 @@ pub(super) async fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure
     }
     let mut captured = state(changed(&found, changes));
     if found["spec"]["updateStrategy"]["type"] == "OnDelete" {
-        captured.notes.push("its strategy is OnDelete: its pods have the image only once they are deleted".into());
+        captured
+            .notes
+            .push("its strategy is OnDelete: its pods have the image only once they are deleted".into());
     }
     Ok(captured)
 }
@@ -108,7 +108,8 @@ async fn revisions(job: &Job<'_>, object: &ObjectRef) -> Result<Vec<(u64, Value)
     let of_deployment = object.kind == "Deployment";
     let kind = if of_deployment { "ReplicaSet" } else { "ControllerRevision" };
     let all = job.api.list("apps/v1", kind, object.namespace.as_deref(), "").await?;
-    let own = all.into_iter().filter(|one| owners::controller(one).is_some_and(|owner| owner.uid == object.uid));
+    let own =
+        all.into_iter().filter(|one| owners::controller(one).is_some_and(|owner| owner.uid == object.uid));
     let mut revisions: Vec<(u64, Value)> = own
         .filter_map(|one| {
             if of_deployment {
@@ -127,7 +128,9 @@ async fn revisions(job: &Job<'_>, object: &ObjectRef) -> Result<Vec<(u64, Value)
 fn images(spec: &Value) -> Vec<(&'static str, String, String)> {
     let of = |list: &'static str| {
         let containers = spec[list].as_array().into_iter().flatten();
-        containers.filter_map(move |c| Some((list, c["name"].as_str()?.to_owned(), c["image"].as_str()?.to_owned())))
+        containers.filter_map(move |c| {
+            Some((list, c["name"].as_str()?.to_owned(), c["image"].as_str()?.to_owned()))
+        })
     };
     LISTS.into_iter().flat_map(of).collect()
 }

@@ -49,9 +49,8 @@ pub(super) async fn capture(job: &Job<'_>, with: &ScanImage) -> Result<ClusterSt
     if !is_image(&with.image) {
         return Err(job.unsupported(format!("`{:.80}` is no name of an image", with.image)));
     }
-    let image = exactly(&pod, &with.image).ok_or_else(|| {
-        job.unsupported(format!("none of its containers has the image {}", with.image))
-    })?;
+    let image = exactly(&pod, &with.image)
+        .ok_or_else(|| job.unsupported(format!("none of its containers has the image {}", with.image)))?;
     let home = job.config.own.namespace.as_str();
     Ok(state([job.made("batch/v1", "Job", Some(home), body(job, scanner, &image))]))
 }
@@ -185,11 +184,14 @@ async fn wait(job: &Job<'_>, object: &ObjectRef) -> Result<End, ActionFailure> {
         // Not the target: it is no good end that the Job was taken away.
         let found = job.api.find(object).await?.ok_or_else(|| away(object, "somebody took its Job away"))?;
         let conditions = found["status"]["conditions"].as_array().into_iter().flatten();
-        let over = conditions.filter(|one| one["status"] == "True").find_map(|one| match one["type"].as_str() {
-            Some("Complete") => Some(None),
-            Some("Failed") => Some(Some(one["reason"].as_str().unwrap_or("it does not say why").to_owned())),
-            _ => None,
-        });
+        let over =
+            conditions.filter(|one| one["status"] == "True").find_map(|one| match one["type"].as_str() {
+                Some("Complete") => Some(None),
+                Some("Failed") => {
+                    Some(Some(one["reason"].as_str().unwrap_or("it does not say why").to_owned()))
+                }
+                _ => None,
+            });
         match over {
             Some(None) => return Ok(End::Complete(found)),
             Some(Some(because)) => return Ok(End::Failed(found, because)),
@@ -202,12 +204,7 @@ async fn wait(job: &Job<'_>, object: &ObjectRef) -> Result<End, ActionFailure> {
 }
 
 /// Its report, if it is one, goes to the evidence.
-async fn keep(
-    job: &Job<'_>,
-    scanner: &Scanner,
-    bundle: &Bundle,
-    made: &Value,
-) -> Result<(), ActionFailure> {
+async fn keep(job: &Job<'_>, scanner: &Scanner, bundle: &Bundle, made: &Value) -> Result<(), ActionFailure> {
     let log = log(job, made, &format!("limitBytes={MAX_REPORT}")).await?;
     scanner.report(&log).map_err(|error| job.unsupported(error.to_string()))?;
     let about = json!({
@@ -251,5 +248,9 @@ async fn clear(job: &Job<'_>, object: &ObjectRef) {
 }
 
 fn away(object: &ObjectRef, because: &str) -> ActionFailure {
-    ActionFailure::Io { operation: "scan an image".into(), object: object.to_string(), because: because.into() }
+    ActionFailure::Io {
+        operation: "scan an image".into(),
+        object: object.to_string(),
+        because: because.into(),
+    }
 }

@@ -81,7 +81,10 @@ fn what_an_image_says_of_itself_does_not_get_into_outputs() {
 fn the_image_is_the_last_word_and_never_an_option() {
     for kind in ["trivy", "grype"] {
         let words = scanner(kind).words("api:1");
-        assert!(words.last().unwrap().ends_with("api:1") && !words.last().unwrap().starts_with('-'), "{words:?}");
+        assert!(
+            words.last().unwrap().ends_with("api:1") && !words.last().unwrap().starts_with('-'),
+            "{words:?}"
+        );
     }
     for bad in ["clair=x", "trivy", "trivy="] {
         bad.parse::<Scanner>().unwrap_err();

@@ -57,14 +57,26 @@ async fn i5_an_image_is_refused_in_pods_and_in_what_makes_pods_and_then_taken() 
         let pod = with("registry.example/miner:1");
         world.try_as(&user, Method::POST, &path, Some(&pod)).await
     };
-    for name in ["replicaset-controller", "job-controller", "daemon-set-controller", "statefulset-controller"] {
+    for name in ["replicaset-controller", "job-controller", "daemon-set-controller", "statefulset-controller"]
+    {
         world.until(async || as_controller(name).await.is_err_and(|said| said.contains("refused in"))).await;
     }
     // The system's own namespaces and ours take what they take.
     for place in ["kube-system", "default"] {
         let all = format!("/api/v1/namespaces/{place}/serviceaccounts");
-        drop(world.request(Method::POST, &all, Some(&json!({"metadata": {"name": "default"}})), "application/json").await);
-        try_make(&world, &format!("/api/v1/namespaces/{place}/pods"), &with("registry.example/miner:1")).await.unwrap();
+        drop(
+            world
+                .request(
+                    Method::POST,
+                    &all,
+                    Some(&json!({"metadata": {"name": "default"}})),
+                    "application/json",
+                )
+                .await,
+        );
+        try_make(&world, &format!("/api/v1/namespaces/{place}/pods"), &with("registry.example/miner:1"))
+            .await
+            .unwrap();
     }
     // Others are taken, and what runs may be labelled.
     try_make(&world, &pods, &with("good:1")).await.unwrap();
@@ -74,7 +86,8 @@ async fn i5_an_image_is_refused_in_pods_and_in_what_makes_pods_and_then_taken() 
     let debugged = world.make(&pods, with("good:1")).await;
     act.revert().await.unwrap();
     let path = format!("{pods}/{}", debugged["metadata"]["name"].as_str().unwrap());
-    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "registry.example/miner:1"}]}});
+    let debug =
+        json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "registry.example/miner:1"}]}});
     let mut whole = world.get(&path).await.unwrap();
     whole["spec"]["ephemeralContainers"] = debug["spec"]["ephemeralContainers"].clone();
     world.until(async || try_make(&world, &pods, &with("registry.example/miner:1")).await.is_ok()).await;

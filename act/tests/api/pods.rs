@@ -154,8 +154,7 @@ async fn i6_what_the_cluster_cannot_do_without_is_refused() {
     world.make(&world.below("serviceaccounts"), json!({"metadata": {"name": "agent"}})).await;
     let mut agent = world.pod(json!({}));
     agent["spec"]["serviceAccountName"] = "agent".into();
-    for (pod, word) in
-        [(agent, "Hemostat itself acts"), (network, "pods' network"), (picture, "static pod")]
+    for (pod, word) in [(agent, "Hemostat itself acts"), (network, "pods' network"), (picture, "static pod")]
     {
         let Ok(pod) =
             world.request(hyper::Method::POST, &world.below("pods"), Some(&pod), "application/json").await
@@ -259,7 +258,13 @@ async fn i5_a_pod_is_detached_from_its_services_and_its_replicaset_and_goes_back
     let path = path_of(&world, &pod);
     let act = world.begin(ClusterAction::DetachPod, target(&pod, "v1", "Pod")).await.unwrap();
     let theirs = json!({"metadata": {"labels": {"app": "theirs"}}});
-    act.prove_all(std::slice::from_ref(&path), &path, theirs, &["was \"api\"", "ours absent", "now \"theirs\""]).await;
+    act.prove_all(
+        std::slice::from_ref(&path),
+        &path,
+        theirs,
+        &["was \"api\"", "ours absent", "now \"theirs\""],
+    )
+    .await;
     let now = world.get(&path).await.unwrap();
     assert_eq!(now["metadata"]["labels"], json!({"stays": "x"}));
     assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }), "the ReplicaSet has not let go");
@@ -314,7 +319,13 @@ async fn i5_a_node_takes_no_more_pods_and_then_does_again() {
                 theirs.as_array_mut().unwrap().last_mut().unwrap()["effect"] = "NoExecute".into();
                 let theirs = json!({"spec": {"taints": theirs}});
                 act.revert().await.unwrap();
-                act.prove_all(std::slice::from_ref(&path), &path, theirs, &["NoSchedule", "now", "NoExecute"]).await;
+                act.prove_all(
+                    std::slice::from_ref(&path),
+                    &path,
+                    theirs,
+                    &["NoSchedule", "now", "NoExecute"],
+                )
+                .await;
             }
             assert_eq!(act.verify().await.unwrap(), Effect::InForce);
             if name == "cluster.cordon" {
@@ -357,7 +368,9 @@ async fn evidence_of_a_pod_is_kept_once_and_a_changed_file_is_seen() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_of_each_container_is_asked_of_the_kubelet_and_its_absence_said() {
     let rights = [hemostat_act::permissions::CHECKPOINT];
-    let Some(world) = World::with("cluster.collect-evidence", &rights, Vec::new(), None).await else { return };
+    let Some(world) = World::with("cluster.collect-evidence", &rights, Vec::new(), None).await else {
+        return;
+    };
     let Some(kubelet) = Kubelet::on(&world, false).await else { return };
     let mut pod = world.pod(json!({"app": "x"}));
     pod["spec"]["nodeName"] = kubelet.node.clone().into();
@@ -370,7 +383,10 @@ async fn a_checkpoint_of_each_container_is_asked_of_the_kubelet_and_its_absence_
     kubelet.says(&format!("{checkpoint}/c"), 200, json!({"items": [place]}).to_string());
     kubelet.says(&format!("{checkpoint}/side"), 404, "the feature is off");
     kubelet.says("GET /containerLogs/", 200, "a line of the log\n");
-    let action = ClusterAction::CollectEvidence(CollectEvidence { memory: MemoryCapture::Private, ..CollectEvidence::default() });
+    let action = ClusterAction::CollectEvidence(CollectEvidence {
+        memory: MemoryCapture::Private,
+        ..CollectEvidence::default()
+    });
     let act = world.begin(action, target(&pod, "v1", "Pod")).await.unwrap();
     let outputs = act.apply().await.unwrap();
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);

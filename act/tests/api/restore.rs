@@ -1,8 +1,6 @@
 //! An object is as it was before the attack wrote it, or it is said why that cannot be known.
 
-use model::{
-    ActionFailure, ClusterAction, Effect, ObjectWrite, PhaseDone, RestoreObject, Timestamp,
-};
+use model::{ActionFailure, ClusterAction, Effect, ObjectWrite, PhaseDone, RestoreObject, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,9 +36,15 @@ impl Sort {
     /// Content that means something else for each number.
     fn content(&self, n: u64) -> Value {
         match self.kind {
-            "ConfigMap" => json!({"data": {"a": format!("v{n}"), "b": (n % 2 == 0).then(|| format!("w{n}"))}}),
-            "Role" => json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": [format!("v{n}")]}]}),
-            _ => json!({"subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": format!("u{n}")}]}),
+            "ConfigMap" => {
+                json!({"data": {"a": format!("v{n}"), "b": (n % 2 == 0).then(|| format!("w{n}"))}})
+            }
+            "Role" => {
+                json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": [format!("v{n}")]}]})
+            }
+            _ => {
+                json!({"subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": format!("u{n}")}]})
+            }
         }
     }
 
@@ -48,7 +52,8 @@ impl Sort {
         let mut body = self.content(n);
         body["metadata"] = json!({"name": name});
         if self.kind == "RoleBinding" {
-            body["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"});
+            body["roleRef"] =
+                json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"});
         }
         body
     }
@@ -93,7 +98,13 @@ async fn i5_what_stood_before_the_attacks_first_write_comes_back_and_nothing_els
         }
         let act = world.begin(restore(&writes, began), of.clone()).await.unwrap();
         let theirs = sort.content(90);
-        act.prove_all(std::slice::from_ref(&path), &path, theirs, &["sha256", "ours"].map(|word| if sort.kind == "ConfigMap" { word } else { "ours" })).await;
+        act.prove_all(
+            std::slice::from_ref(&path),
+            &path,
+            theirs,
+            &["sha256", "ours"].map(|word| if sort.kind == "ConfigMap" { word } else { "ours" }),
+        )
+        .await;
         let now_there = world.get(&path).await.unwrap();
         assert_eq!(now_there[sort.part], first[sort.part], "case {case}: {writes:?}");
         assert_eq!(act.verify().await.unwrap(), Effect::InForce);

@@ -53,19 +53,11 @@ async fn played(
 ) -> Result<Outputs, ActionFailure> {
     let at = act.made();
     let others = async {
-        let mut made = None;
-        world
-            .until(async || world.get(&at).await.is_some())
-            .await;
-        made.get_or_insert(world.get(&at).await.unwrap());
-        let made = made.unwrap();
+        world.until(async || world.get(&at).await.is_some()).await;
+        let made = world.get(&at).await.unwrap();
         let (name, uid) = (made["metadata"]["name"].clone(), made["metadata"]["uid"].clone());
         let pods = format!("/api/v1/namespaces/{}/pods", world.home);
         let template = &made["spec"]["template"];
-        // Somebody else's pod that calls itself the Job's says what it likes.
-        let mut foreign = json!({"metadata": {"generateName": "foreign-", "labels": {"batch.kubernetes.io/job-name": name}}, "spec": template["spec"]});
-        foreign["spec"]["nodeName"] = "nowhere".into();
-        world.make(&pods, foreign).await;
         let mut pod = json!({
             "metadata": {
                 "generateName": "scan-", "labels": template["metadata"]["labels"],
@@ -75,10 +67,12 @@ async fn played(
         });
         pod["spec"]["nodeName"] = kubelet.node.clone().into();
         world.make(&pods, pod).await;
+        // Somebody else's pod that calls itself the Job's, and came later, says what it likes.
+        let mut foreign = json!({"metadata": {"generateName": "z-foreign-", "labels": {"batch.kubernetes.io/job-name": name}}, "spec": template["spec"]});
+        foreign["spec"]["nodeName"] = "nowhere".into();
+        world.make(&pods, foreign).await;
         let time = "2026-11-22T12:00:00Z";
-        let condition = |kind: &str, reason: &str| {
-            json!({"type": kind, "status": "True", "reason": reason, "lastProbeTime": time, "lastTransitionTime": time})
-        };
+        let condition = |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason, "lastProbeTime": time, "lastTransitionTime": time});
         let status = if complete {
             json!({"startTime": time, "completionTime": time, "succeeded": 1, "uncountedTerminatedPods": {}, "conditions": [condition("SuccessCriteriaMet", "CompletionsReached"), condition("Complete", "CompletionsReached")]})
         } else {
@@ -132,7 +126,9 @@ async fn a_scan_that_fails_or_says_half_is_no_clean_one() {
     assert!(failed.contains("no whole report"), "{failed}");
     assert!(world.get(&act.made()).await.is_none(), "its Job is gone");
     assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }));
-    for (image, because) in [("registry.example/other:1", "none of its containers"), ("--server=evil", "no name")] {
+    for (image, because) in
+        [("registry.example/other:1", "none of its containers"), ("--server=evil", "no name")]
+    {
         let action = ClusterAction::ScanImage(ScanImage { image: image.into() });
         let refused = world.begin(action, of.clone()).await.err().unwrap().to_string();
         assert!(refused.contains(because), "{refused}");

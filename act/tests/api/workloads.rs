@@ -124,7 +124,8 @@ async fn i5_images_go_back_to_the_revision_before_and_forward_again() {
         world.begin(ClusterAction::RollBackImage, target(&made, "apps/v1", "Deployment")).await.unwrap();
     let secret = "s3cret-value";
     let theirs = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "api:9", "env": [{"name": "P", "value": secret}]}]}}}});
-    act.prove_all(std::slice::from_ref(&path), &path, theirs.clone(), &["c=api:2", "c=api:1", "now c=api:9"]).await;
+    act.prove_all(std::slice::from_ref(&path), &path, theirs.clone(), &["c=api:2", "c=api:1", "now c=api:9"])
+        .await;
     let now = world.get(&path).await.unwrap();
     let containers = &now["spec"]["template"]["spec"]["containers"];
     assert_eq!((&containers[0]["image"], &containers[1]["image"]), (&json!("api:1"), &json!("side:1")));
@@ -151,7 +152,9 @@ async fn i5_images_of_statefulsets_and_daemonsets_go_back_by_their_controller_re
         let made = world.make(&all, body).await;
         let path = format!("{all}/db");
         let revisions = world.of_group("apps/v1", "controllerrevisions");
-        for (revision, image, init) in [(1, "api:0", "init:0"), (2, "api:1", "init:1"), (3, "api:2", "init:2")] {
+        for (revision, image, init) in
+            [(1, "api:0", "init:0"), (2, "api:1", "init:1"), (3, "api:2", "init:2")]
+        {
             let mut pods = template(image);
             pods["spec"]["initContainers"] = json!([{"name": "init", "image": init}]);
             pods["$patch"] = "replace".into();
@@ -182,7 +185,8 @@ async fn i5_images_of_statefulsets_and_daemonsets_go_back_by_their_controller_re
 
 async fn keepers(world: &World) -> (String, String) {
     definition(world, "argoproj.io", "v1alpha1", "applications", "Application", "Namespaced").await;
-    definition(world, "kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization", "Namespaced").await;
+    definition(world, "kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization", "Namespaced")
+        .await;
     definition(world, "helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease", "Namespaced").await;
     (
         world.of_group("argoproj.io/v1alpha1", "applications"),
@@ -248,7 +252,13 @@ async fn i5_argo_cd_and_flux_leave_the_target_alone_and_then_do_not() {
             world.begin(ClusterAction::SuspendSync, target(&made, "apps/v1", "Deployment")).await.unwrap();
         if kind == "Application" {
             let theirs = json!({"spec": {"syncPolicy": {"automated": {"prune": false}}}});
-            act.prove_all(std::slice::from_ref(&path), &path, theirs, &["ours absent", "now {\"prune\":false}"]).await;
+            act.prove_all(
+                std::slice::from_ref(&path),
+                &path,
+                theirs,
+                &["ours absent", "now {\"prune\":false}"],
+            )
+            .await;
         } else {
             act.prove(std::slice::from_ref(&path)).await;
         }

@@ -329,7 +329,9 @@ impl Act<'_> {
                 assert!(self.world.get(&self.made()).await.is_none(), "{} stays behind", self.made());
             }
         }
-        assert!(self.apply().await.is_err() || self.captured.edits.iter().all(|e| matches!(e, Edit::Make { .. })));
+        assert!(
+            self.apply().await.is_err() || self.captured.edits.iter().all(|e| matches!(e, Edit::Make { .. }))
+        );
     }
 
     /// Somebody else's edit in between: nothing is undone, and the three states are told.
@@ -398,7 +400,10 @@ pub(crate) async fn next_second() {
 }
 
 pub(crate) fn own(n: u64) -> Own {
-    Own { namespace: format!("home-{n}"), accounts: vec![Account::of_user(&format!("system:serviceaccount:ns-{n}:agent"))] }
+    Own {
+        namespace: format!("home-{n}"),
+        accounts: vec![Account::of_user(&format!("system:serviceaccount:ns-{n}:agent"))],
+    }
 }
 
 pub(crate) async fn client(server: &ApiServer, user: Option<&str>) -> Client {

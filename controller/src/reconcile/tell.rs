@@ -72,7 +72,8 @@ mod tests {
             "chain": model::OwnerChain::Whole, "service_account": null, "node": null, "network": model::PodNetwork::Pod,
             "origin": model::PodOrigin::Api, "addresses": [], "created": 1, "deleted": null,
         });
-        let attribution = json!({"attribution": "resolved", "pod": pod, "container": null, "known": 1, "source": "watch"});
+        let attribution =
+            json!({"attribution": "resolved", "pod": pod, "container": null, "known": 1, "source": "watch"});
         serde_json::from_value(json!({
             "id": "inc-1", "title": "t", "severity": "high", "state": model::IncidentState::Open, "entities": [],
             "pods": [{"cgroup_uid": "u", "container_id": "c", "node": "n", "asked": 1, "attribution": attribution}],

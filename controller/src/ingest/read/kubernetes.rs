@@ -278,3 +278,55 @@ fn percent_decoded(text: &str) -> String {
     }
     String::from_utf8_lossy(&out).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A request and its answer at the level RequestResponse; `more` replaces parts of it.
+    fn sight_of(more: &Value) -> ObjectSight {
+        let mut event = json!({
+            "kind": "Event", "auditID": "a", "stage": "ResponseComplete", "verb": "patch",
+            "requestURI": "/apis/rbac.authorization.k8s.io/v1/namespaces/pay/rolebindings/b",
+            "user": {"username": "mallory"}, "responseStatus": {"code": 200},
+            "objectRef": {"resource": "rolebindings", "namespace": "pay", "name": "b", "apiGroup": "rbac.authorization.k8s.io", "uid": "made-up", "resourceVersion": "1"},
+            "requestObject": {"metadata": {"uid": "made-up", "resourceVersion": "1"}},
+            "responseObject": {"kind": "RoleBinding", "metadata": {"uid": "true", "resourceVersion": "42"}},
+            "requestReceivedTimestamp": "2026-11-22T14:00:00.500000Z", "stageTimestamp": "2026-11-22T14:00:01.250000Z",
+        });
+        for (name, value) in more.as_object().unwrap() {
+            event[name] = value.clone();
+        }
+        let mut told = Vec::new();
+        read(event.to_string().as_bytes(), &mut told).unwrap();
+        told.remove(0).record.sight.unwrap()
+    }
+
+    #[test]
+    fn i9_an_object_and_its_version_are_what_the_server_answered_and_not_what_a_client_wrote() {
+        let sight = sight_of(&json!({}));
+        assert_eq!((sight.uid.as_str(), sight.version.as_str()), ("true", "42"));
+        assert_eq!(sight.answered.to_string(), "2026-11-22T14:00:01.250Z");
+        // At a lower level of the log there is only the client's word, which counts for nothing.
+        for lower in [json!({"responseObject": null}), json!({"responseObject": null, "requestObject": null})]
+        {
+            let sight = sight_of(&lower);
+            assert_eq!((sight.uid.as_str(), sight.version.as_str()), ("", ""), "{lower}");
+        }
+        let dry =
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/pay/rolebindings/b?fieldManager=x&dry%52un=All";
+        for nothing_written in [
+            json!({"verb": "get"}),
+            json!({"requestURI": dry}),
+            json!({"responseStatus": {"code": 409}}),
+            json!({"objectRef": {"resource": "pods", "namespace": "pay", "name": "b", "subresource": "eviction"}}),
+        ] {
+            assert_eq!(sight_of(&nothing_written).version, "", "{nothing_written}");
+        }
+        let gone = json!({"kind": "Status", "status": "Success", "details": {"name": "b", "uid": "true"}});
+        let sight = sight_of(&json!({"verb": "delete", "responseObject": gone}));
+        assert_eq!((sight.uid.as_str(), sight.version.as_str()), ("true", ""));
+    }
+}

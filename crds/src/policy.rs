@@ -70,6 +70,12 @@ pub struct ResponsePolicySpec {
     pub exclusions: Vec<Exclusion>,
     /// How much may be done automatically.
     pub budgets: Budgets,
+    /// What the gate asks of the evidence (docs/gate.md).
+    pub gate: GateRules,
+    /// Times of planned work, in which a person is asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub maintenance: Vec<Maintenance>,
     /// What is never touched, besides what Hemostat protects by itself.
     pub protected: Protected,
     /// Irreversible actions that need no asking.
@@ -124,9 +130,9 @@ impl Match {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Approvals {
-    /// `user:<name>` of each; anybody with access to the controller when empty.
+    /// `user:<name>` or `group:<name>` of each; anybody with access to the controller when empty. Only a cluster knows groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 256), regex(pattern = r"^user:.+$")))]
+    #[schemars(length(max = 64), inner(length(max = 256), regex(pattern = r"^(user|group):.+$")))]
     pub approvers: Vec<String>,
     /// An approval that nobody gave is denied after this.
     pub timeout: Period,
@@ -173,6 +179,78 @@ pub struct Budgets {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]
     pub actions_per_hour: Option<u32>,
+    /// Runs that start by themselves within an hour in the namespace of the incident.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub runs_per_hour_and_namespace: Option<u32>,
+    /// Actions that runs make by themselves within an hour in the namespace of the incident.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub actions_per_hour_and_namespace: Option<u32>,
+}
+
+/// What the gate asks of the evidence. Of several policies the strictest word wins, part by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct GateRules {
+    /// What a signal that falls short does; `Enforced` when no policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceRule>,
+    /// What holds while too little was judged; `Act` when no policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beginning: Option<BeginningRule>,
+    /// Judged runs of a playbook from which on its accuracy counts; 20 when no policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub judged_runs: Option<u32>,
+    /// Different targets that one playbook may want within ten minutes before a person is asked; 10 when no policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub targets: Option<u32>,
+    /// Different namespaces in which one actor may be seen within an hour before a person is asked; 4 when no policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub namespaces: Option<u32>,
+}
+
+/// What a signal of the gate that falls short does.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+pub enum EvidenceRule {
+    /// It is shown, and does not keep a run from acting: for drills, where judgements are of exercises.
+    Shown,
+    /// A person is asked.
+    #[default]
+    Enforced,
+}
+
+/// What holds while too little was judged.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+pub enum BeginningRule {
+    /// Whoever set the playbook's mode to Auto vouches for it, until a verdict says otherwise.
+    #[default]
+    Act,
+    /// Nobody vouches: a person is asked until enough was judged.
+    Ask,
+}
+
+/// A time of planned work: what looks like an attack may be it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Maintenance {
+    /// It begins.
+    pub from: Moment,
+    /// It ends.
+    pub until: Moment,
+    /// It comes again after so long, for example `7d`; once when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Period>,
+    /// Why, for those who are asked.
+    #[schemars(length(min = 1, max = 512))]
+    pub reason: String,
 }
 
 /// What is never touched.

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionRecord, Actor, AttributedPod, Attribution, CgroupId, ExecSession, Finding, IncidentId, Level,
-    NodeId, PlaybookName, PodFacts, Principal, ProcessKey, RecordObject, RunId, StepName, Timestamp,
+    ActionRecord, Actor, AttributedPod, Attribution, CgroupId, Enrichment, ExecSession, Finding, IncidentId,
+    Level, NodeId, PlaybookName, PodFacts, Principal, ProcessKey, RecordObject, RunId, StepName, Timestamp,
 };
 
 /// Something that findings can have in common.
@@ -144,6 +144,9 @@ pub struct Incident {
     pub contained: Option<Timestamp>,
     /// What an analyst said.
     pub verdict: Option<Verdict>,
+    /// What is known of it beside its findings.
+    #[serde(default)]
+    pub enrichment: Enrichment,
     /// Everything done about it.
     pub actions: Vec<ActionRecord>,
     /// Runs of playbooks.
@@ -237,6 +240,74 @@ pub struct GateDecision {
     pub outcome: GateOutcome,
     /// Each signal that was looked at, with what was found.
     pub reasons: Vec<String>,
+    /// The signals of the evidence, with their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<Signal>,
+}
+
+/// One signal of the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Which.
+    pub kind: SignalKind,
+    /// Whether it lets the run act by itself.
+    pub says: SignalSays,
+    /// What was found, where it is a share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Share>,
+    /// What is needed, where it is a share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<Share>,
+    /// What it was found from, a line each.
+    pub evidence: Vec<String>,
+}
+
+/// Signals of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalKind {
+    /// How surely what the rule finds is an attack.
+    PatternConfidence,
+    /// Whether something else explains it.
+    Context,
+    /// How often the playbook was right.
+    PlaybookHistory,
+}
+
+/// What a signal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalSays {
+    /// It may act.
+    Act,
+    /// A person is asked.
+    Ask,
+}
+
+/// A share of one, in ten-thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// All of it.
+    pub const ONE: Self = Self(10_000);
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02} %", self.0 / 100, self.0 % 100)
+    }
+}
+
+impl fmt::Display for SignalKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::PatternConfidence => "pattern confidence",
+            Self::Context => "context",
+            Self::PlaybookHistory => "playbook's history",
+        })
+    }
 }
 
 /// What a run may do by itself.

@@ -1,15 +1,28 @@
-//! Whether a run may act by itself. In its simplest honest form: the playbook's mode, the policies, budgets, losses in the
-//! window, and whether what the steps are meant for is certain and may be touched. Every signal is shown with what was found.
+//! Whether a run may act by itself: the playbook's mode, the policies, the switch, budgets, losses in the window, three signals of what was
+//! recorded (how surely the rule is right, what else explains it, how often the playbook was right), and whether what the steps are meant for
+//! is certain and may be touched. Each is shown with what was found. docs/gate.md has the formulas.
 
+mod confidence;
+mod context;
+mod explain;
+mod history;
 mod loss;
+mod rules;
+mod wants;
 
 use std::collections::BTreeMap;
 
-use crds::{Exclusion, Match, Mode, Protected, ResponsePolicySpec};
+pub use confidence::{Cases, Corpus, lower_bound};
+pub use context::{Rollout, SWITCH};
+use crds::{EvidenceRule, Exclusion, Match, Mode, Protected, ResponsePolicySpec};
+pub use explain::{Explanation, PolicyWord, SettingWord, explain};
 use model::{
-    ActionRecord, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Timestamp, Workload,
-    short_hash,
+    ActionRecord, Actor, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Signal, SignalKind,
+    SignalSays, Timestamp, Workload, short_hash,
 };
+use rules::Rules;
+use serde::{Deserialize, Serialize};
+pub use wants::{ACTORS_WITHIN, TARGETS_WITHIN, Want};
 
 use crate::{
     expression::Variables,
@@ -35,8 +48,47 @@ pub struct Situation<'a> {
     pub used: Usage,
     /// What the node did by itself about this incident and what is still in force.
     pub reactions: &'a [ActionRecord],
+    /// What was recorded of the rule, the playbook and the place.
+    pub evidence: &'a Evidence,
+    /// Who keeps everything automatic from beginning, where somebody does.
+    pub paused: Option<&'a Paused>,
     /// Now.
     pub now: Timestamp,
+}
+
+/// What was recorded. What is absent could not be read, and then a person is asked (I9).
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// What was said of the findings of the rule.
+    pub pattern: Option<Cases>,
+    /// What came of the rule's own tests; absent where they are not known here, which asks nobody.
+    pub corpus: Option<Corpus>,
+    /// What was said of the runs of the playbook.
+    pub playbook: Option<Cases>,
+    /// What playbooks wanted within the last hour.
+    pub wants: Option<Vec<Want>>,
+    /// Whether the workload is being rolled out.
+    pub rollout: Rollout,
+}
+
+impl Evidence {
+    /// What there is on the first day: nothing was said, nothing was wanted.
+    #[must_use]
+    pub fn nothing_yet() -> Self {
+        let (pattern, playbook) = (Some(Cases::default()), Some(Cases::default()));
+        Self { pattern, corpus: None, playbook, wants: Some(Vec::new()), rollout: Rollout::None }
+    }
+}
+
+/// Somebody keeps everything automatic from beginning (`hemostat pause`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: Actor,
+    /// Since when.
+    pub at: Timestamp,
+    /// Why.
+    pub because: String,
 }
 
 /// What was done automatically within the last hour.
@@ -46,6 +98,10 @@ pub struct Usage {
     pub runs: u32,
     /// Actions that runs made by themselves.
     pub actions: u32,
+    /// Of those runs, the ones in the incident's namespace.
+    pub runs_here: u32,
+    /// Of those actions, the ones in the incident's namespace.
+    pub actions_here: u32,
 }
 
 /// Decides, and gives everything that the run is decided from.
@@ -55,11 +111,14 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
         situation.policies.iter().filter(|(_, policy)| matches(&policy.matches, plan, situation)).collect();
     let facts = Facts::of(situation.incident, situation.finding, situation.node);
     let grants = grants(plan, situation, &matching);
-    let mut verdict = Verdict { outcome: GateOutcome::Automatic, reasons: Vec::new() };
+    let rules = Rules::of(plan, &matching);
+    let mut verdict = Verdict { outcome: GateOutcome::Automatic, reasons: Vec::new(), signals: Vec::new() };
     mode(&mut verdict, plan, &matching);
+    pause(&mut verdict, situation);
     exclusions(&mut verdict, plan, situation, &matching);
     budgets(&mut verdict, plan, situation, &matching);
     loss::look(&mut verdict, situation);
+    signals(&mut verdict, plan, situation, &rules);
     targets(&mut verdict, plan, &facts, &grants);
     undo(&mut verdict, plan, &grants);
     RunStart {
@@ -68,7 +127,11 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
         node: situation.node.clone(),
         playbook: plan.name.clone(),
         spec: plan.spec.clone(),
-        decision: GateDecision { outcome: verdict.outcome, reasons: verdict.reasons },
+        decision: GateDecision {
+            outcome: verdict.outcome,
+            reasons: verdict.reasons,
+            signals: verdict.signals,
+        },
         grants,
         facts,
         // a shadow run never sends anything, so it cannot answer for what is in force: `adopt` makes a run that can
@@ -91,7 +154,7 @@ pub fn adopt(situation: &Situation<'_>) -> RunStart {
         playbook: plan.name.clone(),
         grants: grants(&plan, situation, &[]),
         spec: plan.spec,
-        decision: GateDecision { outcome: GateOutcome::Automatic, reasons },
+        decision: GateDecision { outcome: GateOutcome::Automatic, reasons, signals: Vec::new() },
         facts: Facts::of(situation.incident, situation.finding, situation.node),
         reactions: situation.reactions.to_vec(),
     }
@@ -111,6 +174,7 @@ pub fn adopt_without_finding(incident: &Incident, node: &NodeId, reactions: &[Ac
         decision: GateDecision {
             outcome: GateOutcome::Automatic,
             reasons: vec!["no finding tells of it; the node acted by itself".into()],
+            signals: Vec::new(),
         },
         // a run without steps asks for nothing
         grants: Grants {
@@ -134,6 +198,7 @@ fn run_id(plan: &Plan, incident: &Incident) -> RunId {
 struct Verdict {
     outcome: GateOutcome,
     reasons: Vec<String>,
+    signals: Vec<Signal>,
 }
 
 impl Verdict {
@@ -175,6 +240,41 @@ fn mode(verdict: &mut Verdict, plan: &Plan, matching: &[&(String, ResponsePolicy
     }
 }
 
+fn pause(verdict: &mut Verdict, situation: &Situation<'_>) {
+    if let Some(paused) = situation.paused {
+        let why = if paused.because.is_empty() { String::new() } else { format!(": {}", paused.because) };
+        let what = format!("{} paused everything automatic at {}{why}", paused.by, paused.at);
+        verdict.note(GateOutcome::Approval, what);
+    }
+}
+
+/// The three signals of the evidence. A run acts by itself only if all of them let it.
+fn signals(verdict: &mut Verdict, plan: &Plan, situation: &Situation<'_>, rules: &Rules<'_>) {
+    let all = [
+        confidence::signal(plan, situation, rules),
+        context::signal(plan, situation, rules),
+        history::signal(plan, situation, rules),
+    ];
+    for signal in all {
+        let numbers = match (signal.found, signal.needed) {
+            (Some(found), Some(needed)) => format!(" {found}, {needed} needed"),
+            _ => String::new(),
+        };
+        let evidence = signal.evidence.join("; ");
+        // Judgements of exercises say nothing of attacks; what else explains a finding does.
+        let shown = rules.evidence.value == EvidenceRule::Shown && signal.kind != SignalKind::Context;
+        let (at_most, aside) = match (signal.says, rules.evidence.by.filter(|_| shown)) {
+            (SignalSays::Act, _) => (GateOutcome::Automatic, String::new()),
+            (SignalSays::Ask, None) => (GateOutcome::Approval, String::new()),
+            (SignalSays::Ask, Some(policy)) => {
+                (GateOutcome::Automatic, format!(" (policy {policy} shows it and does not enforce it)"))
+            }
+        };
+        verdict.note(at_most, format!("{}{numbers}: {evidence}{aside}", signal.kind));
+        verdict.signals.push(signal);
+    }
+}
+
 fn exclusions(
     verdict: &mut Verdict,
     plan: &Plan,
@@ -203,17 +303,26 @@ fn budgets(
     let used = situation.used;
     let planned = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX);
     for (name, policy) in matching {
-        if let Some(most) = policy.budgets.runs_per_hour {
-            let at_most = if used.runs >= most { GateOutcome::Approval } else { GateOutcome::Automatic };
-            verdict.note(at_most, format!("policy {name}: {} of {most} automatic runs this hour", used.runs));
+        let budgets = &policy.budgets;
+        let of_runs = [
+            (budgets.runs_per_hour, used.runs, ""),
+            (budgets.runs_per_hour_and_namespace, used.runs_here, " in the namespace"),
+        ];
+        for (most, used, place) in of_runs {
+            let Some(most) = most else { continue };
+            let at_most = if used >= most { GateOutcome::Approval } else { GateOutcome::Automatic };
+            verdict.note(at_most, format!("policy {name}: {used} of {most} automatic runs this hour{place}"));
         }
-        if let Some(most) = policy.budgets.actions_per_hour {
-            let beyond = used.actions.saturating_add(planned) > most;
+        let of_actions = [
+            (budgets.actions_per_hour, used.actions, ""),
+            (budgets.actions_per_hour_and_namespace, used.actions_here, " in the namespace"),
+        ];
+        for (most, used, place) in of_actions {
+            let Some(most) = most else { continue };
+            let beyond = used.saturating_add(planned) > most;
             let at_most = if beyond { GateOutcome::Approval } else { GateOutcome::Automatic };
-            let text = format!(
-                "policy {name}: {} of {most} automatic actions this hour, {planned} more",
-                used.actions
-            );
+            let text =
+                format!("policy {name}: {used} of {most} automatic actions this hour{place}, {planned} more");
             verdict.note(at_most, text);
         }
     }
@@ -306,6 +415,11 @@ fn grants(plan: &Plan, situation: &Situation<'_>, matching: &[&(String, Response
 }
 
 fn matches(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> bool {
+    mismatch(wanted, plan, situation).is_none()
+}
+
+/// The first part of a `match` that does not fit.
+fn mismatch(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> Option<&'static str> {
     let workload = situation.finding.event.process.workload.as_ref();
     let any = |list: &[String], fits: &dyn Fn(&str) -> bool| {
         list.is_empty() || list.iter().any(|entry| fits(entry))
@@ -323,15 +437,23 @@ fn matches(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> bool {
         Workload::Container { pod_uid: Some(uid), .. } => uid == entry,
         _ => false,
     };
-    any(&wanted.cgroup_paths, &in_path)
-        && any(&wanted.units, &in_unit)
-        && any(&wanted.containers, &in_container)
-        && any(&wanted.pods, &in_pod)
-        && (wanted.levels.is_empty() || wanted.levels.contains(&situation.incident.severity))
-        && (wanted.techniques.is_empty()
-            || names_technique(&wanted.techniques, &situation.incident.techniques))
-        && any(&wanted.playbooks, &|entry| entry == plan.name.as_str())
+    let parts = [
+        ("cgroupPaths", any(&wanted.cgroup_paths, &in_path)),
+        ("units", any(&wanted.units, &in_unit)),
+        ("containers", any(&wanted.containers, &in_container)),
+        ("pods", any(&wanted.pods, &in_pod)),
+        ("levels", wanted.levels.is_empty() || wanted.levels.contains(&situation.incident.severity)),
+        (
+            "techniques",
+            wanted.techniques.is_empty()
+                || names_technique(&wanted.techniques, &situation.incident.techniques),
+        ),
+        ("playbooks", any(&wanted.playbooks, &|entry| entry == plan.name.as_str())),
+    ];
+    parts.into_iter().find(|(_, fits)| !fits).map(|(name, _)| name)
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,19 @@ const MANY: u64 = 100;
 /// What says who a process is and where it comes from; every finding depends on it.
 const PROCESS: [EventClass; 3] = [EventClass::Exec, EventClass::Fork, EventClass::Credentials];
 
+/// How much was lost, in the window of the answered finding, of what the findings of the incident depend on.
+pub(super) fn relevant(situation: &Situation<'_>) -> u64 {
+    let needed = needed(situation);
+    let lost = situation.finding.loss.lost.iter().filter(|(class, _)| needed.contains(class));
+    lost.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+/// Classes that the findings of the incident depend on.
+fn needed(situation: &Situation<'_>) -> Vec<EventClass> {
+    let findings = situation.incident.findings.iter().chain([situation.finding]);
+    findings.filter_map(|finding| class_of(&finding.event.activity)).chain(PROCESS).collect()
+}
+
 /// Looks at the window of the answered finding. Other findings have windows of their own, which are over, or are this one.
 pub(super) fn look(verdict: &mut Verdict, situation: &Situation<'_>) {
     let lost = &situation.finding.loss.lost;
@@ -21,9 +34,7 @@ pub(super) fn look(verdict: &mut Verdict, situation: &Situation<'_>) {
     if total == 0 {
         return verdict.note(GateOutcome::Automatic, "no events lost in the window".into());
     }
-    let findings = situation.incident.findings.iter().chain([situation.finding]);
-    let needed: Vec<EventClass> =
-        findings.filter_map(|finding| class_of(&finding.event.activity)).chain(PROCESS).collect();
+    let needed = needed(situation);
     let (relevant, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         lost.iter().filter(|(_, count)| **count > 0).partition(|(class, _)| needed.contains(class));
     let list = |lost: &BTreeMap<&EventClass, &u64>| {

@@ -10,7 +10,7 @@ use model::{
 use super::*;
 use crate::trigger::choose;
 
-fn process(path: &str) -> Process {
+pub(super) fn process(path: &str) -> Process {
     Process {
         key: ProcessKey { pid: Pid(77), start: BootNs(9) },
         parent: None,
@@ -81,6 +81,7 @@ fn incident(findings: Vec<Finding>) -> Incident {
         updated: Timestamp(1),
         contained: None,
         verdict: None,
+        enrichment: model::Enrichment::default(),
         actions: Vec::new(),
         runs: Vec::new(),
         timeline: Vec::new(),
@@ -97,7 +98,7 @@ fn plan(trigger: &str, mode: &str, name: &str) -> Arc<Plan> {
     Arc::new(Plan::check(playbook, &std::collections::BTreeSet::new()).plan.unwrap())
 }
 
-fn policy(spec: &str) -> (String, ResponsePolicySpec) {
+pub(super) fn policy(spec: &str) -> (String, ResponsePolicySpec) {
     let text = format!(
         "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata: {{name: careful}}\nspec:\n{spec}"
     );
@@ -111,19 +112,107 @@ fn decided(
     policies: &[(String, ResponsePolicySpec)],
     change: impl Fn(&mut Incident),
 ) -> RunStart {
+    decided_with(mode, policies, &Evidence::nothing_yet(), None, Timestamp(1_000), change)
+}
+
+pub(super) fn decided_with(
+    mode: &str,
+    policies: &[(String, ResponsePolicySpec)],
+    evidence: &Evidence,
+    paused: Option<&Paused>,
+    now: Timestamp,
+    change: impl Fn(&mut Incident),
+) -> RunStart {
+    with_situation(mode, policies, (evidence, paused, now), change, decide)
+}
+
+pub(super) fn explained(
+    mode: &str,
+    policies: &[(String, ResponsePolicySpec)],
+    evidence: &Evidence,
+    now: Timestamp,
+) -> Explanation {
+    with_situation(mode, policies, (evidence, None, now), |_| {}, explain)
+}
+
+fn with_situation<T>(
+    mode: &str,
+    policies: &[(String, ResponsePolicySpec)],
+    (evidence, paused, now): (&Evidence, Option<&Paused>, Timestamp),
+    change: impl Fn(&mut Incident),
+    ask: impl Fn(&Plan, &Situation<'_>) -> T,
+) -> T {
     let mut incident = incident(vec![finding("r1", Level::High, 1)]);
     change(&mut incident);
-    let plan = plan("{rules: [r1]}", mode, "shell");
     let situation = Situation {
         incident: &incident,
         finding: &incident.findings[0],
         node: &NodeId::new("n1"),
         policies,
-        used: Usage { runs: 3, actions: 9 },
+        used: Usage { runs: 3, actions: 9, ..Usage::default() },
         reactions: &[],
-        now: Timestamp(1_000),
+        evidence,
+        paused,
+        now,
     };
-    decide(&plan, &situation)
+    ask(&plan("{rules: [r1]}", mode, "shell"), &situation)
+}
+
+/// Puts the finding into a pod that is known, in which `user` has a session.
+pub(super) fn in_pod(incident: &mut Incident, namespace: &str, user: &str) {
+    let mut process = process("/kubepods/pod1/c1");
+    process.workload = Arc::new(Workload::Container {
+        runtime: model::Runtime::Containerd,
+        container_id: "c1".into(),
+        pod_uid: Some("u1".into()),
+        cgroup_path: "/kubepods/pod1/c1".into(),
+    });
+    incident.findings[0].event.process = Arc::new(process);
+    let pod = model::PodFacts {
+        uid: "u1".into(),
+        namespace: namespace.into(),
+        name: "api".into(),
+        labels: BTreeMap::new(),
+        namespace_labels: BTreeMap::new(),
+        owners: Vec::new(),
+        chain: model::OwnerChain::Whole,
+        service_account: None,
+        node: Some(NodeId::new("n1")),
+        network: model::PodNetwork::Pod,
+        origin: model::PodOrigin::Api,
+        addresses: Vec::new(),
+        created: Timestamp(0),
+        deleted: None,
+    };
+    let attribution = model::Attribution::Resolved {
+        pod: Box::new(pod),
+        container: None,
+        known: Timestamp(0),
+        source: model::PodSource::Watch,
+    };
+    incident.pods = vec![model::AttributedPod {
+        cgroup_uid: "u1".into(),
+        container_id: "c1".into(),
+        node: NodeId::new("n1"),
+        asked: Timestamp(0),
+        attribution,
+    }];
+    incident.sessions = vec![model::ExecSession {
+        user: model::Principal { realm: "kubernetes".into(), name: user.into() },
+        origin: None,
+        at: Timestamp(0),
+        command: "sh".into(),
+        pod: format!("{namespace}/api"),
+        audit_id: "a".into(),
+    }];
+}
+
+pub(super) fn strictness(outcome: GateOutcome) -> u8 {
+    match outcome {
+        GateOutcome::Automatic => 0,
+        GateOutcome::Approval => 1,
+        GateOutcome::Shadow => 2,
+    }
 }
 
 fn outcome(mode: &str, policies: &[(String, ResponsePolicySpec)]) -> GateOutcome {

@@ -1,0 +1,270 @@
+//! What the gate decides from: what was recorded of the rule, the playbook and the place, and what is known of the incident beside its
+//! findings.
+
+use std::time::Duration;
+
+use enrich::join::{Cluster, Earlier, Sources as Known, enrich};
+use model::{Actor, AuditKind, Finding, Incident, IncidentId, RunId, Timestamp, Verdict};
+use respond::{
+    gate::{ACTORS_WITHIN, Evidence, Explanation, Paused, Situation, Usage, Want, explain},
+    plan::Plan,
+    run::{Input as RunInput, whole_run},
+};
+
+use super::{
+    Core,
+    runs::RunRow,
+    trust::{Said, Trust},
+    turn::Turn,
+};
+use crate::{
+    api::{ApiError, ApiErrorKind, Automatic},
+    audit::Draft,
+    store::StoreError,
+};
+
+/// What budgets count.
+const HOUR: Duration = Duration::from_secs(3600);
+/// Rules of one incident that a verdict is said of (I11).
+const MAX_RULES: usize = 64;
+/// Earlier incidents looked at for the history.
+const MAX_EARLIER: usize = 64;
+
+impl Core {
+    /// What was recorded of what `plan` answers.
+    pub(super) fn evidence(&self, plan: &Plan, answered: &Finding, now: Timestamp) -> Evidence {
+        let trust: &Trust = &self.state.trust;
+        let wants = self.state.rows.wants_since(before(now, ACTORS_WITHIN)).cloned().collect();
+        let rollout = self.config.pods.as_ref().map(|pods| pods.rollout(answered)).unwrap_or_default();
+        Evidence {
+            pattern: Some(trust.of_rule(&answered.rule.id)),
+            corpus: self.state.corpus.of(&answered.rule.id),
+            playbook: Some(trust.of_playbook(plan.name())),
+            wants: Some(wants),
+            rollout,
+        }
+    }
+
+    /// What automatic runs used in the last hour, in all and in the namespace of `want`; nothing where no policy asks for it.
+    pub(super) fn usage(&self, want: Option<&Want>, now: Timestamp) -> Usage {
+        let budgets = |spec: &crds::ResponsePolicySpec| spec.budgets != crds::Budgets::default();
+        if !self.state.book.policies().iter().any(|(_, spec)| budgets(spec)) {
+            return Usage::default();
+        }
+        let here = want.and_then(|want| want.namespace.as_ref());
+        let is_here = |row: &RunRow| {
+            let place = row.want.as_ref().and_then(|want| want.namespace.as_ref());
+            // Runs of a time before namespaces were written down count for every one (I9).
+            row.want.is_none() || (here.is_some() && place == here)
+        };
+        self.state.rows.automatic_since(before(now, HOUR)).fold(Usage::default(), |sum, row| {
+            let (runs, actions) = if is_here(row) { (1, row.actions) } else { (0, 0) };
+            Usage {
+                runs: sum.runs.saturating_add(1),
+                actions: sum.actions.saturating_add(row.actions),
+                runs_here: sum.runs_here.saturating_add(runs),
+                actions_here: sum.actions_here.saturating_add(actions),
+            }
+        })
+    }
+
+    /// Puts together what is known of an incident, before anything is decided about it.
+    pub(super) fn enrich(&mut self, id: &IncidentId, now: Timestamp) -> Result<(), StoreError> {
+        let begun = std::time::Instant::now();
+        let snapshot = self.config.intelligence.snapshot();
+        let cluster = if self.config.pods.is_some() { Cluster::Known } else { Cluster::None };
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let target = whole.row.incident.entities.first().map(ToString::to_string).unwrap_or_default();
+        let mut earlier: Vec<Earlier> = self
+            .state
+            .incidents
+            .about(&target)
+            .filter(|line| line.id != *id)
+            .map(|line| Earlier {
+                id: line.id.clone(),
+                title: line.title.clone(),
+                opened: line.opened,
+                verdict: line.verdict,
+            })
+            .collect();
+        earlier.sort_by_key(|one| std::cmp::Reverse(one.opened));
+        earlier.truncate(MAX_EARLIER);
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let known = Known { intelligence: &snapshot, earlier: &earlier, cluster, now };
+        let enrichment = enrich(&whole.row.incident, &known);
+        let before = &whole.row.incident.enrichment;
+        let same = (&before.intelligence, &before.facts, &before.missing)
+            == (&enrichment.intelligence, &enrichment.facts, &enrichment.missing);
+        if !same {
+            whole.row.incident.enrichment = enrichment;
+            whole.touch(now);
+        }
+        self.metrics.enrichment.observe(begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// An analyst's verdict is said of the rules and of the runs of the incident.
+    pub(super) fn learn_verdict(
+        &mut self,
+        id: &IncidentId,
+        verdict: Verdict,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        let open_at = self.config.open_at;
+        let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let incident: &Incident = &whole.row.incident;
+        let mut rules: Vec<String> = incident
+            .findings
+            .iter()
+            .filter(|finding| finding.rule.level >= open_at)
+            .map(|finding| finding.rule.id.clone())
+            .collect();
+        let runs: Vec<RunId> = incident.runs.iter().map(|run| run.id.clone()).collect();
+        rules.sort();
+        rules.dedup();
+        rules.truncate(MAX_RULES);
+        let said = Said::from(verdict);
+        let rows: Vec<&RunRow> = runs.iter().filter_map(|run| self.state.rows.get(run)).collect();
+        let shadow = !rows.is_empty() && rows.iter().all(|row| is_shadow(row));
+        for rule in rules {
+            self.state.trust.say_of_rule(&rule, id, (said, shadow), turn.now, &mut turn.batch);
+        }
+        for row in rows {
+            if let Some(answers) = &row.answers {
+                let word = (said, is_shadow(row));
+                self.state.trust.say_of_playbook(
+                    &answers.playbook,
+                    &row.run,
+                    word,
+                    turn.now,
+                    &mut turn.batch,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A person's yes or no to a whole run is said of its rule and playbook. A word on one step is one on that step.
+    pub(super) fn learn_answer(
+        &mut self,
+        id: &IncidentId,
+        run: &RunId,
+        step: &model::StepName,
+        said: Said,
+        turn: &mut Turn,
+    ) {
+        if *step != whole_run() {
+            return;
+        }
+        let Some(answers) = self.state.rows.get(run).and_then(|row| row.answers.clone()) else { return };
+        let word = (said, false);
+        self.state.trust.say_of_rule(&answers.rule, id, word, turn.now, &mut turn.batch);
+        self.state.trust.say_of_playbook(&answers.playbook, run, word, turn.now, &mut turn.batch);
+    }
+
+    /// From now on nothing begins by itself.
+    pub(super) fn pause(&mut self, by: &Actor, because: &str, turn: &mut Turn) -> Automatic {
+        let paused = Paused { by: by.clone(), at: turn.now, because: because.to_owned() };
+        self.state.trust.pause(Some(paused), &mut turn.batch);
+        let live: Vec<RunId> = self.state.runs.keys().filter(|run| self.is_live(run)).cloned().collect();
+        for run in &live {
+            let why = format!("{by} paused everything automatic: {because}");
+            self.drive(run, RunInput::Hold { because: why }, turn);
+        }
+        self.switched(by, format!("pauses everything automatic{}", tail(because)), turn)
+    }
+
+    /// What begins by itself does so again. Runs that were held still wait for a person.
+    pub(super) fn resume(&mut self, by: &Actor, because: &str, turn: &mut Turn) -> Automatic {
+        self.state.trust.pause(None, &mut turn.batch);
+        self.switched(by, format!("lets automatic response go on{}", tail(because)), turn)
+    }
+
+    /// A rule or playbook was changed so that what was said of it no longer counts.
+    pub(super) fn begin_anew(
+        &mut self,
+        name: &str,
+        by: &Actor,
+        because: &str,
+        turn: &mut Turn,
+    ) -> Result<Automatic, ApiError> {
+        let gone = self.state.trust.begin_anew(name, &mut turn.batch);
+        if gone == 0 {
+            let what = format!("nothing was said of a rule or playbook {name}");
+            return Err(ApiError::new(ApiErrorKind::Unknown, what));
+        }
+        let what =
+            format!("has the record of {name} begin anew: {gone} cases no longer count{}", tail(because));
+        Ok(self.switched(by, what, turn))
+    }
+
+    fn switched(&mut self, by: &Actor, what: String, turn: &mut Turn) -> Automatic {
+        turn.audit(Draft {
+            at: turn.now,
+            actor: by.clone(),
+            kind: AuditKind::Human,
+            incident: None,
+            run: None,
+            action: None,
+            what: what.clone(),
+        });
+        self.paused.send_replace(self.state.trust.paused().is_some());
+        Automatic { paused: self.state.trust.paused().cloned(), what: format!("{by} {what}") }
+    }
+
+    /// Which policy decides what about an incident and a playbook: the one that answered it, or the one that is named.
+    pub(super) fn explain(&mut self, id: &str, playbook: Option<&str>) -> Result<Explanation, ApiError> {
+        let id = self.find(id)?;
+        let now = (self.config.clock)();
+        let unknown = |what: String| ApiError::new(ApiErrorKind::Unknown, what);
+        let incident = match self.state.incidents.get(&self.state.store, &id) {
+            Ok(Some(whole)) => whole.row.incident.clone(),
+            Ok(None) => return Err(unknown(format!("there is no incident {id}"))),
+            Err(error) => return Err(self.store_failed(&error)),
+        };
+        let name = playbook.or_else(|| incident.runs.last().map(|run| run.playbook.as_str()));
+        let plans: Vec<_> = self
+            .state
+            .book
+            .plans()
+            .filter(|plan| name.is_none_or(|name| plan.name().as_str() == name))
+            .collect();
+        let fits = |plan: &Plan| {
+            let mut nodes = incident.findings.iter().map(|finding| finding.event.id.node.clone());
+            nodes.find_map(|node| plan.answers(&incident, &node).ok().flatten().map(|found| (found, node)))
+        };
+        let Some((plan, (finding, node))) = plans.iter().find_map(|plan| Some((*plan, fits(plan)?))) else {
+            let which = name.map_or("no playbook".to_owned(), |name| format!("no playbook {name}"));
+            return Err(unknown(format!(
+                "{which} answers {id}; `hemostat playbook list` shows those in use"
+            )));
+        };
+        let policies = self.state.book.policies_for(&incident);
+        let evidence = self.evidence(plan, finding, now);
+        let mut situation = Situation {
+            incident: &incident,
+            finding,
+            node: &node,
+            policies: &policies,
+            used: Usage::default(),
+            reactions: &[],
+            evidence: &evidence,
+            paused: self.state.trust.paused(),
+            now,
+        };
+        situation.used = self.usage(Some(&Want::of(plan, &situation)), now);
+        Ok(explain(plan, &situation))
+    }
+}
+
+fn tail(because: &str) -> String {
+    if because.is_empty() { String::new() } else { format!(": {because}") }
+}
+
+fn is_shadow(row: &RunRow) -> bool {
+    row.outcome == model::GateOutcome::Shadow
+}
+
+fn before(now: Timestamp, long: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(long.as_nanos()).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,257 @@
+//! Feeds of threat intelligence from files: read at the start and again when they change, apart from everything else. What is broken is
+//! told, and what was read of it before stays in force.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use enrich::{
+    Feed, FeedSpec, Format, Intelligence, Limits,
+    indicator::Private,
+    intelligence::Snapshot,
+    read::{FeedError, read},
+};
+use model::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::FeedView,
+    config::Clock,
+    health::{HealthBoard, Part},
+};
+
+/// Between two looks at the files.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A feed and where it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedSource {
+    /// How it is taken; called after its file.
+    pub spec: FeedSpec,
+    /// Where it lies. A file that is exchanged by renaming is never seen half written.
+    pub path: PathBuf,
+}
+
+/// `FORMAT=PATH[,confidence=N][,age=PERIOD][,private]`: format is plain, csv, misp or stix.
+impl FromStr for FeedSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, rest) = text.split_once('=').ok_or("a feed is FORMAT=PATH")?;
+        let mut parts = rest.split(',');
+        let path = PathBuf::from(parts.next().unwrap_or_default());
+        let name =
+            path.file_name().and_then(|name| name.to_str()).ok_or("a feed is FORMAT=PATH, of a file")?;
+        let mut spec = FeedSpec::new(name, format.parse::<Format>()?);
+        for part in parts {
+            match part.split_once('=') {
+                Some(("confidence", number)) => {
+                    let most = |number: &u8| *number <= 100;
+                    spec.confidence =
+                        number.parse().ok().filter(most).ok_or("confidence is a number from 0 to 100")?;
+                }
+                Some(("age", period)) => {
+                    let period: crds::Period = period.parse().map_err(|error| format!("age: {error}"))?;
+                    spec.age = period.0;
+                }
+                Some(("name", name)) => spec.name = name.to_owned(),
+                None if part == "private" => spec.private = Private::Taken,
+                _ => {
+                    return Err(format!(
+                        "{part:?} is none of confidence=N, age=PERIOD, name=NAME and private"
+                    ));
+                }
+            }
+        }
+        Ok(Self { spec, path })
+    }
+}
+
+/// Why a feed was not taken in.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("feed {name} ({}) cannot be read: {source}", path.display())]
+    File { name: String, path: PathBuf, source: io::Error },
+    #[error("feed {name}: {source}")]
+    Feed { name: String, source: FeedError },
+    #[error("feed {name}: at most {} feeds are taken", Intelligence::MAX_FEEDS)]
+    TooMany { name: String },
+}
+
+/// What tells that a file is another one: when it was written, how long it is, which it is.
+type Mark = (SystemTime, u64, u64);
+
+/// Follows the feeds until `stop`.
+pub(crate) async fn follow(
+    sources: Vec<FeedSource>,
+    intelligence: Arc<Intelligence>,
+    (clock, health, stop): (Clock, HealthBoard, CancellationToken),
+) {
+    if sources.is_empty() {
+        return;
+    }
+    let mut known: Vec<Followed> =
+        sources.into_iter().map(|source| Followed { source, mark: None, problem: None }).collect();
+    loop {
+        let (all, clock) = (Arc::clone(&intelligence), Arc::clone(&clock));
+        let looked = tokio::task::spawn_blocking(move || {
+            let changed = known.iter_mut().fold(false, |any, one| one.look(&all, &clock) || any);
+            (known, changed)
+        });
+        let changed;
+        (known, changed) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => return tracing::error!(%error, "the feeds are no longer followed"),
+        };
+        if changed {
+            let problems: Vec<&str> = known.iter().filter_map(|one| one.problem.as_deref()).collect();
+            match problems.is_empty() {
+                true => health.restored(Part::Intelligence),
+                false => health.degraded(Part::Intelligence, problems.join("; ")),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+struct Followed {
+    source: FeedSource,
+    mark: Option<Mark>,
+    problem: Option<String>,
+}
+
+impl Followed {
+    /// Reads it if it is another one than before; whether anything is to be told.
+    fn look(&mut self, intelligence: &Intelligence, clock: &Clock) -> bool {
+        let mark = mark_of(&self.source.path);
+        if let Ok(mark) = mark
+            && self.mark == Some(mark)
+        {
+            return false;
+        }
+        let before = self.problem.take();
+        self.mark = mark.ok();
+        let begun = std::time::Instant::now();
+        match take_in(&self.source, intelligence, clock) {
+            Ok(report) => tracing::info!(
+                feed = self.source.spec.name,
+                indicators = report.0,
+                left_out = report.1,
+                examples = report.2,
+                milliseconds = begun.elapsed().as_millis(),
+                "a feed was read"
+            ),
+            Err(problem) => {
+                self.problem = Some(format!("{problem}; what was read of it before stays in force"))
+            }
+        }
+        self.problem != before
+    }
+}
+
+fn take_in(
+    source: &FeedSource,
+    intelligence: &Intelligence,
+    clock: &Clock,
+) -> Result<(usize, u64, String), Unread> {
+    let name = source.spec.name.clone();
+    let limits = Limits::default();
+    let unread = |error| Unread::File { name: name.clone(), path: source.path.clone(), source: error };
+    let (bytes, written) = bytes_of(&source.path, limits.bytes).map_err(unread)?;
+    let feed = read(&bytes, source.spec.clone(), &limits, written, clock())
+        .map_err(|error| Unread::Feed { name: name.clone(), source: error })?;
+    drop(bytes);
+    let examples: Vec<String> = feed
+        .report
+        .examples
+        .iter()
+        .map(|one| format!("{}: {:?} ({})", one.at, one.what, one.because))
+        .collect();
+    let told = (feed.len(), feed.report.left_out(), examples.join(", "));
+    intelligence.put(feed).map_err(|_| Unread::TooMany { name })?;
+    Ok(told)
+}
+
+fn mark_of(path: &Path) -> io::Result<Mark> {
+    use std::os::unix::fs::MetadataExt as _;
+    let facts = fs::metadata(path)?;
+    Ok((facts.modified()?, facts.len(), facts.ino()))
+}
+
+/// A regular file of bounded length; a pipe, of which nothing may ever come, is refused.
+fn bytes_of(path: &Path, most: usize) -> io::Result<(Vec<u8>, Timestamp)> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let facts = file.metadata()?;
+    if !facts.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let since = facts.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let written = Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
+    let mut bytes = Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0).min(most));
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes, written))
+}
+
+/// The feeds as status shows them.
+pub(crate) fn views(snapshot: &Snapshot) -> Vec<FeedView> {
+    let view = |feed: &Feed| FeedView {
+        feed: feed.spec.name.clone(),
+        indicators: feed.len() as u64,
+        left_out: feed.report.left_out(),
+        written: feed.written,
+    };
+    snapshot.feeds().map(view).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_is_named_by_format_and_path() {
+        let source: FeedSource = "csv=/feeds/a.csv,confidence=80,age=30d,private".parse().unwrap();
+        assert_eq!((source.spec.name.as_str(), source.spec.format), ("a.csv", Format::Csv));
+        assert_eq!((source.spec.confidence, source.spec.private), (80, Private::Taken));
+        assert_eq!(source.spec.age, Duration::from_secs(30 * 86_400));
+        for bad in
+            ["/feeds/a", "xml=/feeds/a", "csv=", "csv=/a,confidence=101", "csv=/a,age=soon", "csv=/a,public"]
+        {
+            assert!(bad.parse::<FeedSource>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_feed_that_changes_is_read_again_and_one_that_breaks_stays_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list");
+        let source = FeedSource { spec: FeedSpec::new("list", Format::Plain), path: path.clone() };
+        let mut one = Followed { source, mark: None, problem: None };
+        let (all, clock) = (Intelligence::default(), crate::wall_clock());
+        assert!(one.look(&all, &clock) && one.problem.as_ref().unwrap().contains("cannot be read"));
+        fs::write(&path, "198.51.100.7\n").unwrap();
+        assert!(one.look(&all, &clock), "it is mended");
+        assert_eq!((views(&all.snapshot())[0].indicators, one.problem.as_ref()), (1, None));
+        assert!(!one.look(&all, &clock), "nothing changed");
+        fs::write(&path, "<html> an error page </html>\n").unwrap();
+        assert!(one.look(&all, &clock));
+        assert!(one.problem.as_ref().unwrap().contains("stays in force"), "{:?}", one.problem);
+        assert_eq!(views(&all.snapshot())[0].indicators, 1);
+        fs::write(&path, "198.51.100.7\n198.51.100.8\n0.0.0.0/0\n").unwrap();
+        assert!(one.look(&all, &clock));
+        let view = &views(&all.snapshot())[0];
+        assert_eq!((view.indicators, view.left_out), (2, 1));
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        assert!(one.look(&all, &clock), "a pipe is refused without waiting for it");
+    }
+}

@@ -1,0 +1,158 @@
+//! The second signal: whether something else explains what was found.
+
+use crds::Maintenance;
+use model::{Attribution, OwnerChain, PodFacts, Signal, SignalKind, SignalSays, Timestamp, Workload};
+
+use super::{Situation, rules::Rules, wants};
+use crate::plan::Plan;
+
+/// A label on a pod or its namespace: `off` keeps everything automatic away from it.
+pub const SWITCH: &str = "hemostat.dev/automatic";
+/// Labels by which pipelines mark their pods.
+const PIPELINES: [&str; 8] = [
+    "tekton.dev/taskRun",
+    "tekton.dev/pipelineRun",
+    "actions.github.com/scale-set-name",
+    "job.runner.gitlab.com/id",
+    "job.gitlab.com/id",
+    "workflows.argoproj.io/workflow",
+    "jenkins/label",
+    "buildkite.com/job-uuid",
+];
+/// Beginnings of the names of units that run pipelines.
+const RUNNERS: [&str; 4] = ["gitlab-runner", "actions.runner.", "jenkins", "buildkite-agent"];
+/// Programs that start scheduled jobs, and their units.
+const SCHEDULERS: [&str; 5] = ["cron", "crond", "anacron", "atd", "fcron"];
+/// Scheduled task: what an attack by cron is found as.
+const BY_SCHEDULE: &str = "T1053";
+
+pub(super) fn signal(plan: &Plan, situation: &Situation<'_>, rules: &Rules<'_>) -> Signal {
+    let mut conflicts = Vec::new();
+    if let Some(switch) = switched_off(situation) {
+        conflicts.push(switch);
+    }
+    conflicts.extend(
+        rules.maintenance.iter().filter(|(_, one)| is_on(one, situation.now)).map(|(policy, one)| {
+            format!("policy {policy}: planned work until {}: {}", one.until.0, one.reason)
+        }),
+    );
+    conflicts.extend(schedule(situation));
+    conflicts.extend(pipeline(situation));
+    match &situation.evidence.rollout {
+        Rollout::None => {}
+        Rollout::Goes(what) => conflicts.push(what.clone()),
+        Rollout::Unknown(because) => {
+            conflicts.push(format!("whether a rollout goes on is not known: {because}"))
+        }
+    }
+    conflicts.extend(wants::conflicts(plan, situation, rules));
+    let says = if conflicts.is_empty() { SignalSays::Act } else { SignalSays::Ask };
+    if conflicts.is_empty() {
+        conflicts.push(
+            "no planned work, no schedule, pipeline or rollout, and neither many targets at once nor one actor in many namespaces"
+                .into(),
+        );
+    }
+    Signal { kind: SignalKind::Context, says, found: None, needed: None, evidence: conflicts }
+}
+
+/// Whether a rollout of the workload goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Rollout {
+    /// There is none, or nothing that could be rolled out.
+    #[default]
+    None,
+    /// Pods of two templates are there at the same time.
+    Goes(String),
+    /// It cannot be known.
+    Unknown(String),
+}
+
+fn pod<'a>(situation: &Situation<'a>) -> Option<&'a PodFacts> {
+    match &wants::pod_of(situation)?.attribution {
+        Attribution::Resolved { pod, .. } => Some(pod),
+        _ => None,
+    }
+}
+
+fn switched_off(situation: &Situation<'_>) -> Option<String> {
+    let pod = pod(situation)?;
+    let is_off = |value: Option<&String>| value.is_some_and(|value| value != "on");
+    if is_off(pod.labels.get(SWITCH)) {
+        Some(format!("label {SWITCH} of pod {} keeps automatic response away", pod.path()))
+    } else if is_off(pod.namespace_labels.get(SWITCH)) {
+        Some(format!("label {SWITCH} of namespace {} keeps automatic response away", pod.namespace))
+    } else {
+        None
+    }
+}
+
+fn schedule(situation: &Situation<'_>) -> Option<String> {
+    if let Some(pod) = pod(situation) {
+        let job = pod.owners.iter().rev().find(|owner| matches!(owner.kind.as_str(), "CronJob" | "Job"));
+        let open = if pod.chain == OwnerChain::Open { ", whose owner is not known" } else { "" };
+        return job.map(|job| format!("pod {} is of {} {}{open}", pod.path(), job.kind, job.name));
+    }
+    let techniques = &situation.finding.rule.techniques;
+    if techniques
+        .iter()
+        .any(|one| one.strip_prefix(BY_SCHEDULE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    {
+        // The schedule is what was found.
+        return None;
+    }
+    let program = |exe: &str| SCHEDULERS.contains(&exe.rsplit('/').next().unwrap_or_default());
+    let ancestor = situation.finding.ancestors.iter().find(|ancestor| program(&ancestor.exe));
+    let unit = match situation.finding.event.process.workload.as_ref() {
+        Workload::Unit { unit, .. } => unit.strip_suffix(".service").filter(|name| SCHEDULERS.contains(name)),
+        _ => None,
+    };
+    let by = ancestor.map(|ancestor| ancestor.exe.as_str()).or(unit)?;
+    Some(format!("{by} started it: a scheduled job"))
+}
+
+fn pipeline(situation: &Situation<'_>) -> Option<String> {
+    if let Some(pod) = pod(situation) {
+        let label = PIPELINES.iter().find(|label| pod.labels.contains_key(**label))?;
+        return Some(format!("pod {} is part of a pipeline ({label})", pod.path()));
+    }
+    match situation.finding.event.process.workload.as_ref() {
+        Workload::Unit { unit, .. } if RUNNERS.iter().any(|name| unit.starts_with(name)) => {
+            Some(format!("unit {unit} runs pipelines"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether it is time.
+fn is_on(one: &Maintenance, now: Timestamp) -> bool {
+    let (from, until) = (one.from.0, one.until.0);
+    if now < from || until <= from {
+        return false;
+    }
+    let Some(every) = one.every.filter(|every| !every.0.is_zero()) else { return now < until };
+    let into = now.since(from).as_nanos() % every.0.as_nanos();
+    into < until.since(from).as_nanos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planned_work_comes_once_or_again() {
+        let window = |every: &str| -> Maintenance {
+            let text = format!(
+                r#"{{"from":"2026-11-01T02:00:00Z","until":"2026-11-01T04:00:00Z","reason":"x"{every}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let at = |hours: i64| Timestamp(window("").from.0.0 + hours * 3_600_000_000_000);
+        let (once, weekly) = (window(""), window(r#","every":"7d""#));
+        let on = |one: &Maintenance| {
+            [-1, 0, 1, 2, 7 * 24, 7 * 24 + 1, 7 * 24 + 2].map(|hours| is_on(one, at(hours)))
+        };
+        assert_eq!(on(&once), [false, true, true, false, false, false, false]);
+        assert_eq!(on(&weekly), [false, true, true, false, true, true, false]);
+    }
+}

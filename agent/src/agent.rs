@@ -349,6 +349,12 @@ impl AgentHandle {
         *lock(&self.shared.of_rules) = problems;
     }
 
+    /// The rules in force.
+    #[must_use]
+    pub fn rules(&self) -> Arc<RuleSet> {
+        self.shared.rules.current().1
+    }
+
     /// Whether the node may act by itself.
     #[must_use]
     pub fn authority(&self) -> Authority {

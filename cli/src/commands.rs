@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod controller;
 pub(crate) mod decide;
 pub(crate) mod doctor;
+pub(crate) mod gate;
 pub(crate) mod incidents;
 pub(crate) mod kubectl;
 pub(crate) mod playbook;

@@ -70,6 +70,16 @@ enum Command {
     Verdict(commands::decide::Judgement),
     /// Close an incident; what is in force stays.
     Close(commands::decide::Closing),
+    /// Keep everything automatic from beginning: new runs ask, runs that go on stop before their next step, nodes only observe.
+    Pause(commands::gate::Switch),
+    /// Let automatic response begin again.
+    Resume(commands::gate::Switch),
+    /// Which policy decides what.
+    #[command(subcommand)]
+    Policy(commands::gate::PolicyTask),
+    /// What the gate goes by.
+    #[command(subcommand)]
+    Trust(commands::gate::TrustTask),
     /// Lift containments on this node, also when nothing of Hemostat runs.
     Release(commands::release::Options),
     /// Check, test and explain detection rules.
@@ -130,6 +140,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rollback(rollback) => commands::asking(commands::decide::rollback(&shared, rollback)),
         Command::Verdict(judgement) => commands::asking(commands::decide::verdict(&shared, judgement)),
         Command::Close(closing) => commands::asking(commands::decide::close(&shared, closing)),
+        Command::Pause(switch) => commands::asking(commands::gate::pause(&shared, switch)),
+        Command::Resume(switch) => commands::asking(commands::gate::resume(&shared, switch)),
+        Command::Policy(task) => commands::asking(commands::gate::policy(&shared, task)),
+        Command::Trust(task) => commands::asking(commands::gate::trust(&shared, task)),
         Command::Release(options) => commands::release::run(&shared, &options),
         Command::Rules(task) => commands::rules::run(&shared, task),
         Command::Playbook(task) => commands::playbook::run(&shared, task),

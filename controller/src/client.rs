@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     api::{
-        ActionView, ApiError, AuditPage, Because, Decide, Done, Health, IncidentList, IncidentView, Judge,
-        Playbooks, Status,
+        ActionView, ApiError, AuditPage, Automatic, Because, Decide, Done, Explanation, Health, IncidentList,
+        IncidentView, Judge, Playbooks, Status,
     },
     audit::Query,
 };
@@ -120,6 +120,40 @@ impl Client {
     /// When there is no answer or it is a refusal.
     pub async fn incident(&self, id: &str) -> Result<IncidentView, ClientError> {
         self.get(&format!("/v1/incidents/{}", escape(id))).await
+    }
+
+    /// Which policy decides what about an incident and a playbook; the one that answered it where none is named.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn explain(&self, id: &str, playbook: Option<&str>) -> Result<Explanation, ClientError> {
+        let which = playbook.map_or_else(String::new, |name| format!("?playbook={}", escape(name)));
+        self.get(&format!("/v1/incidents/{}/policy{which}", escape(id))).await
+    }
+
+    /// Keeps everything automatic from beginning.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn pause(&self, because: &str) -> Result<Automatic, ClientError> {
+        self.post("/v1/pause", &Because { because: because.into() }).await
+    }
+
+    /// Lets it begin again.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn resume(&self, because: &str) -> Result<Automatic, ClientError> {
+        self.post("/v1/resume", &Because { because: because.into() }).await
+    }
+
+    /// What was said of a rule or playbook no longer counts.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn begin_anew(&self, name: &str, because: &str) -> Result<Automatic, ClientError> {
+        self.post(&format!("/v1/trust/{}/begin-anew", escape(name)), &Because { because: because.into() })
+            .await
     }
 
     /// Says yes to a step, or to everything that waits.

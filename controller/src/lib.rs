@@ -12,10 +12,12 @@ pub mod client;
 pub mod config;
 pub mod crash;
 pub mod ingest;
+pub mod intel;
 pub mod witness;
 
 mod artifact;
 mod core;
+mod corpus;
 mod files;
 mod health;
 mod metrics;

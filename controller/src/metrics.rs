@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     pub(crate) groups: Gauge,
     pub(crate) groups_forgotten: Counter,
     pub(crate) commit: Histogram,
+    /// To put together what is known of an incident.
+    pub(crate) enrichment: Histogram,
     pub(crate) degraded: Gauge,
     pub(crate) lag: Gauge<f64, AtomicU64>,
     pub(crate) correlation_hits: Family<Kind, Gauge>,
@@ -77,6 +79,10 @@ impl Default for Metrics {
             correlation_hits: Family::default(),
             correlation_groups: Gauge::default(),
             source_records: Family::default(),
+            // 2 µs to 65 ms
+            enrichment: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+                2e-6, 2.0, 16,
+            )),
         };
         let r = &mut m.registry;
         r.register("findings", "Findings stored, by level", m.findings.clone());
@@ -113,6 +119,12 @@ impl Default for Metrics {
             "source_records",
             "Records of sources, by format and by what became of them: taken, refused, cut (rules saw less than there was); gap is none",
             m.source_records.clone(),
+        );
+        r.register_with_unit(
+            "enrichment",
+            "Time to put together what is known of an incident",
+            Unit::Seconds,
+            m.enrichment.clone(),
         );
         r.register("correlation_groups", "Groups of correlations", m.correlation_groups.clone());
         m

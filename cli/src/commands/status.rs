@@ -37,6 +37,21 @@ fn page(status: &Status, window: Window) -> String {
         counted(status.playbooks, "playbook"),
     );
     let mut out = wrapped(&line, window.width, 4) + "\n";
+    if let Some(paused) = &status.paused {
+        let why = if paused.because.is_empty() { String::new() } else { format!(": {}", paused.because) };
+        let line = format!("PAUSED by {} {} ago{why}; `hemostat resume` ends it", paused.by, age(paused.at, now));
+        out.push_str(&(wrapped(&line, window.width, 4) + "\n"));
+    }
+    for feed in &status.feeds {
+        let line = format!(
+            "feed {} · {} in force · {} left out · written {} ago",
+            feed.feed,
+            counted(feed.indicators, "indicator"),
+            feed.left_out,
+            age(feed.written, now)
+        );
+        out.push_str(&(wrapped(&line, window.width, 4) + "\n"));
+    }
     let mut degraded = |what: &str| {
         out.push_str(&format!("DEGRADED: {}\n", wrapped(what, window.width.saturating_sub(10), 10)));
     };

@@ -42,6 +42,7 @@ pub(crate) fn incident_page(incident: &Incident, now: Timestamp, window: Window)
         line(format!("about: {}", one_line(&entities.join(", "), window.width.saturating_sub(7))));
     }
     findings(&mut out, incident, window);
+    enrichment(&mut out, incident, now, window);
     runs(&mut out, incident, now);
     actions(&mut out, incident, window);
     timeline(&mut out, incident, window);
@@ -105,6 +106,31 @@ fn workload(workload: &Workload) -> Option<String> {
         Workload::Unit { unit, .. } => Some(format!("unit {unit}")),
         Workload::Host { cgroup_path } => Some(format!("cgroup {cgroup_path}")),
         Workload::Unresolved { .. } => None,
+    }
+}
+
+fn enrichment(out: &mut String, incident: &Incident, now: Timestamp, window: Window) {
+    let known = &incident.enrichment;
+    if known.intelligence.is_empty() && known.facts.is_empty() {
+        return;
+    }
+    heading(out, "KNOWN OF IT");
+    let room = window.width.saturating_sub(2);
+    for one in &known.intelligence {
+        let note = if one.note.is_empty() { String::new() } else { format!(" ({})", one.note) };
+        let line = format!(
+            "{} is {} {} of feed {}, confidence {}, written {} ago{note}; seen in {}",
+            one.observed, one.relation, one.indicator, one.feed, one.confidence, age(one.written, now), one.seen_in
+        );
+        let _never_fails = writeln!(out, "  {}", one_line(&line, room));
+    }
+    for one in &known.facts {
+        let line = format!("{} [{}, {} ago]", one.what, one.source, age(one.known, now));
+        let _never_fails = writeln!(out, "  {}", one_line(&line, room));
+    }
+    for one in &known.missing {
+        let line = format!("not known: {}: {}", one.what, one.because);
+        let _never_fails = writeln!(out, "  {}", one_line(&line, room));
     }
 }
 

@@ -14,6 +14,8 @@ use model::{
     Attribution, NodeId, Owner, OwnerChain, PodFacts, PodNetwork, PodOrigin, PodSource, Timestamp, Unresolved,
 };
 
+use respond::gate::Rollout;
+
 use super::{
     fact::{Fact, Life, OwnerSeen, PodSeen, Version},
     sessions::Sessions,
@@ -211,6 +213,32 @@ impl Index {
     pub(super) fn uid_of(&self, node: &NodeId, cgroup_uid: &str) -> Option<&str> {
         let (pod, _) = self.find(node, cgroup_uid).ok()?;
         pod.seen.as_ref().map(|seen| seen.uid.as_str())
+    }
+
+    /// Whether pods of two templates of one workload are there at the same time.
+    pub(super) fn rollout(&self, node: &NodeId, cgroup_uid: &str) -> Rollout {
+        let Ok((pod, _)) = self.find(node, cgroup_uid) else { return Rollout::None };
+        let Some(seen) = &pod.seen else { return Rollout::None };
+        let (chain, _) = self.chain(seen.owner.as_ref());
+        let [template, workload] = chain.as_slice() else { return Rollout::None };
+        let is_other = |other: &KnownPod| {
+            let Some(other_seen) = other.seen.as_ref().filter(|_| other.deleted.is_none()) else {
+                return false;
+            };
+            let Some(owner) = &other_seen.owner else { return false };
+            other_seen.namespace == seen.namespace
+                && other_seen.life == Life::Lives
+                && owner.uid != template.uid
+                && owner.kind == template.kind
+                && self.chain(Some(owner)).0.get(1).is_some_and(|above| above.uid == workload.uid)
+        };
+        match self.pods.values().any(is_other) {
+            true => Rollout::Goes(format!(
+                "{} {} is being rolled out: pods of two templates are there",
+                workload.kind, workload.name
+            )),
+            false => Rollout::None,
+        }
     }
 
     /// How much is remembered.

@@ -21,6 +21,8 @@ use std::{
 use model::{Attribution, ExecSession, Finding, NodeId, PodFacts, Record, Timestamp, Unresolved, Workload};
 
 pub use self::watch::{WatchConfig, watch};
+use respond::gate::Rollout;
+
 use self::{
     fact::Fact,
     index::{Index, Limits, Size},
@@ -100,6 +102,18 @@ impl Pods {
             },
             Err(because) => Attribution::Unresolved { because },
         }
+    }
+
+    /// Whether the workload of the pod that a finding is about is being rolled out.
+    #[must_use]
+    pub fn rollout(&self, finding: &Finding) -> Rollout {
+        let Workload::Container { pod_uid: Some(uid), .. } = &*finding.event.process.workload else {
+            return Rollout::None;
+        };
+        if let Sight::Blind(why) = self.sight("ReplicaSet") {
+            return Rollout::Unknown(why);
+        }
+        self.read().rollout(&finding.event.id.node, uid)
     }
 
     /// The pod with the API server's own uid.

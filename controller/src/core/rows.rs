@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{Finding, FindingId, GateOutcome, IncidentId, NodeId, ProcessKey, RunId, Timestamp};
 
+use respond::gate::Want;
+
 use super::runs::RunRow;
 
 /// The lines of all runs.
@@ -15,6 +17,8 @@ pub(super) struct Rows {
     by_incident: HashMap<IncidentId, BTreeSet<RunId>>,
     /// Of those that act by themselves.
     automatic: BTreeSet<(Timestamp, RunId)>,
+    /// Of those whose playbook wanted something.
+    wanting: BTreeSet<(Timestamp, RunId)>,
 }
 
 impl Rows {
@@ -29,6 +33,9 @@ impl Rows {
         if row.outcome == GateOutcome::Automatic {
             self.automatic.insert((row.began, run.clone()));
         }
+        if row.want.is_some() {
+            self.wanting.insert((row.began, run.clone()));
+        }
         self.all.insert(run, row);
     }
 
@@ -40,6 +47,7 @@ impl Rows {
         }
         take_out(&mut self.by_incident, &row.incident, run);
         self.automatic.remove(&(row.began, run.clone()));
+        self.wanting.remove(&(row.began, run.clone()));
     }
 
     pub(super) fn contains(&self, run: &RunId) -> bool {
@@ -77,6 +85,12 @@ impl Rows {
     pub(super) fn automatic_since(&self, at: Timestamp) -> impl Iterator<Item = &RunRow> {
         let after = self.automatic.iter().rev().take_while(move |(began, _)| *began > at);
         after.filter_map(|(_, run)| self.all.get(run))
+    }
+
+    /// What playbooks wanted after `at`.
+    pub(super) fn wants_since(&self, at: Timestamp) -> impl Iterator<Item = &Want> {
+        let after = self.wanting.iter().rev().take_while(move |(began, _)| *began > at);
+        after.filter_map(|(_, run)| self.all.get(run)?.want.as_ref())
     }
 }
 
@@ -117,6 +131,7 @@ mod tests {
                 process: process(pid),
             }),
             grip: Grip::None,
+            want: None,
         }
     }
 

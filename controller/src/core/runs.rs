@@ -42,6 +42,9 @@ pub(super) struct RunRow {
     /// Whether something of it is in force.
     #[serde(default)]
     pub(super) grip: Grip,
+    /// What its playbook wanted.
+    #[serde(default)]
+    pub(super) want: Option<respond::gate::Want>,
 }
 
 /// What a run answers.

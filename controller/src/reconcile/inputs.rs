@@ -60,6 +60,8 @@ pub(crate) struct Inputs {
     pub(crate) bundle: watch::Sender<Arc<RuleBundle>>,
     /// Everything was read and given to the core once.
     pub(crate) ready: watch::Sender<bool>,
+    /// Whether everything automatic is paused: then no rule lets a node act.
+    pub(crate) paused: watch::Receiver<bool>,
 }
 
 /// One playbook or policy as it was read.
@@ -79,6 +81,7 @@ impl Inputs {
         }
         self.expect_artifacts().await;
         let mut fetched = self.artifacts.changes();
+        let mut paused = self.paused.clone();
         let mut compiled: (String, Compiled) = Default::default();
         let mut given = String::new();
         let mut look = tokio::time::interval(LOOK);
@@ -88,6 +91,7 @@ impl Inputs {
                 () = stop.cancelled() => return,
                 () = self.due.come() => {}
                 Ok(()) = fetched.changed() => {}
+                Ok(()) = paused.changed() => {}
                 _ = look.tick() => {}
             }
             drop(self.due.take());
@@ -129,13 +133,14 @@ impl Inputs {
         self.artifacts.keep_only(&sets.iter().map(|set| set.name.as_str()).collect());
         let modes: Vec<(String, Mode)> =
             plans.iter().map(|plan| (plan.name().to_string(), plan.spec().mode)).collect();
+        let paused = *self.paused.borrow();
         let digest = hash(&(
             format!("{sets:?}"),
-            format!("{modes:?}"),
+            format!("{paused} {modes:?}"),
             texts.iter().map(|text| &text.text).collect::<Vec<_>>(),
         ));
         if compiled.0 != digest {
-            let (of, for_rules) = (sets.clone(), plans.clone());
+            let (of, for_rules) = (sets.clone(), if paused { Vec::new() } else { plans.clone() });
             // Thousands of rules take seconds: not on a thread that others need.
             match tokio::task::spawn_blocking(move || compile(&of, &for_rules)).await {
                 Ok(fresh) => *compiled = (digest.clone(), fresh),

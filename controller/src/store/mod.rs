@@ -22,6 +22,10 @@ pub(crate) use rows::{
 /// Format of the database; another is refused.
 const SCHEMA: u64 = 1;
 
+/// What the database may keep of its pages in memory (redb's own default is 1 GiB). What is read often fits, and all of it stays in the
+/// system's page cache.
+const CACHE_BYTES: usize = 4 << 20;
+
 /// The tables. All have bytes as keys (texts, a zero byte, big-endian numbers) and JSON as values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Table {
@@ -55,10 +59,12 @@ pub(crate) enum Table {
     FedFindings,
     /// The correlations' state, in rows of its own making.
     Correlation,
+    /// rule or playbook + case → what a person said of it.
+    Trust,
 }
 
 impl Table {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Meta,
         Self::Nodes,
         Self::Seen,
@@ -74,6 +80,7 @@ impl Table {
         Self::Fed,
         Self::FedFindings,
         Self::Correlation,
+        Self::Trust,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -97,6 +104,7 @@ impl Table {
             Self::Fed => "fed",
             Self::FedFindings => "fed_findings",
             Self::Correlation => "correlation",
+            Self::Trust => "trust",
         }
     }
 }
@@ -194,7 +202,9 @@ impl Store {
     /// Closes and opens it again: after an I/O error redb refuses everything until then.
     pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
         self.db = None;
-        let db = Database::create(&self.path).map_err(|e| self.error("open", e.into()))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let db = builder.create(&self.path).map_err(|e| self.error("open", e.into()))?;
         self.db = Some(db);
         Ok(())
     }

@@ -9,6 +9,8 @@ mod correlate;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod limits;

@@ -10,14 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use agent::{Agent, AgentConfig, AgentHandle, mask::Masker};
+use agent::{Agent, AgentConfig, AgentHandle, edge::Authority, mask::Masker};
 use anyhow::{Context, Result};
 use controller::{
     Controller, ControllerConfig, ControllerHandle,
+    intel::FeedSource,
     ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start, Zone},
     wall_clock,
 };
-use detect::matcher::Swap;
+use detect::matcher::{RuleSet, Swap};
 use model::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -63,6 +64,10 @@ pub(crate) struct Options {
     /// Logs of which nothing is remembered are read from their first line, not from now on.
     #[arg(long)]
     sources_from_beginning: bool,
+    /// A feed of threat intelligence, as FORMAT=PATH[,confidence=N][,age=PERIOD][,name=NAME][,private]: plain, csv, misp or stix. Read again
+    /// when the file changes. May be given several times.
+    #[arg(long = "feed", value_name = "FORMAT=PATH")]
+    feeds: Vec<FeedSource>,
     /// Zone of log lines that name none (RFC 3164), for example Europe/Berlin, +01:00 or UTC; this machine's where nothing is said.
     #[arg(long, value_name = "ZONE")]
     source_zone: Option<Zone>,
@@ -122,6 +127,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         socket: shared.socket.clone(),
         playbooks: options.playbooks.clone(),
         rules: options.rules.clone(),
+        feeds: options.feeds.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     })
     .await
@@ -138,7 +144,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     };
     let (agent_end, controller_end) = wire::link::in_process(node.clone(), LINK_CAPACITY);
     controller.attach(controller_end);
-    let authority = options.reactions.authority(&rules.current().1, &options.playbooks);
+    let authority = authority(&controller, &rules.current().1, &options);
     let config = AgentConfig {
         authority,
         spool_limit: options.spool_mb << 20,
@@ -222,8 +228,13 @@ async fn until_told(
     folders: &mut RuleFolders,
     options: &Options,
 ) -> Option<String> {
+    let mut paused = controller.paused();
+    if *paused.borrow_and_update() {
+        follow_pause(&agent, controller, options);
+    }
     let why = loop {
         tokio::select! {
+            Ok(()) = paused.changed() => follow_pause(&agent, controller, options),
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
             _ = signals.hangup.recv() => reload(&agent, controller, folders, options).await,
@@ -239,6 +250,24 @@ async fn until_told(
     why
 }
 
+/// `hemostat pause` is meant for the node's own reactions, too; what is in force stays.
+fn follow_pause(agent: &AgentHandle, controller: &ControllerHandle, options: &Options) {
+    let rules = agent.rules();
+    let authority = authority(controller, &rules, options);
+    match agent.set_rules_with(rules, authority) {
+        Ok(()) => tracing::warn!(paused = *controller.paused().borrow(), "automatic response"),
+        Err(error) => tracing::error!(%error, "the rules before stay in force"),
+    }
+}
+
+/// Which rules may have the node react; none while everything automatic is paused.
+fn authority(controller: &ControllerHandle, rules: &RuleSet, options: &Options) -> Authority {
+    match *controller.paused().borrow() {
+        true => Authority::Observe,
+        false => options.reactions.authority(rules, &options.playbooks),
+    }
+}
+
 /// SIGHUP: rules and playbooks are read again. What is broken is named, here and in the node's status, and keeps what it held. Which rules
 /// may act follows the playbooks in any case.
 async fn reload(
@@ -248,7 +277,7 @@ async fn reload(
     options: &Options,
 ) {
     let Read { set, mut problems } = folders.read();
-    let (count, authority) = (set.len(), options.reactions.authority(&set, &options.playbooks));
+    let (count, authority) = (set.len(), authority(controller, &set, options));
     match agent.set_rules_with(Arc::new(set), authority) {
         Ok(()) => tracing::info!(rules = count, problems = problems.len(), "rules read again"),
         Err(error) => {

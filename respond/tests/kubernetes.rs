@@ -1,5 +1,7 @@
 //! The playbooks for pods: what they do by themselves, and that a ticket is opened only where a scan names a known vulnerability.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs,

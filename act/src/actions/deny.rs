@@ -6,6 +6,8 @@
 //! every pod is made by the cluster's own controllers. What keeps the cluster alive all the same is the place: the policy holds in one
 //! namespace, which is none of the system's and not ours.
 
+use std::collections::BTreeSet;
+
 use model::{AccountKind, ActionFailure, ClusterState, DenyImage, Edit, ObjectRef, Target};
 use serde_json::{Value, json};
 
@@ -14,6 +16,10 @@ use crate::{
     permissions::{Rule, rule},
     protect,
 };
+
+/// Names of Docker Hub.
+const HUBS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+const LIBRARY: &str = "library/";
 
 const VERSION: &str = "admissionregistration.k8s.io/v1";
 
@@ -58,7 +64,8 @@ pub(super) async fn image(job: &Job<'_>, with: &DenyImage) -> Result<ClusterStat
     let hit = if image.starts_with("sha256:") {
         format!("c.image.endsWith('@{image}')")
     } else {
-        format!("c.image == '{image}'")
+        let names: Vec<String> = aliases(image).iter().map(|name| format!("'{name}'")).collect();
+        format!("c.image in [{}]", names.join(", "))
     };
     let of = |list: &str| format!("(has(variables.pod.{list}) && variables.pod.{list}.exists(c, {hit}))");
     let lists = ["containers", "initContainers", "ephemeralContainers"].map(of).join(" || ");
@@ -164,6 +171,33 @@ pub(super) fn is_image(image: &str) -> bool {
     image.starts_with(|c: char| c.is_ascii_alphanumeric()) && image.len() <= 512 && image.chars().all(sound)
 }
 
+/// Every name by which pods may mean the same image: Docker Hub's may leave out its registry and its library, and `latest` is what no
+/// tag means. github.com/distribution/reference, `ParseNormalizedNamed`.
+fn aliases(image: &str) -> BTreeSet<String> {
+    let (name, digest) = image.split_at(image.find('@').unwrap_or(image.len()));
+    let last = name.rfind('/').map_or(0, |at| at + 1);
+    let (repository, tag) = name.split_at(name[last..].find(':').map_or(name.len(), |at| last + at));
+    let (first, rest) = repository.split_once('/').unwrap_or(("", repository));
+    let elsewhere = first.contains(['.', ':']) || first == "localhost";
+    let path = match (HUBS.contains(&first), elsewhere) {
+        (true, _) => Some(rest),
+        (false, false) => Some(repository),
+        (false, true) => None,
+    };
+    let mut names = BTreeSet::from([repository.to_owned()]);
+    if let Some(path) = path {
+        let short = path.strip_prefix(LIBRARY).unwrap_or(path);
+        let whole = if short.contains('/') { short.to_owned() } else { format!("{LIBRARY}{short}") };
+        for path in [short, &whole] {
+            names.insert(path.to_owned());
+            names.extend(HUBS.iter().map(|hub| format!("{hub}/{path}")));
+        }
+    }
+    let tags: &[&str] =
+        if digest.is_empty() && matches!(tag, "" | ":latest") { &["", ":latest"] } else { &[tag] };
+    names.iter().flat_map(|name| tags.iter().map(move |tag| format!("{name}{tag}{digest}"))).collect()
+}
+
 async fn namespace(job: &Job<'_>) -> Result<String, ActionFailure> {
     let (object, _): (ObjectRef, Value) = job.read_a(&["Namespace"]).await?;
     Ok(object.name)
@@ -186,6 +220,33 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::quoted;
+
+    #[test]
+    fn an_image_is_known_under_every_name_that_means_it() {
+        let of = |image: &str| super::aliases(image);
+        for name in [
+            "nginx",
+            "nginx:latest",
+            "library/nginx",
+            "docker.io/nginx:latest",
+            "index.docker.io/library/nginx",
+        ] {
+            for other in ["nginx", "docker.io/library/nginx:latest", "registry-1.docker.io/nginx"] {
+                assert!(of(name).contains(other), "{name} is {other}: {:?}", of(name));
+            }
+            assert_eq!(of(name), of("nginx"));
+        }
+        assert!(
+            of("evil/miner:1").contains("docker.io/evil/miner:1")
+                && !of("evil/miner:1").contains("evil/miner")
+        );
+        assert_eq!(of("registry.example:5000/miner:1").len(), 1);
+        assert_eq!(of("localhost/miner").len(), 2, "with its tag and without");
+        assert_eq!(
+            of("registry.example/a@sha256:00").into_iter().collect::<Vec<_>>(),
+            ["registry.example/a@sha256:00"]
+        );
+    }
 
     #[test]
     fn the_name_of_an_image_is_no_option_and_no_expression() {

@@ -99,6 +99,26 @@ async fn i5_an_image_is_refused_in_pods_and_in_what_makes_pods_and_then_taken() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_refused_under_another_name_that_means_it() {
+    let Some(world) = World::of("cluster.deny-image").await else { return };
+    let pods = world.below("pods");
+    let action = ClusterAction::DenyImage(DenyImage { image: "evil/miner".into() });
+    let act = world.begin(action, namespace(&world).await).await.unwrap();
+    act.apply().await.unwrap();
+    for image in ["evil/miner", "docker.io/evil/miner:latest", "index.docker.io/evil/miner"] {
+        let mut pod = world.pod(json!({}));
+        pod["spec"]["containers"][0]["image"] = image.into();
+        let said = async || try_make(&world, &pods, &pod).await.err().unwrap_or_default();
+        world.until(async || said().await.contains("refused in")).await;
+    }
+    for other in ["evil/miner:2", "good/miner"] {
+        let mut pod = world.pod(json!({}));
+        pod["spec"]["containers"][0]["image"] = other.into();
+        try_make(&world, &pods, &pod).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_nobody_gets_a_session_in_a_namespace_and_then_may_again() {
     let Some(world) = World::of("cluster.deny-exec").await else { return };
     let pod = world.make(&world.below("pods"), world.pod(json!({}))).await;

@@ -37,7 +37,7 @@ impl Sort {
     fn content(&self, n: u64) -> Value {
         match self.kind {
             "ConfigMap" => {
-                json!({"data": {"a": format!("v{n}"), "b": (n % 2 == 0).then(|| format!("w{n}"))}})
+                json!({"data": {"a": format!("v{n}"), "b": n.is_multiple_of(2).then(|| format!("w{n}"))}})
             }
             "Role" => {
                 json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": [format!("v{n}")]}]})

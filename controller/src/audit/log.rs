@@ -20,7 +20,7 @@ const MAX_LINE: u64 = TAIL / 2;
 /// A file that is longer is full, unless the controller is told otherwise: some 40,000 entries.
 pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The log, open for appending. `append` syncs before it returns (fdatasync).
+/// The log, open for appending. What was appended is on disk after [`AuditLog::sync`]; until then the journal database has it, too.
 #[derive(Debug)]
 pub struct AuditLog {
     path: PathBuf,
@@ -29,6 +29,18 @@ pub struct AuditLog {
     /// Of the file that is being written.
     index: Index,
     segment_bytes: u64,
+    /// Lines at the end that are not synced, and where they begin.
+    unsynced: Vec<u8>,
+    synced: u64,
+    /// Whether they stand in the file whole.
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    /// They could not be written again after a sync that failed.
+    Broken,
 }
 
 /// Entries that were asked for.
@@ -86,16 +98,25 @@ impl AuditLog {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(at("make the folder of"))?;
         }
-        let mut log = Self { path: path.into(), file: None, index: Index::default(), segment_bytes };
+        let mut log = Self {
+            path: path.into(),
+            file: None,
+            index: Index::default(),
+            segment_bytes,
+            unsynced: Vec::new(),
+            synced: 0,
+            end: End::Whole,
+        };
         log.begin()?;
         let tail = log.tail().map_err(at("read"))?;
         let recovered = log.repair(&tail, head, pending)?;
+        log.sync()?;
         log.index =
             log.current()?.try_clone().and_then(from_start).and_then(Index::of).map_err(at("read"))?;
         Ok((log, recovered))
     }
 
-    /// Appends entries and syncs them.
+    /// Appends entries. A crash of the machine may take them back until [`AuditLog::sync`]; one of this process does not.
     ///
     /// # Errors
     /// When the disk is full or fails; what was written of them is taken back where that is possible, and `open` repairs it
@@ -106,6 +127,9 @@ impl AuditLog {
         }
         if self.file.is_none() {
             self.begin()?;
+        }
+        if self.end == End::Broken {
+            self.write_again()?;
         }
         self.turn_over()?;
         let mut bytes = Vec::with_capacity(entries.len() * 512);
@@ -119,16 +143,49 @@ impl AuditLog {
         let file = self.current()?;
         let before = file.metadata().map_err(|e| self.error("look at", e))?.len();
         let mut to = file;
-        let written = to.write_all(&bytes).and_then(|()| file.sync_data());
-        if let Err(source) = written {
+        if let Err(source) = to.write_all(&bytes) {
             if let Err(error) = file.set_len(before) {
                 tracing::error!(%error, "the incomplete end of the audit log could not be taken back");
             }
             return Err(self.error("write", source));
         }
+        if self.unsynced.is_empty() {
+            self.synced = before;
+        }
+        self.unsynced.extend_from_slice(&bytes);
         for (entry, length) in entries.iter().zip(lengths) {
             self.index.add(length, Some(entry));
         }
+        Ok(())
+    }
+
+    /// Brings what was appended to the disk (fdatasync).
+    ///
+    /// # Errors
+    /// When the disk fails. Who calls it must keep the entries elsewhere until it succeeds; it may be called again.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        if self.end == End::Broken {
+            self.write_again()?;
+        }
+        if let Err(source) = self.current()?.sync_data() {
+            // The system may have dropped what it could not write, and tells of that once only.
+            self.end = End::Broken;
+            return Err(self.error("sync", source));
+        }
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Writes the lines that are not synced anew, so that the next sync is about them.
+    fn write_again(&mut self) -> Result<(), LogError> {
+        let mut file = self.current()?;
+        file.set_len(self.synced)
+            .and_then(|()| file.write_all(&self.unsynced))
+            .map_err(|e| self.error("write again", e))?;
+        self.end = End::Whole;
         Ok(())
     }
 
@@ -175,6 +232,7 @@ impl AuditLog {
     fn turn_over(&mut self) -> Result<(), LogError> {
         let length = self.current()?.metadata().map_err(|e| self.error("look at", e))?.len();
         let Some(first) = self.index.first.filter(|_| length >= self.segment_bytes) else { return Ok(()) };
+        self.sync()?;
         let sealed = segments::sealed_name(&self.path, first);
         std::fs::rename(&self.path, &sealed).map_err(|e| self.error("give its final name to", e))?;
         self.file = None;

@@ -4,8 +4,9 @@
 //! lies apart from the log. The log is a row of files ([`segments`]), through which the chain goes on. How many lines there are and what the last one's hash is ([`Anchor`]) is kept in the journal
 //! database, in a file of its own and in every `audit show`, so that cutting off the tail is found as well.
 //!
-//! An entry is stored in the journal in the same transaction as the transition that it tells of, then appended to the log
-//! and synced, and only then may the effect happen. A crash between the two is repaired at the next start from the journal.
+//! An entry is stored in the journal in the same transaction as the transition that it tells of, which is synced, then appended to the log,
+//! and only then may the effect happen. The log itself is synced a little later, and until then the journal keeps the entry: no effect
+//! waits for the disk twice. A crash between the two, of the controller or of the machine, is repaired at the next start from the journal.
 
 mod anchor;
 mod chain;

@@ -23,7 +23,7 @@ pub(crate) fn check(job: &Job<'_>) -> Result<(), ActionFailure> {
             if system && account.kind != AccountKind::ServiceAccount {
                 return Err(job.protected("the cluster cannot do without it"));
             }
-            if job.config.own.accounts.contains(account) {
+            if job.config.own.accounts.iter().any(|own| own.user_name() == account.user_name()) {
                 return Err(job.protected("Hemostat itself acts as it"));
             }
             account.namespace.as_ref()

@@ -317,6 +317,9 @@ pub struct Account {
     pub namespace: Option<String>,
     /// Name.
     pub name: String,
+    /// When a service account had that name: one that was made later has other tokens. For what goes by the name alone it means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
 }
 
 /// Kinds of account, as RBAC names them.
@@ -339,8 +342,9 @@ impl Account {
                 kind: AccountKind::ServiceAccount,
                 namespace: Some(namespace.into()),
                 name: account.into(),
+                as_of: None,
             },
-            None => Self { kind: AccountKind::User, namespace: None, name: name.into() },
+            None => Self { kind: AccountKind::User, namespace: None, name: name.into(), as_of: None },
         }
     }
 

@@ -62,14 +62,16 @@ pub(super) async fn verify(job: &Job<'_>, captured: &ClusterState) -> Result<Loo
 
 fn service_account(job: &Job<'_>) -> Result<ObjectRef, ActionFailure> {
     match job.target {
-        Target::Account(Account { kind: AccountKind::ServiceAccount, namespace, name }) => Ok(ObjectRef {
-            api_version: "v1".into(),
-            kind: "ServiceAccount".into(),
-            namespace: namespace.clone(),
-            name: name.clone(),
-            uid: String::new(),
-            as_of: None,
-        }),
+        Target::Account(Account { kind: AccountKind::ServiceAccount, namespace, name, as_of }) => {
+            Ok(ObjectRef {
+                api_version: "v1".into(),
+                kind: "ServiceAccount".into(),
+                namespace: namespace.clone(),
+                name: name.clone(),
+                uid: String::new(),
+                as_of: *as_of,
+            })
+        }
         _ => Err(job.unsupported("only a service account's tokens are the API server's to end")),
     }
 }

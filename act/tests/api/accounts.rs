@@ -4,13 +4,21 @@ use hyper::Method;
 use model::{Account, AccountKind, ActionFailure, ClusterAction, Effect, PhaseDone, Target};
 use serde_json::{Value, json};
 
-use crate::{CASES, Random, world::World};
+use crate::{
+    CASES, Random,
+    world::{World, next_second, now},
+};
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 fn service_account(world: &World, name: &str) -> Target {
     let namespace = Some(world.namespace.clone());
-    Target::Account(Account { kind: AccountKind::ServiceAccount, namespace, name: name.into() })
+    Target::Account(Account {
+        kind: AccountKind::ServiceAccount,
+        namespace,
+        name: name.into(),
+        as_of: Some(now()),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,9 +88,16 @@ async fn i5_an_account_is_taken_out_of_every_binding_and_put_back_where_it_stood
 async fn i6_the_clusters_own_accounts_and_ours_are_refused() {
     let Some(world) = World::of("cluster.subtract-subject").await else { return };
     let own = format!("act-{}", world.namespace.trim_start_matches("ns-"));
-    for name in
-        ["system:node:n1", "system:kube-scheduler", "system:serviceaccount:kube-system:x", own.as_str()]
-    {
+    let agents = format!("system:serviceaccount:{}:agent", world.namespace);
+    let controllers = format!("system:serviceaccount:{}:controller", world.home);
+    for name in [
+        "system:node:n1",
+        "system:kube-scheduler",
+        "system:serviceaccount:kube-system:x",
+        own.as_str(),
+        agents.as_str(),
+        controllers.as_str(),
+    ] {
         let target = Target::Account(Account::of_user(name));
         let refused = world.begin(ClusterAction::SubtractSubject, target).await.err().unwrap();
         assert!(matches!(refused, ActionFailure::Protected { .. }), "{name}: {refused}");
@@ -98,7 +113,8 @@ async fn every_token_of_a_service_account_ends() {
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
     let token = world.make(&format!("{accounts}/api/token"), request).await["status"]["token"].clone();
     assert!(is_good(&world, &token).await);
-    let act = world.begin(ClusterAction::InvalidateTokens, service_account(&world, "api")).await.unwrap();
+    let meant = service_account(&world, "api");
+    let act = world.begin(ClusterAction::InvalidateTokens, meant.clone()).await.unwrap();
     assert!(matches!(act.verify().await.unwrap(), Effect::Missing { .. }));
     act.apply().await.unwrap();
     act.apply().await.unwrap();
@@ -114,6 +130,12 @@ async fn every_token_of_a_service_account_ends() {
         (&now["metadata"]["labels"]["a"], &now["imagePullSecrets"][0]["name"]),
         (&json!("b"), &json!("pull"))
     );
+    // What was known before is not about the new one: its tokens are nobody's loot.
+    world.delete(&format!("{accounts}/api")).await;
+    next_second().await;
+    world.make(&accounts, json!({"metadata": {"name": "api"}})).await;
+    let refused = world.begin(ClusterAction::InvalidateTokens, meant).await.err().unwrap();
+    assert!(matches!(refused, ActionFailure::TargetChanged { .. }), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

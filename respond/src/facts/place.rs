@@ -88,13 +88,14 @@ fn of_facts(subject: &mut Subject, pod: &PodFacts, at: Timestamp) {
         kind: AccountKind::ServiceAccount,
         namespace: Some(pod.namespace.clone()),
         name: name.clone(),
+        as_of: Some(at),
     });
 }
 
 fn of_record(subject: &mut Subject, record: &Record, at: Timestamp) {
     subject.pod_unknown = Some("a record names no pod by uid".into());
     if let Some(who) = record.principal.as_ref().filter(|who| who.realm == "kubernetes") {
-        subject.account = Some(Account::of_user(&who.name));
+        subject.account = Some(Account { as_of: Some(at), ..Account::of_user(&who.name) });
     }
     let Some(mut object) = object_of(record) else { return };
     // One that the request itself made is not later than its answer.

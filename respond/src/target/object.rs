@@ -66,7 +66,7 @@ fn account(select: &Expression, found: &Value) -> Result<Target, Unfit> {
     let namespace = text(found, "namespace").filter(|namespace| !namespace.is_empty()).map(str::to_owned);
     match text(found, "name").filter(|name| !name.is_empty()) {
         Some(name) if namespace.is_some() == (kind == AccountKind::ServiceAccount) => {
-            Ok(Target::Account(Account { kind, namespace, name: name.into() }))
+            Ok(Target::Account(Account { kind, namespace, name: name.into(), as_of: None }))
         }
         _ => Err(select.kind(wanted, found).into()),
     }

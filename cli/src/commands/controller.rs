@@ -62,9 +62,9 @@ pub(crate) struct Options {
     /// A Secret of type kubernetes.io/dockerconfigjson in the own namespace, by which the scanner may pull what it looks at.
     #[arg(long, value_name = "SECRET", requires = "scanner")]
     scanner_pull_secret: Option<String>,
-    /// A log to follow beside the nodes, as FORMAT=PATH, for example kubernetes-audit=/var/log/kubernetes/audit.log (formats: `hemostat
-    /// standalone --help`). May be given several times.
-    #[arg(long = "source", value_name = "FORMAT=PATH")]
+    /// What to read beside the nodes, as FORMAT=PLACE, for example kubernetes-audit=/var/log/kubernetes/audit.log (formats and places:
+    /// `hemostat standalone --help`, docs/sources.md). May be given several times.
+    #[arg(long = "source", value_name = "FORMAT=PLACE")]
     sources: Vec<SourceSpec>,
     /// A feed of threat intelligence, as FORMAT=PATH (`hemostat standalone --help`). May be given several times.
     #[arg(long = "feed", value_name = "FORMAT=PATH")]

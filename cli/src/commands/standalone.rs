@@ -57,11 +57,13 @@ pub(crate) struct Options {
     /// Size of the spool in MB.
     #[arg(long, default_value_t = 256)]
     spool_mb: u64,
-    /// A log to follow beside the kernel, as FORMAT=PATH: kubernetes-audit, auth (syslog), journal (`journalctl -o json`), okta, keycloak,
-    /// entra, hubble, vpc-flow or ocsf. May be given several times.
-    #[arg(long = "source", value_name = "FORMAT=PATH")]
+    /// What to read beside the kernel, as FORMAT=PLACE: kubernetes-audit, auth (syslog), journal (`journalctl -o json`), okta, keycloak,
+    /// entra, hubble, vpc-flow, ocsf, cloudtrail, gcp-flow, security-events or netflow. A place is a log's path, a folder with a slash at its
+    /// end, https://ADDRESS:PORT/PATH,OPTIONS to be posted to, udp://ADDRESS:PORT,from=NETWORK for flow exporters, or grpcs://HOST:PORT,OPTIONS
+    /// or unix:/PATH for Hubble (docs/sources.md). May be given several times.
+    #[arg(long = "source", value_name = "FORMAT=PLACE")]
     sources: Vec<SourceSpec>,
-    /// Logs of which nothing is remembered are read from their first line, not from now on.
+    /// Sources of which nothing is remembered are read from their beginning, not from now on.
     #[arg(long)]
     sources_from_beginning: bool,
     /// A feed of threat intelligence, as FORMAT=PATH[,confidence=N][,age=PERIOD][,name=NAME][,private]: plain, csv, misp or stix. Read again

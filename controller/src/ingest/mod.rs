@@ -1,23 +1,27 @@
-//! Sources beside the nodes: logs are followed, read into typed records, matched against the rules, and what is found goes the way of every
+//! Sources beside the nodes: logs are followed, what is posted or sent is taken in, both are read into typed records, matched against the rules, and what is found goes the way of every
 //! node's findings.
 //!
 //! A source is to the controller what a node is: it has a name, a link, reports in order until they are acknowledged, and a status. So
 //! findings of records are placed, counted, correlated, answered and stored exactly as those of nodes are, and twice told is once done (I3).
-//! docs/controller.md, "Sources", says what is on disk and what happens at each limit.
+//! docs/sources.md says what is on disk and what happens at each limit.
 
+mod arrive;
 mod dead;
+mod flow;
 mod fold;
+mod inbox;
 mod judge;
 mod position;
 pub mod read;
+mod receive;
 mod report;
 mod source;
+mod spec;
 mod tail;
 
 use std::{
-    fmt, io,
+    io,
     path::PathBuf,
-    str::FromStr,
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -29,72 +33,14 @@ use model::NodeId;
 pub use judge::CUT_RULE;
 pub use position::Start;
 pub use read::{Format, Zone, ZoneError};
+pub use spec::{Door, HttpsDoor, RelayAddress, RelayDoor, SourceSpec, SpecError, UdpDoor};
 
 use crate::{config::Clock, start::Attacher};
-
-/// A log to follow: `FORMAT=PATH`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceSpec {
-    /// What it is written in.
-    pub format: Format,
-    /// Where it is. Rotation by renaming and by copying and truncating is followed.
-    pub path: PathBuf,
-}
-
-impl SourceSpec {
-    /// What it is called in findings and in the status; takes the place of a node's name.
-    #[must_use]
-    pub fn name(&self) -> NodeId {
-        NodeId::new(self.to_string())
-    }
-}
-
-/// `FORMAT:PATH`.
-impl fmt::Display for SourceSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.format.name(), self.path.display())
-    }
-}
-
-/// Why a text is no source.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// It has no `=`.
-    #[error("`{0}` is not FORMAT=PATH")]
-    Shape(String),
-    /// No such format.
-    #[error("unknown format `{name}`: one of {known}")]
-    Format {
-        /// As given.
-        name: String,
-        /// All there are.
-        known: String,
-    },
-    /// A relative path would mean another file after a change of folder.
-    #[error("the path `{0}` is not absolute")]
-    Relative(String),
-}
-
-impl FromStr for SourceSpec {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (name, path) = text.split_once('=').ok_or_else(|| SpecError::Shape(text.into()))?;
-        let format = Format::from_name(name).ok_or_else(|| SpecError::Format {
-            name: name.into(),
-            known: Format::ALL.map(Format::name).join(", "),
-        })?;
-        if !path.starts_with('/') {
-            return Err(SpecError::Relative(path.into()));
-        }
-        Ok(Self { format, path: path.into() })
-    }
-}
 
 /// What sources are started with.
 #[derive(Clone)]
 pub struct IngestConfig {
-    /// The logs; one that is named twice is followed once.
+    /// The sources; one that is named twice is followed once.
     pub sources: Vec<SourceSpec>,
     /// Where positions and dead letters are kept; made with mode 0700.
     pub state: PathBuf,
@@ -191,24 +137,6 @@ impl IngestHandle {
             if thread.join().is_err() {
                 tracing::error!("a source's thread ended in a panic");
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_are_written_as_format_and_path() {
-        let spec: SourceSpec = "kubernetes-audit=/var/log/audit.log".parse().unwrap();
-        assert_eq!(spec.to_string(), "kubernetes-audit:/var/log/audit.log");
-        assert!(matches!("auth".parse::<SourceSpec>(), Err(SpecError::Shape(_))));
-        assert!(matches!("auth=x.log".parse::<SourceSpec>(), Err(SpecError::Relative(_))));
-        let unknown = "audit=/x".parse::<SourceSpec>().unwrap_err().to_string();
-        assert!(unknown.contains("kubernetes-audit, auth, journal"), "{unknown}");
-        for format in Format::ALL {
-            assert_eq!(Format::from_name(format.name()), Some(format));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
@@ -9,8 +10,10 @@ use std::{
 use model::{NodeId, Timestamp};
 
 use super::{
-    IngestConfig, SourceSpec,
+    Door, IngestConfig, SourceSpec, Start,
+    arrive::Arrivals,
     dead::DeadLetters,
+    inbox::Envelope,
     judge::Judge,
     position::{Position, PositionFile},
     read::{Format, MAX_RECORD, Place, Reader, Rejected, Told},
@@ -31,6 +34,9 @@ const TELL: Duration = Duration::from_secs(1);
 /// How long acknowledgements are waited for at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often an inbox is looked at that has nothing new: who posts waits for nobody, so what he posts should not either.
+const ARRIVALS_POLL: Duration = Duration::from_millis(20);
+
 /// How far a record may be dated ahead of this machine's clock before it is said.
 const AHEAD: Duration = Duration::from_secs(120);
 
@@ -41,7 +47,7 @@ const BEHIND: Duration = Duration::from_secs(29 * 60);
 pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attacher, stop: &Receiver<()>) {
     let mut source = Source::new(spec, config);
     source.pods = controller.pods();
-    tracing::info!(source = %source.name, "following a log");
+    tracing::info!(source = %source.name, "following a source");
     loop {
         match source.follow(controller, stop) {
             Ok(()) => break,
@@ -53,7 +59,7 @@ pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attache
             }
         }
     }
-    tracing::info!(source = %source.name, records = source.counts.records, rejected = source.counts.rejected, "a log is left");
+    tracing::info!(source = %source.name, records = source.counts.records, rejected = source.counts.rejected, "a source is left");
 }
 
 /// What was done since the start.
@@ -70,6 +76,9 @@ struct Source<'a> {
     pods: Option<Pods>,
     spec: &'a SourceSpec,
     config: &'a IngestConfig,
+    /// The log that is followed: the source's own, or the inbox of what comes to us.
+    log: PathBuf,
+    arrivals: Option<Arrivals>,
     name: NodeId,
     positions: PositionFile,
     dead: DeadLetters,
@@ -113,10 +122,17 @@ impl<'a> Source<'a> {
         // Paths may be long and hold anything: a file's name is the format and a digest.
         let digest = model::short_hash([name.as_str()], 6);
         let stem = config.state.join(format!("{}-{digest}", spec.format.name()));
+        let inbox = stem.with_extension("inbox");
+        let (log, arrivals) = match &spec.door {
+            Door::Log(path) => (path.clone(), None),
+            _ => (inbox.join("inbox.log"), Some(Arrivals::new(inbox))),
+        };
         Self {
             pods: None,
             spec,
             config,
+            log,
+            arrivals,
             judge: Judge::new(name.clone(), &config.rules),
             name,
             positions: PositionFile::new(stem.with_extension("position")),
@@ -145,7 +161,7 @@ impl<'a> Source<'a> {
         let now = u64::try_from(self.now().0 / 1000).unwrap_or(0);
         let seq = resume.as_ref().map_or(0, |position| position.seq).max(now);
         let mut reporter = Reporter::connect(&self.name, controller, seq)?;
-        let mut tail = Tail::new(&self.spec.path, resume, self.config.start);
+        let mut tail = self.tail(resume);
         let mut reader = Reader::new(self.spec.format, self.config.zone.clone());
         let mut last = self.tell(&mut reporter, &tail)?;
         let mut lines = Vec::with_capacity(BATCH);
@@ -159,7 +175,9 @@ impl<'a> Source<'a> {
                 last = self.tell(&mut reporter, &tail)?;
                 self.count(controller);
             }
-            let wait = if idle { self.config.poll } else { Duration::ZERO };
+            let poll =
+                if self.arrivals.is_some() { self.config.poll.min(ARRIVALS_POLL) } else { self.config.poll };
+            let wait = if idle { poll } else { Duration::ZERO };
             let wait = if reporter.waiting() > 0 { wait.min(Duration::from_millis(10)) } else { wait };
             match stop.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
@@ -169,6 +187,14 @@ impl<'a> Source<'a> {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    fn tail(&self, resume: Option<Position>) -> Tail {
+        match self.arrivals {
+            // Where what was there before is not wanted, it was not asked for.
+            Some(_) => Tail::new(&self.log, resume, Start::Beginning).of_our_own(),
+            None => Tail::new(&self.log, resume, self.config.start),
         }
     }
 
@@ -198,10 +224,13 @@ impl<'a> Source<'a> {
         lines: &mut Vec<Line>,
     ) -> Result<bool, LinkLost> {
         lines.clear();
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.open(self.spec, self.config);
+        }
         let opened = tail.begin();
         self.begin(&opened, tail, reporter);
         let outcome = opened.and_then(|()| tail.next(BATCH, lines));
-        self.blind = outcome.err().map(|error| format!("{}: {error}", self.spec.path.display()));
+        self.blind = outcome.err().map(|error| format!("{}: {error}", self.log.display()));
         self.note_gaps(tail);
         if lines.is_empty() {
             self.live = self.blind.is_none();
@@ -253,7 +282,7 @@ impl<'a> Source<'a> {
             };
             tracing::warn!(source = %self.name, what);
             let now = self.now();
-            let written = self.dead.gap(now, &self.spec.path.display().to_string(), &what);
+            let written = self.dead.gap(now, &self.log.display().to_string(), &what);
             self.unwritten = written.err().map(|error| format!("dead letters cannot be written: {error}"));
             self.missed = Some((now, what));
         }
@@ -264,14 +293,25 @@ impl<'a> Source<'a> {
         let now = self.now();
         let mut told = std::mem::take(&mut self.told);
         told.clear();
-        let outcome = if line.bytes > MAX_RECORD as u64 {
-            let reason = format!("{} bytes, at most {MAX_RECORD}", line.bytes);
-            Err(Rejected { place: "line".into(), reason })
-        } else {
-            reader.read(&line.text, Place { offset: line.offset, now }, &mut told)
+        let envelope = self.arrivals.as_ref().map(|_| Envelope::open(&line.text));
+        let (text, from) = match &envelope {
+            None => (Ok(line.text.as_slice()), None),
+            Some(Some(envelope)) => (envelope.body.clone(), Some(envelope.from)),
+            Some(None) => {
+                let why =
+                    Rejected { place: "line".into(), reason: "the inbox was changed from outside".into() };
+                (Err((why, line.text.as_slice())), None)
+            }
         };
-        if let Err(rejected) = outcome {
-            self.refuse(line, &rejected);
+        let outcome = text.and_then(|text| {
+            if line.bytes > MAX_RECORD as u64 {
+                let reason = format!("{} bytes, at most {MAX_RECORD}", line.bytes);
+                return Err((Rejected { place: "line".into(), reason }, text));
+            }
+            reader.read(text, Place { offset: line.offset, now }, &mut told).map_err(|why| (why, text))
+        });
+        if let Err((rejected, text)) = outcome {
+            self.refuse(line.offset, from, &rejected, text);
         }
         for one in told.drain(..) {
             self.counts.records += 1;
@@ -301,12 +341,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn refuse(&mut self, line: &Line, rejected: &Rejected) {
+    fn refuse(&mut self, offset: u64, from: Option<&str>, rejected: &Rejected, text: &[u8]) {
         let now = self.now();
         self.counts.rejected += 1;
         self.refused = Some((now, rejected.to_string()));
-        let path = self.spec.path.display().to_string();
-        let written = self.dead.write(now, &path, line.offset, rejected, &line.text);
+        let path = from.map_or_else(|| self.log.display().to_string(), str::to_owned);
+        let written = self.dead.write(now, &path, offset, rejected, text);
         self.unwritten = written.err().map(|error| format!("dead letters cannot be written: {error}"));
     }
 
@@ -323,18 +363,27 @@ impl<'a> Source<'a> {
             format: self.spec.format.name(),
             rules: self.judge.rules(),
             findings: self.judge.findings,
-            summary: format!(
-                "{} lines, {} records, {} refused, at byte {}",
-                self.counts.lines,
-                self.counts.records,
-                self.counts.rejected,
-                tail.offset()
-            ),
-            blind: self.blind.clone(),
+            summary: self.summary(tail),
+            blind: self.blind.clone().or_else(|| self.arrivals.as_ref()?.why_blind()),
             degraded: self.degraded(now),
         };
         reporter.status(now, state)?;
         Ok(now)
+    }
+
+    fn summary(&self, tail: &Tail) -> String {
+        let counts = &self.counts;
+        let read = format!(
+            "{} lines, {} records, {} refused, at byte {}",
+            counts.lines,
+            counts.records,
+            counts.rejected,
+            tail.offset()
+        );
+        match &self.arrivals {
+            None => read,
+            Some(arrivals) => format!("{}; {read}", arrivals.summary()),
+        }
     }
 
     fn degraded(&self, now: Timestamp) -> Vec<String> {
@@ -351,10 +400,9 @@ impl<'a> Source<'a> {
         let skewed = recent(&self.skewed).map(|what| {
             format!("a record was {what}: set the source's clock, or --source-zone where lines name no zone")
         });
-        [refused, missed, cut, skewed, self.broken.clone(), self.unwritten.clone()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let own = [refused, missed, cut, skewed, self.broken.clone(), self.unwritten.clone()];
+        let arrivals = self.arrivals.iter().flat_map(|one| one.degraded(|at| now.since(at) < SHOWN));
+        own.into_iter().flatten().chain(arrivals).collect()
     }
 
     /// Tells the metrics what has come since they were last told.
@@ -369,11 +417,18 @@ impl<'a> Source<'a> {
         ] {
             controller.metrics().source_records.get_or_create(&format_result(format, result)).inc_by(more);
         }
+        for (what, more) in self.arrivals.iter().flat_map(Arrivals::news) {
+            let result = format_result(format, what.name());
+            controller.metrics().source_records.get_or_create(&result).inc_by(more);
+        }
     }
 
     fn keep(&mut self, reporter: &mut Reporter) {
-        if let Some(position) = reporter.settled() {
-            self.save(&position);
+        if let Some(position) = reporter.settled()
+            && self.save(&position)
+            && let Some(arrivals) = &self.arrivals
+        {
+            arrivals.settled(&position);
         }
     }
 

@@ -72,7 +72,17 @@ pub(super) struct Tail {
     backlog: VecDeque<File>,
     resume: Option<Position>,
     start: Start,
+    oldest: Oldest,
     gaps: Vec<Gap>,
+}
+
+/// Which file a log is begun with of which no position is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Oldest {
+    /// The present one.
+    No,
+    /// The oldest that is there.
+    First,
 }
 
 impl Tail {
@@ -86,8 +96,16 @@ impl Tail {
             backlog,
             resume,
             start,
+            oldest: Oldest::No,
             gaps: Vec::new(),
         }
+    }
+
+    /// A log whose writer leaves a file before it is renamed, so that nobody adds to it afterwards. Where no position is known it is begun with
+    /// its oldest file.
+    pub(super) fn of_our_own(mut self) -> Self {
+        (self.linger, self.oldest) = (Duration::ZERO, Oldest::First);
+        self
     }
 
     /// How far it is read; the number of the last report is not its business. Before the first file is open that there is none, so that one
@@ -137,6 +155,13 @@ impl Tail {
         }
         if self.open.is_some() {
             return Ok(());
+        }
+        if self.oldest == Oldest::First {
+            (self.backlog, _) = newer_than(&self.path, i64::MIN)?;
+            if let Some(first) = self.backlog.pop_front() {
+                self.open = Some(Open::new(first, 0)?);
+                return Ok(());
+            }
         }
         let file = match File::open(&self.path) {
             Ok(file) => file,
@@ -189,6 +214,11 @@ impl Tail {
             return Ok(());
         }
         if self.backlog.is_empty() && present(&self.path, &open.identity)? == Present::Another {
+            // What was added between the last look and the change of its name is read before it is left.
+            if open.fill()? > 0 {
+                open.take_lines(most.saturating_sub(lines.len()), lines);
+                return Ok(());
+            }
             let (files, packed) = followers(&self.path, open)?;
             self.backlog = files;
             if packed > 0 && !self.backlog.is_empty() {

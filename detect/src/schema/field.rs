@@ -2,9 +2,9 @@
 
 use crate::schema::{
     Category::{
-        self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
-        FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
-        KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
+        self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess,
+        FileDelete, FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring,
+        Keycloak, KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
         NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
         ProcessVmWrite, Ptrace, Sshd, Sudo, VpcFlow,
     },

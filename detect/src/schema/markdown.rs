@@ -116,8 +116,12 @@ fn source_of(category: Category) -> &'static str {
         Category::Entra => "Entra ID's sign-in logs (`--source entra=PATH`)",
         Category::HubbleFlow => "Cilium Hubble's export (`--source hubble=PATH`)",
         Category::VpcFlow => "AWS VPC flow logs (`--source vpc-flow=PATH`)",
-        Category::Authentication => "OCSF (`--source ocsf=PATH`) and security events (`--source security-events=…`)",
-        Category::Flow => "OCSF (`--source ocsf=PATH`), NetFlow and IPFIX (`--source netflow=udp://…`), GCP (`--source gcp-flow=PATH`)",
+        Category::Authentication => {
+            "OCSF (`--source ocsf=PATH`) and security events (`--source security-events=…`)"
+        }
+        Category::Flow => {
+            "OCSF (`--source ocsf=PATH`), NetFlow and IPFIX (`--source netflow=udp://…`), GCP (`--source gcp-flow=PATH`)"
+        }
         Category::CloudTrail => "AWS CloudTrail (`--source cloudtrail=PATH`)",
         _ => "",
     }

@@ -5,11 +5,11 @@ use crate::{
     diagnostic::nearest,
     schema::{
         Category::{
-            self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess, FileDelete,
-            FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring, Keycloak,
-            KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind, NetworkClose,
-            NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork, ProcessTermination,
-            ProcessVmWrite, Ptrace, Sshd, Sudo, VpcFlow,
+            self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess,
+            FileDelete, FileEvent, FileLink, FileMode, FileOwner, FileRename, Flow, HubbleFlow, IoUring,
+            Keycloak, KubernetesAudit, Memfd, Mount, NamespaceChange, NetworkAccept, NetworkBind,
+            NetworkClose, NetworkConnection, NetworkListen, Okta, Pam, ProcessCreation, ProcessFork,
+            ProcessTermination, ProcessVmWrite, Ptrace, Sshd, Sudo, VpcFlow,
         },
         CategorySet, Field,
     },
@@ -78,7 +78,8 @@ pub fn route(logsource: &Logsource) -> Result<Routing, String> {
         )),
         (Some(product), _, _) => {
             let known = "`linux`, `kubernetes`, `okta`, `keycloak`, `azure` (signinlogs), `aws` (vpcflow, cloudtrail), `gcp` (vpcflow), `netflow` and `cilium` are";
-            let products = ["linux", "kubernetes", "okta", "keycloak", "azure", "aws", "gcp", "netflow", "cilium"];
+            let products =
+                ["linux", "kubernetes", "okta", "keycloak", "azure", "aws", "gcp", "netflow", "cilium"];
             let meant = nearest(product, products).map(|meant| format!("; did you mean `{meant}`?"));
             Err(format!(
                 "that log of product `{product}` is not among the sources; {known}{}",

@@ -3,12 +3,16 @@
 //! A record that cannot be read is [`Rejected`] with the place and the reason, and never stops those behind it. Lines that are none of ours
 //! (another program's, a header) give nothing. Identities come from the log where it has them, so that a log read twice gives the same events.
 
+mod cloudtrail;
 mod entra;
+mod events;
+mod gcp;
 mod hubble;
 mod json;
 mod keycloak;
 mod kubernetes;
 mod linux;
+mod netflow;
 mod ocsf;
 mod okta;
 mod syslog;
@@ -47,11 +51,19 @@ pub enum Format {
     VpcFlow,
     /// OCSF classes 3002 (authentication) and 4001 (network activity).
     Ocsf,
+    /// AWS CloudTrail, an event or a file's `Records` a line.
+    CloudTrail,
+    /// GCP's VPC flow logs, as Cloud Logging exports them.
+    GcpFlow,
+    /// Security events (RFC 8417: OpenID's shared signals and SCIM's provisioning events) as JSON.
+    Events,
+    /// Flows of NetFlow 9 and IPFIX exporters, decoded.
+    Netflow,
 }
 
 impl Format {
     /// All, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::KubernetesAudit,
         Self::Auth,
         Self::Journal,
@@ -61,6 +73,10 @@ impl Format {
         Self::Hubble,
         Self::VpcFlow,
         Self::Ocsf,
+        Self::CloudTrail,
+        Self::GcpFlow,
+        Self::Events,
+        Self::Netflow,
     ];
 
     /// As `--source` calls it.
@@ -76,6 +92,10 @@ impl Format {
             Self::Hubble => "hubble",
             Self::VpcFlow => "vpc-flow",
             Self::Ocsf => "ocsf",
+            Self::CloudTrail => "cloudtrail",
+            Self::GcpFlow => "gcp-flow",
+            Self::Events => "security-events",
+            Self::Netflow => "netflow",
         }
     }
 
@@ -83,6 +103,29 @@ impl Format {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Whether its records are JSON texts, so that files of them can be told apart without being read.
+    #[must_use]
+    pub fn is_json(self) -> bool {
+        !matches!(self, Self::Auth | Self::Journal | Self::VpcFlow | Self::Netflow)
+    }
+
+    /// Whether there is somebody who posts it.
+    #[must_use]
+    pub fn is_posted(self) -> bool {
+        self.is_json() && !matches!(self, Self::Hubble)
+    }
+
+    /// Under which paths of keys lists of records stand.
+    pub(super) fn wrappers(self) -> &'static [&'static str] {
+        match self {
+            Self::KubernetesAudit => &["items"],
+            Self::Okta => &["data.events"],
+            Self::Entra => &["value", "records"],
+            Self::CloudTrail => &["Records"],
+            _ => &[],
+        }
     }
 }
 
@@ -169,6 +212,10 @@ impl Reader {
             Format::Hubble => json::each(line, &[], hubble::read, told),
             Format::VpcFlow => self.columns.read(line, told),
             Format::Ocsf => json::each(line, &[], ocsf::read, told),
+            Format::CloudTrail => json::each(line, &["Records"], cloudtrail::read, told),
+            Format::GcpFlow => json::each(line, &[], gcp::read, told),
+            Format::Events => json::each(line, &[], events::read, told),
+            Format::Netflow => netflow::read(line, told),
         };
         for (number, one) in told.iter_mut().skip(from).enumerate() {
             if one.record.id.is_empty() {

@@ -44,7 +44,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let loaded = load(&[SourceFile { name: "r".into(), text: RULES.into() }]);
         let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
-        let spec = SourceSpec { format, path: folder.path().join("log") };
+        let spec = SourceSpec::log(format, folder.path().join("log"));
         let config = IngestConfig {
             sources: vec![spec.clone()],
             state: folder.path().into(),
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     fn log(&self) -> PathBuf {
-        self.spec.path.clone()
+        self.folder.path().join("log")
     }
 
     fn append(&self, text: &str) {
@@ -87,7 +87,7 @@ impl<'a> Running<'a> {
         let (link, end) = in_process(source.name.clone(), 4096);
         let seq = resume.as_ref().map_or(0, |position| position.seq);
         let reporter = Reporter::over(link, &source.name, seq).unwrap();
-        let tail = Tail::new(&bench.spec.path, resume, bench.config.start);
+        let tail = Tail::new(&bench.log(), resume, bench.config.start);
         let reader = Reader::new(bench.spec.format, Zone::UTC);
         Self { source, reporter, tail, reader, end }
     }

@@ -1,0 +1,319 @@
+//! Records that are posted: the API server's audit webhook, identity providers' events.
+//!
+//! A sender is thanked only once what it sent is on disk (at least once); until then it is told to come again. Who speaks is asked for before
+//! a body is read, but for a signature, which is of the body.
+
+mod speaker;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Bytes, Incoming},
+    header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+
+use self::speaker::{Speaker, Tls};
+use super::{
+    super::{
+        inbox::{Durable, Entry, InboxError, Key},
+        read::{Format, Rejected},
+        spec::HttpsDoor,
+    },
+    Backoff, Post, Stopped,
+    desk::Count,
+    split::{entry, split},
+};
+
+/// Longest body. The API server's own limit of a batch is 10 MiB (`--audit-webhook-truncate-max-batch-size`).
+const MAX_BODY: usize = 16 << 20;
+
+/// KiB of all bodies together that are held at once.
+const MAX_BODIES_KIB: u32 = 64 << 10;
+
+/// Connections, and connections of one address: a flood of one sender leaves room for the others.
+const MAX_CONNECTIONS: usize = 64;
+const MAX_OF_ONE: usize = 16;
+
+/// For the handshake; for a request's head, also between two requests; for its body.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(30);
+const BODY: Duration = Duration::from_secs(30);
+
+/// A source's server.
+struct Server {
+    format: Format,
+    door: HttpsDoor,
+    post: Post,
+    tls: Mutex<Tls>,
+    bodies: Semaphore,
+    /// One writer, and those who wait come in the order in which they came.
+    writer: Semaphore,
+    peers: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Serves until it is told to stop.
+pub(super) async fn serve(format: Format, door: &HttpsDoor, post: &Post) {
+    let server = Arc::new(Server {
+        format,
+        door: door.clone(),
+        post: post.clone(),
+        tls: Mutex::new(Tls::default()),
+        bodies: Semaphore::new(MAX_BODIES_KIB as usize),
+        writer: Semaphore::new(1),
+        peers: Mutex::default(),
+    });
+    let mut backoff = Backoff::new();
+    loop {
+        match TcpListener::bind(door.listen).await {
+            Ok(listener) => {
+                server.tell_tls();
+                return accept_all(&server, &listener).await;
+            }
+            Err(error) => post.desk.blind(Some(format!("cannot listen on {}: {error}", door.listen))),
+        }
+        if post.rest(backoff.next()).await == Stopped::Yes {
+            return;
+        }
+    }
+}
+
+async fn accept_all(server: &Arc<Server>, listener: &TcpListener) {
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = server.post.stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, from)) => {
+                let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                if let Some(seat) = Seat::take(server, from.ip()) {
+                    let server = Arc::clone(server);
+                    tasks.spawn(async move {
+                        server.talk(tcp, from).await;
+                        drop(seat);
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, listen = %server.door.listen, "a connection was not accepted");
+                if server.post.rest(Duration::from_millis(100)).await == Stopped::Yes {
+                    break;
+                }
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// A connection's place among those of its address.
+struct Seat {
+    server: Arc<Server>,
+    peer: IpAddr,
+}
+
+impl Seat {
+    fn take(server: &Arc<Server>, peer: IpAddr) -> Option<Self> {
+        let mut peers = server.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = peers.get(&peer).copied().unwrap_or(0);
+        if own >= MAX_OF_ONE || peers.values().sum::<usize>() >= MAX_CONNECTIONS {
+            let what = format!(
+                "{peer} has {own} connections, at most {MAX_OF_ONE} of one and {MAX_CONNECTIONS} in all"
+            );
+            server.post.desk.note(Count::Full, 1, server.post.now(), what);
+            return None;
+        }
+        peers.insert(peer, own + 1);
+        drop(peers);
+        Some(Self { server: Arc::clone(server), peer })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut peers = self.server.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = peers.get_mut(&self.peer) {
+            *own -= 1;
+            if *own == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
+}
+
+impl Server {
+    /// One connection.
+    async fn talk(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
+        let Some(acceptor) = self.tell_tls() else { return };
+        let tls = match timeout(HANDSHAKE, acceptor.accept(tcp)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return self.stranger(from, &format!("TLS: {error}")),
+            Err(_) => return self.stranger(from, "no handshake in time"),
+        };
+        let speaker = Arc::new(Speaker::of(&tls));
+        let server = Arc::clone(self);
+        let service = service_fn(move |request| {
+            let (server, speaker) = (Arc::clone(&server), Arc::clone(&speaker));
+            async move { Ok::<_, Infallible>(server.answer(request, from, &speaker).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_headers(64)
+            .serve_connection(TokioIo::new(tls), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            // What ends a connection is the client's business.
+            _ended = connection.as_mut() => {}
+            () = self.post.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ended = timeout(Duration::from_secs(2), connection).await;
+            }
+        }
+    }
+
+    /// How to speak TLS with what stands in the files now; nobody is served while they cannot be used.
+    fn tell_tls(&self) -> Option<tokio_rustls::TlsAcceptor> {
+        let acceptor = self.tls.lock().unwrap_or_else(PoisonError::into_inner).acceptor(&self.door);
+        self.post.desk.blind(acceptor.as_ref().err().cloned());
+        acceptor.ok()
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        from: SocketAddr,
+        speaker: &Speaker,
+    ) -> Response<Full<Bytes>> {
+        if request.uri().path() != self.door.path {
+            return said(StatusCode::NOT_FOUND, "there is nothing here");
+        }
+        if let Err(because) = speaker.may_speak(&self.door, request.headers()) {
+            self.stranger(from, &because);
+            return said(StatusCode::UNAUTHORIZED, "who are you?");
+        }
+        if request.method() == Method::GET && self.format == Format::Okta {
+            return challenge(request.headers());
+        }
+        if request.method() != Method::POST {
+            let mut answer = said(StatusCode::METHOD_NOT_ALLOWED, "records are posted");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        let announced = request.body().size_hint().upper().unwrap_or(MAX_BODY as u64);
+        if announced > MAX_BODY as u64 {
+            return self.too_long(from, announced);
+        }
+        // A body is read only while there is room for all of it.
+        let kib = u32::try_from(announced.div_ceil(1024)).unwrap_or(MAX_BODIES_KIB).max(1);
+        let Ok(Ok(_room)) = timeout(BODY, self.bodies.acquire_many(kib)).await else {
+            return self.come_again(from, "too many bodies at once");
+        };
+        let (head, body) = request.into_parts();
+        let body = match timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return self.too_long(from, announced);
+            }
+            Ok(Err(_)) => return said(StatusCode::BAD_REQUEST, "the body could not be read"),
+            Err(_) => return said(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        };
+        if let Err(because) = speaker::is_signed(&self.door, &head.headers, &body) {
+            self.stranger(from, &because);
+            return said(StatusCode::UNAUTHORIZED, "who are you?");
+        }
+        self.take(body, from).await
+    }
+
+    /// Puts a body into the inbox.
+    async fn take(&self, body: Bytes, from: SocketAddr) -> Response<Full<Bytes>> {
+        let Ok(_turn) = self.writer.acquire().await else {
+            return self.come_again(from, "stopping");
+        };
+        let (format, at, inbox) = (self.format, self.post.now(), Arc::clone(&self.post.inbox));
+        let written = tokio::task::spawn_blocking(move || {
+            let (entries, refused) = match split(format, &body) {
+                Ok(records) => (records.into_iter().map(|one| entry(format, one)).collect::<Vec<_>>(), None),
+                Err(why) => {
+                    let text = why.to_string();
+                    (vec![refused_entry(why, &body)], Some(text))
+                }
+            };
+            (inbox.append(at, &from.ip().to_string(), &entries, Durable::Now), refused)
+        });
+        match written.await {
+            Ok((Ok(taken), refused)) => {
+                self.post.desk.count(Count::Received, taken.new + taken.again);
+                self.post.desk.count(Count::Repeated, taken.again);
+                refused.map_or_else(|| said(StatusCode::OK, ""), |why| said(StatusCode::BAD_REQUEST, &why))
+            }
+            Ok((Err(error @ InboxError::Full { .. }), _)) => self.come_again(from, &error.to_string()),
+            Ok((Err(error), _)) => {
+                tracing::error!(%error, "what was posted cannot be stored");
+                self.come_again(from, &error.to_string())
+            }
+            Err(error) => self.come_again(from, &error.to_string()),
+        }
+    }
+
+    fn come_again(&self, from: SocketAddr, because: &str) -> Response<Full<Bytes>> {
+        let what = format!("of {}: {because}", from.ip());
+        self.post.desk.note(Count::Full, 1, self.post.now(), what);
+        let mut answer = said(StatusCode::SERVICE_UNAVAILABLE, "come again");
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        answer
+    }
+
+    fn too_long(&self, from: SocketAddr, bytes: u64) -> Response<Full<Bytes>> {
+        let what = format!("a body of {} with {bytes} bytes, at most {MAX_BODY}", from.ip());
+        self.post.desk.note(Count::Lost, 1, self.post.now(), what);
+        said(StatusCode::PAYLOAD_TOO_LARGE, "too long")
+    }
+
+    fn stranger(&self, from: SocketAddr, because: &str) {
+        let what = format!("{}: {because}", from.ip());
+        self.post.desk.note(Count::Stranger, 1, self.post.now(), what);
+    }
+}
+
+/// A body that is no JSON: a dead letter, one for all its repetitions.
+fn refused_entry(why: Rejected, body: &[u8]) -> Entry<'_> {
+    Entry { key: Key::of(&[body]), body: Err((why, body)) }
+}
+
+/// How Okta asks whether an event hook is ours (developer.okta.com/docs/concepts/event-hooks, "One-time verification request").
+fn challenge(headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let value = headers.get("x-okta-verification-challenge").and_then(|value| value.to_str().ok());
+    match value.filter(|value| value.len() <= 1024) {
+        Some(value) => {
+            let mut answer = said(StatusCode::OK, &serde_json::json!({"verification": value}).to_string());
+            answer.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+            answer
+        }
+        None => said(StatusCode::METHOD_NOT_ALLOWED, "records are posted"),
+    }
+}
+
+fn said(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *answer.status_mut() = status;
+    answer
+}

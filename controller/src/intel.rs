@@ -100,7 +100,10 @@ pub(crate) async fn follow(
     loop {
         let (all, clock) = (Arc::clone(&intelligence), Arc::clone(&clock));
         let looked = tokio::task::spawn_blocking(move || {
-            let changed = known.iter_mut().fold(false, |any, one| one.look(&all, &clock) || any);
+            let mut changed = false;
+            for one in &mut known {
+                changed |= one.look(&all, &clock);
+            }
             (known, changed)
         });
         let changed;

@@ -8,6 +8,7 @@ use model::{
     Principal, Process, ProcessKey, Reaction, RuleRef, Runtime, Seq, Timestamp, Unresolved, Workload,
 };
 use proptest::prelude::*;
+use respond::gate::Rollout;
 
 use super::{
     fact::{ContainerSeen, ExecSeen, Fact, Life, OwnerSeen, PodSeen, Version},
@@ -102,6 +103,35 @@ fn a_pod_is_known_with_container_image_account_and_the_chain_of_its_owners() {
     assert_eq!(pod.workload().unwrap().name, "api");
     assert_eq!((pod.path().as_str(), pod.service_account.as_deref()), ("pay/api-0", Some("api")));
     assert_eq!(pod.namespace_labels["team"], "pay");
+}
+
+#[test]
+fn a_rollout_goes_on_while_pods_of_two_templates_of_one_deployment_live() {
+    let mut index = index_of(
+        [
+            above("ReplicaSet", "api-6c9f", Some(owner("Deployment", "api")), 1),
+            above("ReplicaSet", "api-7777", Some(owner("Deployment", "api")), 2),
+            above("ReplicaSet", "web-1", Some(owner("Deployment", "web")), 2),
+            above("Deployment", "api", None, 1),
+            above("Deployment", "web", None, 1),
+            told(seen("api-0", 5)),
+            told(seen("api-1", 5)),
+            told(PodSeen { owner: Some(owner("ReplicaSet", "web-1")), ..seen("web-0", 5) }),
+        ],
+        at(11),
+    );
+    let asked = |index: &Index, name: &str| index.rollout(&NodeId::new("one"), &format!("uid-{name}"));
+    assert_eq!(asked(&index, "api-0"), Rollout::None, "two pods of one template, and another Deployment");
+    let newer = PodSeen { owner: Some(owner("ReplicaSet", "api-7777")), ..seen("api-2", 6) };
+    index.take(told(newer.clone()), at(12));
+    for name in ["api-0", "api-2"] {
+        assert!(matches!(asked(&index, name), Rollout::Goes(what) if what.contains("Deployment api")), "{name}");
+    }
+    assert_eq!(asked(&index, "web-0"), Rollout::None);
+    index.take(Fact::PodGone { uid: "uid-api-0".into() }, at(13));
+    index.take(Fact::PodGone { uid: "uid-api-1".into() }, at(13));
+    assert_eq!(asked(&index, "api-2"), Rollout::None, "the old ones are gone");
+    assert_eq!(asked(&index, "nobody"), Rollout::None);
 }
 
 #[test]

@@ -20,7 +20,10 @@ use hemostat_controller::{
     ingest::{self, IngestConfig, IngestHandle, Start, Zone},
     wall_clock,
 };
-use model::{Entity, Incident, IncidentState};
+use model::{
+    AgentEpoch, Down, Entity, FindingId, Incident, IncidentState, NodeId, Report, Seq, Timestamp, Up,
+};
+use wire::link::{AgentLink, in_process};
 
 const RULES: &str = "title: A Failed Login
 id: failed
@@ -247,4 +250,76 @@ async fn i3_a_restart_reads_on_where_it_was_through_a_rotation() {
     let incident = lab.until("exec", |incident| of(incident).contains(&"zoe".to_owned())).await;
     assert_eq!(of(&incident), ["dana", "eve", "mallory", "zoe"]);
     lab.stop().await;
+}
+
+async fn say(link: &AgentLink, seq: u64) {
+    let report = Report::Repeat { finding: FindingId::new("nobody's"), count: 2, last: Timestamp(0) };
+    link.up.send(Up::Report { seq: Seq(seq), report: Box::new(report) }).await.unwrap();
+}
+
+/// Up to which of its reports a source is answered by now.
+async fn answered(link: &mut AgentLink, seq: u64) -> u64 {
+    loop {
+        match link.down.recv().await.unwrap() {
+            Down::Ack { upto } if upto.0 >= seq => return upto.0,
+            _ => {}
+        }
+    }
+}
+
+/// Order and not time: a report of a quiet source is stored after no more of a flooding one's than what waits is bounded to, though far more of
+/// these were ready to come before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_source_does_not_delay_anothers_report() {
+    const FLOOD: u64 = 60_000;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = ControllerConfig::in_folders(&folder.path().join("state"), folder.path());
+    config.limits.inbox = 64;
+    let controller = Controller::start(config).await.unwrap();
+    let open = |name: &str| {
+        let (link, end) = in_process(NodeId::new(name), 64);
+        controller.attach(end);
+        link
+    };
+    let hello = |name: &str| Up::Hello { node: NodeId::new(name), epoch: AgentEpoch(1) };
+    let (loud, mut quiet) = (open("flood:/a"), open("quiet:/b"));
+    loud.up.send(hello("flood:/a")).await.unwrap();
+    quiet.up.send(hello("quiet:/b")).await.unwrap();
+    let AgentLink { up, mut down } = loud;
+    let sending = tokio::spawn(async move {
+        for seq in 1..=FLOOD {
+            let report = Report::Repeat { finding: FindingId::new("nobody's"), count: 2, last: Timestamp(0) };
+            if up.send(Up::Report { seq: Seq(seq), report: Box::new(report) }).await.is_err() {
+                return;
+            }
+        }
+    });
+    // How far the flood is answered, as it is.
+    let (tell, flooded) = tokio::sync::watch::channel(0);
+    let hearing = tokio::spawn(async move {
+        while let Some(said) = down.recv().await {
+            if let Down::Ack { upto } = said {
+                tell.send_replace(upto.0);
+            }
+        }
+    });
+    flooded.clone().wait_for(|upto| *upto > 200).await.unwrap();
+    let mut most = 0;
+    for seq in 1..=10 {
+        let before = *flooded.borrow();
+        say(&quiet, seq).await;
+        answered(&mut quiet, seq).await;
+        most = most.max(*flooded.borrow() - before);
+    }
+    let upto = *flooded.borrow();
+    assert!(upto < FLOOD / 2, "the flood was not over: {upto}");
+    // The core's queue, the flood's own link and what is decided together.
+    assert!(most <= 64 + 64 + 2 * 64 + 64, "{most} of the flood came before a report of the quiet one");
+    println!(
+        "at most {most} reports of the flood came before one of the quiet source's; {} waited",
+        FLOOD - upto
+    );
+    sending.abort();
+    controller.shutdown().await;
+    hearing.abort();
 }

@@ -325,3 +325,21 @@ fn a_plan_asks_for_no_more_than_the_rule() {
         assert_eq!(plan.classes.len(), 1, "{category}");
     }
 }
+
+/// The kernel looks for four bytes: three are no test, and the class passes whole.
+#[test]
+fn i1_no_test_is_shorter_than_what_the_kernel_looks_for() {
+    let plan_of = |text: &str| {
+        let rule = format!(
+            "title: t\nlogsource: {{product: linux, category: file_delete}}\ndetection: {{s: {{TargetFilename|contains: '{text}'}}, condition: s}}\n"
+        );
+        let loaded = load(&[SourceFile { name: "t.yml".into(), text: rule }]);
+        let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
+        set.plan().classes.get(&EventClass::FileDelete).cloned()
+    };
+    assert_eq!(plan_of("abc"), Some(ClassPlan::All));
+    assert_eq!(plan_of("abcd"), Some(ClassPlan::AnyOf(vec![KernelTest::PathContains("abcd".into())])));
+    // What is not ASCII is compared by user space alone.
+    assert_eq!(plan_of("abcäde"), Some(ClassPlan::All));
+    assert_eq!(plan_of("äabcde"), Some(ClassPlan::AnyOf(vec![KernelTest::PathContains("abcde".into())])));
+}

@@ -1,3 +1,5 @@
+mod bounds;
+
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;

@@ -325,3 +325,59 @@ fn old_groups_are_forgotten() {
     assert_eq!(placed[1].forgotten, [placed[0].incident.clone()]);
     assert_eq!((correlator.len(), correlator.origins.len(), correlator.forgotten_early()), (1, 0, 0));
 }
+
+/// Keys that found no room are counted, also through a merge.
+#[test]
+fn i11_keys_that_found_no_room_stay_counted_when_incidents_merge() {
+    let limits = GroupingConfig { max_spans: 8, ..config(60) };
+    let mut correlator = Correlator::new(limits);
+    let crowd = |first: u32, cgroup: u64, seq: u64| Seed {
+        pid: first,
+        ancestors: (first + 1..first + 12).collect(),
+        cgroup,
+        cgroup_path: format!("/own/{cgroup}"),
+        seq,
+        ..Seed::default()
+    };
+    let one = correlator.place(&crowd(1000, 6, 1).finding(), at(0)).incident;
+    let other = correlator.place(&crowd(2000, 7, 2).finding(), at(0)).incident;
+    let refused = |correlator: &Correlator, id| correlator.group(id).unwrap().refused;
+    let (first, second) = (refused(&correlator, &one), refused(&correlator, &other));
+    assert!(one != other && first > 0 && second > 0, "{first} {second}");
+    // Something that both have among their keys.
+    let kept = |id: &IncidentId| {
+        let keys = correlator.group(id).unwrap().keys();
+        keys.filter_map(|key| match key {
+            Key::Process { process, .. } => Some(process.pid.0),
+            _ => None,
+        })
+        .next()
+        .unwrap()
+    };
+    let (a, b) = (kept(&one), kept(&other));
+    let both = Seed { pid: a, ancestors: vec![b, 77], cgroup: 6, seq: 3, ..Seed::default() };
+    let merged = correlator.place(&both.finding(), at(0));
+    assert_eq!((&merged.incident, merged.absorbed.len()), (&one, 1));
+    assert!(refused(&correlator, &one) >= first + second);
+}
+
+/// Nobody's name is nobody: two records without one have nothing in common.
+#[test]
+fn a_record_without_a_name_links_to_nothing() {
+    let keys = |name: &str| {
+        let who = Principal { realm: "kubernetes".into(), name: name.into() };
+        let record = Record {
+            kind: RecordKind::KubernetesAudit,
+            id: "r".into(),
+            principal: Some(who),
+            origin: None,
+            object: None,
+            sight: None,
+            facts: Facts::default(),
+        };
+        let event = record.into_event(&NodeId::new("audit"), at(0));
+        keys_of(&Finding { event, ..Seed::default().finding() }).len()
+    };
+    assert_eq!([keys(""), keys("system:node:a"), keys("dana")], [0, 0, 1]);
+    assert_eq!(keys("system:serviceaccount:pay:api"), 1);
+}

@@ -57,6 +57,20 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
                 wait(fork(|| 0)?)?;
             }
         }
+        ["leave-an-orphan"] => {
+            // SAFETY: only asks for a number.
+            let parent = unsafe { libc::getpid() };
+            fork(|| {
+                // SAFETY: system calls only; the name is a constant.
+                unsafe {
+                    while libc::getppid() == parent {
+                        libc::sched_yield();
+                    }
+                    libc::memfd_create(c"orphan".as_ptr(), 0);
+                }
+                0
+            })?;
+        }
         ["exec-storm", worker, count] => {
             for n in 0..count.parse::<u32>()? {
                 let status = Command::new("/proc/self/exe")

@@ -157,9 +157,10 @@ fn body(job: &Job<'_>, scanner: &Scanner, image: &str) -> Value {
                         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                         "capabilities": {"drop": ["ALL"]},
                     },
+                    // What it writes is bounded by its volume: not every node counts local storage, and none would take it there.
                     "resources": {
                         "requests": {"cpu": "100m", "memory": "512Mi"},
-                        "limits": {"cpu": "2", "memory": "2Gi", "ephemeral-storage": "9Gi"},
+                        "limits": {"cpu": "2", "memory": "2Gi"},
                     },
                 }],
                 "volumes": volumes,
@@ -196,7 +197,8 @@ async fn wait(job: &Job<'_>, object: &ObjectRef) -> Result<End, ActionFailure> {
             Some(None) => return Ok(End::Complete(found)),
             Some(Some(because)) => return Ok(End::Failed(found, because)),
             None if tokio::time::Instant::now() >= until => {
-                return Err(away(object, "the scanner was not ready in time"));
+                let because = format!("the scanner was not ready in time{}", waits_for(job, &found).await);
+                return Err(away(object, &because));
             }
             None => tokio::time::sleep(LOOK).await,
         }
@@ -218,13 +220,31 @@ async fn keep(job: &Job<'_>, scanner: &Scanner, bundle: &Bundle, made: &Value) -
 /// The log of the Job's pod.
 async fn log(job: &Job<'_>, made: &Value, query: &str) -> Result<String, ActionFailure> {
     let of = reference(made);
+    let Some(pod) = pod(job, &of).await? else { return Err(away(&of, "its pod is not there")) };
+    let read = job.api.text_below(&reference(&pod), "log", &format!("container={CONTAINER}&{query}")).await;
+    read.map_err(|fault| away(&of, &fault.to_string()))
+}
+
+/// The newest pod that is certainly the Job's: a label says nothing of that.
+async fn pod(job: &Job<'_>, of: &ObjectRef) -> Result<Option<Value>, ActionFailure> {
     let selected = format!("labelSelector={}", escape(&format!("batch.kubernetes.io/job-name={}", of.name)));
     let pods = job.api.list("v1", "Pod", of.namespace.as_deref(), &selected).await?;
-    let own = |pod: &&Value| super::owners::controller(pod).is_some_and(|owner| owner.uid == of.uid);
-    let newest = pods.iter().filter(own).max_by_key(|pod| seconds(&pod["metadata"]["creationTimestamp"]));
-    let Some(pod) = newest else { return Err(away(&of, "its pod is not there")) };
-    let read = job.api.text_below(&reference(pod), "log", &format!("container={CONTAINER}&{query}")).await;
-    read.map_err(|fault| away(&of, &fault.to_string()))
+    let own = |pod: &Value| super::owners::controller(pod).is_some_and(|owner| owner.uid == of.uid);
+    let own = pods.into_iter().filter(own);
+    Ok(own.max_by_key(|pod| seconds(&pod["metadata"]["creationTimestamp"])))
+}
+
+/// Why a Job is not over, as far as its pod tells: it has no place, or its image cannot be had.
+async fn waits_for(job: &Job<'_>, made: &Value) -> String {
+    let Ok(Some(pod)) = pod(job, &reference(made)).await else { return ": it has no pod".into() };
+    let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let unscheduled =
+        conditions.into_iter().find(|one| one["type"] == "PodScheduled" && one["status"] == "False");
+    let told = unscheduled.unwrap_or(waiting);
+    let Some(reason) = told["reason"].as_str() else { return String::new() };
+    let message: String = told["message"].as_str().unwrap_or_default().chars().take(300).collect();
+    format!(": its pod waits ({reason}: {message})")
 }
 
 /// What a scanner that failed said last, on one line.

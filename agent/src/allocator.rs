@@ -47,6 +47,38 @@ pub(crate) fn let_go_of_code() {
     }
 }
 
+/// Lets go of code again once so much came back since the last time: a containment runs, for once, what then lies unused.
+#[derive(Debug, Default)]
+pub(crate) struct CodeWatch {
+    least_kb: Option<u64>,
+}
+
+impl CodeWatch {
+    /// In kB of mapped files that are resident; a containment brings some 8 MB of code in.
+    const MORE_KB: u64 = 4096;
+
+    /// Remembers how little was enough.
+    pub(crate) fn look(&mut self) -> Option<u64> {
+        let now = resident_of_files_kb()?;
+        let least = self.least_kb.get_or_insert(now);
+        *least = now.min(*least);
+        Some(now.saturating_sub(*least))
+    }
+
+    pub(crate) fn let_go_if_grown(&mut self) {
+        if self.look().is_some_and(|more| more > Self::MORE_KB) {
+            let_go_of_code();
+        }
+    }
+}
+
+/// `RssFile` of proc(5).
+fn resident_of_files_kb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
 /// Begin and length of what is mapped of this file to be run, and cannot be written to.
 fn code_of(program: &str, maps: &str) -> Vec<(usize, usize)> {
     let code = |line: &str| {

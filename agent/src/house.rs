@@ -251,6 +251,7 @@ impl House {
             (start, start + WATCH_EVERY, start + SWEEP_EVERY);
         // The whole program has started by then; what that took in passing is not kept.
         let mut started_at = Some(start + STARTED_AFTER);
+        let mut code = allocator::CodeWatch::default();
         loop {
             self.tick();
             if started_at.take_if(|at| Instant::now() >= *at).is_some() {
@@ -261,11 +262,15 @@ impl House {
             if now >= watch_due {
                 watch_due = now + WATCH_EVERY;
                 self.watch();
+                if started_at.is_none() {
+                    code.look();
+                }
             }
             if now >= sweep_due {
                 sweep_due = now + SWEEP_EVERY;
                 self.sweep();
                 allocator::give_back_now();
+                code.let_go_if_grown();
             }
             if now >= status_due {
                 status_due = now + self.status_every;

@@ -61,7 +61,8 @@ pub(crate) struct Options {
     /// More rules for what is masked before it leaves the agent (docs/agent.md).
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
-    /// What the node does at once when a rule asks for it: `auto` lets those rules act that the controller names; `off` only observes.
+    /// What the node does at once when a rule asks for it: `auto` lets those rules act that the controller names; with `off` it
+    /// waits for the controller's commands.
     #[arg(long, value_enum, default_value_t)]
     reactions: super::standalone::Reactions,
     /// Size of the spool in MB.
@@ -104,8 +105,13 @@ async fn watch_node(options: Options) -> Result<Exit> {
     let mut rules = Rules::load(&options.state, options.reactions);
 
     let swap = Arc::new(Swap::new(Arc::clone(&rules.set)));
+    // Which controllers lead no more is remembered: none of them commands this node again.
+    let leadership = options.state.join("leadership");
+    let fence = wire::fence::Fence::open(&leadership)
+        .with_context(|| format!("read {}, which tells the latest leadership", leadership.display()))?;
     let (link, connection) = connect(ConnectConfig {
         longest_pause: Duration::from_secs(10),
+        fence: Some(Arc::new(fence)),
         ..ConnectConfig::new(options.controller.clone(), node.clone(), Credentials::clone(&credentials))
     });
     let (parts, mut news) = mpsc::channel(1);

@@ -29,6 +29,23 @@ fn shipped_rules_pass_their_tests_and_each_has_tests_of_both_kinds() {
     assert_eq!(report.untested, []);
 }
 
+#[test]
+fn shipped_rules_say_how_bad_which_technique_and_when_they_are_wrong() {
+    let loaded = load(&files(".yml", Some(".test.yml")));
+    assert!(loaded.rules.len() >= 150, "{} rules", loaded.rules.len());
+    let wrong: Vec<_> = loaded
+        .rules
+        .iter()
+        .map(|rule| &rule.meta)
+        .chain(loaded.correlations.iter().map(|correlation| &correlation.meta))
+        .filter(|meta| {
+            meta.level.is_none() || meta.techniques().is_empty() || meta.false_positives.is_empty()
+        })
+        .map(|meta| meta.title.value.clone())
+        .collect();
+    assert_eq!(wrong, Vec::<String>::new(), "without level, technique or falsepositives");
+}
+
 fn files(suffix: &str, but: Option<&str>) -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules");
     let mut paths = vec![];

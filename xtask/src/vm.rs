@@ -65,6 +65,7 @@ pub(crate) fn run_tests(filter: Option<&str>) -> Result<Guest> {
         // numbered, so that the guest loads them in this order
         archive.add(Path::new(&format!("/modules/{position:02}.ko")), module)?;
     }
+    archive.add(Path::new("/spare.ko"), &kernel.spare)?;
     for (name, program) in build_suites()? {
         archive.add(&Path::new("/suites").join(name), &program)?;
     }

@@ -17,6 +17,11 @@ const PASSED: u8 = 0x10;
 /// See [`PASSED`].
 const FAILED: u8 = 0x11;
 
+/// A module that nothing has loaded, and its name in the kernel (xtask/src/vm/kernel.rs puts it there).
+pub(crate) const SPARE_MODULE: &str = "/spare.ko";
+/// See [`SPARE_MODULE`].
+pub(crate) const SPARE_MODULE_NAME: &str = "dummy";
+
 /// Whether this process is the guest's first.
 pub(crate) fn is_init() -> bool {
     std::process::id() == 1

@@ -17,12 +17,17 @@ use crate::progress::{apt_install, cache, output, run, run_logged};
 /// filesystem that never answers.
 const MODULES: [&str; 4] = ["veth", "inet_diag", "tcp_diag", "fuse"];
 
+/// One that needs no other, for the test of what loads a module: the guest does not load it at its start.
+const SPARE: &str = "dummy";
+
 /// What the guest boots.
 pub(super) struct Kernel {
     /// The uncompressed image, for QEMU's PVH start, which saves 3 s of emulated unpacking.
     pub(super) image: PathBuf,
     /// The modules, in the order in which they load.
     pub(super) modules: Vec<PathBuf>,
+    /// For a test to load.
+    pub(super) spare: PathBuf,
 }
 
 pub(super) fn kernel() -> Result<Kernel> {
@@ -31,8 +36,11 @@ pub(super) fn kernel() -> Result<Kernel> {
     let kernel = Kernel {
         image: folder.join("vmlinux"),
         modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
+        spare: folder.join(format!("{SPARE}.ko")),
     };
-    if kernel.image.exists() && kernel.modules.iter().all(|module| module.exists()) {
+    let mut modules: Vec<_> = MODULES.iter().copied().zip(&kernel.modules).collect();
+    modules.push((SPARE, &kernel.spare));
+    if kernel.image.exists() && modules.iter().all(|(_, module)| module.exists()) {
         return Ok(kernel);
     }
     let unpacked = folder.join("package");
@@ -59,7 +67,7 @@ pub(super) fn kernel() -> Result<Kernel> {
     )?;
     let deb = find(&unpacked, &|name| name.ends_with(".deb"))?;
     run("unpack the kernel package", Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-    for (name, module) in MODULES.iter().zip(&kernel.modules) {
+    for (name, module) in modules {
         let packed = find(&unpacked.join("lib/modules"), &|file| {
             file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
         })?;

@@ -52,7 +52,21 @@ impl ApiServer {
         Some(server)
     }
 
+    /// One of its own to which these words are said, too.
+    #[must_use]
+    pub fn with(words: &[String]) -> Option<Arc<Self>> {
+        let Some(programs) = programs() else {
+            skipped();
+            return None;
+        };
+        Some(Arc::new(Self::start_with(&programs, words)))
+    }
+
     fn start(programs: &Path) -> Self {
+        Self::start_with(programs, &[])
+    }
+
+    fn start_with(programs: &Path, more: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         fs::write(at("tokens.csv"), USERS).unwrap();
@@ -83,6 +97,7 @@ impl ApiServer {
             format!("--service-account-signing-key-file={}", at("signer.key")),
             "--service-cluster-ip-range=10.97.0.0/16".into(),
         ];
+        let apiserver = [apiserver, more.to_vec()].concat();
         let started = [("etcd", etcd), ("kube-apiserver", apiserver)]
             .map(|(name, words)| (programs.join(name), words, folder.path().join(format!("{name}.log"))));
         let (stop, stopped) = mpsc::sync_channel::<()>(0);

@@ -28,8 +28,14 @@ pub(crate) enum Part {
     Rules,
     /// Findings that correlations could not count.
     Correlation,
+    /// Feeds of threat intelligence.
+    Intelligence,
     /// What the API server does not take.
     Cluster,
+    /// The lease has run out.
+    Lease,
+    /// Resources and their definitions are of another version than this program.
+    Version,
 }
 
 impl Part {
@@ -44,7 +50,10 @@ impl Part {
             Self::Grouping => "grouping",
             Self::Rules => "rules",
             Self::Correlation => "correlation",
+            Self::Intelligence => "intelligence",
             Self::Cluster => "cluster",
+            Self::Lease => "lease",
+            Self::Version => "version",
         }
     }
 }
@@ -74,6 +83,11 @@ impl HealthBoard {
             .collect();
         let condition = if problems.is_empty() { Condition::Good } else { Condition::Degraded };
         Health { condition, problems }
+    }
+
+    /// What is told of a part.
+    pub(crate) fn says(&self, part: Part) -> Option<String> {
+        self.lock().get(&part).cloned()
     }
 
     /// Why nothing can go on, if so.

@@ -57,6 +57,14 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {}: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
     /// No random number is to be had.
     #[error("cannot draw a random number from /dev/urandom: {source}")]
     Random {
@@ -88,6 +96,7 @@ pub struct ControllerHandle {
     metrics: Arc<Metrics>,
     pods: Option<Pods>,
     revision: watch::Receiver<u64>,
+    paused: watch::Receiver<bool>,
 }
 
 /// What a part that belongs to a running controller works with. Its tasks end with `stop`.
@@ -97,6 +106,7 @@ pub(crate) struct Inside {
     pub(crate) health: HealthBoard,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) revision: watch::Receiver<u64>,
+    pub(crate) paused: watch::Receiver<bool>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -144,6 +154,7 @@ impl Controller {
         let health = HealthBoard::default();
         let metrics = Arc::new(Metrics::default());
         let (revision, watched) = watch::channel(0);
+        let (paused, is_paused) = watch::channel(false);
         let stop = CancellationToken::new();
         let asker = Asker::new(inbox.clone(), health.clone(), &config.limits);
         let served = Served {
@@ -157,11 +168,17 @@ impl Controller {
         };
         let path = config.socket.clone();
         let pods = config.pods.clone();
+        let following = crate::intel::follow(
+            config.feeds.clone(),
+            Arc::clone(&config.intelligence),
+            (Arc::clone(&config.clock), health.clone(), stop.clone()),
+        );
         let shared = Shared {
             config: Arc::new(config),
             health: health.clone(),
             metrics: Arc::clone(&metrics),
             revision,
+            paused,
             stop: stop.clone(),
         };
         // The journal's lock keeps a second controller away before the socket is touched.
@@ -180,8 +197,10 @@ impl Controller {
             metrics,
             pods,
             revision,
+            paused: is_paused,
         };
         handle.tasks.spawn(server?);
+        handle.tasks.spawn(following);
         Ok(handle)
     }
 }
@@ -217,6 +236,12 @@ impl ControllerHandle {
             .map_err(|e| ApiError::new(crate::api::ApiErrorKind::Unavailable, e.to_string()))
     }
 
+    /// Whether everything automatic is paused; who lets nodes act by themselves follows it.
+    #[must_use]
+    pub fn paused(&self) -> watch::Receiver<bool> {
+        self.paused.clone()
+    }
+
     /// For parts of this controller.
     pub(crate) fn inside(&self) -> Inside {
         Inside {
@@ -225,6 +250,7 @@ impl ControllerHandle {
             health: self.health.clone(),
             metrics: Arc::clone(&self.metrics),
             revision: self.revision.clone(),
+            paused: self.paused.clone(),
             stop: self.stop.clone(),
             tasks: self.tasks.clone(),
         }

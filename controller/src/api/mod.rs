@@ -12,6 +12,9 @@
 //! | `POST /v1/incidents/ID/rollback` [`Because`] | [`Done`] |
 //! | `POST /v1/incidents/ID/verdict` [`Judge`] | [`Done`] |
 //! | `POST /v1/incidents/ID/close` [`Because`] | [`Done`] |
+//! | `GET /v1/incidents/ID/policy?playbook=` | [`Explanation`]: which policy decides what, and what the gate would say now |
+//! | `POST /v1/pause` [`Because`], `POST /v1/resume` [`Because`] | [`Automatic`] |
+//! | `POST /v1/trust/NAME/begin-anew` [`Because`] | [`Automatic`]: what was said of a rule or playbook no longer counts |
 //! | `GET /v1/actions?all=` | [`Vec<ActionView>`]: those in force, or all that are known |
 //! | `POST /v1/actions/ID/rollback` [`Because`] | [`Done`] |
 //! | `GET /v1/playbooks` | [`Playbooks`] |
@@ -34,6 +37,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 pub use peer::{PeerError, actor_of_uid};
+pub use respond::gate::{Explanation, Paused};
 pub(crate) use server::{MAX_READERS, Served, serve};
 
 use crate::audit::Anchor;
@@ -88,6 +92,34 @@ pub struct Status {
     /// Correlations that run here.
     #[serde(default)]
     pub correlations: u64,
+    /// Who keeps everything automatic from beginning, where somebody does.
+    #[serde(default)]
+    pub paused: Option<Paused>,
+    /// Feeds of threat intelligence in use.
+    #[serde(default)]
+    pub feeds: Vec<FeedView>,
+}
+
+/// A feed of threat intelligence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedView {
+    /// Its name.
+    pub feed: String,
+    /// Indicators in force.
+    pub indicators: u64,
+    /// Values that were left out, for any reason.
+    pub left_out: u64,
+    /// When it was written.
+    pub written: Timestamp,
+}
+
+/// Whether anything automatic begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Automatic {
+    /// Who keeps it from beginning, where somebody does.
+    pub paused: Option<Paused>,
+    /// What was done, in a person's words.
+    pub what: String,
 }
 
 /// A node as the controller sees it.
@@ -175,6 +207,8 @@ pub struct IncidentView {
 /// An incident, with what is needed to show it in another place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Story {
+    /// Grows with every story that is told: of two, the one with the higher number knows more.
+    pub number: u64,
     /// The incident.
     pub view: IncidentView,
     /// On which node each of its actions is.

@@ -101,11 +101,15 @@ fn router(served: Served) -> Router {
         .route("/v1/incidents", get(list))
         .route("/v1/incidents/watch", get(watch_incidents))
         .route("/v1/incidents/{id}", get(async |s, p, Path(id)| ask(s, p, Ask::Incident(id)).await))
+        .route("/v1/incidents/{id}/policy", get(policy))
         .route("/v1/incidents/{id}/approve", post(approve))
         .route("/v1/incidents/{id}/deny", post(deny))
         .route("/v1/incidents/{id}/rollback", post(rollback_incident))
         .route("/v1/incidents/{id}/verdict", post(verdict))
         .route("/v1/incidents/{id}/close", post(close))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
+        .route("/v1/trust/{name}/begin-anew", post(begin_anew))
         .route("/v1/actions", get(actions))
         .route("/v1/actions/{id}/rollback", post(rollback_action))
         .route("/v1/playbooks", get(async |s, p| ask(s, p, Ask::Playbooks).await))
@@ -184,12 +188,12 @@ async fn watch_incidents(s: State<Served>, p: ConnectInfo<Peer>, params: Params<
 
 async fn approve(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
     let Decide { step, because } = body_or_default(b)?;
-    change(s, p, Change::Approve { id, run: None, step, because }).await
+    change(s, p, Change::Approve { id, run: None, step, because, groups: Vec::new() }).await
 }
 
 async fn deny(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Decide>) -> Answer {
     let Decide { step, because } = body_or_default(b)?;
-    change(s, p, Change::Deny { id, run: None, step, because }).await
+    change(s, p, Change::Deny { id, run: None, step, because, groups: Vec::new() }).await
 }
 
 async fn rollback_incident(
@@ -207,7 +211,12 @@ async fn rollback_action(
     Path(id): Path<String>,
     b: Body<Because>,
 ) -> Answer {
-    change(s, p, Change::RollbackAction { id, because: body_or_default(b)?.because }).await
+    change(
+        s,
+        p,
+        Change::RollbackAction { id, because: body_or_default(b)?.because, on_drift: model::OnDrift::Ask },
+    )
+    .await
 }
 
 async fn verdict(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Judge>) -> Answer {
@@ -217,6 +226,38 @@ async fn verdict(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>,
 
 async fn close(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Because>) -> Answer {
     change(s, p, Change::Close { id, because: body_or_default(b)?.because }).await
+}
+
+async fn pause(s: State<Served>, p: ConnectInfo<Peer>, b: Body<Because>) -> Answer {
+    change(s, p, Change::Pause { because: body_or_default(b)?.because }).await
+}
+
+async fn resume(s: State<Served>, p: ConnectInfo<Peer>, b: Body<Because>) -> Answer {
+    change(s, p, Change::Resume { because: body_or_default(b)?.because }).await
+}
+
+async fn begin_anew(
+    s: State<Served>,
+    p: ConnectInfo<Peer>,
+    Path(name): Path<String>,
+    b: Body<Because>,
+) -> Answer {
+    change(s, p, Change::BeginAnew { name, because: body_or_default(b)?.because }).await
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PolicyParams {
+    playbook: Option<String>,
+}
+
+async fn policy(
+    s: State<Served>,
+    p: ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    params: Params<PolicyParams>,
+) -> Answer {
+    ask(s, p, Ask::Explain { id, playbook: query(params)?.playbook }).await
 }
 
 async fn actions(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListParams>) -> Answer {

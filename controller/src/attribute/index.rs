@@ -215,6 +215,11 @@ impl Index {
         pod.seen.as_ref().map(|seen| seen.uid.as_str())
     }
 
+    /// A label of a namespace.
+    pub(super) fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
+        self.namespaces.get(namespace)?.1.get(label).map(String::as_str)
+    }
+
     /// Whether pods of two templates of one workload are there at the same time.
     pub(super) fn rollout(&self, node: &NodeId, cgroup_uid: &str) -> Rollout {
         let Ok((pod, _)) = self.find(node, cgroup_uid) else { return Rollout::None };

@@ -104,6 +104,12 @@ impl Pods {
         }
     }
 
+    /// A label of a namespace, as far as namespaces are told.
+    #[must_use]
+    pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<String> {
+        self.read().namespace_label(namespace, label).map(str::to_owned)
+    }
+
     /// Whether the workload of the pod that a finding is about is being rolled out.
     #[must_use]
     pub fn rollout(&self, finding: &Finding) -> Rollout {

@@ -103,6 +103,7 @@ fn a_pod_is_known_with_container_image_account_and_the_chain_of_its_owners() {
     assert_eq!(pod.workload().unwrap().name, "api");
     assert_eq!((pod.path().as_str(), pod.service_account.as_deref()), ("pay/api-0", Some("api")));
     assert_eq!(pod.namespace_labels["team"], "pay");
+    assert_eq!((index.namespace_label("pay", "team"), index.namespace_label("shop", "team")), (Some("pay"), None));
 }
 
 #[test]

@@ -94,6 +94,7 @@ impl Core {
         let reactions = self.free_reactions(&incident);
         let policies = self.state.book.policies_for(&incident);
         let evidence = self.evidence(&plan, &answered, turn.now);
+        let paused = self.paused(turn.now);
         let mut situation = Situation {
             incident: &incident,
             finding: &answered,
@@ -102,7 +103,7 @@ impl Core {
             used: Usage::default(),
             reactions: &reactions,
             evidence: &evidence,
-            paused: self.state.trust.paused(),
+            paused: paused.as_ref(),
             now: turn.now,
         };
         let want = Want::of(&plan, &situation);

@@ -21,6 +21,7 @@ impl Core {
             Ask::Status => to_json(&self.status()),
             Ask::Incidents { since, limit, merged } => to_json(&self.list(since, limit, merged)),
             Ask::Incident(id) => to_json(&self.view(&id)?),
+            Ask::Explain { id, playbook } => to_json(&self.explain(&id, playbook.as_deref())?),
             Ask::Story(id) => to_json(&self.story(&id)?),
             Ask::Loose => to_json(&self.loose()),
             Ask::Owner(action, run) => to_json(&self.owner(&action, run.as_ref())),
@@ -52,6 +53,8 @@ impl Core {
             actions_in_force: incidents.visible().map(|i| i.actions_in_force).sum(),
             playbooks: self.state.book.len() as u64,
             correlations: self.state.correlations.len() as u64,
+            paused: self.paused((self.config.clock)()),
+            feeds: crate::intel::views(&self.config.intelligence.snapshot()),
         }
     }
 
@@ -102,7 +105,8 @@ impl Core {
                     .collect(),
             });
         }
-        Ok(Story { view, nodes, runs })
+        self.stories += 1;
+        Ok(Story { number: self.stories, view, nodes, runs })
     }
 
     fn owner(&mut self, action: &ActionId, run: Option<&RunId>) -> Option<IncidentId> {

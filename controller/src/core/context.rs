@@ -6,13 +6,14 @@ use std::time::Duration;
 use enrich::join::{Cluster, Earlier, Sources as Known, enrich};
 use model::{Actor, AuditKind, Finding, Incident, IncidentId, RunId, Timestamp, Verdict};
 use respond::{
-    gate::{ACTORS_WITHIN, Evidence, Explanation, Paused, Situation, Usage, Want, explain},
+    gate::{ACTORS_WITHIN, Evidence, Explanation, Paused, SWITCH, Situation, Usage, Want, explain},
     plan::Plan,
     run::{Input as RunInput, whole_run},
 };
 
 use super::{
     Core,
+    ingest::controller,
     runs::RunRow,
     trust::{Said, Trust},
     turn::Turn,
@@ -27,6 +28,10 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3600);
 /// Rules of one incident that a verdict is said of (I11).
 const MAX_RULES: usize = 64;
+/// From so many findings on an incident is not looked at anew for each, but only after [`AGAIN`].
+const MANY: usize = 8;
+/// See [`MANY`].
+const AGAIN: Duration = Duration::from_secs(1);
 /// Earlier incidents looked at for the history.
 const MAX_EARLIER: usize = 64;
 
@@ -43,6 +48,18 @@ impl Core {
             wants: Some(wants),
             rollout,
         }
+    }
+
+    /// Who keeps everything automatic from beginning: somebody who paused it, or a label on Hemostat's own namespace, which holds whichever
+    /// replica leads.
+    pub(super) fn paused(&self, now: Timestamp) -> Option<Paused> {
+        let by_label = || {
+            let namespace = self.config.own_namespace.as_ref()?;
+            let value = self.config.pods.as_ref()?.namespace_label(namespace, SWITCH)?;
+            let because = format!("label {SWITCH}: {value:?} of namespace {namespace}");
+            (value != "on").then(|| Paused { by: controller(), at: now, because })
+        };
+        self.state.trust.paused().cloned().or_else(by_label)
     }
 
     /// What automatic runs used in the last hour, in all and in the namespace of `want`; nothing where no policy asks for it.
@@ -74,12 +91,19 @@ impl Core {
         let snapshot = self.config.intelligence.snapshot();
         let cluster = if self.config.pods.is_some() { Cluster::Known } else { Cluster::None };
         let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
+        let (many, lately) = (whole.row.incident.findings.len() > MANY, whole.row.incident.enrichment.at);
+        if many && now.since(lately) < AGAIN {
+            // In a storm of findings of one story: soon, for all of them together.
+            self.state.to_enrich.insert(id.clone());
+            return Ok(());
+        }
+        let opened = whole.row.incident.opened;
         let target = whole.row.incident.entities.first().map(ToString::to_string).unwrap_or_default();
         let mut earlier: Vec<Earlier> = self
             .state
             .incidents
             .about(&target)
-            .filter(|line| line.id != *id)
+            .filter(|line| line.id != *id && line.opened <= opened)
             .map(|line| Earlier {
                 id: line.id.clone(),
                 title: line.title.clone(),
@@ -95,12 +119,21 @@ impl Core {
         let before = &whole.row.incident.enrichment;
         let same = (&before.intelligence, &before.facts, &before.missing)
             == (&enrichment.intelligence, &enrichment.facts, &enrichment.missing);
+        whole.row.incident.enrichment = enrichment;
         if !same {
-            whole.row.incident.enrichment = enrichment;
             whole.touch(now);
         }
         self.metrics.enrichment.observe(begun.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Looks at the incidents that were not looked at anew for each finding.
+    pub(super) fn enrich_again(&mut self, now: Timestamp) {
+        for id in std::mem::take(&mut self.state.to_enrich) {
+            if let Err(error) = self.enrich(&id, now) {
+                self.store_failed(&error);
+            }
+        }
     }
 
     /// An analyst's verdict is said of the rules and of the runs of the incident.
@@ -240,7 +273,7 @@ impl Core {
             )));
         };
         let policies = self.state.book.policies_for(&incident);
-        let evidence = self.evidence(plan, finding, now);
+        let (evidence, paused) = (self.evidence(plan, finding, now), self.paused(now));
         let mut situation = Situation {
             incident: &incident,
             finding,
@@ -249,7 +282,7 @@ impl Core {
             used: Usage::default(),
             reactions: &[],
             evidence: &evidence,
-            paused: self.state.trust.paused(),
+            paused: paused.as_ref(),
             now,
         };
         situation.used = self.usage(Some(&Want::of(plan, &situation)), now);

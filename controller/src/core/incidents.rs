@@ -207,6 +207,11 @@ impl Incidents {
         self.lines.values().filter(|l| l.visibility == Visibility::Open).map(|l| &l.summary)
     }
 
+    /// Lines that people see of incidents about the same thing.
+    pub(super) fn about(&self, target: &str) -> impl Iterator<Item = &IncidentSummary> {
+        self.visible().filter(move |line| !target.is_empty() && line.target == target)
+    }
+
     /// The incidents whose id begins with `beginning`.
     pub(super) fn matching(&self, beginning: &str) -> Vec<IncidentId> {
         let exact = IncidentId::new(beginning);
@@ -352,6 +357,7 @@ pub(super) fn begun(
         updated: now,
         contained: None,
         verdict: None,
+        enrichment: model::Enrichment::default(),
         actions: Vec::new(),
         runs: Vec::new(),
         timeline: Vec::new(),

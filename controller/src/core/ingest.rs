@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use detect::incident::{Opening, entities_of, incident_of};
+use detect::incident::{entities_of, incident_of};
 use model::{
     ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, IncidentId, IncidentState, NodeId, Report,
     Seq, Timestamp, Up,
@@ -171,7 +171,8 @@ impl Core {
         if let Some(group) = self.state.correlator.group(&id) {
             turn.batch.put(Table::Groups, id.as_str().as_bytes().to_vec(), group, ReadBack::No);
         }
-        if placed.opening == Opening::New || !self.state.incidents.contains(&id) {
+        // One that was taken over from a lost controller is there before the finding that it is called after.
+        if !self.state.incidents.contains(&id) {
             let incident = begun(&id, &finding.rule.title, finding.rule.level, finding.first, now);
             self.state.incidents.open(incident, Visibility::Dormant);
         }
@@ -215,6 +216,9 @@ impl Core {
             Some(whole) => whole.row.visibility == Visibility::Open,
             None => false,
         };
+        if open {
+            self.enrich(&id, now)?;
+        }
         if open && self.respond(&id, &answered, turn)? == Answered::Not && resting && strong {
             self.disturb(&id, turn)?;
         }

@@ -14,6 +14,16 @@ const MAX_NODES: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     nodes: BTreeMap<NodeId, Node>,
+    /// Whether acknowledgements wait.
+    acks: Acks,
+}
+
+/// Whether acknowledgements go: what is acknowledged leaves the node's spool, and another controller, if there is one, never hears of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Acks {
+    #[default]
+    Go,
+    Wait,
 }
 
 /// One node.
@@ -100,16 +110,30 @@ impl Links {
         self.nodes.values().filter(|n| n.link.is_some()).count()
     }
 
+    /// From now on; those that waited go then.
+    pub(super) fn let_acks(&mut self, acks: Acks) {
+        self.acks = acks;
+    }
+
     /// Acknowledges, now or as soon as there is room.
     pub(super) fn ack(&mut self, node: &NodeId, upto: Seq) {
+        let acks = self.acks;
         if let Some(link) = self.link_mut(node) {
             link.ack = link.ack.max(Some(upto));
-            link.flush();
+            link.flush(acks);
         }
+    }
+
+    /// Nodes that commands may go to.
+    pub(super) fn present(&self) -> Vec<NodeId> {
+        let here = |link: &Link| link.greeted == Greeted::Yes;
+        let present = self.nodes.iter().filter(|(_, node)| node.link.as_ref().is_some_and(here));
+        present.map(|(id, _)| id.clone()).collect()
     }
 
     /// Sends, now or as soon as there is room; dropped when the node is gone, since its run repeats it.
     pub(super) fn send(&mut self, command: NodeCommand, limit: usize) {
+        let acks = self.acks;
         let Some(link) = self.link_mut(&command.node) else { return };
         if link.greeted == Greeted::No {
             return;
@@ -118,18 +142,21 @@ impl Links {
             link.waiting.pop_front();
         }
         link.waiting.push_back(command);
-        link.flush();
+        link.flush(acks);
     }
 
     /// Tries again what found a full queue.
     pub(super) fn flush(&mut self) {
+        let acks = self.acks;
         for link in self.nodes.values_mut().filter_map(|n| n.link.as_mut()) {
-            link.flush();
+            link.flush(acks);
         }
     }
 
     pub(super) fn has_backlog(&self) -> bool {
-        self.nodes.values().filter_map(|n| n.link.as_ref()).any(|l| l.ack.is_some() || !l.waiting.is_empty())
+        let acks = self.acks == Acks::Go;
+        let mut links = self.nodes.values().filter_map(|n| n.link.as_ref());
+        links.any(|l| (acks && l.ack.is_some()) || !l.waiting.is_empty())
     }
 
     fn link(&self, node: &NodeId) -> Option<&Link> {
@@ -152,7 +179,7 @@ impl Node {
 }
 
 impl Link {
-    fn flush(&mut self) {
+    fn flush(&mut self, acks: Acks) {
         while let Some(command) = self.waiting.pop_front() {
             match self.down.try_send(Down::Command(Box::new(command))) {
                 Ok(()) => {}
@@ -164,7 +191,7 @@ impl Link {
                 Err(_) => return,
             }
         }
-        if let Some(upto) = self.ack {
+        if let Some(upto) = self.ack.filter(|_| acks == Acks::Go) {
             match self.down.try_send(Down::Ack { upto }) {
                 Err(TrySendError::Full(_)) => {}
                 _ => self.ack = None,
@@ -227,6 +254,23 @@ mod tests {
         links.flush();
         assert_eq!(taken.try_recv().unwrap(), Down::Ack { upto: Seq(1000) }, "the newest says it all");
         assert!(taken.try_recv().is_err() && !links.has_backlog());
+    }
+
+    #[test]
+    fn what_a_controller_takes_in_without_a_lease_is_acknowledged_once_it_leads_again() {
+        let mut links = Links::default();
+        let (down, mut taken) = mpsc::channel(8);
+        let node = NodeId::new("n");
+        links.attach(node.clone(), 1, down);
+        links.let_acks(Acks::Wait);
+        links.ack(&node, Seq(1));
+        links.ack(&node, Seq(2));
+        links.flush();
+        assert!(taken.try_recv().is_err() && !links.has_backlog(), "it waits, and nobody spins for it");
+        links.let_acks(Acks::Go);
+        assert!(links.has_backlog());
+        links.flush();
+        assert_eq!(taken.try_recv().unwrap(), Down::Ack { upto: Seq(2) });
     }
 
     #[test]

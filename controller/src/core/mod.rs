@@ -3,6 +3,7 @@
 
 mod answers;
 mod ask;
+mod context;
 mod correlate;
 mod incidents;
 mod ingest;
@@ -15,6 +16,7 @@ mod rows;
 mod runs;
 mod settle;
 mod state;
+mod trust;
 mod turn;
 
 use std::{
@@ -24,8 +26,8 @@ use std::{
 };
 
 use model::{
-    ActionId, ActionRecord, Actor, Down, IncidentId, NodeCommand, NodeId, RunId, StepName, Timestamp, Up,
-    Verdict,
+    ActionFailure, ActionId, ActionRecord, Actor, CommandOutcome, Down, IncidentId, Level, NodeCommand,
+    NodeId, OnDrift, RunId, StepName, Timestamp, Up, Verdict,
 };
 use serde::Serialize;
 use tokio::{
@@ -64,6 +66,10 @@ pub(crate) enum Input {
     Change(Change, Actor, Answer),
     /// What a command will do is written down elsewhere, too: it may go ([`crate::witness`]).
     Witnessed(Box<NodeCommand>),
+    /// It cannot be written down there, so that it must not be: as if the node had refused it.
+    Refused(Box<NodeCommand>, ActionFailure),
+    /// This controller leads again for certain: what waited for that is asked for again.
+    LeadsAgain,
 }
 
 /// Where an answer goes: JSON of the types of [`crate::api`].
@@ -79,6 +85,11 @@ pub(crate) enum Ask {
         merged: Merged,
     },
     Incident(String),
+    /// Which policy decides what about an incident and a playbook.
+    Explain {
+        id: String,
+        playbook: Option<String>,
+    },
     /// An incident, with what is needed to show it elsewhere ([`crate::api::Story`]).
     Story(IncidentId),
     /// What nodes did by themselves and no incident tells of.
@@ -103,12 +114,13 @@ pub(crate) enum Merged {
 /// Wishes.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// Of all runs of the incident, or of one.
+    /// Of all runs of the incident, or of one. `groups` are those that who says it certainly belongs to.
     Approve {
         id: String,
         run: Option<RunId>,
         step: Option<StepName>,
         because: String,
+        groups: Vec<String>,
     },
     /// Of all runs of the incident, or of one.
     Deny {
@@ -116,6 +128,7 @@ pub(crate) enum Change {
         run: Option<RunId>,
         step: Option<StepName>,
         because: String,
+        groups: Vec<String>,
     },
     RollbackIncident {
         id: String,
@@ -124,6 +137,7 @@ pub(crate) enum Change {
     RollbackAction {
         id: String,
         because: String,
+        on_drift: OnDrift,
     },
     Judge {
         id: String,
@@ -134,6 +148,19 @@ pub(crate) enum Change {
         id: String,
         because: String,
     },
+    /// Nothing automatic begins from now on.
+    Pause {
+        because: String,
+    },
+    /// It does again.
+    Resume {
+        because: String,
+    },
+    /// What was said of a rule or playbook no longer counts: it is another one now.
+    BeginAnew {
+        name: String,
+        because: String,
+    },
     Reload,
     /// Playbooks, policies and rules from elsewhere than folders, in place of those given before.
     Use(Arc<Sources>),
@@ -141,7 +168,17 @@ pub(crate) enum Change {
     Adopt {
         node: NodeId,
         record: Box<ActionRecord>,
+        shelter: Option<Box<Shelter>>,
     },
+}
+
+/// The incident that an adopted action belongs to, as somebody else knows it.
+#[derive(Debug)]
+pub(crate) struct Shelter {
+    pub(crate) id: IncidentId,
+    pub(crate) title: String,
+    pub(crate) severity: Level,
+    pub(crate) first_event: Timestamp,
 }
 
 /// Puts questions and wishes to the core.
@@ -198,6 +235,10 @@ pub(crate) struct Core {
     started: Timestamp,
     /// When a node was last refused.
     refused: Option<Timestamp>,
+    /// How many stories were told.
+    stories: u64,
+    /// Whether everything automatic is paused.
+    paused: watch::Sender<bool>,
 }
 
 /// What the thread shares with the rest.
@@ -206,6 +247,7 @@ pub(crate) struct Shared {
     pub(crate) health: HealthBoard,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) revision: watch::Sender<u64>,
+    pub(crate) paused: watch::Sender<bool>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -223,8 +265,10 @@ pub(crate) fn spawn(
 ) -> Result<JoinHandle<()>, StartError> {
     let started = (shared.config.clock)();
     let state = State::load(&shared.config, &shared.health)?;
-    let Shared { config, health, metrics, revision, stop } = shared;
-    let core = Core { config, state, health, metrics, revision, stop, started, refused: None };
+    let Shared { config, health, metrics, revision, paused, stop } = shared;
+    paused.send_replace(state.trust.paused().is_some());
+    let core =
+        Core { config, state, health, metrics, revision, stop, started, refused: None, stories: 0, paused };
     thread::Builder::new()
         .name("hemostat-core".into())
         .spawn(move || core.live(inbox, &runtime))
@@ -261,10 +305,14 @@ impl Core {
                     self.conclude(turn);
                 }
             }
+            self.sync_audit_in_time();
         }
         let mut end = self.turn();
         self.audit_system(&mut end, "the controller stops");
         self.conclude(end);
+        if let Err(error) = self.sync_audit() {
+            tracing::error!(%error, "the end of the audit log is not on the disk: the next start appends it from the journal");
+        }
         tracing::info!("the core has stopped");
     }
 
@@ -278,6 +326,21 @@ impl Core {
                 turn.reply(answer, reply);
             }
             Input::Witnessed(command) => self.state.links.send(*command, self.config.limits.node_queue),
+            Input::Refused(command, failure) => {
+                let outcome = CommandOutcome {
+                    key: command.key.clone(),
+                    action_id: command.action_id.clone(),
+                    phase: command.phase.name().into(),
+                    at: turn.now,
+                    result: Err(failure),
+                };
+                self.run_outcome(&command.node, outcome, turn);
+            }
+            Input::LeadsAgain => {
+                for node in self.state.links.present() {
+                    self.node_back(&node, turn);
+                }
+            }
             Input::Change(what, actor, answer) => {
                 let reply = self.change(what, &actor, turn).and_then(|done| to_json(&done));
                 turn.reply(answer, reply);

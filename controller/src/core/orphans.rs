@@ -6,7 +6,7 @@ use model::{
 };
 
 use super::{
-    Core,
+    Core, Shelter,
     incidents::{begun, is_in_force},
     ingest::controller,
     turn::Turn,
@@ -82,6 +82,22 @@ impl Core {
         }
         self.reaction(&node, record, Some(&id), turn).map_err(|error| self.store_failed(&error))?;
         Ok(id)
+    }
+}
+
+impl Core {
+    /// The incident that somebody else knew: opened again where it is not known here, so that its story goes on under its name.
+    pub(super) fn shelter_again(&mut self, shelter: Shelter, turn: &mut Turn) -> IncidentId {
+        let Shelter { id, title, severity, first_event } = shelter;
+        let id = self.root(&id);
+        if !self.state.incidents.contains(&id) {
+            let incident = begun(&id, &title, severity, first_event, turn.now);
+            let whole = self.state.incidents.open(incident, Visibility::Open);
+            let what = "the controller that knew more of it was lost: what it had in force is taken over";
+            whole.tell(turn.now, &controller(), what);
+            tracing::warn!(incident = %id, "an incident of a lost controller is taken over");
+        }
+        id
     }
 }
 

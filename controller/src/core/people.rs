@@ -1,11 +1,12 @@
 //! What people want. Every wish is audited with who had it, whether it could be met or not is the answer.
 
 use model::{
-    ActionId, ActionRecord, Actor, AuditKind, IncidentId, IncidentState, NodeId, RunId, StepName, Verdict,
+    ActionId, ActionRecord, Actor, AuditKind, IncidentId, IncidentState, NodeId, OnDrift, RunId, StepName,
+    Verdict,
 };
 use respond::run::{Input as RunInput, RollbackScope};
 
-use super::{Change, Core, turn::Turn};
+use super::{Change, Core, trust::Said, turn::Turn};
 use crate::{
     api::{ApiError, ApiErrorKind, Done},
     audit::Draft,
@@ -28,6 +29,7 @@ enum Word {
 #[serde(untagged)]
 pub(super) enum Changed {
     Done(Done),
+    Automatic(crate::api::Automatic),
     Playbooks(crate::api::Playbooks),
 }
 
@@ -36,27 +38,40 @@ impl Core {
         let span = tracing::info_span!("wish", %by);
         let _entered = span.enter();
         let done = match what {
-            Change::Approve { id, run, step, because } => {
-                self.decide(&id, (run.as_ref(), step.as_ref()), Word::Yes, by, &reason(because), turn)
+            Change::Approve { id, run, step, because, groups } => {
+                let which = (run.as_ref(), step.as_ref());
+                self.decide(&id, which, Word::Yes, (by, &groups), &reason(because), turn)
             }
-            Change::Deny { id, run, step, because } => {
-                self.decide(&id, (run.as_ref(), step.as_ref()), Word::No, by, &reason(because), turn)
+            Change::Deny { id, run, step, because, groups } => {
+                let which = (run.as_ref(), step.as_ref());
+                self.decide(&id, which, Word::No, (by, &groups), &reason(because), turn)
             }
             Change::RollbackIncident { id, because } => {
                 let id = self.find(&id)?;
                 self.roll_back(&id, by, &reason(because), turn)
             }
-            Change::RollbackAction { id, because } => {
-                self.roll_back_action(&ActionId::new(id), by, &reason(because), turn)
+            Change::RollbackAction { id, because, on_drift } => {
+                self.roll_back_action(&ActionId::new(id), by, (&reason(because), on_drift), turn)
             }
             Change::Judge { id, verdict, because } => self.judge(&id, verdict, by, &reason(because), turn),
             Change::Close { id, because } => self.close(&id, by, &reason(because), turn),
+            Change::Pause { because } => {
+                return Ok(Changed::Automatic(self.pause(by, &reason(because), turn)));
+            }
+            Change::Resume { because } => {
+                return Ok(Changed::Automatic(self.resume(by, &reason(because), turn)));
+            }
+            Change::BeginAnew { name, because } => {
+                return self.begin_anew(&name, by, &reason(because), turn).map(Changed::Automatic);
+            }
             Change::Reload => return Ok(Changed::Playbooks(self.reload(by, turn))),
             Change::Use(sources) => {
                 self.state.sources = sources;
                 return Ok(Changed::Playbooks(self.reload(by, turn)));
             }
-            Change::Adopt { node, record } => self.adopt(&node, *record, turn),
+            Change::Adopt { node, record, shelter } => {
+                self.adopt(&node, *record, shelter.map(|shelter| *shelter), turn)
+            }
         };
         done.map(Changed::Done)
     }
@@ -66,7 +81,7 @@ impl Core {
         id: &str,
         (run, step): (Option<&RunId>, Option<&StepName>),
         word: Word,
-        by: &Actor,
+        (by, groups): (&Actor, &[String]),
         because: &str,
         turn: &mut Turn,
     ) -> Result<Done, ApiError> {
@@ -84,19 +99,25 @@ impl Core {
         }
         // All or none: who may not decide one of them is told so before anything happens.
         for (run, step) in &waiting {
-            self.run(run)?.may_decide(step, by).map_err(|refusal| forbidden(&refusal))?;
+            self.run(run)?.may_decide(step, by, groups).map_err(|refusal| forbidden(&refusal))?;
         }
         let mut what = Vec::new();
         for (run, step) in waiting {
             let (input, said) = match word {
-                Word::Yes => (RunInput::Approve { step: step.clone(), by: by.clone() }, "approved"),
+                Word::Yes => {
+                    let groups = groups.to_vec();
+                    (RunInput::Approve { step: step.clone(), by: by.clone(), groups }, "approved")
+                }
                 Word::No => {
                     self.undid_run(&id, &run).map_err(|error| self.store_failed(&error))?;
                     let because = because.to_owned();
-                    (RunInput::Deny { step: step.clone(), by: by.clone(), because }, "denied")
+                    let groups = groups.to_vec();
+                    (RunInput::Deny { step: step.clone(), by: by.clone(), groups, because }, "denied")
                 }
             };
             self.human(&id, Some(&run), None, by, format!("{said} {step} of {run}{}", tail(because)), turn);
+            let word = if word == Word::Yes { Said::Agreed } else { Said::Refused };
+            self.learn_answer(&id, &run, &step, word, turn);
             self.drive(&run, input, turn);
             what.push(format!("{step} of {run} is {said}"));
         }
@@ -120,7 +141,8 @@ impl Core {
             match self.run(&run.id)?.may_roll_back(&RollbackScope::Run) {
                 Ok(()) => {
                     let scope = RollbackScope::Run;
-                    let input = RunInput::Rollback { scope, by: by.clone(), because: because.into() };
+                    let (why, on_drift) = (because.into(), OnDrift::Ask);
+                    let input = RunInput::Rollback { scope, by: by.clone(), because: why, on_drift };
                     self.human(
                         id,
                         Some(&run.id),
@@ -149,7 +171,7 @@ impl Core {
         &mut self,
         action: &ActionId,
         by: &Actor,
-        because: &str,
+        (because, on_drift): (&str, OnDrift),
         turn: &mut Turn,
     ) -> Result<Done, ApiError> {
         let Some((incident, run)) = self.owner_of(action, turn)? else {
@@ -166,28 +188,38 @@ impl Core {
         };
         let scope = RollbackScope::Action(action.clone());
         self.run(&run)?.may_roll_back(&scope).map_err(|refusal| conflict(refusal.to_string()))?;
+        let over = if on_drift == OnDrift::Overwrite { ", whatever others changed since" } else { "" };
         self.human(
             &incident,
             Some(&run),
             Some(action),
             by,
-            format!("rolls back {action}{}", tail(because)),
+            format!("rolls back {action}{over}{}", tail(because)),
             turn,
         );
         let record = self.record_of(&run, action);
         self.undid_action(&incident, &run, record.as_ref()).map_err(|error| self.store_failed(&error))?;
-        self.drive(&run, RunInput::Rollback { scope, by: by.clone(), because: because.into() }, turn);
+        let (by, because) = (by.clone(), because.into());
+        self.drive(&run, RunInput::Rollback { scope, by, because, on_drift }, turn);
         Ok(Done { incident, what: vec![format!("{action} is being rolled back")] })
     }
 
-    /// Takes in an action that somebody else's journal tells of; what is known already stays as it is.
-    fn adopt(&mut self, node: &NodeId, record: ActionRecord, turn: &mut Turn) -> Result<Done, ApiError> {
+    /// Takes in an action that somebody else's journal tells of, into its incident; what is known already stays as it is.
+    fn adopt(
+        &mut self,
+        node: &NodeId,
+        record: ActionRecord,
+        shelter: Option<super::Shelter>,
+        turn: &mut Turn,
+    ) -> Result<Done, ApiError> {
         let id = record.id.clone();
         let known = self.owner_of(&id, turn)?.map(|(incident, _)| incident);
         if known.is_none() {
+            let incident = shelter.map(|shelter| self.shelter_again(shelter, turn));
             // Without its run, of which nothing is known: like what a node did by itself.
             let record = ActionRecord { run: None, step: None, incident: None, ..record };
-            self.reaction(node, record, None, turn).map_err(|error| self.store_failed(&error))?;
+            let taken = self.reaction(node, record, incident.as_ref(), turn);
+            taken.map_err(|error| self.store_failed(&error))?;
         }
         let Some((incident, _)) = self.owner_of(&id, turn)? else {
             return Err(conflict(format!("{id} cannot be taken in: nothing of it is in force")));
@@ -218,6 +250,7 @@ impl Core {
             },
             turn,
         )?;
+        self.learn_verdict(&id, verdict, turn).map_err(|error| self.store_failed(&error))?;
         self.close_group(&id, turn);
         let mut what = vec![format!("{id} is {word}")];
         if verdict == Verdict::FalsePositive {
@@ -258,6 +291,7 @@ impl Core {
         book.report(&self.health);
         self.state.book = book;
         let correlations = self.reload_rules(turn);
+        self.state.corpus.run(&self.config.rules);
         let shown = self.state.book.show();
         turn.audit(Draft {
             at: turn.now,

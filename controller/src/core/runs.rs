@@ -139,6 +139,7 @@ impl Core {
         self.forgive(turn.now);
         self.correlate(turn);
         self.attribute_again(turn);
+        self.enrich_again(turn.now);
         let due: Vec<RunId> = self
             .state
             .runs

@@ -6,13 +6,16 @@ use std::{
 };
 
 use detect::incident::{Correlator, Group};
-use model::{ActionId, AuditEntry, NodeId, RunId};
+use model::{ActionId, AuditEntry, IncidentId, NodeId, RunId};
 use respond::run::Run;
 
-use super::{correlate::Correlations, incidents::Incidents, links::Links, rows::Rows, runs::RunRow};
+use super::{
+    correlate::Correlations, incidents::Incidents, links::Links, rows::Rows, runs::RunRow, trust::Trust,
+};
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
     config::ControllerConfig,
+    corpus::Corpora,
     health::{HealthBoard, Part},
     playbooks::{Book, Sources},
     start::StartError,
@@ -43,6 +46,12 @@ pub(super) struct State {
     pub(super) attributing: super::pods::Attributing,
     /// Playbooks, policies and rules from elsewhere than folders.
     pub(super) sources: Arc<Sources>,
+    /// What people said of findings and runs.
+    pub(super) trust: Trust,
+    /// What came of the rules' own tests.
+    pub(super) corpus: Corpora,
+    /// Incidents with findings that what is known of them was not put together for yet.
+    pub(super) to_enrich: BTreeSet<IncidentId>,
 }
 
 /// The audit chain.
@@ -50,8 +59,11 @@ pub(super) struct Audit {
     pub(super) key: AuditKey,
     pub(super) head: ChainHead,
     pub(super) log: AuditLog,
-    /// Entries that are in the log and still in the journal.
+    /// Entries that are in the log, on the disk, and still in the journal.
     pub(super) appended: BTreeSet<u64>,
+    /// Entries that are in the log and not on the disk yet, and since when.
+    pub(super) unsynced: BTreeSet<u64>,
+    pub(super) unsynced_since: Option<std::time::Instant>,
 }
 
 /// Numbers of the findings remembered: `oldest..next`.
@@ -91,6 +103,9 @@ impl State {
         let attributing = super::pods::load(&store)?;
         let book = Book::load(&config.playbooks, &sources);
         book.report(health);
+        let trust = Trust::load(&store)?;
+        let mut corpus = Corpora::default();
+        corpus.run(&config.rules);
         Ok(Self {
             store,
             audit,
@@ -108,6 +123,9 @@ impl State {
             book,
             attributing,
             sources,
+            trust,
+            corpus,
+            to_enrich: BTreeSet::new(),
         })
     }
 }
@@ -130,7 +148,7 @@ impl Audit {
             }
         }
         let appended = pending.iter().map(|e| e.seq).collect();
-        Ok(Self { key, head, log, appended })
+        Ok(Self { key, head, log, appended, unsynced: BTreeSet::new(), unsynced_since: None })
     }
 }
 

@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem, thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use model::{
     Actor, AuditEntry, AuditKind, FindingId, IncidentId, NodeCommand, NodeId, RunId, Seq, Timestamp,
 };
 
-use super::{Answer, Core};
+use super::{Answer, Core, links::Acks};
 use crate::{
     api::ApiError,
-    audit::{Anchor, Draft},
+    audit::{Anchor, Draft, LogError},
     crash::Moment,
     health::Part,
     metrics::kind,
@@ -22,6 +22,10 @@ use crate::{
 
 /// Shortest and longest wait between two attempts to write.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// Entries of the audit log that are not on the disk yet: so many, and so long.
+const MAX_UNSYNCED: usize = 256;
+const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// What one round of inputs led to.
 pub(super) struct Turn {
@@ -164,6 +168,8 @@ impl Core {
     }
 
     fn act(&mut self, turn: &mut Turn) {
+        let leads = self.config.leads.as_ref().is_none_or(|leads| leads());
+        self.state.links.let_acks(if leads { Acks::Go } else { Acks::Wait });
         for after in turn.after.drain(..) {
             match after {
                 After::Ack(node, seq) => self.state.links.ack(&node, seq),
@@ -201,7 +207,7 @@ impl Core {
     /// Until it is durable, or the controller stops: nothing that was decided is dropped, and nothing leaves before.
     fn commit(&mut self, batch: &Batch) -> Result<(), Stopping> {
         let mut wait = BACKOFF.0;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while let Err(error) = self.state.store.commit(batch) {
             self.stalled(&error.to_string(), &mut wait)?;
             if let Err(error) = self.state.store.reopen() {
@@ -221,13 +227,38 @@ impl Core {
             self.stalled(&error.to_string(), &mut wait)?;
         }
         self.health.restored(Part::Storage);
-        self.state.audit.appended.extend(entries.iter().map(|e| e.seq));
+        let audit = &mut self.state.audit;
+        audit.unsynced.extend(entries.iter().map(|e| e.seq));
+        audit.unsynced_since.get_or_insert_with(Instant::now);
         debug_assert_eq!(last.seq, self.state.audit.head.count);
+        // The journal keeps them so long: not without bounds (I11).
+        while self.state.audit.unsynced.len() >= MAX_UNSYNCED
+            && let Err(error) = self.sync_audit()
+        {
+            self.stalled(&error.to_string(), &mut wait)?;
+        }
         let anchor = Anchor::new(&self.state.audit.key, &self.state.audit.head);
         match anchor.write(&self.config.audit_anchor) {
             Ok(()) => self.health.restored(Part::Anchor),
             Err(error) => self.health.degraded(Part::Anchor, error.to_string()),
         }
+        Ok(())
+    }
+
+    /// Brings the audit log to the disk, if that is due: no effect waits for it, since the journal has what it tells, too.
+    pub(super) fn sync_audit_in_time(&mut self) {
+        if self.state.audit.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER)
+            && let Err(error) = self.sync_audit()
+        {
+            self.health.degraded(Part::Storage, error.to_string());
+        }
+    }
+
+    pub(super) fn sync_audit(&mut self) -> Result<(), LogError> {
+        let audit = &mut self.state.audit;
+        audit.log.sync()?;
+        audit.appended.append(&mut audit.unsynced);
+        audit.unsynced_since = None;
         Ok(())
     }
 

@@ -110,6 +110,10 @@ pub struct Decision {
     /// Whose: the name by which the API server knows the user who writes it. The admission policy compares.
     #[schemars(length(min = 1, max = 256))]
     pub by: String,
+    /// Groups of the user that give them the word, where their name alone does not. The admission policy compares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    pub groups: Vec<String>,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]

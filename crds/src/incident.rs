@@ -145,6 +145,10 @@ pub struct IncidentStatus {
     /// When every containment was in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contained: Option<Moment>,
+    /// The Incident, as `namespace/name`, in which its story goes on: what was found and done is there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 320))]
+    pub merged_into: Option<String>,
     /// What is shown in tables.
     #[serde(default)]
     pub summary: Summary,

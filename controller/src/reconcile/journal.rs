@@ -1,23 +1,38 @@
-//! The journal in the API server: a ResponseAction with what was captured stands there, and was read back, before the effect of that
-//! action is commanded. While the API server is away, the controller's own journal, which was written and read back before, is enough:
-//! an attack must not go on because it also took the API server away. What was not written then is written once it is back.
+//! The journal in the API server: a ResponseAction, and a Secret with what was captured ([`super::captures`]), stand there and were read
+//! back before the effect of that action is commanded. While the API server is away, the controller's own journal, which was written and
+//! read back before, is enough for what contains on a node: an attack must not go on because it also took the API server away. What was not
+//! written then is written once it is back.
+//!
+//! A controller whose lease has run out may have been succeeded without knowing it. Until it leads again it commands nodes nothing but what
+//! contains and can be undone exactly; an undo and what cannot be undone wait. docs/kubernetes.md gives the reasons.
 
-use std::{
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
-};
+use std::{sync::Arc, time::Duration};
 
 use crds::response_action::ResponseAction;
-use kube::ResourceExt as _;
-use model::{IncidentId, NodeCommand};
-use tokio::sync::mpsc;
+use kube::{ResourceExt as _, api::DynamicObject};
+use model::{ActionFailure, IncidentId, NodeAction, NodeCommand, Phase, UndoClass};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{mirror::Mirror, people::parsed, reach::Failure, show::action_name};
+use super::{
+    actions::{PENS, pen_of},
+    captures::Kept,
+    mirror::Mirror,
+    people::parsed,
+    reach::Failure,
+    show::action_name,
+};
 use crate::core::Input;
 
-/// Actions that are written at the same time; those of one action always one after another.
-const LANES: usize = 16;
+/// Actions that are written at the same time; those of one action and kind always one after another. What may have to wait for the API
+/// server is apart from what contains on nodes and does not wait.
+const LANES: usize = PENS;
+const KINDS: usize = 2;
+/// What waits for the API server is tried again after this.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Commands that wait in one lane.
 const LANE: usize = 64;
 
@@ -29,7 +44,7 @@ pub(crate) fn keep(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let lanes: Vec<mpsc::Sender<Box<NodeCommand>>> = (0..LANES)
+    let lanes: Vec<mpsc::Sender<Box<NodeCommand>>> = (0..LANES * KINDS)
         .map(|_| {
             let (sender, mut lane) = mpsc::channel::<Box<NodeCommand>>(LANE);
             let (mirror, inbox, stop) = (Arc::clone(mirror), inbox.clone(), stop.clone());
@@ -40,12 +55,18 @@ pub(crate) fn keep(
                         command = lane.recv() => command,
                     };
                     let Some(command) = command else { return };
-                    if mirror.written(&command).await == Written::Go
-                        && let Some(inbox) = inbox.upgrade()
-                    {
-                        // Fails only when the core has ended: its next life repeats the command.
-                        let _ended = inbox.send(Input::Witnessed(command)).await;
-                    }
+                    let written = tokio::select! {
+                        () = stop.cancelled() => return,
+                        written = mirror.written(&command) => written,
+                    };
+                    let input = match written {
+                        Written::Go => Input::Witnessed(command),
+                        Written::Never(failure) => Input::Refused(command, failure),
+                        Written::Stay => continue,
+                    };
+                    let Some(inbox) = inbox.upgrade() else { return };
+                    // Fails only when the core has ended: its next life repeats the command.
+                    let _ended = inbox.send(input).await;
                 }
             });
             sender
@@ -59,9 +80,7 @@ pub(crate) fn keep(
                 command = told.recv() => command,
             };
             let Some(command) = command else { return };
-            let mut hash = DefaultHasher::new();
-            command.action_id.hash(&mut hash);
-            let lane = usize::try_from(hash.finish() % LANES as u64).unwrap_or(0);
+            let lane = pen_of(&command.action_id) + if contains(&command) { 0 } else { LANES };
             if lanes[lane].send(command).await.is_err() {
                 return;
             }
@@ -70,31 +89,88 @@ pub(crate) fn keep(
 }
 
 /// Whether a command may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Written {
     Go,
+    /// Not now: its run asks again.
     Stay,
+    /// Not at all.
+    Never(ActionFailure),
+}
+
+/// Whether a command does nothing but hold an attack on a node, so that it can be undone exactly, or keep evidence.
+fn contains(command: &NodeCommand) -> bool {
+    matches!(command.phase, Phase::Apply { .. })
+        && !matches!(command.action, NodeAction::Cluster(_))
+        && matches!(command.action.undo(), UndoClass::Exact | UndoClass::Nothing)
+}
+
+/// An effect that is being written down, counted for as long as this lives.
+struct Effect<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Effect<'a> {
+    fn begun(effects: &'a watch::Sender<usize>) -> Self {
+        effects.send_modify(|effects| *effects += 1);
+        Self(effects)
+    }
+}
+
+impl Drop for Effect<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|effects| *effects -= 1);
+    }
 }
 
 impl Mirror {
     async fn written(&self, command: &NodeCommand) -> Written {
-        if self.reach.away_since().is_some() {
-            return self.unwritten(command, "the API server is away");
+        loop {
+            let away = self.reach.away_since().is_some() || !self.reach.leads();
+            let failure = match away {
+                true => Failure::Away("it does not answer, or this controller's lease has run out".into()),
+                false => match self.write_down(command).await {
+                    Ok(()) => {
+                        self.crash.witnessed(command.action_id.as_str());
+                        return Written::Go;
+                    }
+                    Err(failure) => failure,
+                },
+            };
+            match failure {
+                Failure::Unkept(because) if matches!(command.phase, Phase::Apply { .. }) => {
+                    tracing::error!(action = %command.action_id, because, "an effect is not begun: what its undo needs is not kept in the API server");
+                    let operation = "keeping what the undo needs in the API server".into();
+                    return Written::Never(ActionFailure::Unsupported { operation, because });
+                }
+                Failure::Away(_) | Failure::NotLeading if contains(command) => {
+                    return self.unwritten(command, &failure.to_string());
+                }
+                Failure::Away(_) | Failure::NotLeading => {
+                    if (self.clock)() > command.deadline {
+                        return self.overdue(command);
+                    }
+                    sleep(AGAIN).await;
+                }
+                failure => {
+                    // It says no: an effect that nobody could find there must not be.
+                    tracing::error!(action = %command.action_id, %failure, "an effect is not begun: it could not be written down in the API server");
+                    self.refused(&failure);
+                    return Written::Stay;
+                }
+            }
         }
-        match self.write_down(command).await {
-            Ok(()) => {
-                self.crash.witnessed(command.action_id.as_str());
-                Written::Go
-            }
-            Err(failure @ (Failure::Away(_) | Failure::NotLeading)) if self.reach.away_since().is_some() => {
-                self.unwritten(command, &failure.to_string())
-            }
-            Err(failure) => {
-                // It says no, or another leads: an effect that nobody could find there must not be.
-                tracing::error!(action = %command.action_id, %failure, "an effect is not begun: it could not be written down in the API server");
-                self.refused(&failure);
-                Written::Stay
-            }
+    }
+
+    /// What waited for the API server, or for the lease, until its time was over: an undo is asked for again, anything else is not done.
+    fn overdue(&self, command: &NodeCommand) -> Written {
+        tracing::warn!(action = %command.action_id, phase = command.phase.name(), "not commanded: the API server is away, or the lease has run out");
+        match command.phase {
+            Phase::Apply { .. } => Written::Never(ActionFailure::Unsupported {
+                operation: command.action.name().into(),
+                because: "the API server was away, or this controller's lease had run out: what is done there, or cannot be undone, waits for \
+                          it, and its time passed"
+                    .into(),
+            }),
+            _ => Written::Stay,
         }
     }
 
@@ -106,18 +182,33 @@ impl Mirror {
     }
 
     async fn write_down(&self, command: &NodeCommand) -> Result<(), Failure> {
+        let _first = Effect::begun(&self.effects);
         let mut incident: IncidentId = command.incident.clone();
         // A merged incident's actions are where its story goes on.
         for _ in 0..8 {
-            let _alone = self.lock(&incident).await;
             let story = self.story(&incident).await?;
             if let Some(record) =
                 story.view.incident.actions.iter().find(|record| record.id == command.action_id)
             {
+                // Nothing else of the incident is waited for: an attack goes on meanwhile.
                 let namespace = self.place_of(&story);
-                self.show_incident(&story, &namespace).await?;
-                self.show_action(&story, record, &namespace).await?;
-                return self.read_back(record, &namespace).await;
+                let kept = Kept::of(record, &command.node)
+                    .filter(|_| matches!(command.phase, Phase::Apply { .. }))
+                    .filter(|kept| !self.captures.is_kept(&kept.id));
+                let keeping = async {
+                    match &kept {
+                        Some(kept) => self.captures.keep(kept).await,
+                        None => Ok(()),
+                    }
+                };
+                let showing = async {
+                    let written = self.show_action(&story, &record.id, &namespace).await?;
+                    let namespace = self.place_of_action(record, &namespace);
+                    self.read_back(record, &namespace, written).await
+                };
+                // Side by side: the effect waits for both.
+                let (kept, shown) = tokio::join!(keeping, showing);
+                return kept.and(shown);
             }
             match &story.view.merged_into {
                 Some(into) => incident = into.clone(),
@@ -128,10 +219,19 @@ impl Mirror {
     }
 
     /// What was written is there (I4).
-    async fn read_back(&self, record: &model::ActionRecord, namespace: &str) -> Result<(), Failure> {
+    async fn read_back(
+        &self,
+        record: &model::ActionRecord,
+        namespace: &str,
+        written: Option<DynamicObject>,
+    ) -> Result<(), Failure> {
         let name = action_name(&record.id);
         let api = self.reach.in_namespace::<ResponseAction>(namespace);
-        let found = self.reach.read(api.get(&name)).await?;
+        let found = match written {
+            // The answer to a write is what the API server has stored.
+            Some(stored) => stored,
+            None => self.reach.read(api.get(&name)).await?,
+        };
         let generation = found.metadata.generation.unwrap_or(0);
         let ours = super::show::action_status(record, generation, &[], (self.clock)());
         let theirs =

@@ -35,6 +35,8 @@ pub struct LeaseConfig {
     pub renew: Duration,
     /// A failed try is repeated after this.
     pub retry: Duration,
+    /// So long after its lease ran out a controller that cannot renew it goes on containing on nodes; then it ends.
+    pub authority: Duration,
 }
 
 impl LeaseConfig {
@@ -48,9 +50,25 @@ impl LeaseConfig {
             duration: Duration::from_secs(15),
             renew: Duration::from_secs(5),
             retry: Duration::from_secs(2),
+            authority: Duration::from_secs(600),
         }
     }
 }
+
+/// One leadership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// Its number: greater than that of every one before. Not the Lease's own count of transitions, which begins anew when the Lease is
+    /// deleted: the time in milliseconds, and one more than the last where the clock went back.
+    pub epoch: u64,
+    /// The journal with which the one before worked, where it said so.
+    pub journal_before: Option<String>,
+}
+
+/// The annotation that tells the leadership's number.
+const EPOCH: &str = "hemostat.dev/epoch";
+/// The annotation that tells the leader's journal.
+const JOURNAL: &str = "hemostat.dev/journal";
 
 /// Where we stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +94,13 @@ pub struct Election {
     pub standing: watch::Receiver<Standing>,
     /// Until when our last renewal holds; none while we do not lead. Nothing is written to the API server after that.
     pub until: watch::Receiver<Option<Instant>>,
+    /// As it was begun with.
+    pub config: LeaseConfig,
+    /// Our leadership, once it was won.
+    pub term: watch::Receiver<Option<Term>>,
+    /// Our journal, and whether the Lease tells of it.
+    journal: watch::Sender<Option<String>>,
+    told: watch::Receiver<Option<String>>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -86,16 +111,33 @@ impl Election {
     pub fn run(client: Client, config: LeaseConfig) -> Self {
         let (standing_sender, standing) = watch::channel(Standing::Following { leader: None });
         let (until_sender, until) = watch::channel(None);
+        let (term_sender, term) = watch::channel(None);
+        let (journal, ours) = watch::channel(None);
+        let (told_sender, told) = watch::channel(None);
         let cancel = CancellationToken::new();
         let candidate = Candidate {
             api: Api::namespaced(client, &config.namespace),
-            config,
+            config: config.clone(),
             standing: standing_sender,
             until: until_sender,
+            term: term_sender,
+            journal: ours,
+            told: told_sender,
             seen: None,
         };
         let task = tokio::spawn(candidate.run(cancel.clone()));
-        Self { standing, until, cancel, task }
+        Self { standing, until, config, term, journal, told, cancel, task }
+    }
+
+    /// Tells in the Lease with which journal we work, and waits until it stands there: whoever leads after us must know whether theirs is
+    /// the same.
+    pub fn tell_journal(&self, id: &str) -> impl Future<Output = ()> + use<> {
+        self.journal.send_replace(Some(id.to_owned()));
+        let (mut told, id) = (self.told.clone(), id.to_owned());
+        async move {
+            // Fails only when the election has ended, and then we do not lead.
+            let _ended = told.wait_for(|told| told.as_deref() == Some(&*id)).await;
+        }
     }
 
     /// Waits until we lead; `follows` is called once it is known that another does.
@@ -136,6 +178,9 @@ struct Candidate {
     config: LeaseConfig,
     standing: watch::Sender<Standing>,
     until: watch::Sender<Option<Instant>>,
+    term: watch::Sender<Option<Term>>,
+    journal: watch::Receiver<Option<String>>,
+    told: watch::Sender<Option<String>>,
     /// Version of the Lease as last seen, and when, by our clock, it was first seen so.
     seen: Option<(String, Instant)>,
 }
@@ -181,6 +226,8 @@ impl Candidate {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 () = sleep(wait) => {}
+                // Ends only with the election.
+                _ = self.journal.changed(), if leads => {}
             }
         }
         if leads {
@@ -207,11 +254,12 @@ impl Candidate {
 
     async fn exchange(&mut self) -> Result<Tried, kube::Error> {
         let Some(mut lease) = self.api.get_opt(&self.config.name).await? else {
-            let lease = Lease {
+            let mut lease = Lease {
                 metadata: ObjectMeta { name: Some(self.config.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.ours(None)),
             };
-            return self.taken(self.api.create(&PostParams::default(), &lease).await);
+            let claim = self.claim(&mut lease);
+            return self.taken(self.api.create(&PostParams::default(), &lease).await, claim);
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
@@ -219,13 +267,37 @@ impl Candidate {
             return Ok(Tried::Theirs(holder));
         }
         lease.spec = Some(self.ours(Some(&spec)));
+        let claim = self.claim(&mut lease);
         // With the version that was read: whoever else writes meanwhile makes this fail.
-        self.taken(self.api.replace(&self.config.name, &PostParams::default(), &lease).await)
+        self.taken(self.api.replace(&self.config.name, &PostParams::default(), &lease).await, claim)
     }
 
-    fn taken(&self, answer: Result<Lease, kube::Error>) -> Result<Tried, kube::Error> {
+    /// What a Lease of ours tells besides, and what is ours once it is written: leadership and journal.
+    fn claim(&self, lease: &mut Lease) -> (Term, Option<String>) {
+        let notes = lease.metadata.annotations.get_or_insert_default();
+        let term = self.term.borrow().clone().unwrap_or_else(|| Term {
+            epoch: next_epoch(notes.get(EPOCH).and_then(|text| text.parse().ok()), jiff::Timestamp::now()),
+            journal_before: notes.get(JOURNAL).cloned(),
+        });
+        notes.insert(EPOCH.into(), term.epoch.to_string());
+        let journal = self.journal.borrow().clone();
+        if let Some(journal) = &journal {
+            notes.insert(JOURNAL.into(), journal.clone());
+        }
+        (term, journal)
+    }
+
+    fn taken(
+        &self,
+        answer: Result<Lease, kube::Error>,
+        (term, journal): (Term, Option<String>),
+    ) -> Result<Tried, kube::Error> {
         match answer {
-            Ok(_) => Ok(Tried::Held),
+            Ok(_) => {
+                self.term.send_if_modified(|known| known.is_none().then(|| *known = Some(term)).is_some());
+                self.told.send_replace(journal);
+                Ok(Tried::Held)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Tried::Unknown(status.message)),
             Err(error) => Err(error),
         }
@@ -291,5 +363,27 @@ impl Candidate {
             *known = standing;
             changed
         });
+    }
+}
+
+fn next_epoch(before: Option<u64>, now: jiff::Timestamp) -> u64 {
+    let by_clock = u64::try_from(now.as_millisecond()).unwrap_or(0).max(1);
+    before.map_or(by_clock, |before| by_clock.max(before.saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_leadership_has_a_greater_number_also_when_the_clock_goes_back_or_the_lease_was_deleted() {
+        let at = |ms| jiff::Timestamp::from_millisecond(ms).unwrap();
+        let first = next_epoch(None, at(1_000));
+        let second = next_epoch(Some(first), at(500));
+        assert!(second > first);
+        let third = next_epoch(Some(second), at(9_000));
+        assert!(third > second);
+        assert!(next_epoch(None, at(10_000)) > third, "the Lease was deleted, the clock goes on");
+        assert!(next_epoch(None, at(-5)) > 0);
     }
 }

@@ -9,33 +9,33 @@ use std::{
 };
 
 use crds::{
-    Condition, Holds,
+    Holds,
     approval::{Approval, ApprovalStatus, State as Asked},
     incident::Incident as ShownIncident,
-    response_action::{Ending, FINALIZER, ResponseAction},
 };
 use futures_util::{StreamExt as _, stream};
-use kube::{Resource, ResourceExt as _, runtime::events::Recorder};
-use model::{ActionRecord, Attribution, IncidentId, NodeId, RunId, Timestamp};
+use kube::{Resource, ResourceExt as _, api::DynamicObject, runtime::events::Recorder};
+use model::{Attribution, IncidentId, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    captures::Captures,
     follow::{Due, Known},
     object::{labels, with_meta},
     people::{Heard, parsed},
     reach::{Failure, Reach},
     show::{
-        action_name, action_plan, action_status, approval_name, approval_spec, approval_summary, condition,
-        incident_spec, incident_status, is_settled, object_name, record_of,
+        action_plan, approval_name, approval_spec, approval_summary, condition, incident_spec,
+        incident_status, object_name,
     },
 };
 use crate::{
     api::{ActionView, IncidentList, Story},
     config::Clock,
-    core::{Ask, Asker, Change, Merged},
+    core::{Ask, Asker, Merged},
     crash::CrashPoints,
     health::{HealthBoard, Part},
 };
@@ -46,6 +46,10 @@ pub(crate) const ACTION: &str = "hemostat.dev/action";
 const AT_ONCE: usize = 8;
 /// Shortest and longest pause before something that failed is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// An incident's first effects come so soon after it is known.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Longer nothing is kept from being shown by effects.
+const SHOWN_LATE: Duration = Duration::from_millis(500);
 /// What nobody tells of is looked at this often.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -67,14 +71,26 @@ pub(crate) struct Mirror {
     pub(crate) recorder: Recorder,
     /// Where an incident's objects are: it never moves.
     pub(crate) places: Mutex<HashMap<IncidentId, String>>,
+    /// Where the objects of actions are that are not where their incident is.
+    pub(crate) action_places: Mutex<HashMap<String, String>>,
     /// Names of the actions whose objects were seen.
     pub(crate) shown: Mutex<BTreeSet<String>>,
+    /// What undos need, in the API server.
+    pub(crate) captures: Captures,
+    /// Of each kind: what its definition drops.
+    pub(crate) skewed: Mutex<BTreeMap<String, String>>,
+    /// When the Secrets were last looked through.
+    pub(crate) swept: Mutex<Option<Instant>>,
     /// Where a test makes it die.
     pub(crate) crash: Arc<dyn CrashPoints>,
     /// When this controller began.
     pub(crate) started: Timestamp,
     /// One writer for each incident at a time.
     pub(crate) locks: Vec<tokio::sync::Mutex<()>>,
+    /// One writer for each action at a time ([`super::actions`]), and the number of the newest story that was written with it.
+    pub(crate) pens: Vec<tokio::sync::Mutex<u64>>,
+    /// Effects that are being written down ([`super::journal`]).
+    pub(crate) effects: watch::Sender<usize>,
 }
 
 impl Mirror {
@@ -102,6 +118,7 @@ impl Mirror {
                     self.look_around().await;
                 }
             }
+            self.effects_first().await;
             if let Some(now_seen) = self.news(seen).await {
                 seen = now_seen;
             }
@@ -147,6 +164,15 @@ impl Mirror {
         }
     }
 
+    /// Effects are written down before anything is shown: they wait for the API server, which does one as slowly as the other, and what
+    /// people see may be late. Not for long: there may always be effects (I11).
+    async fn effects_first(&self) {
+        tokio::time::sleep(SETTLE).await;
+        let mut effects = self.effects.subscribe();
+        let none = effects.wait_for(|effects| *effects == 0);
+        let _late = tokio::time::timeout(SHOWN_LATE, none).await;
+    }
+
     /// Something is not written in the API server and will not be by itself.
     pub(crate) fn refused(&self, failure: &Failure) {
         self.health.degraded(Part::Cluster, format!("not everything is in the API server: {failure}"));
@@ -179,6 +205,12 @@ impl Mirror {
             && !failure.is_away()
         {
             tracing::warn!(%failure, "actions that nobody knows could not be dealt with");
+        }
+        self.look_for_skew();
+        if let Err(failure) = self.sweep().await
+            && !failure.is_away()
+        {
+            tracing::warn!(%failure, "what is kept for undos could not be looked through");
         }
     }
 
@@ -221,7 +253,7 @@ impl Mirror {
             other => other?,
         }
         for record in &story.view.incident.actions {
-            self.show_action(&story, record, &namespace).await?;
+            self.show_action(&story, &record.id, &namespace).await?;
         }
         self.show_approvals(&story, &namespace).await
     }
@@ -233,7 +265,11 @@ impl Mirror {
         if let Some(known) = places.get(&incident.id) {
             return known.clone();
         }
-        let stands = self.incidents.of(incident.id.as_str()).first().and_then(|object| object.namespace());
+        // An action may stand there before its incident does.
+        let id = incident.id.as_str();
+        let stands = [&self.incidents, &self.actions]
+            .iter()
+            .find_map(|known| known.of(id).first().and_then(|object| object.namespace()));
         let of_pod = incident.pods.iter().find_map(|pod| match &pod.attribution {
             Attribution::Resolved { pod, .. } => Some(pod.namespace.clone()),
             _ => None,
@@ -266,124 +302,18 @@ impl Mirror {
         }
         let generation = known.as_ref().and_then(|known| known.metadata.generation).unwrap_or(1);
         let before = known.as_ref().and_then(|known| known.status.clone());
-        let conditions: &[Condition] = before.as_ref().map_or(&[], |status| &status.conditions);
-        let status = incident_status(story, namespace, generation, conditions, (self.clock)());
+        let survivor = story.view.merged_into.as_ref().map(|into| {
+            let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let stands = || self.incidents.of(into.as_str()).first().and_then(|object| object.namespace());
+            let place = places.get(into).cloned().or_else(stands).unwrap_or_else(|| self.home.clone());
+            format!("{place}/{}", object_name(into.as_str()))
+        });
+        let place = (namespace, survivor);
+        let status = incident_status(story, place, generation, before.as_ref(), (self.clock)());
         if before.as_ref() != Some(&status) {
             self.put_status::<ShownIncident>(namespace, &name, &status).await?;
         }
         Ok(())
-    }
-
-    pub(crate) async fn show_action(
-        &self,
-        story: &Story,
-        record: &ActionRecord,
-        namespace: &str,
-    ) -> Result<(), Failure> {
-        let run = record.run.as_ref().and_then(|run| story.runs.iter().find(|known| known.run == *run));
-        let summary = record
-            .run
-            .as_ref()
-            .and_then(|run| story.view.incident.runs.iter().find(|known| known.id == *run));
-        let node = story.nodes.get(&record.id).cloned().unwrap_or_else(|| NodeId::new("unknown"));
-        let approval = run
-            .and_then(|run| self.yes_to(run.run.as_str(), record.step.as_ref().map(model::StepName::as_str)));
-        let plan = action_plan(record, &node, run, approval);
-        let about = labels(story.view.incident.id.as_str(), summary.map(|run| run.playbook.as_str()));
-        self.put_action(record, plan, about, namespace, Some(story)).await
-    }
-
-    async fn put_action(
-        &self,
-        record: &ActionRecord,
-        plan: crds::response_action::Plan,
-        labels: serde_json::Value,
-        namespace: &str,
-        story: Option<&Story>,
-    ) -> Result<(), Failure> {
-        let name = action_name(&record.id);
-        let known =
-            self.actions.get(Some(namespace), &name).and_then(|object| parsed::<ResponseAction>(&object));
-        let accepted = known
-            .as_ref()
-            .and_then(|known| known.spec.end.as_ref())
-            .is_some_and(|end| end.how == Ending::Accept);
-        let holds = !(is_settled(record) || accepted);
-        let held =
-            known.as_ref().is_some_and(|known| known.finalizers().iter().any(|name| name == FINALIZER));
-        let going = known.as_ref().is_some_and(|known| known.metadata.deletion_timestamp.is_some());
-        if known.is_some() {
-            self.lock_shown().insert(name.clone());
-        } else if !holds
-            && (!record_matters(record) || record.planned < self.started || self.lock_shown().contains(&name))
-        {
-            // Over, and its object is gone or was never made: somebody deleted it, and it need not come back.
-            return Ok(());
-        }
-        if known.is_none() || (held != holds && !(going && holds)) {
-            let plan = known.as_ref().map_or(plan, |known| known.spec.plan.clone());
-            let finalizers: &[&str] = if holds { &[FINALIZER] } else { &[] };
-            let annotations = json!({ ACTION: record.id });
-            let mut object = with_meta::<ResponseAction>(
-                &name,
-                namespace,
-                &labels,
-                &annotations,
-                &json!({"spec": {"plan": plan}}),
-            );
-            object["metadata"]["finalizers"] = json!(finalizers);
-            self.reach.apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object).await?;
-            if going && !holds {
-                // It was only kept by that, and is gone now.
-                return Ok(());
-            }
-        }
-        let generation = known.as_ref().and_then(|known| known.metadata.generation).unwrap_or(1);
-        let before = known.as_ref().and_then(|known| known.status.clone());
-        let conditions: Vec<Condition> =
-            before.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        let mut status = action_status(record, generation, &conditions, (self.clock)());
-        if let Some(before) = &before {
-            // What was captured never changes (I4); what the object holds is what was read back.
-            status.capture = before.capture.clone().or(status.capture);
-        }
-        if before.as_ref() != Some(&status) {
-            self.put_status::<ResponseAction>(namespace, &name, &status).await?;
-            if let Some(story) = story
-                && before.as_ref().map(|before| before.state) != Some(record.state)
-                && let Some(reason) = event_of(record)
-            {
-                let what = format!(
-                    "{} on {}: {:?}. {}",
-                    record.action.name(),
-                    record.target,
-                    record.state,
-                    record.detail
-                );
-                self.tell(story, reason, &what, &object_name(story.view.incident.id.as_str()), namespace)
-                    .await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The Approval by which a step was allowed.
-    fn yes_to(&self, run: &str, step: Option<&str>) -> Option<String> {
-        let yes = |approval: &Approval| {
-            let request = &approval.spec.request;
-            let of_step = request.step.is_none() || request.step.as_deref() == step;
-            let said = approval
-                .spec
-                .decision
-                .as_ref()
-                .is_some_and(|said| said.answer == crds::approval::Answer::Approve);
-            request.run == run && of_step && said
-        };
-        let all = self.approvals.all();
-        let mut found: Vec<Approval> =
-            all.iter().filter_map(|object| parsed::<Approval>(object)).filter(yes).collect();
-        found.sort_by_key(|approval| approval.spec.request.step.is_none());
-        found.first().map(|approval| approval.name_any())
     }
 
     async fn show_approvals(&self, story: &Story, namespace: &str) -> Result<(), Failure> {
@@ -448,10 +378,6 @@ impl Mirror {
         object.annotations().get("hemostat.dev/author").filter(|author| !author.is_empty()).cloned()
     }
 
-    fn lock_shown(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What nodes did by themselves and no incident tells of.
     async fn show_loose(&self) -> Result<(), Failure> {
         let Ok(json) = self.asker.ask(Ask::Loose).await else { return Ok(()) };
@@ -459,112 +385,10 @@ impl Mirror {
         for ActionView { node, record } in loose {
             let plan = action_plan(&record, &node, None, None);
             let about = json!({"app.kubernetes.io/managed-by": "hemostat"});
-            self.put_action(&record, plan, about, &self.home, None).await?;
+            let place = self.place_of_action(&record, &self.home);
+            let _written = self.put_action((&record, &node), plan, about, &place, None).await?;
         }
         Ok(())
-    }
-
-    /// Actions in the API server that the core does not know, as after a loss of its volume: they are flagged, and undone if somebody
-    /// wants that.
-    async fn look_for_orphans(&self) -> Result<(), Failure> {
-        for object in self.actions.all() {
-            let Some(action) = parsed::<ResponseAction>(&object) else { continue };
-            let Some(status) = &action.status else { continue };
-            let over = matches!(
-                status.state,
-                model::ActionState::Reverted | model::ActionState::Vacuous | model::ActionState::Failed
-            );
-            if over || !action.finalizers().iter().any(|name| name == FINALIZER) {
-                continue;
-            }
-            let Some(id) = action.annotations().get(ACTION).map(|id| model::ActionId::new(id.clone())) else {
-                continue;
-            };
-            if action.name_any() != action_name(&id) {
-                // An annotation can be changed, a name cannot: it speaks of another action than its own.
-                continue;
-            }
-            let known: Option<IncidentId> = match self
-                .asker
-                .ask(Ask::Owner(id.clone(), action.spec.plan.run.clone().map(RunId::new)))
-                .await
-            {
-                Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
-                Err(_) => return Ok(()),
-            };
-            let namespace = action.namespace().unwrap_or_default();
-            if let Some(incident) = known {
-                if super::follow::label_of(&object) != Some(incident.as_str()) && incident.as_str() != "-" {
-                    self.places
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(incident.clone(), namespace.clone());
-                    let about = labels(incident.as_str(), None);
-                    self.relabel(&action, &namespace, &about, &[FINALIZER]).await?;
-                    self.due.add(incident.as_str());
-                }
-                continue;
-            }
-            if action.spec.end.as_ref().is_some_and(|end| end.how == Ending::Accept) {
-                // Nobody else lifts its finalizer, and it would keep its namespace from going.
-                self.relabel(&action, &namespace, &json!(action.labels()), &[]).await?;
-                continue;
-            }
-            if let Some((by, because)) = self.wants_back(&action).await? {
-                let Some((node, record)) = record_of(&action, id.clone()) else {
-                    self.flag(&action, "its object does not hold what an undo needs: lift it on its node with `hemostat release`").await?;
-                    continue;
-                };
-                tracing::warn!(action = %id, "an action that the journal does not know is taken in, to be undone");
-                let adopt = Change::Adopt { node, record: Box::new(record) };
-                self.wish_or_tell(adopt, &by).await?;
-                self.wish_or_tell(Change::RollbackAction { id: id.to_string(), because }, &by).await?;
-                continue;
-            }
-            self.flag(
-                &action,
-                "the controller's journal does not know it: set spec.end to undo or to accept it",
-            )
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn relabel(
-        &self,
-        action: &ResponseAction,
-        namespace: &str,
-        about: &serde_json::Value,
-        finalizers: &[&str],
-    ) -> Result<(), Failure> {
-        let name = action.name_any();
-        let annotations = json!({ ACTION: action.annotations().get(ACTION) });
-        let mut object = with_meta::<ResponseAction>(
-            &name,
-            namespace,
-            about,
-            &annotations,
-            &json!({"spec": {"plan": action.spec.plan}}),
-        );
-        object["metadata"]["finalizers"] = json!(finalizers);
-        self.reach
-            .apply(&self.reach.in_namespace::<ResponseAction>(namespace), &name, &object)
-            .await
-            .map(drop)
-    }
-
-    async fn flag(&self, action: &ResponseAction, message: &str) -> Result<(), Failure> {
-        let Some(mut status) = action.status.clone() else { return Ok(()) };
-        let generation = action.metadata.generation.unwrap_or(0);
-        let said = condition("Orphaned", Holds::True, "NotInTheJournal", message, (self.clock)(), generation);
-        let before = status.conditions.clone();
-        Condition::set(&mut status.conditions, said);
-        if before == status.conditions {
-            return Ok(());
-        }
-        self.refused(&Failure::Missing(format!("{} in the journal: {message}", action.name_any())));
-        let namespace = action.namespace().unwrap_or_default();
-        self.put_status::<ResponseAction>(&namespace, &action.name_any(), &status).await
     }
 
     pub(crate) async fn put_status<K>(
@@ -572,29 +396,13 @@ impl Mirror {
         namespace: &str,
         name: &str,
         status: &impl Serialize,
-    ) -> Result<(), Failure>
+    ) -> Result<DynamicObject, Failure>
     where
         K: Resource<DynamicType = ()>,
     {
         let object = with_meta::<K>(name, namespace, &json!({}), &json!({}), &json!({"status": status}));
-        self.reach.apply_status(&self.reach.in_namespace::<K>(namespace), name, &object).await.map(drop)
+        let stands = self.reach.apply_status(&self.reach.in_namespace::<K>(namespace), name, &object).await?;
+        self.note_dropped::<K>(&object["status"], stands.data.get("status"));
+        Ok(stands)
     }
-}
-
-/// Whether an action that is over already when it is first heard of is worth an object: one that was done is.
-fn record_matters(record: &ActionRecord) -> bool {
-    record.applied.is_some() || record.run.is_some()
-}
-
-/// What an Event calls a state that people should hear of.
-fn event_of(record: &ActionRecord) -> Option<&'static str> {
-    use model::ActionState::{Applied, Failed, RevertBlocked, Reverted, Unverified, Verified};
-    Some(match record.state {
-        Applied | Verified => "ActionApplied",
-        Unverified => "ActionUnverified",
-        Failed => "ActionFailed",
-        Reverted => "ActionReverted",
-        RevertBlocked => "RevertBlocked",
-        _ => return None,
-    })
 }

@@ -2,6 +2,9 @@
 //! what it knows there, hears what people answer, and keeps the journal of effects there, too. The core stays the one engine; all of
 //! this feeds it and mirrors it. docs/kubernetes.md tells how it hangs together.
 
+mod actions;
+mod captures;
+mod fence;
 mod follow;
 mod gather;
 mod inputs;
@@ -10,11 +13,14 @@ mod keys;
 pub mod lease;
 mod mirror;
 mod object;
+mod orphans;
 mod people;
 mod probes;
 mod reach;
 mod rules;
 mod show;
+mod skew;
+mod succession;
 mod tell;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -26,7 +32,7 @@ use kube::{
     api::PostParams,
     runtime::events::{Recorder, Reporter},
 };
-use model::{Down, RuleBundle};
+use model::{Account, Down, RuleBundle};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wire::{
@@ -81,6 +87,8 @@ pub struct ClusterConfig {
     pub sources: Vec<SourceSpec>,
     /// Where people are told.
     pub channels: Vec<act::Channel>,
+    /// What looks for known vulnerabilities in images.
+    pub scanner: Option<act::Scanner>,
 }
 
 /// Why a controller in a cluster ended.
@@ -120,6 +128,12 @@ pub enum ClusterError {
     Deposed {
         /// Who.
         to: String,
+    },
+    /// The lease could not be renewed for so long that another one may lead: this one has stopped, and nodes look for another.
+    #[error("the lease ran out {after:?} ago and could not be renewed")]
+    Unled {
+        /// How long it was waited for.
+        after: Duration,
     },
 }
 
@@ -186,6 +200,21 @@ async fn lead(
     controller.witness = Some(witness);
     let pods = Pods::new(Default::default(), clock.clone());
     controller.pods = Some(pods.clone());
+    controller.own_namespace = Some(config.namespace.clone());
+    let certain = election.until.clone();
+    let leads: crate::config::Leads =
+        Arc::new(move || certain.borrow().is_some_and(|until| std::time::Instant::now() < until));
+    controller.leads = Some(Arc::clone(&leads));
+    // Before anything is done by the journal that is here: whether it is that of the last leader.
+    let term = election.term.borrow().clone();
+    let before = term.as_ref().and_then(|term| term.journal_before.as_deref());
+    let journal = succession::take_up(&controller, before)?;
+    let stands_there = election.tell_journal(&journal);
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        to = election.lost() => return Err(ClusterError::Deposed { to }),
+        () = stands_there => {}
+    }
     let crash = Arc::clone(&controller.crash);
     let state = controller.journal.parent().unwrap_or(std::path::Path::new(".")).to_owned();
     let Some(handle) = take_over(controller, stop).await? else { return Ok(()) };
@@ -198,14 +227,18 @@ async fn lead(
         attribute::WatchConfig::default(),
         parts.stop.clone(),
     ));
-    let leading = election.until.clone();
     let executor = act::Executor::new(
         client.clone(),
         act::ActConfig {
             evidence: state.join("evidence"),
             sent: state.join("sent"),
             channels: config.channels.clone(),
-            leads: Arc::new(move || leading.borrow().is_some_and(|until| std::time::Instant::now() < until)),
+            own: act::Own {
+                namespace: config.namespace.clone(),
+                accounts: vec![Account::of_user(&account_of(&config.agents))],
+            },
+            scanner: config.scanner.clone(),
+            leads,
             clock: clock.clone(),
         },
     );
@@ -224,6 +257,7 @@ async fn lead(
     };
     let listening = ListenConfig {
         registrar: Some(Arc::new(desk)),
+        epoch: term.map_or(0, |term| term.epoch),
         ..ListenConfig::new(config.links, Credentials::Live(own.clone()))
     };
     let listener = match listen(listening).await {
@@ -273,9 +307,13 @@ impl Serving {
         let mut renew = tokio::time::interval(OWN_LIFE / 2);
         renew.tick().await;
         let mut waits = true;
+        let patience = election.config.authority;
+        let outlived = fence::outlived(election.until.clone(), patience);
+        tokio::pin!(outlived);
         let ended = loop {
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
+                () = &mut outlived => break Err(ClusterError::Unled { after: patience }),
                 to = election.lost() => break Err(ClusterError::Deposed { to }),
                 _ = ready.wait_for(|ready| *ready), if waits => {
                     waits = false;
@@ -451,6 +489,7 @@ fn start_reconcilers(
         recorder: recorder.clone(),
         bundle,
         ready,
+        paused: parts.paused.clone(),
     };
     tasks.spawn(inputs.run(stop.clone()));
     let mirror = Arc::new(Mirror {
@@ -467,11 +506,18 @@ fn start_reconcilers(
         due: came_out,
         recorder,
         places: std::sync::Mutex::default(),
+        action_places: std::sync::Mutex::default(),
+        captures: captures::Captures::new(reach.clone(), config.namespace.clone()),
+        swept: std::sync::Mutex::default(),
+        skewed: std::sync::Mutex::default(),
         shown: std::sync::Mutex::default(),
         crash,
         started: clock(),
         locks: (0..Mirror::LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),
+        pens: (0..actions::PENS).map(|_| tokio::sync::Mutex::new(0)).collect(),
+        effects: watch::Sender::new(0),
     });
+    tasks.spawn(fence::watch(reach.lease(), parts.inbox.clone(), parts.health.clone(), stop.clone()));
     journal::keep(&mirror, told, parts.inbox.clone(), tasks, stop);
     tasks.spawn(mirror.run(parts.revision.clone(), stop.clone()));
 }

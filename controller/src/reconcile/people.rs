@@ -9,7 +9,7 @@ use crds::{
 };
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use kube::{Api, ResourceExt as _, api::DynamicObject};
-use model::{ActionState, Actor, IncidentState, RunId, StepName, Verdict};
+use model::{ActionState, Actor, IncidentState, OnDrift, RunId, StepName, Verdict};
 use respond::run::whole_run;
 
 use super::{
@@ -27,6 +27,14 @@ use crate::{
 pub(crate) enum Heard {
     Nothing,
     Something,
+}
+
+/// Somebody wants an action undone.
+#[derive(Debug)]
+pub(crate) struct WantedBack {
+    pub(crate) by: String,
+    pub(crate) because: String,
+    pub(crate) on_drift: OnDrift,
 }
 
 impl Mirror {
@@ -85,12 +93,14 @@ impl Mirror {
                         run: Some(run.clone()),
                         step: Some(step.clone()),
                         because: decision.reason.clone(),
+                        groups: decision.groups.clone(),
                     },
                     Answer::Deny => Change::Deny {
                         id: request.incident.clone(),
                         run: Some(run.clone()),
                         step: Some(step.clone()),
                         because: decision.reason.clone(),
+                        groups: decision.groups.clone(),
                     },
                 };
                 let over = match decision.answer {
@@ -176,7 +186,7 @@ impl Mirror {
         else {
             return Ok(Heard::Nothing);
         };
-        let Some((by, reason)) = self.wants_back(object).await? else { return Ok(Heard::Nothing) };
+        let Some(wanted) = self.wants_back(object).await? else { return Ok(Heard::Nothing) };
         let seen = object.status.as_ref().map_or(0, |status| status.observed_generation);
         let anew = object.metadata.generation.unwrap_or(0) > seen;
         let due = match record.state {
@@ -188,26 +198,40 @@ impl Mirror {
         if !due {
             return Ok(Heard::Nothing);
         }
-        let wish = Change::RollbackAction { id: record.id.to_string(), because: reason };
+        let WantedBack { by, because, on_drift } = wanted;
+        let wish = Change::RollbackAction { id: record.id.to_string(), because, on_drift };
         self.wish_or_tell(wish, &by).await
     }
 
     /// Who wants an action undone, and why: by its `end`, or by deleting the object.
-    pub(crate) async fn wants_back(
-        &self,
-        object: &ResponseAction,
-    ) -> Result<Option<(String, String)>, Failure> {
+    pub(crate) async fn wants_back(&self, object: &ResponseAction) -> Result<Option<WantedBack>, Failure> {
         match &object.spec.end {
             Some(end) if end.how == Ending::Accept => Ok(None),
-            Some(end) if self.bound("responseactions.hemostat.dev").await? => {
-                Ok(Some((end.by.clone(), end.reason.clone())))
-            }
+            Some(end) if self.bound("responseactions.hemostat.dev").await? => Ok(Some(WantedBack {
+                by: end.by.clone(),
+                because: end.reason.clone(),
+                on_drift: match end.on_drift {
+                    crds::response_action::OnDrift::Ask => OnDrift::Ask,
+                    crds::response_action::OnDrift::Overwrite => OnDrift::Overwrite,
+                },
+            })),
             Some(_) => Ok(None),
             // Who deleted it stands in the API server's audit log, and not in the object.
-            None if object.metadata.deletion_timestamp.is_some() => {
-                Ok(Some(("unknown".into(), "its ResponseAction was deleted".into())))
-            }
+            None if object.metadata.deletion_timestamp.is_some() => Ok(Some(WantedBack {
+                by: "unknown".into(),
+                because: "its ResponseAction was deleted".into(),
+                on_drift: OnDrift::Ask,
+            })),
             None => Ok(None),
+        }
+    }
+
+    /// A wish that must be met, or be tried again.
+    pub(crate) async fn wish_as(&self, what: Change, by: Actor) -> Result<(), Failure> {
+        match self.asker.change(what, by).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ApiErrorKind::Unavailable => Err(Failure::Away(error.message)),
+            Err(error) => Err(Failure::Conflict(error.message)),
         }
     }
 

@@ -40,6 +40,9 @@ pub(crate) enum Failure {
         /// Its word.
         because: String,
     },
+    /// What an undo needs cannot be kept there: what would need it is not begun.
+    #[error("{0}")]
+    Unkept(String),
     /// We may not write: another controller may be leading.
     #[error("this controller's lease has run out, so that it writes nothing")]
     NotLeading,
@@ -68,6 +71,16 @@ impl Reach {
     /// Since when the API server does not answer.
     pub(crate) fn away_since(&self) -> Option<Instant> {
         *self.away.borrow()
+    }
+
+    /// Whether this controller leads for certain.
+    pub(crate) fn leads(&self) -> bool {
+        self.lease.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Until when it leads, as it changes.
+    pub(crate) fn lease(&self) -> watch::Receiver<Option<Instant>> {
+        self.lease.clone()
     }
 
     /// A request that only reads.
@@ -102,8 +115,7 @@ impl Reach {
         &self,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Failure> {
-        let leads = self.lease.borrow().is_some_and(|until| Instant::now() < until);
-        if !leads {
+        if !self.leads() {
             return Err(Failure::NotLeading);
         }
         self.read(request).await

@@ -4,17 +4,17 @@ use crds::{
     ActionName, Condition, Holds, Memory, Network, Parameters, Scope, cut,
     response_action::{
         AccountTarget, ActionTarget, Capture, CgroupTarget, FileTarget, ObjectTarget, Plan, ProcessTarget,
-        ResponseAction, ResponseActionStatus, Summary, Undo, UndoClass as ShownUndo,
+        ResponseActionStatus, Summary, Undo, UndoClass as ShownUndo,
     },
 };
 use model::{
-    ActionId, ActionRecord, ActionState, BootNs, CgroupId, FreezeScope, KillScope, MemoryCapture, NodeAction,
-    NodeId, Pid, ProcessKey, RollbackState, Target, Timestamp, UndoClass,
+    ActionId, ActionRecord, ActionState, FreezeScope, KillScope, MemoryCapture, NodeAction, NodeId,
+    RollbackState, Target, Timestamp, UndoClass,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{bounded, condition, incident::short, moment, object_name};
-use crate::{api::RunStory, core::is_in_force};
+use crate::{api::RunStory, core::is_in_force, reconcile::captures::capture_name};
 
 /// What is captured is written into the object up to this size; larger ones stay in the journal.
 const MAX_CAPTURE: usize = 65_536;
@@ -105,35 +105,6 @@ pub(crate) fn is_settled_state(state: ActionState) -> bool {
     matches!(state, ActionState::Reverted | ActionState::Vacuous | ActionState::Failed)
 }
 
-/// The record that an object tells of, where it holds all that an undo needs.
-pub(crate) fn record_of(object: &ResponseAction, id: ActionId) -> Option<(NodeId, ActionRecord)> {
-    let (plan, status) = (&object.spec.plan, object.status.as_ref()?);
-    let rollback: RollbackState = serde_json::from_str(status.capture.as_ref()?.here.as_deref()?).ok()?;
-    let target = if let Some(process) = &plan.target.process {
-        Target::Process { process: ProcessKey { pid: Pid(process.pid), start: BootNs(process.start) } }
-    } else if let Some(cgroup) = &plan.target.cgroup {
-        Target::Cgroup { id: CgroupId(cgroup.id), path: cgroup.path.clone() }
-    } else if let Some(file) = &plan.target.file {
-        Target::File { path: file.path.clone(), inode: file.inode, device: file.device }
-    } else {
-        return None;
-    };
-    let record = ActionRecord {
-        id,
-        incident: None,
-        run: None,
-        step: None,
-        action: action_of(plan)?,
-        target,
-        state: status.state,
-        rollback: Some(rollback),
-        planned: status.capture.as_ref()?.at.0,
-        applied: status.applied.map(|at| at.0),
-        detail: status.detail.clone(),
-    };
-    Some((NodeId::new(plan.node.clone()?), record))
-}
-
 fn capture_of(record: &ActionRecord) -> Option<Capture> {
     // Planned needs none, and what failed before its capture has none.
     let Some(rollback) = &record.rollback else {
@@ -146,17 +117,23 @@ fn capture_of(record: &ActionRecord) -> Option<Capture> {
         });
     };
     let text = serde_json::to_string(rollback).unwrap_or_default();
-    // An object of the API server may hold a secret, and who reads actions need not be who may read that.
+    // For people to see. An object of the API server may hold a secret, and who reads actions need not be who may read that.
     let here = text.len() <= MAX_CAPTURE && !matches!(rollback, RollbackState::Cluster(_));
+    // What an undo goes by; where there is none, what is told to people stands in the journal.
+    let stored = match record.action.undo().has_undo() {
+        true => Some(format!("secret/{}", capture_name(&record.id))),
+        false => (!here).then(|| format!("journal/{}", record.id)),
+    };
     Some(Capture {
         at: moment(record.planned),
         digest: digest(&text),
-        stored: (!here).then(|| bounded(&format!("journal/{}", record.id), 512)),
+        stored: stored.map(|place| bounded(&place, 512)),
         here: here.then_some(text),
     })
 }
 
-fn digest(text: &str) -> String {
+/// As a status holds it.
+pub(crate) fn digest(text: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())))
 }
 
@@ -249,22 +226,4 @@ fn parameters_of(action: &NodeAction) -> Parameters {
         _ => {}
     }
     with
-}
-
-/// The other way, for actions that a node can undo by what the object holds.
-fn action_of(plan: &Plan) -> Option<NodeAction> {
-    Some(match plan.action.0.as_str() {
-        "node.stop" => NodeAction::Stop,
-        "node.freeze" if plan.with.scope == Some(Scope::Cgroup) => NodeAction::Freeze(FreezeScope::Cgroup),
-        "node.freeze" => NodeAction::Freeze(FreezeScope::Subtree),
-        "node.net-quarantine" => NodeAction::NetQuarantine(model::NetQuarantine {
-            allow: plan.with.allow.iter().flatten().map(|net| net.0).collect(),
-        }),
-        "node.block-destination" => NodeAction::BlockDestination(model::BlockDestination {
-            destination: plan.with.destination.as_ref()?.0,
-            port: plan.with.port,
-        }),
-        "node.quarantine-file" => NodeAction::QuarantineFile,
-        _ => return None,
-    })
 }

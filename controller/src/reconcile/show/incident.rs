@@ -26,15 +26,16 @@ pub(crate) fn incident_spec(incident: &Incident) -> IncidentSpec {
 /// How an incident stands. `before` gives the times of its conditions' changes.
 pub(crate) fn incident_status(
     story: &Story,
-    namespace: &str,
+    (namespace, survivor): (&str, Option<String>),
     generation: i64,
-    before: &[Condition],
+    before: Option<&IncidentStatus>,
     now: Timestamp,
 ) -> IncidentStatus {
     let incident = &story.view.incident;
     let node = node_of(story);
     let target = target_of(incident);
-    IncidentStatus {
+    let conditions: &[Condition] = before.map_or(&[], |status| &status.conditions);
+    let mut status = IncidentStatus {
         observed_generation: generation,
         state: incident.state.into(),
         severity: Severity::from(incident.severity),
@@ -47,9 +48,22 @@ pub(crate) fn incident_status(
             .unwrap_or(u32::MAX),
         runs: runs_of(incident),
         contained: incident.contained.map(moment),
+        merged_into: survivor,
         summary: summary_of(incident, &target, node.as_ref(), namespace),
-        conditions: conditions_of(story, generation, before, now),
+        conditions: conditions_of(story, generation, conditions, now),
+    };
+    if let Some(before) = before.filter(|_| status.findings == 0 && status.merged_into.is_none()) {
+        // Taken over from a controller that was lost with its findings: what it had said of them is still true.
+        status.findings = before.findings;
+        status.rules.clone_from(&before.rules);
+        status.techniques.clone_from(&before.techniques);
+        status.target.clone_from(&before.target);
+        status.node = status.node.or_else(|| before.node.clone());
+        status.contained = status.contained.or(before.contained);
+        status.summary.target.clone_from(&before.summary.target);
+        status.summary.technique.clone_from(&before.summary.technique);
     }
+    status
 }
 
 fn rules_of(incident: &Incident) -> Vec<String> {

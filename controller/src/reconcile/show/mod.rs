@@ -5,7 +5,7 @@ mod action;
 mod approval;
 mod incident;
 
-pub(crate) use action::{action_name, action_plan, action_status, is_settled, is_settled_state, record_of};
+pub(crate) use action::{action_name, action_plan, action_status, digest, is_settled, is_settled_state};
 pub(crate) use approval::{approval_name, approval_spec, approval_summary};
 pub(crate) use incident::{incident_spec, incident_status};
 

@@ -89,7 +89,7 @@ async fn a_killed_leader_is_followed_by_the_other_which_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn actions_of_a_lost_journal_are_flagged_and_can_still_be_undone() {
+async fn actions_of_a_lost_journal_are_taken_over_and_can_still_be_undone() {
     let Some(scene) = Scene::new() else { return };
     scene.apply(&playbook("Auto"));
     let mut first = scene.start("lost");
@@ -108,12 +108,14 @@ async fn actions_of_a_lost_journal_are_flagged_and_can_still_be_undone() {
     let enrolled =
         enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
     let node = Node::connect(&second.links, "n1", enrolled);
-    let flagged = scene.wait(&["ract", "-n", HOME], |it| {
+    let taken = scene.wait(&["ract", "-n", HOME], |it| {
         it["items"].as_array().is_some_and(|all| {
-            all.iter().all(|one| one["status"]["conditions"].to_string().contains("Orphaned"))
+            all.iter()
+                .all(|one| one["status"]["detail"].as_str().is_some_and(|said| said.contains("taken over")))
         })
     });
-    for action in flagged["items"].as_array().unwrap() {
+    assert!(!taken.to_string().contains("Orphaned"), "{taken:#}");
+    for action in taken["items"].as_array().unwrap() {
         let name = action["metadata"]["name"].as_str().unwrap();
         let end = r#"{"spec": {"end": {"how": "Revert", "by": "ada", "reason": "after the loss"}}}"#;
         scene

@@ -11,6 +11,7 @@ mod inputs;
 mod node;
 mod scene;
 mod shown;
+mod takeover;
 
 /// A playbook for [`node::miner`].
 fn playbook(mode: &str) -> String {

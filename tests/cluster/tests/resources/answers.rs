@@ -70,7 +70,18 @@ fn only_approvers_decide_by_name_or_by_group() {
     let asked =
         ask(&server, "grouped", "controller", |request| request["approvers"] = json!(["group:soc-oncall"]));
     refused(server.patch("ada", &asked, &decision("Approve", "ada")), &["none of the approvers"]);
-    server.patch("bob", &asked, &decision("Approve", "bob")).unwrap();
+    // By which group it is said is written down, and nobody is in a group of their own making.
+    refused(
+        server.patch("bob", &asked, &decision("Approve", "bob")),
+        &["spec.decision.groups", "group:soc-oncall"],
+    );
+    let by =
+        |groups: Value| json!({"spec": {"decision": {"answer": "Approve", "by": "bob", "groups": groups}}});
+    refused(server.patch("bob", &asked, &by(json!(["soc-oncall", "admins"]))), &["is not in all of"]);
+    let mut as_ada = by(json!(["soc-oncall"]));
+    as_ada["spec"]["decision"]["by"] = "ada".into();
+    refused(server.patch("ada", &asked, &as_ada), &["is not in all of"]);
+    server.patch("bob", &asked, &by(json!(["soc-oncall"]))).unwrap();
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Two controllers with journals of their own and nothing shared but the API server: one acts, and when it is lost the other takes over what
+//! it did and undoes it exactly.
+
+use serde_json::{Value, json};
+
+use crate::{
+    node::{Node, enrol, miner},
+    scene::{HOME, Process, Scene, until},
+};
+
+const PLAYBOOK: &str = "apiVersion: hemostat.dev/v1alpha1
+kind: Playbook
+metadata: {name: miner}
+spec:
+  mode: Auto
+  trigger: {rules: [rule-miner]}
+  blastRadius: {widest: Node}
+  steps:
+    - {name: freeze, action: node.freeze, target: {kind: Process}, timeout: 30s}
+    - {name: cordon, action: cluster.cordon, target: {kind: Node}, needs: [freeze], timeout: 60s}
+";
+
+/// Rights that the chart gives where `cluster.cordon` is enabled.
+fn may_cordon(scene: &Scene) {
+    scene.apply(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: cordon}\nrules:\n  \
+         - {apiGroups: [''], resources: [nodes], verbs: [get, patch]}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: cordon}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cordon}\n\
+         subjects: [{kind: Group, apiGroup: rbac.authorization.k8s.io, name: controllers}]\n",
+    );
+    scene.apply(PLAYBOOK);
+}
+
+fn action(it: &Value, name: &str) -> Option<Value> {
+    let all = it["items"].as_array().cloned().unwrap_or_default();
+    all.into_iter().find(|one| one["spec"]["plan"]["action"] == name)
+}
+
+fn state(it: &Value, name: &str) -> String {
+    action(it, name)
+        .map(|one| one["status"]["state"].as_str().unwrap_or_default().to_owned())
+        .unwrap_or_default()
+}
+
+fn secrets(scene: &Scene) -> Vec<String> {
+    let all = scene.get(&["secret", "-n", HOME, "-l", "hemostat.dev/capture=true"]);
+    let all = all["items"].as_array().unwrap();
+    all.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn cordoned(scene: &Scene) -> bool {
+    scene.get(&["node", "n1"])["spec"]["unschedulable"] == true
+}
+
+async fn again(scene: &Scene, process: &Process, before: Vec<String>) -> Node {
+    let token = scene.token("n1", "hemostat-agent");
+    let enrolled = enrol(&process.links, &scene.authority(), &token).await.unwrap();
+    let node = Node::connect(&process.links, "n1", enrolled);
+    node.world.lock().unwrap().effects = before;
+    node
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_an_empty_journal_and_undone_exactly()
+ {
+    let Some(scene) = Scene::new() else { return };
+    may_cordon(&scene);
+    let mut first = scene.start("a");
+    let mut second = scene.spawn("second", "b");
+    until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
+    let node = scene.node(&first, "n1").await;
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let before = scene.get(&["node", "n1"])["spec"].clone();
+    node.tell(miner("n1", 41));
+    scene.wait(&["ract", "-n", HOME], |it| {
+        state(it, "cluster.cordon") == "Verified" && state(it, "node.freeze") == "Verified"
+    });
+    assert!(cordoned(&scene));
+    assert_eq!(second.readiness().as_deref(), Some("standing by"), "one acts");
+    assert_eq!(node.effects().len(), 1, "{:?}", node.effects());
+    // What the undos need stands in the API server, and cannot be changed there; what is shown of it is its digest.
+    let kept = secrets(&scene);
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let shown = action(&scene.get(&["ract", "-n", HOME]), "cluster.cordon").unwrap();
+    assert!(shown["status"]["capture"]["here"].is_null(), "{shown:#}");
+    let stored = shown["status"]["capture"]["stored"].as_str().unwrap().strip_prefix("secret/").unwrap();
+    assert!(kept.iter().any(|name| name == stored), "{stored}: {kept:?}");
+    let patch = r#"{"stringData": {"captured.json": "{}"}}"#;
+    let changed = scene.server.kubectl(&["patch", "secret", stored, "-n", HOME, "--type=merge", "-p", patch]);
+    assert!(changed.unwrap_err().contains("immutable"));
+    let incidents = scene.get(&["inc", "-A"]);
+    first.kill();
+    second.wait_to_serve();
+    let effects = node.effects();
+    node.close().await;
+    let node = again(&scene, &second, effects).await;
+    // Taken over, into the same incident: nothing is orphaned, and nothing is done again.
+    let lease = scene.get(&["lease", "hemostat-controller", "-n", HOME]);
+    assert_eq!(lease["spec"]["holderIdentity"], "second");
+    scene.wait(&["inc", "-A"], |it| it["items"][0]["status"]["summary"]["actions"] == "2/2");
+    let now = scene.get(&["inc", "-A"]);
+    assert_eq!(now["items"].as_array().unwrap().len(), 1);
+    assert_eq!(now["items"][0]["metadata"]["uid"], incidents["items"][0]["metadata"]["uid"]);
+    assert_eq!(now["items"][0]["status"]["rules"], incidents["items"][0]["status"]["rules"]);
+    assert!(cordoned(&scene), "it holds on");
+    assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
+    let name = now["items"][0]["metadata"]["name"].as_str().unwrap();
+    let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
+    scene
+        .server
+        .kubectl_as("ada", &["patch", "-n", HOME, "inc", name, "--type=merge", "-p", verdict], None)
+        .unwrap();
+    scene.wait(&["ract", "-n", HOME], |it| {
+        let over =
+            |one: &Value| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null();
+        it["items"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(over))
+    });
+    assert_eq!(scene.get(&["node", "n1"])["spec"], before, "exactly as before");
+    assert_eq!(node.effects().iter().filter(|one| one.starts_with("revert")).count(), 1);
+    until("nothing is kept of what is over", || secrets(&scene).is_empty()).await;
+    node.close().await;
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_half_done() {
+    let Some(scene) = Scene::new() else { return };
+    may_cordon(&scene);
+    let mut first = scene.spawn_to_die("first", "a", "-cordon");
+    first.wait_to_serve();
+    let mut second = scene.spawn("second", "b");
+    until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
+    let node = scene.node(&first, "n1").await;
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let before = scene.get(&["node", "n1"])["spec"].clone();
+    node.tell(miner("n1", 41));
+    // Between what is written down and the command.
+    first.wait_for_death();
+    assert_eq!(state(&scene.get(&["ract", "-n", HOME]), "cluster.cordon"), "Applying");
+    assert_eq!(secrets(&scene).len(), 2);
+    second.wait_to_serve();
+    let effects = node.effects();
+    node.close().await;
+    let node = again(&scene, &second, effects).await;
+    // Nobody knows how far it had come: it is looked at, and what is not wholly there is undone exactly.
+    let over = scene.wait(&["ract", "-n", HOME], |it| state(it, "cluster.cordon") == "Failed");
+    assert!(
+        action(&over, "cluster.cordon").unwrap()["status"]["detail"].as_str().unwrap().contains("not there")
+    );
+    assert_eq!(scene.get(&["node", "n1"])["spec"], before);
+    // What holds the attack on the node holds on, in the same incident.
+    scene.wait(&["inc", "-A"], |it| {
+        it["items"][0]["status"]["summary"]["actions"].as_str().is_some_and(|n| n.starts_with("1/"))
+    });
+    assert_eq!(state(&scene.get(&["ract", "-n", HOME]), "node.freeze"), "Verified");
+    assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
+    until("one is kept", || secrets(&scene).len() == 1).await;
+    node.close().await;
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_that_somebody_made_up_in_a_status_is_not_believed() {
+    let Some(scene) = Scene::new() else { return };
+    let process = scene.start("a");
+    let node = scene.node(&process, "n1").await;
+    let captured =
+        json!({"of": "network", "pins": "node.net-quarantine", "cgroup": "/somebody-else"}).to_string();
+    let object = json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponseAction",
+        "metadata": {"name": "act-made-up", "namespace": "pay", "finalizers": ["hemostat.dev/revert"],
+            "annotations": {"hemostat.dev/action": "act-made-up"}},
+        "spec": {"plan": {"action": "node.net-quarantine", "target": {"cgroup": {"id": 7, "path": "/x"}}, "node": "n1",
+            "undo": {"class": "Exact"}, "radius": "Workload", "key": "n1/act-made-up", "deadline": "2027-01-01T00:00:00Z"}}});
+    scene.apply(&object.to_string());
+    let digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let status = json!({"status": {"state": "Verified", "capture": {"at": "2026-01-01T00:00:00Z", "digest": digest, "here": captured}}});
+    let words = [
+        "patch",
+        "-n",
+        "pay",
+        "ract",
+        "act-made-up",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status.to_string(),
+    ];
+    scene.kubectl(&words);
+    let flagged = scene.wait(&["ract", "act-made-up", "-n", "pay"], |it| {
+        it["status"]["conditions"].to_string().contains("Orphaned")
+    });
+    assert!(flagged["status"]["conditions"].to_string().contains("there is no Secret"), "{flagged:#}");
+    let end = r#"{"spec": {"end": {"how": "Revert", "by": "ada", "reason": "let it go"}}}"#;
+    scene
+        .server
+        .kubectl_as("ada", &["patch", "-n", "pay", "ract", "act-made-up", "--type=merge", "-p", end], None)
+        .unwrap();
+    // Another action goes its way meanwhile, so that the controller has looked at both.
+    scene.apply(&crate::playbook("Auto"));
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    node.tell(miner("n1", 41));
+    scene.wait(&["ract", "-n", HOME], |it| state(it, "node.freeze") == "Verified");
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(!node.effects().iter().any(|one| one.contains("act-made-up")), "{:?}", node.effects());
+    node.close().await;
+    process.stop();
+}

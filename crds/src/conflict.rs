@@ -108,7 +108,10 @@ mod tests {
         );
         assert_eq!(conflicts(&strict, &wide).len(), 4);
         assert!(conflicts(&wide, &wide).is_empty());
-        assert!(conflicts(&wide, &ResponsePolicySpec::default()).is_empty(), "who says nothing contradicts nobody");
+        assert!(
+            conflicts(&wide, &ResponsePolicySpec::default()).is_empty(),
+            "who says nothing contradicts nobody"
+        );
     }
 
     #[test]
@@ -124,11 +127,23 @@ mod tests {
         };
         assert!(meet(|_| {}, |it| it.playbooks = vec!["p".into()]));
         assert!(!meet(|it| it.playbooks = vec!["q".into()], |it| it.playbooks = vec!["p".into()]));
-        assert!(meet(|it| it.techniques = vec!["T1059".into()], |it| it.techniques = vec!["T1059.004".into()]));
-        assert!(!meet(|it| it.techniques = vec!["T1059.001".into()], |it| it.techniques = vec!["T1059.004".into()]));
-        assert!(meet(|it| it.cgroup_paths = vec!["a/b/c".into()], |it| it.cgroup_paths = vec!["a/b/".into()]));
+        assert!(meet(
+            |it| it.techniques = vec!["T1059".into()],
+            |it| it.techniques = vec!["T1059.004".into()]
+        ));
+        assert!(!meet(
+            |it| it.techniques = vec!["T1059.001".into()],
+            |it| it.techniques = vec!["T1059.004".into()]
+        ));
+        assert!(meet(
+            |it| it.cgroup_paths = vec!["a/b/c".into()],
+            |it| it.cgroup_paths = vec!["a/b/".into()]
+        ));
         assert!(!meet(|it| it.cgroup_paths = vec!["a/bc".into()], |it| it.cgroup_paths = vec!["a/b".into()]));
-        assert!(meet(|it| it.containers = vec!["0123456789abcd".into()], |it| it.containers = vec!["0123456789ab".into()]));
+        assert!(meet(
+            |it| it.containers = vec!["0123456789abcd".into()],
+            |it| it.containers = vec!["0123456789ab".into()]
+        ));
         // One by its unit, the other by its playbook: an incident may be both.
         assert!(meet(|it| it.units = vec!["a.service".into()], |it| it.playbooks = vec!["p".into()]));
     }

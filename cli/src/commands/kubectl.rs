@@ -2,28 +2,26 @@
 //! socket and no node: only the custom resources. Installed as `kubectl-hemostat` (a link to this program), kubectl finds it by itself.
 
 mod act;
+mod in_force;
+mod named;
+mod plan;
 mod show;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use crds::{
-    Playbook,
-    source::{Resource as Read, Severity, read},
-};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, Client, Config,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, PostParams},
     config::KubeConfigOptions,
 };
-use respond::plan::Plan;
 
 use crate::{
     Shared,
     exit::{Ended, Exit},
-    render::{Column, Fit, Table, Window, write_out},
+    render::Window,
 };
 
 #[derive(clap::Args)]
@@ -35,7 +33,7 @@ pub(crate) struct Options {
     #[arg(long, global = true)]
     context: Option<String>,
     /// Which kubeconfig.
-    #[arg(long, global = true, env = "KUBECONFIG")]
+    #[arg(long, global = true)]
     kubeconfig: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
@@ -54,7 +52,8 @@ enum Verb {
         /// Its name, or an unambiguous beginning.
         incident: String,
     },
-    /// What a playbook in a file would do here: checked, and tried on the API server without changing anything.
+    /// What the playbooks of a file would do here: checked, tried on the API server without a change, and compared with its policies and
+    /// with the actions that the controller may do.
     Plan {
         /// The file.
         file: PathBuf,
@@ -71,6 +70,8 @@ enum Verb {
         #[arg(short = 'm', long, default_value = "")]
         because: String,
     },
+    /// What is in force in the whole cluster; if anything is, the exit code is 6. Ask it before Hemostat is removed.
+    InForce(in_force::Options),
     /// What happened when, of one incident.
     Timeline {
         /// Its name, or an unambiguous beginning.
@@ -100,9 +101,10 @@ pub(crate) async fn run(_: &Shared, options: Options) -> Result<Exit> {
         Verb::Triage { all } => show::triage(&cluster, all, window).await,
         Verb::Show { incident } => show::incident(&cluster, &incident, window).await,
         Verb::Timeline { incident } => show::timeline(&cluster, &incident, window).await,
-        Verb::Plan { file } => plan(&cluster, &file, window).await,
+        Verb::Plan { file } => plan::plan(&cluster, &file, window).await,
         Verb::Approve(decision) => act::decide(&cluster, &decision, "Approve").await,
         Verb::Deny(decision) => act::decide(&cluster, &decision, "Deny").await,
+        Verb::InForce(options) => in_force::in_force(&cluster, &options, window).await,
         Verb::Revert { name, because } => act::revert(&cluster, &name, &because).await,
     }
 }
@@ -114,11 +116,13 @@ impl Cluster {
             Some(path) => {
                 let kubeconfig = kube::config::Kubeconfig::read_from(path)
                     .with_context(|| format!("read {}", path.display()))?;
-                Config::from_custom_kubeconfig(kubeconfig, &choice).await
+                Config::from_custom_kubeconfig(kubeconfig, &choice).await.context("use the kubeconfig")?
             }
-            None => Config::from_kubeconfig(&choice).await,
-        }
-        .context("read the kubeconfig")?;
+            // By its service account: the chart asks so before it is removed.
+            None if is_in_a_pod() => Config::incluster().context("use the pod's service account")?,
+            // `KUBECONFIG` may name several files.
+            None => Config::from_kubeconfig(&choice).await.context("read the kubeconfig")?,
+        };
         let client = Client::try_from(config).context("make a client of the API server")?;
         Ok(Self { client, namespace: options.namespace.clone() })
     }
@@ -143,83 +147,52 @@ impl Cluster {
             + serde::de::DeserializeOwned,
         K::DynamicType: Default,
     {
-        Ok(self.api::<K>().list(&ListParams::default()).await.map_err(refused)?.items)
+        Ok(self.api::<K>().list(&ListParams::default()).await.map_err(|error| self.refused(error))?.items)
     }
 
     /// Who the API server knows the caller as: a word is only taken under that name.
     async fn me(&self) -> Result<String> {
+        self.me_and_groups().await.map(|(name, _)| name)
+    }
+
+    /// The name and the groups by which the API server knows who asks.
+    async fn me_and_groups(&self) -> Result<(String, Vec<String>)> {
         let api: Api<SelfSubjectReview> = Api::all(self.client.clone());
-        let review =
-            api.create(&PostParams::default(), &SelfSubjectReview::default()).await.map_err(refused)?;
+        let review = api.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+        let review = review.map_err(|error| self.refused(error))?;
         let user = review.status.and_then(|status| status.user_info);
-        user.and_then(|user| user.username).context("the API server does not say who you are")
+        let user = user.context("the API server does not say who you are")?;
+        let name = user.username.context("the API server does not say who you are")?;
+        Ok((name, user.groups.unwrap_or_default()))
+    }
+
+    /// An answer of the API server with its exit code, and with what helps.
+    fn refused(&self, error: kube::Error) -> anyhow::Error {
+        match &error {
+            kube::Error::Api(status) => {
+                let (exit, help) = match status.code {
+                    401 => (Exit::Forbidden, ": does the kubeconfig name a user whom this cluster knows?"),
+                    403 if self.namespace.is_none() && status.message.contains("at the cluster scope") => {
+                        (Exit::Forbidden, ": with -n NAMESPACE only that one is asked about")
+                    }
+                    403 => (Exit::Forbidden, ""),
+                    // Names are checked before: what is missing is the kind.
+                    404 => (Exit::Unknown, ": is Hemostat installed in this cluster?"),
+                    409 | 422 => (Exit::Conflict, ""),
+                    _ => (Exit::Bad, ""),
+                };
+                Ended::with(exit, format!("{}{help}", status.message.trim_end()))
+            }
+            _ => {
+                let message = format!("the API server cannot be reached: {error}");
+                Ended::with(Exit::Unreachable, message)
+            }
+        }
     }
 }
 
-/// An answer of the API server with its exit code.
-fn refused(error: kube::Error) -> anyhow::Error {
-    match &error {
-        kube::Error::Api(status) => {
-            let exit = match status.code {
-                401 | 403 => Exit::Forbidden,
-                404 => Exit::Unknown,
-                409 | 422 => Exit::Conflict,
-                _ => Exit::Bad,
-            };
-            Ended::with(exit, status.message.clone())
-        }
-        _ => Ended::with(Exit::Unreachable, format!("the API server cannot be reached: {error}")),
-    }
-}
-
-async fn plan(cluster: &Cluster, file: &std::path::Path, window: Window) -> Result<Exit> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let reading = read(&file.display().to_string(), &text);
-    let mut problems: Vec<String> = reading
-        .problems
-        .iter()
-        .filter(|one| one.severity == Severity::Error)
-        .map(ToString::to_string)
-        .collect();
-    let mut out = String::new();
-    let api: Api<Playbook> = Api::all(cluster.client.clone());
-    for resource in reading.resources {
-        let Read::Playbook(playbook) = resource else { continue };
-        let name = playbook.value.metadata.name.clone().unwrap_or_default();
-        let checked = Plan::check(&playbook, &BTreeSet::new());
-        problems.extend(
-            checked.problems.iter().filter(|one| one.severity == Severity::Error).map(ToString::to_string),
-        );
-        let params = PatchParams::apply("kubectl-hemostat").force().dry_run();
-        if let Err(error) = api.patch(&name, &params, &Patch::Apply(&playbook.value)).await {
-            problems.push(format!("{name}: the API server: {error}"));
-        }
-        let Some(plan) = checked.plan else { continue };
-        out.push_str(&format!("{name}: mode {:?}\n", plan.spec().mode));
-        let mut table = Table::new(vec![
-            Column { heading: "STEP", fit: Fit::Keep },
-            Column { heading: "ACTION", fit: Fit::Keep },
-            Column { heading: "NEEDS", fit: Fit::Shrink(8) },
-            Column { heading: "ASKS", fit: Fit::Keep },
-            Column { heading: "ON FAILURE", fit: Fit::Drop(1) },
-        ]);
-        for step in &plan.spec().steps {
-            let kind = respond::action::ActionKind::named(&step.action.0);
-            let purpose = kind.map(|kind| format!("{:?}", kind.purpose())).unwrap_or_default();
-            let asks = if step.approval == crds::Approval::Required { "always".into() } else { purpose };
-            table.row([
-                step.name.clone(),
-                step.action.0.clone(),
-                step.needs.join(" "),
-                asks,
-                format!("{:?}", step.on_failure),
-            ]);
-        }
-        out.push_str(&table.render(window));
-    }
-    write_out(&out)?;
-    if problems.is_empty() {
-        return Ok(Exit::Good);
-    }
-    Err(Ended::with(Exit::Bad, problems.join("\n")))
+/// Where no kubeconfig is named and Kubernetes says where it is itself.
+fn is_in_a_pod() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("KUBERNETES_SERVICE_HOST") && !is_set("KUBECONFIG")
 }

@@ -86,6 +86,16 @@ const MODULES: &[Module] = &[
     },
 ];
 
+/// What no cluster needs, and tests use where it is there: a registry, for rule sets as artifacts.
+const EXTRAS: &[Module] = &[Module {
+    name: "registry",
+    module: "github.com/distribution/distribution/v3",
+    version: "v3.1.1",
+    packages: &["github.com/distribution/distribution/v3/cmd/registry"],
+    tags: "",
+    into: "",
+}];
+
 /// Debian packages of which one file is taken; they are unpacked into the cache and not installed.
 const PACKAGES: &[(&str, &str, &str)] =
     &[("runc", "usr/sbin/runc", "runc"), ("busybox-static", "bin/busybox", "busybox")];
@@ -136,7 +146,7 @@ impl Binaries {
         let folder = folder()?;
         fs::create_dir_all(folder.join("bin/cni")).with_context(|| format!("make {}", folder.display()))?;
         let this = Self { folder: folder.join("bin"), assets: assets()? };
-        if this.missing()?.is_empty() {
+        if this.missing()?.is_empty() && this.missing_extras().is_empty() {
             return Ok(this);
         }
         let _lock = lock(&folder.join("build.lock"))?;
@@ -148,6 +158,9 @@ impl Binaries {
             ));
         }
         for module in MODULES.iter().filter(|module| missing.contains(&module.name)) {
+            this.build_module(&folder, module)?;
+        }
+        for module in this.missing_extras() {
             this.build_module(&folder, module)?;
         }
         if missing.contains(&"pause") {
@@ -195,6 +208,14 @@ impl Binaries {
             PACKAGES.iter().filter(|(.., name)| !self.path(name).exists()).map(|(package, ..)| *package),
         );
         Ok(missing)
+    }
+
+    fn missing_extras(&self) -> Vec<&'static Module> {
+        let built = |module: &Module| {
+            self.stamp(module.name) == Some(module.version.to_owned())
+                && module.programs().all(|program| self.path(&program).exists())
+        };
+        EXTRAS.iter().filter(|module| !built(module)).collect()
     }
 
     /// The version that was built.

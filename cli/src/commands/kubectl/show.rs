@@ -10,11 +10,11 @@ use crds::{
 use kube::ResourceExt as _;
 use model::Timestamp;
 
-use super::Cluster;
+use super::{Cluster, named::belongs};
 use crate::{
     commands::now,
-    exit::{Ended, Exit},
-    render::{Column, Fit, Table, Window, age, write_out},
+    exit::Exit,
+    render::{Column, Fit, Table, Window, age, one_line, write_out},
 };
 
 const fn keep(heading: &'static str) -> Column {
@@ -93,14 +93,16 @@ pub(super) async fn triage(cluster: &Cluster, all: bool, window: Window) -> Resu
 /// One incident with its actions and questions.
 pub(super) async fn incident(cluster: &Cluster, name: &str, window: Window) -> Result<Exit> {
     let (incident, actions, approvals) = whole(cluster, name).await?;
-    let mut out = format!("{}: {}\n", incident.name_any(), incident.spec.title);
+    let mut out = format!("{}: {}\n", incident.name_any(), one_line(&incident.spec.title, 256));
     if let Some(status) = &incident.status {
-        out.push_str(&format!("{:?}, {:?}, about {}\n", status.severity, status.state, status.target));
+        let target = one_line(&status.target, 1024);
+        out.push_str(&format!("{:?}, {:?}, about {target}\n", status.severity, status.state));
         if !status.techniques.is_empty() {
             out.push_str(&format!("techniques: {}\n", status.techniques.join(" ")));
         }
         for run in &status.runs {
-            out.push_str(&format!("{} of {}: {:?}: {}\n", run.name, run.playbook, run.state, run.because));
+            let because = one_line(&run.because, 1024);
+            out.push_str(&format!("{} of {}: {:?}: {because}\n", run.name, run.playbook, run.state));
         }
     }
     if !actions.is_empty() {
@@ -190,37 +192,14 @@ pub(super) async fn timeline(cluster: &Cluster, name: &str, window: Window) -> R
 }
 
 async fn whole(cluster: &Cluster, name: &str) -> Result<(Incident, Vec<ResponseAction>, Vec<Approval>)> {
-    let all: Vec<Incident> = cluster.all().await?;
-    let fits = |one: &&Incident| {
-        let full = one.name_any();
-        full == name
-            || full.starts_with(name)
-            || full.strip_prefix("inc-").is_some_and(|rest| rest.starts_with(name))
-    };
-    let mut found: Vec<&Incident> = all.iter().filter(fits).collect();
-    if let Some(exact) = found.iter().find(|one| one.name_any() == name).copied() {
-        found = vec![exact];
-    }
-    let incident = match found.as_slice() {
-        [one] => (*one).clone(),
-        [] => return Err(Ended::with(Exit::Unknown, format!("there is no incident {name}"))),
-        more => {
-            return Err(Ended::with(
-                Exit::Unknown,
-                format!("{name} is the beginning of {} incidents", more.len()),
-            ));
-        }
-    };
-    let id = incident.name_any();
+    let incident = cluster.incident(name).await?;
     let mut actions: Vec<ResponseAction> = cluster.all().await?;
-    actions.retain(|one| {
-        one.labels().get("hemostat.dev/incident") == Some(&id) || one.spec.plan.incident.as_ref() == Some(&id)
-    });
+    actions.retain(|one| belongs(one, &incident, one.spec.plan.incident.as_deref().unwrap_or_default()));
     actions.sort_by_key(|one| {
         one.status.as_ref().and_then(|status| status.capture.as_ref()).map(|capture| capture.at)
     });
     let mut approvals: Vec<Approval> = cluster.all().await?;
-    approvals.retain(|one| one.spec.request.incident == id);
+    approvals.retain(|one| belongs(one, &incident, &one.spec.request.incident));
     Ok((incident, actions, approvals))
 }
 

@@ -257,6 +257,8 @@ impl Stage {
                 NAMESPACE,
                 "--wait",
                 "--cascade=foreground",
+                // Removed in whatever state it is: what asks first (deploy/chart/templates/uninstall.yaml) has tests of its own.
+                "--no-hooks",
                 "--timeout=90s",
             ],
         )?;

@@ -68,7 +68,7 @@ pub(super) fn prove(stage: &Stage) -> Result<()> {
     ensure!(others.is_empty(), "writes in shadow beside our own records: {others:?}");
     ensure!(stage.is_open(&stage.victim)?, "traffic is not open in shadow");
     miner.end(stage)?;
-    stage.false_positive(&incident).with_context(|| format!("judge {}", name(&incident)))?;
+    stage.judge(&incident).with_context(|| format!("judge {}", name(&incident)))?;
     set_mode(stage, "Auto")
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::demo::cluster::stage::{IMAGE, NAMESPACE, Pod, Stage, name, pods};
+use crate::demo::cluster::stage::{IMAGE, NAMESPACE, Pod, Stage, name, pods, states};
 
 /// A pod that must not be touched, and a word of the reason.
 struct Case {
@@ -97,7 +97,8 @@ fn one(stage: &Stage, case: &Case) -> Result<()> {
         .ok_or_else(|| anyhow::anyhow!("{}: no pod", case.what))?;
     let miner = stage.mine_in(case.namespace, &pod)?;
     let mut found = Value::Null;
-    stage.wait(&format!("{} is refused", case.what), || {
+    let mut actions = Vec::new();
+    stage.wait(&format!("{} is refused, with the reason in status", case.what), || {
         let all = stage.kubectl.ask_json(&["get", "incidents", "--all-namespaces"])?;
         let about = |one: &&Value| {
             one["status"]["target"].as_str().unwrap_or_default().contains(&pod.name)
@@ -107,18 +108,17 @@ fn one(stage: &Stage, case: &Case) -> Result<()> {
             return Ok(false);
         };
         found = incident.clone();
-        Ok(found["status"]["runs"].as_array().is_some_and(|runs| !runs.is_empty()))
+        actions = stage.actions(&found)?;
+        // In the gate's reasons where it is known before anything begins, else in the action that was not done.
+        let said = found["status"]["runs"].to_string();
+        let refused = |one: &Value| {
+            let detail = one["status"]["detail"].as_str().unwrap_or_default();
+            one["status"]["state"] == "Failed" && detail.contains("protected")
+        };
+        let told = (said.contains("protected") && said.contains(case.because)) || actions.iter().any(refused);
+        ensure!(told, "its status says {said}, its actions {:?}", states(&actions));
+        Ok(true)
     })?;
-    let said = found["status"]["runs"].to_string();
-    // In the gate's reasons where it is known before anything begins, else in the action that was not done.
-    let actions = stage.actions(&found)?;
-    let refused = |one: &&Value| {
-        let detail = one["status"]["detail"].as_str().unwrap_or_default();
-        one["status"]["state"] == "Failed" && detail.contains("protected")
-    };
-    let told = (said.contains("protected") && said.contains(case.because))
-        || actions.iter().any(|one| refused(&one));
-    ensure!(told, "{}: its status does not say that it is protected: {said}", case.what);
     // What the playbook would have done to it in the cluster is not there.
     let done = actions.iter().find(|one| {
         let of_cluster =

@@ -19,7 +19,8 @@ use serde_json::Value;
 pub const USERS: &str = "admin-token,admin,1,system:masters\n\
     controller-token,controller,2,controllers\n\
     ada-token,ada,3,people\n\
-    bob-token,bob,4,\"people,soc-oncall\"\n";
+    bob-token,bob,4,\"people,soc-oncall\"\n\
+    eve-token,eve,5\n";
 
 /// One for all tests that run at the same time; it ends with the last of them.
 pub struct ApiServer {
@@ -172,18 +173,46 @@ impl ApiServer {
         Some(server)
     }
 
+    /// One in which nothing is installed.
+    #[must_use]
+    pub fn bare() -> Option<Arc<Self>> {
+        let Some(programs) = programs() else {
+            skipped();
+            return None;
+        };
+        Some(Arc::new(Self::start(&programs)))
+    }
+
     /// A kubeconfig of one of [`USERS`].
     #[must_use]
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
-        let path = self.folder.path().join(format!("{user}.kubeconfig"));
+        self.kubeconfig_of(user, &format!("{user}-token"))
+    }
+
+    /// A kubeconfig with a token.
+    #[must_use]
+    pub fn kubeconfig_of(&self, name: &str, token: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.kubeconfig"));
         let text = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": self.address, "insecure-skip-tls-verify": true}}],
-            "users": [{"name": "it", "user": {"token": format!("{user}-token")}}],
+            "users": [{"name": "it", "user": {"token": token}}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
         });
         fs::write(&path, text.to_string()).unwrap();
         path
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// The kubectl that belongs to it.
+    #[must_use]
+    pub fn kubectl_program(&self) -> &Path {
+        &self.kubectl
     }
 
     /// The API server answers nobody until [`ApiServer::wake`].

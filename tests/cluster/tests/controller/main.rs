@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test of its own; what cannot be done fails it")]
 
 mod answers;
+mod artifact;
 mod away;
 mod crash;
 mod identity;

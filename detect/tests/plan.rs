@@ -343,3 +343,23 @@ fn i1_no_test_is_shorter_than_what_the_kernel_looks_for() {
     assert_eq!(plan_of("abcäde"), Some(ClassPlan::All));
     assert_eq!(plan_of("äabcde"), Some(ClassPlan::AnyOf(vec![KernelTest::PathContains("abcde".into())])));
 }
+
+/// Whom the network can reach is derived from listeners: whoever asks for it, in whatever alternative, gets both classes whole.
+#[test]
+fn i1_who_asks_for_exposure_gets_the_listeners_that_it_is_derived_from() {
+    let plan_of = |search: &str| {
+        let rule = format!(
+            "title: t\nlogsource: {{product: linux, category: process_creation}}\ndetection: {{s: {search}, condition: s}}\n"
+        );
+        let loaded = load(&[SourceFile { name: "t.yml".into(), text: rule }]);
+        assert_eq!(loaded.errors(), 0, "{:?}", loaded.diagnostics);
+        RuleSet::compile(&loaded.rules, Options::default()).0.plan().classes.clone()
+    };
+    for search in ["{Exposure: listens}", "[{Image: /x}, {Image: /y, Exposure: listens}]"] {
+        let classes = plan_of(search);
+        for class in [EventClass::Listen, EventClass::Bind] {
+            assert_eq!(classes.get(&class), Some(&ClassPlan::All), "{search}");
+        }
+    }
+    assert_eq!(plan_of("{Image: /x}").get(&EventClass::Bind), None);
+}

@@ -358,7 +358,8 @@ fn i11_keys_that_found_no_room_stay_counted_when_incidents_merge() {
     let both = Seed { pid: a, ancestors: vec![b, 77], cgroup: 6, seq: 3, ..Seed::default() };
     let merged = correlator.place(&both.finding(), at(0));
     assert_eq!((&merged.incident, merged.absorbed.len()), (&one, 1));
-    assert!(refused(&correlator, &one) >= first + second);
+    // The eight of the other find no room either.
+    assert!(refused(&correlator, &one) >= first + second + 8);
 }
 
 /// Nobody's name is nobody: two records without one have nothing in common.
@@ -380,4 +381,16 @@ fn a_record_without_a_name_links_to_nothing() {
     };
     assert_eq!([keys(""), keys("system:node:a"), keys("dana")], [0, 0, 1]);
     assert_eq!(keys("system:serviceaccount:pay:api"), 1);
+}
+
+/// A terminal alone is no session: many a service has one, and nobody has logged in there.
+#[test]
+fn a_terminal_without_a_login_links_nothing() {
+    let mut finding = Seed { session: Some((1000, "pts0".into())), ..Seed::default() }.finding();
+    let sessions = |finding: &Finding| {
+        keys_of(finding).into_iter().filter(|key| matches!(key, Key::Session { .. })).count()
+    };
+    assert_eq!(sessions(&finding), 1);
+    Arc::make_mut(&mut finding.event.process).credentials.auid = None;
+    assert_eq!(sessions(&finding), 0);
 }

@@ -106,3 +106,20 @@ fn a_hit_exactly_a_window_later_is_the_first_of_a_new_one() {
     assert_eq!(run(&loaded, &[at(0, 0, 1), second(10_000)]).len(), 2);
     assert_eq!(run(&loaded, &[at(0, 0, 1), second(9_999)]).len(), 1);
 }
+
+/// What was folded to stay within a bound leaves the window with all that it stood for.
+#[test]
+fn an_average_forgets_folded_values_whole() {
+    let loaded = loaded(&correlation(
+        "mean",
+        "type: value_avg, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gte: 8}",
+    ));
+    let (mut correlator, mut told) =
+        (correlator(&loaded, Limits { samples: 2, ..Limits::default() }), vec![]);
+    for (time, value) in [(0_i64, 1), (1000, 1), (2000, 1), (12_500, 8)] {
+        hit(&mut correlator, At { value, reference: time.unsigned_abs(), ..at(time, 0, 1) }, &mut told);
+    }
+    correlator.finish(&mut told);
+    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(12_500, 8.0)]);
+    assert_eq!(correlator.counts().folded, 1);
+}

@@ -1,5 +1,4 @@
 //! What rules cover, by technique, and the Navigator's layer of it.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use hemostat_detect::{
     coverage::{Coverage, coverage},

@@ -580,7 +580,12 @@ fn who_has_no_home_any_more_goes_to_a_defined_place_and_it_is_said() {
         let Some(rollback) = record.rollback.clone() else { panic!() };
         let revert = NodeCommand {
             action_id: record.id.clone(),
-            ..command(&SUBTREE, &process(root), Phase::Revert { rollback, on_drift: model::OnDrift::Ask }, "r")
+            ..command(
+                &SUBTREE,
+                &process(root),
+                Phase::Revert { rollback, on_drift: model::OnDrift::Ask },
+                "r",
+            )
         };
         let done = contain.handle(&revert, now()).result;
         let Ok(PhaseDone::Reverted { detail }) = &done else { panic!("{done:?}") };

@@ -141,7 +141,8 @@ fn i5_what_is_restored_is_what_was_when_it_was_done_and_not_when_it_was_planned(
         let before = ground.snapshot();
         let apply = Phase::Apply { rollback: rollback.clone() };
         contain.handle(&command(&action, &target, apply, "k"), now()).result.unwrap();
-        let revert = command(&action, &target, Phase::Revert { rollback, on_drift: model::OnDrift::Ask }, "k");
+        let revert =
+            command(&action, &target, Phase::Revert { rollback, on_drift: model::OnDrift::Ask }, "k");
         let reverted = contain.handle(&revert, now()).result;
         assert!(matches!(reverted, Ok(PhaseDone::Reverted { .. })), "{reverted:?}");
         assert_eq!(ground.snapshot(), before, "{action:?}");

@@ -14,8 +14,8 @@ use agent::{Agent, AgentConfig, AgentHandle, edge::Authority, mask::Masker};
 use anyhow::{Context, Result};
 use controller::{
     Controller, ControllerConfig, ControllerHandle,
-    intel::FeedSource,
     ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start, Zone},
+    intel::FeedSource,
     wall_clock,
 };
 use detect::matcher::{RuleSet, Swap};

@@ -39,7 +39,8 @@ fn page(status: &Status, window: Window) -> String {
     let mut out = wrapped(&line, window.width, 4) + "\n";
     if let Some(paused) = &status.paused {
         let why = if paused.because.is_empty() { String::new() } else { format!(": {}", paused.because) };
-        let line = format!("PAUSED by {} {} ago{why}; `hemostat resume` ends it", paused.by, age(paused.at, now));
+        let line =
+            format!("PAUSED by {} {} ago{why}; `hemostat resume` ends it", paused.by, age(paused.at, now));
         out.push_str(&(wrapped(&line, window.width, 4) + "\n"));
     }
     for feed in &status.feeds {

@@ -120,7 +120,13 @@ fn enrichment(out: &mut String, incident: &Incident, now: Timestamp, window: Win
         let note = if one.note.is_empty() { String::new() } else { format!(" ({})", one.note) };
         let line = format!(
             "{} is {} {} of feed {}, confidence {}, written {} ago{note}; seen in {}",
-            one.observed, one.relation, one.indicator, one.feed, one.confidence, age(one.written, now), one.seen_in
+            one.observed,
+            one.relation,
+            one.indicator,
+            one.feed,
+            one.confidence,
+            age(one.written, now),
+            one.seen_in
         );
         let _never_fails = writeln!(out, "  {}", one_line(&line, room));
     }

@@ -103,7 +103,10 @@ fn a_pod_is_known_with_container_image_account_and_the_chain_of_its_owners() {
     assert_eq!(pod.workload().unwrap().name, "api");
     assert_eq!((pod.path().as_str(), pod.service_account.as_deref()), ("pay/api-0", Some("api")));
     assert_eq!(pod.namespace_labels["team"], "pay");
-    assert_eq!((index.namespace_label("pay", "team"), index.namespace_label("shop", "team")), (Some("pay"), None));
+    assert_eq!(
+        (index.namespace_label("pay", "team"), index.namespace_label("shop", "team")),
+        (Some("pay"), None)
+    );
 }
 
 #[test]
@@ -126,7 +129,10 @@ fn a_rollout_goes_on_while_pods_of_two_templates_of_one_deployment_live() {
     let newer = PodSeen { owner: Some(owner("ReplicaSet", "api-7777")), ..seen("api-2", 6) };
     index.take(told(newer.clone()), at(12));
     for name in ["api-0", "api-2"] {
-        assert!(matches!(asked(&index, name), Rollout::Goes(what) if what.contains("Deployment api")), "{name}");
+        assert!(
+            matches!(asked(&index, name), Rollout::Goes(what) if what.contains("Deployment api")),
+            "{name}"
+        );
     }
     assert_eq!(asked(&index, "web-0"), Rollout::None);
     index.take(Fact::PodGone { uid: "uid-api-0".into() }, at(13));

@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("standins", &[]),
     ("workloads", &[]),
-    ("cluster-tests", &["act", "model", "respond"]),
+    ("cluster-tests", &["act", "controller", "model", "respond"]),
     ("xtask", &[]),
 ];
 

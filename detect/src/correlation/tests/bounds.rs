@@ -112,14 +112,14 @@ fn a_hit_exactly_a_window_later_is_the_first_of_a_new_one() {
 fn an_average_forgets_folded_values_whole() {
     let loaded = loaded(&correlation(
         "mean",
-        "type: value_avg, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gte: 8}",
+        "type: value_avg, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gte: 4.5}",
     ));
     let (mut correlator, mut told) =
         (correlator(&loaded, Limits { samples: 2, ..Limits::default() }), vec![]);
-    for (time, value) in [(0_i64, 1), (1000, 1), (2000, 1), (12_500, 8)] {
+    for (time, value) in [(0_i64, 1), (1000, 1), (2000, 1), (5000, 1), (12_500, 8)] {
         hit(&mut correlator, At { value, reference: time.unsigned_abs(), ..at(time, 0, 1) }, &mut told);
     }
     correlator.finish(&mut told);
-    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(12_500, 8.0)]);
-    assert_eq!(correlator.counts().folded, 1);
+    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(12_500, 4.5)]);
+    assert_eq!(correlator.counts().folded, 2);
 }

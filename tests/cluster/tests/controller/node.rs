@@ -254,3 +254,17 @@ pub(crate) fn miner(node: &str, pid: u32) -> Report {
         loss: LossWindow::default(),
     })
 }
+
+/// As [`miner`], in a container of a pod.
+pub(crate) fn miner_in_pod(node: &str, pid: u32, uid: &str) -> Report {
+    let Report::Finding(mut finding) = miner(node, pid) else { unreachable!("a miner is a finding") };
+    let mut process = (*finding.event.process).clone();
+    process.workload = Arc::new(Workload::Container {
+        runtime: Runtime::Containerd,
+        container_id: "c".repeat(64),
+        pod_uid: Some(uid.into()),
+        cgroup_path: format!("/kubepods/pod{uid}/c"),
+    });
+    finding.event.process = Arc::new(process);
+    Report::Finding(finding)
+}

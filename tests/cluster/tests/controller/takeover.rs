@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    node::{Node, enrol, miner},
+    node::{Node, enrol, miner, miner_in_pod},
     scene::{HOME, Process, Scene, until},
 };
 
@@ -14,19 +14,42 @@ metadata: {name: miner}
 spec:
   mode: Auto
   trigger: {rules: [rule-miner]}
-  blastRadius: {widest: Node}
   steps:
     - {name: freeze, action: node.freeze, target: {kind: Process}, timeout: 30s}
-    - {name: cordon, action: cluster.cordon, target: {kind: Node}, needs: [freeze], timeout: 60s}
+    - {name: mark, action: cluster.label, target: {kind: Pod}, with: {labels: [quarantine=here]}, needs: [freeze], timeout: 60s}
 ";
 
-/// Rights that the chart gives where `cluster.cordon` is enabled.
-fn may_cordon(scene: &Scene) {
+/// The uid of a pod on n1 that is attacked.
+fn pod(scene: &Scene) -> String {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api-0", "namespace": "pay", "labels": {"app": "api"}}, "spec": {
+        "nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "api", "image": "none"}]}});
+    scene.kubectl(&["create", "serviceaccount", "default", "-n", "pay"]);
+    scene.apply(&pod.to_string());
+    let status = json!({"status": {"phase": "Running", "containerStatuses": [{"name": "api", "image": "none", "imageID": "none",
+        "ready": true, "restartCount": 0, "containerID": format!("containerd://{}", "c".repeat(64)),
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}});
+    let words = [
+        "patch",
+        "pod",
+        "api-0",
+        "-n",
+        "pay",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status.to_string(),
+    ];
+    scene.kubectl(&words);
+    scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["uid"].as_str().unwrap().to_owned()
+}
+
+/// Rights that the chart gives where `cluster.label` is enabled.
+fn may_label(scene: &Scene) {
     scene.apply(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: cordon}\nrules:\n  \
-         - {apiGroups: [''], resources: [nodes], verbs: [get, patch]}\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: cordon}\n\
-         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cordon}\n\
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: label}\nrules:\n  \
+         - {apiGroups: [''], resources: [pods], verbs: [get, patch]}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: label}\n\
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: label}\n\
          subjects: [{kind: Group, apiGroup: rbac.authorization.k8s.io, name: controllers}]\n",
     );
     scene.apply(PLAYBOOK);
@@ -49,8 +72,9 @@ fn secrets(scene: &Scene) -> Vec<String> {
     all.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn cordoned(scene: &Scene) -> bool {
-    scene.get(&["node", "n1"])["spec"]["unschedulable"] == true
+/// What an exact undo gives back.
+fn labels(scene: &Scene) -> Value {
+    scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone()
 }
 
 async fn again(scene: &Scene, process: &Process, before: Vec<String>) -> Node {
@@ -65,24 +89,25 @@ async fn again(scene: &Scene, process: &Process, before: Vec<String>) -> Node {
 async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_an_empty_journal_and_undone_exactly()
  {
     let Some(scene) = Scene::new() else { return };
-    may_cordon(&scene);
+    may_label(&scene);
     let mut first = scene.start("a");
     let mut second = scene.spawn("second", "b");
     until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
     let node = scene.node(&first, "n1").await;
     scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
-    let before = scene.get(&["node", "n1"])["spec"].clone();
-    node.tell(miner("n1", 41));
-    scene.wait(&["ract", "-n", HOME], |it| {
-        state(it, "cluster.cordon") == "Verified" && state(it, "node.freeze") == "Verified"
+    let uid = pod(&scene);
+    let before = labels(&scene);
+    node.tell(miner_in_pod("n1", 41, &uid));
+    scene.wait(&["ract", "-n", "pay"], |it| {
+        state(it, "cluster.label") == "Verified" && state(it, "node.freeze") == "Verified"
     });
-    assert!(cordoned(&scene));
+    assert_eq!(labels(&scene)["quarantine"], "here");
     assert_eq!(second.readiness().as_deref(), Some("standing by"), "one acts");
     assert_eq!(node.effects().len(), 1, "{:?}", node.effects());
     // What the undos need stands in the API server, and cannot be changed there; what is shown of it is its digest.
     let kept = secrets(&scene);
     assert_eq!(kept.len(), 2, "{kept:?}");
-    let shown = action(&scene.get(&["ract", "-n", HOME]), "cluster.cordon").unwrap();
+    let shown = action(&scene.get(&["ract", "-n", "pay"]), "cluster.label").unwrap();
     assert!(shown["status"]["capture"]["here"].is_null(), "{shown:#}");
     let stored = shown["status"]["capture"]["stored"].as_str().unwrap().strip_prefix("secret/").unwrap();
     assert!(kept.iter().any(|name| name == stored), "{stored}: {kept:?}");
@@ -103,20 +128,20 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     assert_eq!(now["items"].as_array().unwrap().len(), 1);
     assert_eq!(now["items"][0]["metadata"]["uid"], incidents["items"][0]["metadata"]["uid"]);
     assert_eq!(now["items"][0]["status"]["rules"], incidents["items"][0]["status"]["rules"]);
-    assert!(cordoned(&scene), "it holds on");
+    assert_eq!(labels(&scene)["quarantine"], "here", "it holds on");
     assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
     let name = now["items"][0]["metadata"]["name"].as_str().unwrap();
     let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
     scene
         .server
-        .kubectl_as("ada", &["patch", "-n", HOME, "inc", name, "--type=merge", "-p", verdict], None)
+        .kubectl_as("ada", &["patch", "-n", "pay", "inc", name, "--type=merge", "-p", verdict], None)
         .unwrap();
-    scene.wait(&["ract", "-n", HOME], |it| {
+    scene.wait(&["ract", "-n", "pay"], |it| {
         let over =
             |one: &Value| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null();
         it["items"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(over))
     });
-    assert_eq!(scene.get(&["node", "n1"])["spec"], before, "exactly as before");
+    assert_eq!(labels(&scene), before, "exactly as before");
     assert_eq!(node.effects().iter().filter(|one| one.starts_with("revert")).count(), 1);
     until("nothing is kept of what is over", || secrets(&scene).is_empty()).await;
     node.close().await;
@@ -126,34 +151,35 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_half_done() {
     let Some(scene) = Scene::new() else { return };
-    may_cordon(&scene);
-    let mut first = scene.spawn_to_die("first", "a", "-cordon");
+    may_label(&scene);
+    let mut first = scene.spawn_to_die("first", "a", "-mark");
     first.wait_to_serve();
     let mut second = scene.spawn("second", "b");
     until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
     let node = scene.node(&first, "n1").await;
     scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
-    let before = scene.get(&["node", "n1"])["spec"].clone();
-    node.tell(miner("n1", 41));
+    let uid = pod(&scene);
+    let before = labels(&scene);
+    node.tell(miner_in_pod("n1", 41, &uid));
     // Between what is written down and the command.
     first.wait_for_death();
-    assert_eq!(state(&scene.get(&["ract", "-n", HOME]), "cluster.cordon"), "Applying");
+    assert_eq!(state(&scene.get(&["ract", "-n", "pay"]), "cluster.label"), "Applying");
     assert_eq!(secrets(&scene).len(), 2);
     second.wait_to_serve();
     let effects = node.effects();
     node.close().await;
     let node = again(&scene, &second, effects).await;
     // Nobody knows how far it had come: it is looked at, and what is not wholly there is undone exactly.
-    let over = scene.wait(&["ract", "-n", HOME], |it| state(it, "cluster.cordon") == "Failed");
+    let over = scene.wait(&["ract", "-n", "pay"], |it| state(it, "cluster.label") == "Failed");
     assert!(
-        action(&over, "cluster.cordon").unwrap()["status"]["detail"].as_str().unwrap().contains("not there")
+        action(&over, "cluster.label").unwrap()["status"]["detail"].as_str().unwrap().contains("not there")
     );
-    assert_eq!(scene.get(&["node", "n1"])["spec"], before);
+    assert_eq!(labels(&scene), before);
     // What holds the attack on the node holds on, in the same incident.
     scene.wait(&["inc", "-A"], |it| {
         it["items"][0]["status"]["summary"]["actions"].as_str().is_some_and(|n| n.starts_with("1/"))
     });
-    assert_eq!(state(&scene.get(&["ract", "-n", HOME]), "node.freeze"), "Verified");
+    assert_eq!(state(&scene.get(&["ract", "-n", "pay"]), "node.freeze"), "Verified");
     assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
     until("one is kept", || secrets(&scene).len() == 1).await;
     node.close().await;

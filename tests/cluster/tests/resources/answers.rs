@@ -53,7 +53,9 @@ fn nobody_decides_on_what_they_asked_or_are_part_of() {
     refused(server.patch("ada", &asked, &decision("Approve", "ada")), &["spec.decision", "asked for"]);
     // Under a false name neither: the schema refuses the shape, the policy the name.
     refused(server.patch("bob", &asked, &decision("Approve", "ada")), &["spec.decision.by"]);
-    server.patch("bob", &asked, &decision("Deny", "bob")).unwrap();
+    let mut as_one_of_them = decision("Deny", "bob");
+    as_one_of_them["spec"]["decision"]["groups"] = json!(["soc-oncall"]);
+    server.patch("bob", &asked, &as_one_of_them).unwrap();
     let asked = ask(&server, "party", "controller", |request| request["parties"] = json!(["bob"]));
     refused(server.patch("bob", &asked, &decision("Approve", "bob")), &["spec.decision", "part of"]);
     server.patch("ada", &asked, &decision("Approve", "ada")).unwrap();

@@ -119,7 +119,7 @@ fn cases() -> Vec<(&'static str, &'static str, Value, &'static [&'static str])> 
             "ResponsePolicy",
             "/spec/approvals/approvers",
             json!(["ada"]),
-            &["spec.approvals.approvers[0]", "user:"],
+            &["spec.approvals.approvers[0]", "user|group"],
         ),
         (
             "ResponsePolicy",

@@ -38,14 +38,20 @@ async fn one_false_positive_has_the_next_ask_until_the_record_begins_anew() {
     assert_eq!(outcome(&first), Some(GateOutcome::Automatic));
     let signals = &first.runs[0].decision.signals;
     assert_eq!(signals.len(), 3);
-    assert!(signals[0].found >= signals[0].needed && signals[0].evidence[0].contains("vouches"), "{signals:?}");
+    assert!(
+        signals[0].found >= signals[0].needed && signals[0].evidence[0].contains("vouches"),
+        "{signals:?}"
+    );
     lab.client.judge(first.id.as_str(), Verdict::FalsePositive, "a backup job").await.unwrap();
     lab.until_state(IncidentState::RolledBack).await;
 
     let mut lab = lab.restart().await;
     let second = attack(&mut lab, 2, 200).await;
     assert_eq!(outcome(&second), Some(GateOutcome::Approval), "{:?}", second.runs[0].decision.reasons);
-    assert!(second.runs[0].waiting[0].because.contains("1 false positives by verdict"), "the question has the numbers");
+    assert!(
+        second.runs[0].waiting[0].because.contains("1 false positives by verdict"),
+        "the question has the numbers"
+    );
     let told = lab.client.explain(second.id.as_str(), None).await.unwrap();
     assert_eq!((told.playbook.as_str(), told.outcome), ("miner", GateOutcome::Approval));
     assert!(told.settings.iter().any(|one| one.setting == "mode" && one.value == "Auto"));
@@ -97,14 +103,20 @@ async fn what_a_feed_says_of_a_connection_stands_in_the_incident_before_anything
     }
     let mut connected = finding(1, 100, Level::High);
     let at = |addr: [u8; 4], port| Endpoint { addr: addr.into(), port };
-    connected.event.activity =
-        Activity::Connect(Flow { protocol: Protocol::Tcp, local: at([0, 0, 0, 0], 0), remote: at([198, 51, 100, 9], 3333) });
+    connected.event.activity = Activity::Connect(Flow {
+        protocol: Protocol::Tcp,
+        local: at([0, 0, 0, 0], 0),
+        remote: at([198, 51, 100, 9], 3333),
+    });
     connected.event.process = Arc::clone(&connected.event.process);
     lab.spool(Report::Finding(connected));
     lab.connect(Faint::Never);
     let incident = lab.until(|line| line.waiting == 1).await;
     let [hit] = &incident.enrichment.intelligence[..] else { panic!("{:#?}", incident.enrichment) };
-    assert_eq!((hit.indicator.as_str(), hit.relation.as_str(), hit.confidence), ("198.51.100.0/24", "within", 80));
+    assert_eq!(
+        (hit.indicator.as_str(), hit.relation.as_str(), hit.confidence),
+        ("198.51.100.0/24", "within", 80)
+    );
     assert_eq!((hit.feed.as_str(), hit.note.as_str()), ("feed.csv", "a pool"));
     assert!(incident.enrichment.missing.iter().any(|one| one.because.contains("no cluster")));
     assert_eq!(lab.client.status().await.unwrap().feeds[0].left_out, 1);

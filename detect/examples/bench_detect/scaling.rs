@@ -104,7 +104,7 @@ fn calculate(time: Duration) -> f64 {
     loop {
         for _ in 0..ROUNDS {
             for lane in &mut lanes {
-                *lane = lane.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7) ^ *lane;
+                *lane ^= lane.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7);
             }
         }
         black_box(&mut lanes);

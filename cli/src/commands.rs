@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod agent;
+mod api_server;
 pub(crate) mod audit;
 pub(crate) mod controller;
 pub(crate) mod decide;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     action,
     expression::{EvaluationError, Expression, Variables},
-    facts::{Facts, KernelThread},
+    facts::{Facts, KernelThread, Subject},
     plan::Way,
     run::{Grants, Work},
 };
@@ -250,6 +250,9 @@ fn check_protected(
             if process.pid.0 == 2 || (known && subject.kernel_thread == KernelThread::Yes) {
                 return refuse("it is a kernel thread".into());
             }
+            if known && let Some(because) = protected_pod(subject, protected) {
+                return refuse(because);
+            }
             if known && let Some((_, path)) = &subject.cgroup {
                 if let Some(because) = protected_cgroup(path, protected, Contains::Nothing) {
                     return refuse(because);
@@ -262,10 +265,15 @@ fn check_protected(
             }
             Ok(())
         }
-        Target::Cgroup { path, .. } => match protected_cgroup(path, protected, Contains::Everything) {
-            Some(because) => refuse(because),
-            None => Ok(()),
-        },
+        Target::Cgroup { path, .. } => {
+            let of_the_pod =
+                facts.subject.cgroup.as_ref().is_some_and(|(_, of)| below(of, path) || below(path, of));
+            let pod = of_the_pod.then(|| protected_pod(&facts.subject, protected)).flatten();
+            match pod.or_else(|| protected_cgroup(path, protected, Contains::Everything)) {
+                Some(because) => refuse(because),
+                None => Ok(()),
+            }
+        }
         Target::File { path, .. } => {
             if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
                 return refuse("its path is not absolute and plain".into());
@@ -293,6 +301,12 @@ fn check_protected(
 enum Contains {
     Nothing,
     Everything,
+}
+
+/// Why what runs in the pod must not be touched (I6): a node knows no namespaces, so it is asked here.
+fn protected_pod(subject: &Subject, protected: &Protected) -> Option<String> {
+    let namespace = subject.pod.as_ref()?.namespace.as_ref()?;
+    object::protected_namespace(namespace, protected)
 }
 
 fn protected_cgroup(path: &str, protected: &Protected, contains: Contains) -> Option<String> {

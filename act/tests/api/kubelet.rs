@@ -3,18 +3,22 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::json;
 
 use crate::world::World;
+
+/// How long the other side may take to end a connection.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is answered to a request line's beginning: status and body.
 type Answers = Arc<Mutex<BTreeMap<String, (u16, String)>>>;
@@ -115,7 +119,12 @@ fn answer(
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
     stream.conn.send_close_notify();
-    stream.flush()
+    stream.flush()?;
+    // A body's end may still be on its way: what is left unread when a connection is closed resets it, and the answer is lost with it.
+    stream.sock.shutdown(Shutdown::Write)?;
+    stream.sock.set_read_timeout(Some(PATIENCE))?;
+    while !matches!(stream.sock.read(&mut buffer), Ok(0) | Err(_)) {}
+    Ok(())
 }
 
 /// This machine's address towards others; nothing is sent.

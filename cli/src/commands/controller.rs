@@ -150,5 +150,5 @@ async fn client(kubeconfig: Option<&std::path::Path>) -> Result<Client> {
         }
         None => Config::infer().await.context("find out how the API server is reached")?,
     };
-    Client::try_from(config).context("make a client of the API server")
+    super::api_server::client(config).context("make a client of the API server")
 }

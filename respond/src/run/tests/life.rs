@@ -207,6 +207,31 @@ fn i6_what_is_protected_or_too_wide_is_not_touched() {
 }
 
 #[test]
+fn i6_what_runs_in_a_pod_of_a_protected_namespace_is_not_touched_on_its_node() {
+    let pod = |namespace: &str| model::ObjectRef {
+        api_version: "v1".into(),
+        kind: "Pod".into(),
+        namespace: Some(namespace.into()),
+        name: "p".into(),
+        uid: "u".into(),
+        as_of: None,
+    };
+    for step in ["node.freeze", "node.net-quarantine"] {
+        for (namespace, refused) in [("kube-system", true), ("pay", true), ("shop", false)] {
+            let mut begun =
+                start(spec(&format!("    - {{name: it, action: {step}}}\n")), GateOutcome::Automatic);
+            begun.grants.protected.namespaces = vec!["pay".into()];
+            begun.facts.subject.pod = Some(pod(namespace));
+            let mut world = World::new(begun);
+            world.play();
+            assert_eq!(world.node.commands.is_empty(), refused, "{step} in {namespace}");
+            let told = world.notices.iter().any(|notice| notice.contains(&format!("namespace {namespace}")));
+            assert_eq!(told, refused, "{step}: {:?}", world.notices);
+        }
+    }
+}
+
+#[test]
 fn i6_protected_and_wide_networks_are_not_blocked() {
     let block = "    - {name: block, action: node.block-destination}\n";
     let begun = |destination: std::net::IpAddr, kept: &[&str]| {

@@ -11,6 +11,7 @@ mod from_rule;
 mod peer;
 #[path = "../../examples/bench_detect/rules.rs"]
 mod rules;
+mod shipped;
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 

@@ -55,7 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn follow(door: &RelayDoor, post: &Post) {
     let resume = Resume(post.inbox.log().with_file_name("resume"));
     let from = match (resume.load(), post.start) {
-        (Ok(Some(last)), _) => Timestamp(last.0.saturating_sub(nanos(OVERLAP)).max(0)),
+        (Ok(Some(last)), _) => last,
         (Ok(None), Start::Beginning) => Timestamp(0),
         (Ok(None), Start::Now) => post.now(),
         (Err(error), _) => {

@@ -163,7 +163,7 @@ mod silent {
             let mut bytes = [0; 1024];
             while matches!(silent.read(&mut bytes).await, Ok(n) if n > 0) {}
         };
-        timeout(Duration::from_secs(30), ended).await.expect("the connection has no end");
+        timeout(Duration::from_secs(120), ended).await.expect("the connection has no end");
         let enrolled = application(&listener, &trusted).hand_in("token-of-n1".into()).await.unwrap();
         let credentials = Credentials::Memory { own: enrolled.own, authority: enrolled.authority };
         let (link, connection) =

@@ -423,7 +423,7 @@ impl Kept {
             if so(&held) {
                 return held;
             }
-            timeout(Duration::from_secs(30), changes.changed()).await.unwrap().unwrap();
+            timeout(Duration::from_secs(120), changes.changed()).await.unwrap().unwrap();
         }
     }
 }
@@ -504,7 +504,7 @@ async fn a_registry_that_comes_back_is_asked_again_with_a_growing_pause() {
     // The set is gone, and so is what is on disk of it.
     kept.artifacts.keep_only(&BTreeSet::new());
     let left = || std::fs::read_dir(folder.path()).unwrap().count();
-    timeout(Duration::from_secs(30), async {
+    timeout(Duration::from_secs(120), async {
         while left() > 1 {
             tokio::task::yield_now().await;
         }

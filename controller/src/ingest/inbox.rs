@@ -165,11 +165,13 @@ impl Inbox {
         entries: &[Entry<'_>],
         durable: Durable,
     ) -> Result<Taken, InboxError> {
-        let (mut lines, mut new_keys, mut taken) = (Vec::new(), Vec::new(), Taken::default());
+        // In order, so that the oldest are forgotten first; and to look up.
+        let (mut new_keys, mut among_new) = (Vec::new(), HashSet::new());
+        let (mut lines, mut taken) = (Vec::new(), Taken::default());
         let mut inner = self.lock();
         for entry in entries {
             if entry.key != Key::NONE {
-                if inner.keys.known.contains(&entry.key) || new_keys.contains(&entry.key) {
+                if inner.keys.known.contains(&entry.key) || !among_new.insert(entry.key) {
                     taken.again += 1;
                     continue;
                 }

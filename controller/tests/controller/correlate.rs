@@ -170,7 +170,7 @@ async fn a_window_that_fills_again_is_told_again_as_a_repetition() {
     lab.until_world(|world| world.spool.is_empty()).await;
     let incident = lab.until(|line| line.findings == 2).await;
     let mut counts = incident.findings[0].count;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     while counts < 2 {
         assert!(tokio::time::Instant::now() < deadline, "{incident:#?}");
         tokio::task::yield_now().await;

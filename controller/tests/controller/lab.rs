@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::support::{Faint, FileNode, World, session};
 
 /// Longest wait for anything; a test that waits so long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Lab {
     pub(crate) dir: TempDir,

@@ -154,7 +154,7 @@ impl ApiServer {
         // A policy holds from the moment in which the API server has read it.
         let probe = r#"{"apiVersion": "hemostat.dev/v1alpha1", "kind": "Incident", "metadata": {"name": "probe", "namespace": "pay"},
             "spec": {"title": "x", "firstEvent": "2026-01-01T00:00:00Z", "closed": {"by": "somebody", "reason": "x"}}}"#;
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(120);
         while self.create("admin", probe, &["--dry-run=server"]).is_ok() {
             assert!(Instant::now() < until, "the admission policies do not come into force");
             thread::sleep(Duration::from_millis(100));

@@ -1,5 +1,4 @@
 //! A real sshd on loopback: its own log, read as the source `auth` reads it.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; a skip is said")]
 
 use std::{
     fs,
@@ -9,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::word;
 use hemostat_controller::{
     ingest::{
         Format,
@@ -16,7 +16,6 @@ use hemostat_controller::{
     },
     wall_clock,
 };
-use model::Fact;
 
 /// sshd, its keys and its log; ended with the test.
 struct Sshd {
@@ -100,7 +99,7 @@ impl Sshd {
     }
 
     fn until(&self, fits: impl Fn(&str) -> bool) -> String {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(120);
         loop {
             let log = fs::read_to_string(self.file("log")).unwrap_or_default();
             if fits(&log) {
@@ -116,15 +115,6 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-fn word(one: &Told, field: &str) -> String {
-    match one.record.facts.get(field) {
-        Some(Fact::Text(text)) => text.clone(),
-        Some(Fact::Address(addr)) => addr.to_string(),
-        Some(Fact::Bool(truth)) => truth.to_string(),
-        _ => String::new(),
     }
 }
 

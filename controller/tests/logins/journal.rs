@@ -1,13 +1,13 @@
 //! A real journald, and a real sudo that logs into it: what `journalctl -o json` gives, read as the source `journal` reads it. Everything
 //! runs in mount, pid and network namespaces of its own, with a /run and a /dev of its own: the machine's own journal, console and audit
 //! are not touched.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; a skip is said")]
 
 use std::{
     path::Path,
     process::{Command, Stdio},
 };
 
+use super::word;
 use hemostat_controller::{
     ingest::{
         Format,
@@ -15,7 +15,6 @@ use hemostat_controller::{
     },
     wall_clock,
 };
-use model::Fact;
 
 /// Starts journald, has somebody log, waits until the last word is in the journal, and gives the journal.
 const SCRIPT: &str = r#"
@@ -86,15 +85,6 @@ fn read(journal: &[u8]) -> Vec<Told> {
         reader.read(line, Place { offset: 0, now: (wall_clock())() }, &mut told).unwrap();
     }
     told
-}
-
-fn word(one: &Told, field: &str) -> String {
-    match one.record.facts.get(field) {
-        Some(Fact::Text(text)) => text.clone(),
-        Some(Fact::Address(addr)) => addr.to_string(),
-        Some(Fact::Bool(truth)) => truth.to_string(),
-        _ => String::new(),
-    }
 }
 
 /// What was read, a line each.

@@ -1,8 +1,8 @@
 //! Correlations at work: findings in, correlated findings out, in event time.
 //!
 //! Hits wait in a bounded buffer until the allowed lateness has passed and are then taken in order of time, so the same hits give the
-//! same answers in whatever order they came, and a replay repeats them exactly. Per hit every kind costs O(1) amortised (percentiles
-//! and values that are summed: O(bound)); state is bounded per rule and per group, and no group can push another out (I11).
+//! same answers in whatever order they came, and a replay repeats them exactly. Per hit every kind costs O(1) amortised; state is
+//! bounded per rule and per group, and no group can push another out (I11).
 
 mod compile;
 mod distinct;
@@ -11,6 +11,7 @@ mod engine;
 mod group;
 mod pending;
 mod samples;
+mod slices;
 mod window;
 
 use std::{
@@ -50,9 +51,13 @@ pub struct Limits {
     /// would begin a new group is left out ([`Counts::refused`]). Groups that exist are never pushed out, so noise cannot make a
     /// window that an attack has begun to fill disappear.
     pub groups: usize,
-    /// Values of one group whose number no threshold bounds: those of `value_sum` and `value_avg`, which then fold their two
-    /// oldest values into one (the sum stays exact, the older of the two leaves the window late), and those of
-    /// `value_percentile`, which then forgets the oldest ([`Counts::folded`]).
+    /// Memory of one correlation's groups, in bytes, nearly. Above it no new group begins, as with [`Limits::groups`]; those that exist
+    /// go on, each within its own bounds.
+    pub bytes: usize,
+    /// Hits of one group that are remembered one by one where no threshold bounds their number: of `value_sum`, `value_avg`,
+    /// `value_percentile`, and of `event_count` with a threshold above it. Beyond half of it, hits of one slice of the window, 2 ÷ this
+    /// number of it long, leave the window together with the newest of them ([`Counts::folded`]): a hit may count for one slice too long.
+    /// All that is counted, summed, averaged or ranked is exact for the hits that count.
     pub samples: usize,
     /// Hits remembered per group as evidence; the newest stay.
     pub evidence: usize,
@@ -66,6 +71,7 @@ impl Default for Limits {
             ahead: Duration::from_secs(60),
             waiting: 65_536,
             groups: 100_000,
+            bytes: 256 << 20,
             samples: 1024,
             evidence: 16,
         }
@@ -85,7 +91,7 @@ pub struct Counts {
     pub early: u64,
     /// Would have begun a group too many: left out.
     pub refused: u64,
-    /// Values folded or forgotten within their own group.
+    /// Stay in their own group's window for up to one slice too long ([`Limits::samples`]).
     pub folded: u64,
     /// Without a group's field or value, so that they belong nowhere.
     pub ungrouped: u64,
@@ -159,7 +165,8 @@ pub struct Correlated {
     pub trigger: u64,
     /// The newest hits of the window, oldest first, as the caller called them; at most [`Limits::evidence`].
     pub evidence: Vec<u64>,
-    /// The count or statistic. Counts are exact up to one above the largest number of the condition and then stay there.
+    /// The count or statistic. Counts are exact up to one above the largest number of the condition and then stay there. A
+    /// percentile is that of the newest [`Limits::samples`] hits of the window; whether it fulfils the condition is judged by all.
     pub value: f64,
 }
 

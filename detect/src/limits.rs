@@ -28,3 +28,5 @@ pub const REGEX_BYTES: usize = 1 << 20;
 pub const CORRELATION_RULES: usize = 64;
 /// Longest window of a correlation, in seconds: 30 days.
 pub const TIMESPAN_SECONDS: u64 = 30 * 24 * 3600;
+/// Different values that `value_count` counts in one group: each is remembered.
+pub const DISTINCT_VALUES: usize = 65_536;

@@ -95,6 +95,69 @@ pub enum TemporalExpr {
     And(Vec<TemporalExpr>, Span),
     /// One holds.
     Or(Vec<TemporalExpr>, Span),
+    /// So many hold.
+    AtLeast(u32, Vec<TemporalExpr>, Span),
+}
+
+/// Rules that must match one after the other, while others do not: all that `temporal_ordered` can mean by an expression.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sequence {
+    /// Positions in [`Correlation::rules`], in their order there.
+    pub chain: Vec<usize>,
+    /// Positions of those that must not match in the window.
+    pub without: Vec<usize>,
+}
+
+impl TemporalExpr {
+    /// The expression as a sequence; `None` if it leaves a choice, so that no order is asked for.
+    #[must_use]
+    pub fn sequence(&self) -> Option<Sequence> {
+        let mut sequence = Sequence::default();
+        self.collect(&mut sequence)?;
+        sequence.chain.sort_unstable();
+        sequence.chain.dedup();
+        sequence.without.sort_unstable();
+        sequence.without.dedup();
+        (!sequence.chain.is_empty()).then_some(sequence)
+    }
+
+    fn collect(&self, sequence: &mut Sequence) -> Option<()> {
+        match self {
+            Self::Rule(position, _) => sequence.chain.push(*position),
+            Self::And(parts, _) => parts.iter().try_for_each(|part| part.collect(sequence))?,
+            Self::Or(parts, _) | Self::AtLeast(1, parts, _) if parts.len() == 1 => {
+                parts.iter().try_for_each(|part| part.collect(sequence))?;
+            }
+            Self::Not(inner, _) => inner.collect_absent(sequence)?,
+            Self::Or(..) | Self::AtLeast(..) => return None,
+        }
+        Some(())
+    }
+
+    fn collect_absent(&self, sequence: &mut Sequence) -> Option<()> {
+        match self {
+            Self::Rule(position, _) => sequence.without.push(*position),
+            Self::Or(parts, _) | Self::AtLeast(1, parts, _) => {
+                parts.iter().try_for_each(|part| part.collect_absent(sequence))?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// What it means, wherever it stands.
+    #[must_use]
+    pub fn without_spans(&self) -> Self {
+        let none = Span::default();
+        let all = |parts: &[Self]| parts.iter().map(Self::without_spans).collect();
+        match self {
+            Self::Rule(position, _) => Self::Rule(*position, none),
+            Self::Not(inner, _) => Self::Not(Box::new(inner.without_spans()), none),
+            Self::And(parts, _) => Self::And(all(parts), none),
+            Self::Or(parts, _) => Self::Or(all(parts), none),
+            Self::AtLeast(wanted, parts, _) => Self::AtLeast(*wanted, all(parts), none),
+        }
+    }
 }
 
 /// One bound of a count or statistic.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::samples::{Cut, cuts};
 use crate::{
     ast::{Bound, Comparison, Correlation, CorrelationKind, Rule, TemporalExpr},
     diagnostic::{Code, Diagnostic},
@@ -24,6 +25,12 @@ pub(super) struct Program {
     pub(super) positions: usize,
     /// Counts are exact up to this.
     pub(super) exact: usize,
+    /// What is counted to judge a percentile.
+    pub(super) cuts: Vec<Cut>,
+    /// Positions of the rules that must match one after the other, in order (`temporal_ordered`).
+    pub(super) chain: Vec<usize>,
+    /// Positions of those that must not match in the window (`temporal_ordered` with an expression).
+    pub(super) without: Vec<usize>,
 }
 
 /// One way in which a hit of a rule feeds a correlation.
@@ -61,7 +68,11 @@ pub(super) fn compile(correlations: &[Correlation], rules: &[Rule]) -> (Compiled
             for (index, correlation) in correlations.iter().enumerate() {
                 let fed =
                     correlation.rules.iter().enumerate().filter(|(_, reference)| reference.key == source);
-                let positions: Vec<usize> = fed.map(|(position, _)| position).collect();
+                let mut positions: Vec<usize> = fed.map(|(position, _)| position).collect();
+                // What is counted is counted once, also of a rule that stands twice.
+                if !correlation.kind.value.is_temporal() {
+                    positions.truncate(1);
+                }
                 // Later positions first: a hit of a rule that stands twice must not be its own predecessor.
                 for position in positions.iter().rev().copied() {
                     routes.extend(route(correlation, index, position, after, rule, &mut diagnostics));
@@ -86,7 +97,16 @@ fn program(correlation: &Correlation) -> Program {
         clippy::cast_sign_loss,
         reason = "clamped to a small range before"
     )]
-    let exact = largest.clamp(0.0, 1e6).floor() as usize + 1;
+    let exact = largest.clamp(0.0, 1e15).floor() as usize + 1;
+    let expr = correlation.condition.expr.clone();
+    let (chain, without) = match expr.as_ref().and_then(TemporalExpr::sequence) {
+        Some(sequence) => (sequence.chain, sequence.without),
+        None => ((0..correlation.rules.len()).collect(), vec![]),
+    };
+    let cuts = match correlation.kind.value {
+        CorrelationKind::ValuePercentile => cuts(&bounds),
+        _ => vec![],
+    };
     Program {
         key: correlation.meta.key.clone(),
         definition: definition(correlation),
@@ -94,9 +114,12 @@ fn program(correlation: &Correlation) -> Program {
         span: i64::try_from(correlation.timespan.value.as_nanos()).unwrap_or(i64::MAX),
         bounds,
         percentile: correlation.condition.percentile.as_ref().map_or(50.0, |percentile| percentile.value),
-        expr: correlation.condition.expr.clone(),
+        expr,
         positions: correlation.rules.len(),
         exact,
+        cuts,
+        chain,
+        without,
     }
 }
 
@@ -116,8 +139,10 @@ fn definition(correlation: &Correlation) -> String {
             (alias.name.value.as_str(), fields)
         })
         .collect();
+    let percentile = correlation.condition.percentile.as_ref().map(|percentile| percentile.value);
+    let expr = correlation.condition.expr.as_ref().map(TemporalExpr::without_spans);
     format!(
-        "{:?} {rules:?} {:?} {bounds:?} {groups:?} {fields:?} {aliases:?}",
+        "{:?} {rules:?} {:?} {bounds:?} {groups:?} {fields:?} {aliases:?} {percentile:?} {expr:?}",
         correlation.kind.value, correlation.timespan.value
     )
 }
@@ -164,15 +189,25 @@ fn route(
 
 impl Program {
     /// Whether the condition holds for a count or statistic.
-    #[expect(clippy::float_cmp, reason = "Sigma's eq and neq compare exactly")]
     pub(super) fn within(&self, value: f64) -> bool {
-        self.bounds.iter().all(|bound| match bound.how {
-            Comparison::Lt => value < bound.than,
-            Comparison::Lte => value <= bound.than,
-            Comparison::Gt => value > bound.than,
-            Comparison::Gte => value >= bound.than,
-            Comparison::Eq => value == bound.than,
-            Comparison::Neq => value != bound.than,
-        })
+        self.bounds.iter().all(|bound| within(bound, value))
+    }
+
+    /// The position whose rule must have matched before this one's; `None` for the first and for one that must not match.
+    pub(super) fn before(&self, position: usize) -> Option<usize> {
+        let place = self.chain.iter().position(|other| *other == position)?;
+        self.chain.get(place.checked_sub(1)?).copied()
+    }
+}
+
+#[expect(clippy::float_cmp, reason = "Sigma's eq and neq compare exactly")]
+pub(super) fn within(bound: &Bound, value: f64) -> bool {
+    match bound.how {
+        Comparison::Lt => value < bound.than,
+        Comparison::Lte => value <= bound.than,
+        Comparison::Gt => value > bound.than,
+        Comparison::Gte => value >= bound.than,
+        Comparison::Eq => value == bound.than,
+        Comparison::Neq => value != bound.than,
     }
 }

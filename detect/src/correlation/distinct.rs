@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Distinct {
     /// In order of time; an entry counts only if `newest` has its number.
     order: VecDeque<Entry>,
-    /// Value → number of its newest entry.
-    newest: HashMap<u64, u64>,
+    /// Value → number of its newest entry. Values are hashes under a secret key, so nobody can make them collide here.
+    newest: HashMap<u64, u64, foldhash::fast::FixedState>,
     next: u64,
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Table {
     ends: BinaryHeap<Reverse<(i64, u128)>>,
     /// Groups that were forgotten.
     gone: Vec<u128>,
+    /// Memory of the groups, nearly.
+    bytes: usize,
 }
 
 /// Everything that a restart must not forget, as plain data.
@@ -349,10 +351,10 @@ impl Correlator {
         let linger = nanos(self.limits.catch_up);
         table.forget(hit.time.saturating_sub(linger), program.span, 2);
         if !table.groups.contains_key(&feed.group) {
-            if table.groups.len() >= self.limits.groups {
+            if table.is_full(&self.limits) {
                 table.forget(hit.time, program.span, usize::MAX);
             }
-            if table.groups.len() >= self.limits.groups {
+            if table.is_full(&self.limits) {
                 self.counts.refused += 1;
                 self.changed.groups(feed.program, &mut table.gone);
                 return false;
@@ -361,7 +363,11 @@ impl Correlator {
         }
         self.changed.groups(feed.program, &mut table.gone);
         self.changed.group(feed.program, feed.group);
-        let group = table.groups.entry(feed.group).or_insert_with(|| Group::new(program, hit.time));
+        let group = table.groups.entry(feed.group).or_insert_with(|| {
+            let group = Group::new(program, hit.time, &self.limits);
+            table.bytes += GROUP_BYTES + group.bytes();
+            group
+        });
         if hit.time < group.last {
             // Only one that was late can come so: the group has gone on without it.
             self.counts.late += u64::from(hit.count);
@@ -374,7 +380,10 @@ impl Correlator {
             reference: hit.reference,
             count: hit.count,
         };
-        let Some(value) = group.feed(fed, program, &self.limits, &mut self.counts) else { return false };
+        let before = group.bytes();
+        let value = group.feed(fed, program, &self.limits, &mut self.counts);
+        table.bytes = (table.bytes + group.bytes()).saturating_sub(before);
+        let Some(value) = value else { return false };
         told.push(Correlated {
             correlation: program.key.clone(),
             time: Timestamp(hit.time),
@@ -386,7 +395,15 @@ impl Correlator {
     }
 }
 
+/// What a group takes beside what it remembers: its place in the table and its entry by end.
+const GROUP_BYTES: usize = size_of::<(u128, Group)>() + size_of::<Reverse<(i64, u128)>>() + 2;
+
 impl Table {
+    /// Whether no new group may begin.
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.groups.len() >= limits.groups || self.bytes >= limits.bytes
+    }
+
     /// Forgets at most so many groups whose window has passed.
     fn forget(&mut self, time: i64, span: i64, at_most: usize) {
         let mut looked_at = 0;
@@ -402,7 +419,8 @@ impl Table {
             if real > time {
                 self.ends.push(Reverse((real, key)));
             } else {
-                self.groups.remove(&key);
+                let of_group = self.groups.remove(&key).map_or(0, |group| GROUP_BYTES + group.bytes());
+                self.bytes = self.bytes.saturating_sub(of_group);
                 self.gone.push(key);
             }
         }
@@ -411,6 +429,7 @@ impl Table {
     /// Takes a group of an earlier life.
     pub(super) fn put(&mut self, key: u128, group: Group, span: i64) {
         self.ends.push(Reverse((group.last.saturating_add(span), key)));
+        self.bytes += GROUP_BYTES + group.bytes();
         self.groups.insert(key, group);
     }
 }

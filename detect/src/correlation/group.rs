@@ -9,6 +9,7 @@ use super::{
     compile::Program,
     distinct::Distinct,
     samples::{Ranked, Sum},
+    slices::{Grain, Slices},
     window::Newest,
 };
 use crate::ast::{CorrelationKind, TemporalExpr};
@@ -45,12 +46,15 @@ enum Told {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum State {
     Count(Newest),
-    Distinct(Distinct),
-    Sum(Sum),
-    Ranked(Ranked),
+    /// For thresholds above what is kept hit by hit.
+    Many(Box<Slices<u64>>),
+    Distinct(Box<Distinct>),
+    Sum(Box<Sum>),
+    Ranked(Box<Ranked>),
     /// By position: when that rule last matched.
     Live(Vec<i64>),
-    /// By position: the latest possible beginning of a chain of hits of the rules up to this one, in order.
+    /// By position: for a rule of [`Program::chain`] the latest possible beginning of a chain of hits of those up to this one, in order;
+    /// for one that must be absent when it last matched.
     Ordered(Vec<i64>),
 }
 
@@ -58,12 +62,15 @@ enum State {
 const NEVER: i64 = i64::MIN;
 
 impl Group {
-    pub(super) fn new(program: &Program, time: i64) -> Self {
+    pub(super) fn new(program: &Program, time: i64, limits: &Limits) -> Self {
         let state = match program.kind {
+            CorrelationKind::EventCount if program.exact > limits.samples => {
+                State::Many(Box::new(Slices::new(1)))
+            }
             CorrelationKind::EventCount => State::Count(Newest::default()),
-            CorrelationKind::ValueCount => State::Distinct(Distinct::default()),
-            CorrelationKind::ValueSum | CorrelationKind::ValueAvg => State::Sum(Sum::default()),
-            CorrelationKind::ValuePercentile => State::Ranked(Ranked::default()),
+            CorrelationKind::ValueCount => State::Distinct(Box::default()),
+            CorrelationKind::ValueSum | CorrelationKind::ValueAvg => State::Sum(Box::default()),
+            CorrelationKind::ValuePercentile => State::Ranked(Box::new(Ranked::new(program))),
             CorrelationKind::Temporal => State::Live(vec![NEVER; program.positions]),
             CorrelationKind::TemporalOrdered => State::Ordered(vec![NEVER; program.positions]),
         };
@@ -86,10 +93,10 @@ impl Group {
         self.remember(fed, start, limits);
         let folded = self.state.take(fed, start, program, limits);
         counts.folded += u64::from(folded);
-        let (value, holds) = self.state.judge(start, program);
+        let holds = self.state.holds(start, program);
         let was = self.told;
         self.told = if holds { Told::Yes } else { Told::No };
-        (holds && was == Told::No).then_some(value)
+        (holds && was == Told::No).then(|| self.state.value(start, program))
     }
 
     /// References of the window's newest hits.
@@ -101,9 +108,10 @@ impl Group {
     pub(super) fn bytes(&self) -> usize {
         let state = match &self.state {
             State::Count(newest) => newest.bytes(),
-            State::Distinct(distinct) => distinct.bytes(),
-            State::Sum(sum) => sum.bytes(),
-            State::Ranked(ranked) => ranked.bytes(),
+            State::Many(slices) => size_of::<Slices<u64>>() + slices.bytes(),
+            State::Distinct(distinct) => size_of::<Distinct>() + distinct.bytes(),
+            State::Sum(sum) => size_of::<Sum>() + sum.bytes(),
+            State::Ranked(ranked) => size_of::<Ranked>() + ranked.bytes(),
             State::Live(times) | State::Ordered(times) => times.capacity() * size_of::<i64>(),
         };
         state + self.evidence.capacity() * size_of::<(i64, u64)>()
@@ -126,6 +134,7 @@ impl Group {
 impl State {
     /// Whether a limit touched the group's values.
     fn take(&mut self, fed: Fed, start: i64, program: &Program, limits: &Limits) -> bool {
+        let grain = Grain { span: program.span, bound: limits.samples };
         match self {
             Self::Count(newest) => {
                 newest.expire(start);
@@ -140,17 +149,17 @@ impl State {
                 distinct.push(fed.time, fed.value.cast_unsigned(), program.exact);
                 false
             }
+            Self::Many(slices) => {
+                slices.expire(start);
+                slices.push(fed.time, grain, std::iter::once(u64::from(fed.count)))
+            }
             Self::Sum(sum) => {
                 sum.expire(start);
-                sum.push(fed.time, fed.value, fed.count, limits.samples)
+                sum.push(fed.time, fed.value, fed.count, grain)
             }
             Self::Ranked(ranked) => {
                 ranked.expire(start);
-                let mut folded = false;
-                for _ in 0..limits.samples.max(1).min(fed.count as usize) {
-                    folded |= ranked.push(fed.time, fed.value, limits.samples);
-                }
-                folded
+                ranked.push(fed.time, fed.value, fed.count, program, grain)
             }
             Self::Live(times) => {
                 if let Some(time) = times.get_mut(fed.position) {
@@ -159,9 +168,9 @@ impl State {
                 false
             }
             Self::Ordered(begins) => {
-                let begin = match fed.position {
-                    0 => fed.time,
-                    later => begins.get(later - 1).copied().unwrap_or(NEVER),
+                let begin = match program.before(fed.position) {
+                    None => fed.time,
+                    Some(before) => begins.get(before).copied().unwrap_or(NEVER),
                 };
                 if let Some(best) = begins.get_mut(fed.position) {
                     *best = begin.max(*best);
@@ -171,32 +180,44 @@ impl State {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-    fn judge(&self, start: i64, program: &Program) -> (f64, bool) {
-        let value = match self {
-            Self::Count(newest) => newest.len() as f64,
-            Self::Distinct(distinct) => distinct.len() as f64,
-            Self::Sum(sum) if program.kind == CorrelationKind::ValueSum => sum.sum(),
-            Self::Sum(sum) => sum.average(),
-            Self::Ranked(ranked) => ranked.percentile(program.percentile),
-            Self::Live(times) => times.iter().filter(|time| **time > start).count() as f64,
-            Self::Ordered(begins) => {
-                begins.iter().rposition(|begin| *begin > start).map_or(0.0, |last| (last + 1) as f64)
-            }
-        };
-        let holds = match (self, &program.expr) {
-            (Self::Live(times), Some(expr)) => {
-                alive(expr, &|position| times.get(position).is_some_and(|time| *time > start))
+    fn holds(&self, start: i64, program: &Program) -> bool {
+        let alive_at = |times: &[i64], position: usize| times.get(position).is_some_and(|time| *time > start);
+        match (self, &program.expr) {
+            (Self::Live(times), Some(expr)) => alive(expr, &|position| alive_at(times, position)),
+            (Self::Ordered(times), Some(_)) => {
+                !program.without.iter().any(|position| alive_at(times, *position))
+                    && program.chain.last().is_some_and(|last| alive_at(times, *last))
             }
             (Self::Live(_) | Self::Ordered(_), _) if program.bounds.is_empty() => {
-                value >= program.positions as f64
+                self.value(start, program) >= as_number(program.positions)
             }
-            (Self::Sum(sum), _) if sum.count() == 0 => false,
-            (Self::Ranked(ranked), _) if ranked.count() == 0 => false,
-            _ => program.within(value),
-        };
-        (value, holds)
+            (Self::Ranked(ranked), _) => ranked.holds(program),
+            (Self::Sum(sum), _) if sum.is_empty() => false,
+            _ => program.within(self.value(start, program)),
+        }
     }
+
+    /// The count or statistic.
+    fn value(&self, start: i64, program: &Program) -> f64 {
+        match self {
+            Self::Count(newest) => as_number(newest.len()),
+            Self::Many(slices) => as_number(usize::try_from(slices.total(0)).unwrap_or(usize::MAX)),
+            Self::Distinct(distinct) => as_number(distinct.len()),
+            Self::Sum(sum) if program.kind == CorrelationKind::ValueSum => sum.sum(),
+            Self::Sum(sum) => sum.average(),
+            Self::Ranked(ranked) => ranked.percentile(program),
+            Self::Live(times) => as_number(times.iter().filter(|time| **time > start).count()),
+            Self::Ordered(begins) => {
+                let reached = |position: &usize| begins.get(*position).is_some_and(|begin| *begin > start);
+                as_number(program.chain.iter().rposition(reached).map_or(0, |last| last + 1))
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+fn as_number(count: usize) -> f64 {
+    count as f64
 }
 
 fn alive(expr: &TemporalExpr, live: &dyn Fn(usize) -> bool) -> bool {
@@ -205,5 +226,8 @@ fn alive(expr: &TemporalExpr, live: &dyn Fn(usize) -> bool) -> bool {
         TemporalExpr::Not(inner, _) => !alive(inner, live),
         TemporalExpr::And(parts, _) => parts.iter().all(|part| alive(part, live)),
         TemporalExpr::Or(parts, _) => parts.iter().any(|part| alive(part, live)),
+        TemporalExpr::AtLeast(wanted, parts, _) => {
+            parts.iter().filter(|part| alive(part, live)).count() >= *wanted as usize
+        }
     }
 }

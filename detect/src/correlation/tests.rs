@@ -421,7 +421,7 @@ fn i11_a_group_is_bounded_whatever_comes() {
     let mut correlator = correlator(&loaded, Limits { samples: 100, waiting: 10, ..Limits::default() });
     let mut told = vec![];
     for n in 0..20_000_u32 {
-        let one = At { time: 5, rule: 0, user: 7, value: n, reference: u64::from(n) };
+        let one = At { time: i64::from(n) / 10, rule: 0, user: 7, value: n, reference: u64::from(n) };
         hit(&mut correlator, one, &mut told);
     }
     correlator.finish(&mut told);

@@ -69,7 +69,7 @@ fn temporal(expr: Expr) -> TemporalExpr {
             let rules = targets.into_iter().map(|target| TemporalExpr::Rule(target, span)).collect();
             match quantifier {
                 Quantifier::All => TemporalExpr::And(rules, span),
-                Quantifier::AtLeast(_) => TemporalExpr::Or(rules, span),
+                Quantifier::AtLeast(wanted) => TemporalExpr::AtLeast(wanted, rules, span),
             }
         }
     }

@@ -197,7 +197,15 @@ fn read_condition(
     match &node.data {
         Data::Scalar { .. } if kind.value.is_temporal() => {
             let names: Vec<&str> = rules.iter().map(|rule| rule.text.as_str()).collect();
-            condition.expr = Some(condition::parse_temporal(node, &names, cursor)?);
+            let expr = condition::parse_temporal(node, &names, cursor)?;
+            if kind.value == CorrelationKind::TemporalOrdered && expr.sequence().is_none() {
+                let message = "`temporal_ordered` wants rules that follow one another";
+                let help = "join rules with `and`, and put `not` before those that must not match meanwhile; `temporal` takes any expression";
+                let label = "this leaves open which of them";
+                cursor.report(Diagnostic::error(Code::BadCondition, message, node.span, label).help(help));
+                return None;
+            }
+            condition.expr = Some(expr);
         }
         _ => bounds(node, kind, &mut condition, cursor)?,
     }
@@ -264,6 +272,13 @@ fn check_fields(
     if let Some(second) = condition.fields.get(1).filter(|_| kind.value != CorrelationKind::ValueCount) {
         let message = "only `value_count` takes several fields";
         cursor.report(Diagnostic::error(Code::BadValue, message, second.span, "one too many"));
+    }
+    let most = limits::DISTINCT_VALUES as f64;
+    if let Some(bound) =
+        condition.bounds.iter().find(|bound| kind.value == CorrelationKind::ValueCount && bound.than > most)
+    {
+        let message = format!("at most {most} different values are counted");
+        cursor.report(Diagnostic::error(Code::Limit, message, bound.span, "never reached"));
     }
     if kind.value == CorrelationKind::ValuePercentile && condition.percentile.is_none() {
         let message = "`value_percentile` wants `percentile`";

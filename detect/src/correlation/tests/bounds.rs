@@ -107,19 +107,81 @@ fn a_hit_exactly_a_window_later_is_the_first_of_a_new_one() {
     assert_eq!(run(&loaded, &[at(0, 0, 1), second(9_999)]).len(), 1);
 }
 
-/// What was folded to stay within a bound leaves the window with all that it stood for.
+/// Beyond the bound, hits of one slice of the window leave with the newest of them: two slices of 5 s here.
 #[test]
-fn an_average_forgets_folded_values_whole() {
+fn an_average_forgets_a_slice_whole_and_no_later_than_a_slice_too_late() {
     let loaded = loaded(&correlation(
         "mean",
-        "type: value_avg, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gte: 4.5}",
+        "type: value_avg, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gte: 7.5}",
     ));
     let (mut correlator, mut told) =
-        (correlator(&loaded, Limits { samples: 2, ..Limits::default() }), vec![]);
-    for (time, value) in [(0_i64, 1), (1000, 1), (2000, 1), (5000, 1), (12_500, 8)] {
+        (correlator(&loaded, Limits { samples: 4, ..Limits::default() }), vec![]);
+    // Two alone, three in one slice; when the first of those three leaves at 16 s it stays with them to 19 s.
+    let hits =
+        [(0_i64, 1), (1000, 1), (6000, 1), (7000, 1), (9000, 1), (15_900, 8), (16_500, 8), (19_100, 8)];
+    for (time, value) in hits {
         hit(&mut correlator, At { value, reference: time.unsigned_abs(), ..at(time, 0, 1) }, &mut told);
     }
     correlator.finish(&mut told);
-    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(12_500, 4.5)]);
-    assert_eq!(correlator.counts().folded, 2);
+    assert_eq!(told.iter().map(|one| (one.trigger, one.value)).collect::<Vec<_>>(), [(19_100, 8.0)]);
+    assert_eq!(correlator.counts().folded, 3);
+}
+
+/// A group that is hit for ever at a steady rate is judged by its window, not by all that it ever had.
+#[test]
+fn i11_a_flood_does_not_add_up_beyond_its_window() {
+    let bodies = [
+        "type: value_sum, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, gt: 1400}",
+        "type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: {gt: 1400}",
+        "type: value_percentile, rules: [a], group-by: [User], timespan: 10s, condition: {field: ProcessId, percentile: 50, gt: 1}",
+    ];
+    let all: String =
+        bodies.iter().enumerate().map(|(n, body)| correlation(&format!("x{n}"), body)).collect();
+    let loaded = loaded(&all);
+    let (mut correlator, mut told) =
+        (correlator(&loaded, Limits { samples: 64, ..Limits::default() }), vec![]);
+    let mut give = |from: i64, to: i64, value, told: &mut Vec<Correlated>| {
+        for time in from..to {
+            hit(&mut correlator, At { value, reference: time.unsigned_abs(), ..at(time * 10, 0, 1) }, told);
+            if time % 100 == 0 {
+                advance(&mut correlator, time / 100, told);
+            }
+        }
+    };
+    give(0, 20_000, 1, &mut told);
+    assert_eq!(told, [], "a thousand in a window are not 1400, however long it goes on");
+    give(20_000, 20_900, 4, &mut told);
+    // Where slices leave at once, a sum near its threshold may cross it more than once.
+    let told: std::collections::BTreeSet<_> = told.iter().map(|one| one.correlation.as_str()).collect();
+    assert_eq!(told, ["x0", "x2"].into(), "their sum is, and half of them are not 1");
+}
+
+/// Each rule has a memory of its own: what it is used up by begins no new group, and those that exist go on.
+#[test]
+fn i11_a_rules_memory_is_bounded_and_nobody_is_pushed_out() {
+    let loaded = loaded(&correlation(
+        "many",
+        "type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: {gte: 3}",
+    ));
+    let limits = Limits { bytes: 20_000, ..Limits::default() };
+    let (mut correlator, mut told) = (correlator(&loaded, limits), vec![]);
+    hit(&mut correlator, at(1, 0, 7), &mut told);
+    hit(&mut correlator, at(2, 0, 7), &mut told);
+    for noise in 0..1000 {
+        hit(&mut correlator, at(3, 0, 1000 + noise), &mut told);
+    }
+    hit(&mut correlator, at(4, 0, 7), &mut told);
+    correlator.finish(&mut told);
+    assert_eq!(told.iter().map(|one| one.trigger).collect::<Vec<_>>(), [4]);
+    let groups = correlator.groups();
+    assert!((10..200).contains(&groups), "{groups}");
+    assert_eq!(correlator.counts().refused, 1001 - groups as u64);
+    // What is freed is free again.
+    hit(&mut correlator, at(60_000, 0, 9), &mut told);
+    correlator.finish(&mut told);
+    for user in 0..5 {
+        hit(&mut correlator, at(60_001, 0, 20 + user), &mut told);
+    }
+    correlator.finish(&mut told);
+    assert_eq!(correlator.counts().refused, 1001 - groups as u64);
 }

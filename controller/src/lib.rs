@@ -29,5 +29,6 @@ mod store;
 
 pub use act;
 pub use config::{Clock, ControllerConfig, Limits, wall_clock};
+pub use playbooks::Plans;
 pub use start::{Attacher, Controller, ControllerHandle, StartError};
 pub use store::StoreError;

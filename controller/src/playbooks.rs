@@ -1,27 +1,33 @@
-//! The playbooks and policies in use, read from folders. One that is broken is named with its place; the others are used.
+//! The playbooks and policies in use, read from folders. One that is broken is named with its place and stays in force as it was before, if it
+//! was; the others are used.
+
+mod keep;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use crds::{
-    ResponsePolicySpec,
-    source::{Resource, Severity, read},
+    Playbook, ResponsePolicySpec,
+    source::{Located, Problem, Resource, Severity, read},
 };
 use detect::source::SourceFile;
 use model::{Attribution, Incident};
 use respond::plan::Plan;
 
+use self::keep::{Found, Kept};
 use crate::{
     api::{PlaybookView, Playbooks},
-    files,
     health::{HealthBoard, Part},
 };
 
 /// Problems kept (I11).
 const MAX_PROBLEMS: usize = 256;
+
+/// The playbooks in use, by name.
+pub type Plans = Arc<[Arc<Plan>]>;
 
 /// Texts from elsewhere than folders: in a cluster, from the API server.
 #[derive(Debug, Default)]
@@ -46,15 +52,26 @@ pub(crate) struct Text {
 /// What is in use.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
+    assembled: Assembled,
+    broken: Vec<String>,
+    /// Files as they were when they could be used.
+    kept: Kept,
+}
+
+/// What some texts hold.
+#[derive(Debug, Default)]
+struct Assembled {
     plans: BTreeMap<String, Entry>,
     policies: Vec<(String, ResponsePolicySpec)>,
     /// Of each policy, the namespace that it holds for.
     scopes: Vec<Option<String>>,
-    broken: Vec<String>,
+    /// What is wrong, with the position of its text; as many as are told.
+    problems: Vec<(usize, String)>,
+    /// Texts with anything wrong.
+    faulty: BTreeSet<usize>,
+    /// Of each text, what is used.
+    held: Vec<BTreeSet<String>>,
 }
-
-/// The file that a resource came from, the namespace that it holds for, and itself.
-type Found = (String, Option<String>, Resource);
 
 /// Where in a cluster an incident is.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,26 +106,22 @@ struct Entry {
 impl Book {
     /// Reads all `*.yaml` and `*.yml` in `folders`, which are files or folders, and `sources`. Never fails as a whole.
     pub(crate) fn load(folders: &[PathBuf], sources: &Sources) -> Self {
-        let mut book = Self::default();
-        let found = files::yaml_below(folders);
-        for problem in found.problems {
-            book.problem(format!("{}: {}", problem.name, problem.reason));
-        }
-        let mut resources = Vec::new();
-        for file in &found.files {
-            book.read(file, &mut resources);
-        }
-        for text in &sources.resources {
-            book.take(&text.name, text.scope.as_deref(), &text.text, &mut resources);
-        }
-        book.check(resources);
-        book
+        Self::reload(folders, sources, &Self::default())
+    }
+
+    /// The same, but what is broken, empty or not to be read keeps what `before` had of it: it may be half written, and nothing would answer
+    /// an attack meanwhile.
+    pub(crate) fn reload(folders: &[PathBuf], sources: &Sources, before: &Self) -> Self {
+        let mut kept = before.kept.clone();
+        let (assembled, mut broken) = kept.take(Found::look(folders, sources));
+        broken.truncate(MAX_PROBLEMS);
+        Self { assembled, broken, kept }
     }
 
     /// Tells of what is broken.
     pub(crate) fn report(&self, health: &HealthBoard) {
         for problem in &self.broken {
-            tracing::warn!(problem, "a playbook or policy is not used");
+            tracing::warn!(problem, "a playbook or policy cannot be used");
         }
         match self.broken.as_slice() {
             [] => health.restored(Part::Playbooks),
@@ -121,17 +134,17 @@ impl Book {
     }
 
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
-        self.plans.values().map(|entry| &entry.plan)
+        self.assembled.plans.values().map(|entry| &entry.plan)
     }
 
     pub(crate) fn policies(&self) -> &[(String, ResponsePolicySpec)] {
-        &self.policies
+        &self.assembled.policies
     }
 
     /// The policies that speak of an incident: those for all, and those of its namespace.
     pub(crate) fn policies_for(&self, incident: &Incident) -> Vec<(String, ResponsePolicySpec)> {
         let place = Place::of(incident);
-        let all = self.policies.iter().zip(&self.scopes);
+        let all = self.assembled.policies.iter().zip(&self.assembled.scopes);
         all.filter_map(|((name, spec), scope)| {
             let mut spec = match (scope, &place) {
                 (Some(scope), Place::Namespaces(known)) if !known.contains(scope) => return None,
@@ -148,12 +161,13 @@ impl Book {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.plans.len()
+        self.assembled.plans.len()
     }
 
     pub(crate) fn show(&self) -> Playbooks {
         Playbooks {
             loaded: self
+                .assembled
                 .plans
                 .iter()
                 .map(|(name, entry)| PlaybookView {
@@ -165,72 +179,68 @@ impl Book {
                 })
                 .collect(),
             broken: self.broken.clone(),
-            policies: self.policies.iter().map(|(name, _)| name.clone()).collect(),
+            policies: self.assembled.policies.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
+}
 
-    fn read(&mut self, file: &Path, resources: &mut Vec<Found>) {
-        let name = file.display().to_string();
-        let text = files::read_file(file)
-            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8")));
-        match text {
-            Ok(text) => self.take(&name, None, &text, resources),
-            Err(error) => self.problem(format!("{name}: cannot be read: {error}")),
-        }
-    }
-
-    fn take(&mut self, name: &str, scope: Option<&str>, text: &str, resources: &mut Vec<Found>) {
-        let reading = read(name, text);
-        for problem in reading.problems.iter().filter(|p| p.severity == Severity::Error) {
-            self.problem(problem.to_string());
-        }
-        let found = |resource| (name.to_owned(), scope.map(str::to_owned), resource);
-        resources.extend(reading.resources.into_iter().map(found));
-    }
-
+impl Assembled {
     /// Policies first: a playbook is checked against the standing approvals that they give it.
-    fn check(&mut self, resources: Vec<Found>) {
+    fn of(texts: &[Text]) -> Self {
+        let mut all = Self { held: vec![BTreeSet::new(); texts.len()], ..Self::default() };
         let mut playbooks = Vec::new();
-        for (file, scope, resource) in resources {
-            match resource {
-                Resource::ResponsePolicy(policy) => {
-                    let name = policy.value.metadata.name.unwrap_or_default();
-                    let name = match &scope {
-                        Some(scope) => format!("{scope}/{name}"),
-                        None => name,
-                    };
-                    self.policies.push((name, policy.value.spec));
-                    self.scopes.push(scope);
+        for (of, text) in texts.iter().enumerate() {
+            let reading = read(&text.name, &text.text);
+            all.wrong(of, &reading.problems);
+            for resource in reading.resources {
+                match resource {
+                    Resource::ResponsePolicy(policy) => {
+                        let name = policy.value.metadata.name.unwrap_or_default();
+                        let name = match &text.scope {
+                            Some(scope) => format!("{scope}/{name}"),
+                            None => name,
+                        };
+                        all.held[of].insert(format!("policy {name}"));
+                        all.policies.push((name, policy.value.spec));
+                        all.scopes.push(text.scope.clone());
+                    }
+                    Resource::Playbook(playbook) => playbooks.push((of, playbook)),
                 }
-                Resource::Playbook(playbook) => playbooks.push((file, playbook)),
             }
         }
-        for (file, playbook) in playbooks {
-            let name = playbook.value.metadata.name.clone().unwrap_or_default();
-            let standing: BTreeSet<String> = self
-                .policies
-                .iter()
-                .flat_map(|(_, policy)| &policy.standing_approvals)
-                .filter(|standing| standing.playbooks.contains(&name))
-                .map(|standing| standing.action.0.clone())
-                .collect();
-            let checked = Plan::check(&playbook, &standing);
-            for problem in checked.problems.iter().filter(|p| p.severity == Severity::Error) {
-                self.problem(problem.to_string());
-            }
-            let Some(plan) = checked.plan else { continue };
-            if let Some(first) = self.plans.get(&name) {
-                let message = format!("{file}: a playbook {name} was already read from {}", first.file);
-                self.problem(message);
-            } else {
-                self.plans.insert(name, Entry { plan: Arc::new(plan), file });
-            }
+        for (of, playbook) in playbooks {
+            all.take(of, &texts[of].name, &playbook);
+        }
+        all
+    }
+
+    fn take(&mut self, of: usize, file: &str, playbook: &Located<Playbook>) {
+        let name = playbook.value.metadata.name.clone().unwrap_or_default();
+        let standing: BTreeSet<String> = self
+            .policies
+            .iter()
+            .flat_map(|(_, policy)| &policy.standing_approvals)
+            .filter(|standing| standing.playbooks.contains(&name))
+            .map(|standing| standing.action.0.clone())
+            .collect();
+        let checked = Plan::check(playbook, &standing);
+        self.wrong(of, &checked.problems);
+        let Some(plan) = checked.plan else { return };
+        if let Some(first) = self.plans.get(&name) {
+            let message = format!("a playbook {name} was already read from {}", first.file);
+            self.wrong(of, &[Problem::error(playbook.places.of("metadata.name"), message)]);
+        } else {
+            self.held[of].insert(format!("playbook {name}"));
+            self.plans.insert(name, Entry { plan: Arc::new(plan), file: file.to_owned() });
         }
     }
 
-    fn problem(&mut self, what: String) {
-        if self.broken.len() < MAX_PROBLEMS {
-            self.broken.push(what);
+    fn wrong(&mut self, of: usize, problems: &[Problem]) {
+        let mut errors = problems.iter().filter(|problem| problem.severity == Severity::Error).peekable();
+        if errors.peek().is_some() {
+            self.faulty.insert(of);
         }
+        let room = MAX_PROBLEMS.saturating_sub(self.problems.len());
+        self.problems.extend(errors.take(room).map(|problem| (of, problem.to_string())));
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     core::{self, Asker, Change, Input, Shared},
     health::HealthBoard,
     metrics::Metrics,
+    playbooks::Plans,
     store::StoreError,
 };
 
@@ -97,6 +98,7 @@ pub struct ControllerHandle {
     pods: Option<Pods>,
     revision: watch::Receiver<u64>,
     paused: watch::Receiver<bool>,
+    plans: watch::Receiver<Plans>,
 }
 
 /// What a part that belongs to a running controller works with. Its tasks end with `stop`.
@@ -155,6 +157,7 @@ impl Controller {
         let metrics = Arc::new(Metrics::default());
         let (revision, watched) = watch::channel(0);
         let (paused, is_paused) = watch::channel(false);
+        let (plans, in_use) = watch::channel(Plans::default());
         let stop = CancellationToken::new();
         let asker = Asker::new(inbox.clone(), health.clone(), &config.limits);
         let served = Served {
@@ -179,6 +182,7 @@ impl Controller {
             metrics: Arc::clone(&metrics),
             revision,
             paused,
+            plans,
             stop: stop.clone(),
         };
         // The journal's lock keeps a second controller away before the socket is touched.
@@ -198,6 +202,7 @@ impl Controller {
             pods,
             revision,
             paused: is_paused,
+            plans: in_use,
         };
         handle.tasks.spawn(server?);
         handle.tasks.spawn(following);
@@ -240,6 +245,12 @@ impl ControllerHandle {
     #[must_use]
     pub fn paused(&self) -> watch::Receiver<bool> {
         self.paused.clone()
+    }
+
+    /// The playbooks in use, those that are broken as they were before; who lets nodes act by themselves follows them.
+    #[must_use]
+    pub fn plans(&self) -> watch::Receiver<Plans> {
+        self.plans.clone()
     }
 
     /// For parts of this controller.

@@ -13,14 +13,17 @@ use std::{
 use agent::{Agent, AgentConfig, AgentHandle, edge::Authority, mask::Masker};
 use anyhow::{Context, Result};
 use controller::{
-    Controller, ControllerConfig, ControllerHandle,
+    Controller, ControllerConfig, ControllerHandle, Plans,
     ingest::{self, IngestConfig, IngestHandle, SourceSpec, Start, Zone},
     intel::FeedSource,
     wall_clock,
 };
 use detect::matcher::{RuleSet, Swap};
 use model::NodeId;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use self::reactions::Reactions;
@@ -146,6 +149,8 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     };
     let (agent_end, controller_end) = wire::link::in_process(node.clone(), LINK_CAPACITY);
     controller.attach(controller_end);
+    let mut plans = controller.plans();
+    plans.mark_unchanged();
     let authority = authority(&controller, &rules.current().1, &options);
     let config = AgentConfig {
         authority,
@@ -170,7 +175,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     for degraded in &status.degraded {
         tracing::warn!("degraded: {degraded}");
     }
-    let why = until_told(agent, &controller, &mut signals, &mut folders, &options).await;
+    let why = until_told(agent, &controller, plans, &mut signals, &mut folders, &options).await;
     // They end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
     let sources = tokio::task::spawn_blocking(move || {
         let mut sources = sources;
@@ -226,20 +231,25 @@ impl Signals {
 async fn until_told(
     mut agent: AgentHandle,
     controller: &ControllerHandle,
+    mut plans: watch::Receiver<Plans>,
     signals: &mut Signals,
     folders: &mut RuleFolders,
     options: &Options,
 ) -> Option<String> {
     let mut paused = controller.paused();
     if *paused.borrow_and_update() {
-        follow_pause(&agent, controller, options);
+        follow(&agent, controller, options);
     }
     let why = loop {
         tokio::select! {
-            Ok(()) = paused.changed() => follow_pause(&agent, controller, options),
+            Ok(()) = paused.changed() => follow(&agent, controller, options),
+            Ok(()) = plans.changed() => follow(&agent, controller, options),
             _ = signals.terminate.recv() => break None,
             _ = signals.interrupt.recv() => break None,
-            _ = signals.hangup.recv() => reload(&agent, controller, folders, options).await,
+            _ = signals.hangup.recv() => {
+                reload(&agent, controller, folders, options).await;
+                plans.mark_unchanged();
+            }
             blind = agent.failed() => break Some(blind),
         }
     };
@@ -252,12 +262,15 @@ async fn until_told(
     why
 }
 
-/// `hemostat pause` is meant for the node's own reactions, too; what is in force stays.
-fn follow_pause(agent: &AgentHandle, controller: &ControllerHandle, options: &Options) {
+/// `hemostat pause` is meant for the node's own reactions, too, and so is what becomes of the playbooks; what is in force stays.
+fn follow(agent: &AgentHandle, controller: &ControllerHandle, options: &Options) {
     let rules = agent.rules();
     let authority = authority(controller, &rules, options);
     match agent.set_rules_with(rules, authority) {
-        Ok(()) => tracing::warn!(paused = *controller.paused().borrow(), "automatic response"),
+        Ok(()) if *controller.paused().borrow() => {
+            tracing::warn!("automatic response is paused: nodes only observe")
+        }
+        Ok(()) => tracing::info!("what the node may do by itself follows the playbooks"),
         Err(error) => tracing::error!(%error, "the rules before stay in force"),
     }
 }
@@ -266,7 +279,7 @@ fn follow_pause(agent: &AgentHandle, controller: &ControllerHandle, options: &Op
 fn authority(controller: &ControllerHandle, rules: &RuleSet, options: &Options) -> Authority {
     match *controller.paused().borrow() {
         true => Authority::Observe,
-        false => options.reactions.authority(rules, &options.playbooks),
+        false => options.reactions.authority(rules, &controller.plans().borrow()),
     }
 }
 
@@ -278,6 +291,17 @@ async fn reload(
     folders: &mut RuleFolders,
     options: &Options,
 ) {
+    // The playbooks first: they say which of the rules may act.
+    match controller.reload().await {
+        Ok(playbooks) => {
+            tracing::info!(
+                playbooks = playbooks.loaded.len(),
+                broken = playbooks.broken.len(),
+                "playbooks read again"
+            );
+        }
+        Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
+    }
     let Read { set, mut problems } = folders.read();
     let (count, authority) = (set.len(), authority(controller, &set, options));
     match agent.set_rules_with(Arc::new(set), authority) {
@@ -290,16 +314,6 @@ async fn reload(
         }
     }
     agent.say_of_rules(problems);
-    match controller.reload().await {
-        Ok(playbooks) => {
-            tracing::info!(
-                playbooks = playbooks.loaded.len(),
-                broken = playbooks.broken.len(),
-                "playbooks read again"
-            );
-        }
-        Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
-    }
 }
 
 pub(crate) fn masker(file: Option<&Path>) -> Result<Masker> {

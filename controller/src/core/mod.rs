@@ -44,7 +44,7 @@ use crate::{
     config::{ControllerConfig, Limits},
     health::{HealthBoard, Part},
     metrics::Metrics,
-    playbooks::Sources,
+    playbooks::{Plans, Sources},
     start::StartError,
 };
 
@@ -239,6 +239,8 @@ pub(crate) struct Core {
     stories: u64,
     /// Whether everything automatic is paused.
     paused: watch::Sender<bool>,
+    /// The playbooks in use.
+    plans: watch::Sender<Plans>,
 }
 
 /// What the thread shares with the rest.
@@ -248,6 +250,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) revision: watch::Sender<u64>,
     pub(crate) paused: watch::Sender<bool>,
+    pub(crate) plans: watch::Sender<Plans>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -265,10 +268,12 @@ pub(crate) fn spawn(
 ) -> Result<JoinHandle<()>, StartError> {
     let started = (shared.config.clock)();
     let state = State::load(&shared.config, &shared.health)?;
-    let Shared { config, health, metrics, revision, paused, stop } = shared;
+    let Shared { config, health, metrics, revision, paused, plans, stop } = shared;
     paused.send_replace(state.trust.paused().is_some());
+    plans.send_replace(state.book.plans().cloned().collect());
+    let (refused, stories) = (None, 0);
     let core =
-        Core { config, state, health, metrics, revision, stop, started, refused: None, stories: 0, paused };
+        Core { config, state, health, metrics, revision, stop, started, refused, stories, paused, plans };
     thread::Builder::new()
         .name("hemostat-core".into())
         .spawn(move || core.live(inbox, &runtime))

@@ -287,8 +287,9 @@ impl Core {
     }
 
     fn reload(&mut self, by: &Actor, turn: &mut Turn) -> crate::api::Playbooks {
-        let book = Book::load(&self.config.playbooks, &self.state.sources);
+        let book = Book::reload(&self.config.playbooks, &self.state.sources, &self.state.book);
         book.report(&self.health);
+        self.plans.send_replace(book.plans().cloned().collect());
         self.state.book = book;
         let correlations = self.reload_rules(turn);
         self.state.corpus.run(&self.config.rules);

@@ -257,6 +257,37 @@ async fn a_broken_playbook_is_named_and_the_others_are_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_playbook_that_breaks_while_it_is_used_still_answers_and_its_place_is_told() {
+    let mut lab = Lab::start("Auto").await;
+    let file = lab.dir.path().join("playbooks/miner.yaml");
+    let sound = fs::read_to_string(&file).unwrap();
+    fs::write(&file, sound.replacen("node.freeze", "node.freez", 1)).unwrap();
+    lab.handle.reload().await.unwrap();
+    let health = lab.client.health().await.unwrap();
+    let told = &health.problems[0].what;
+    let line = 1 + sound.lines().position(|line| line.contains("node.freeze")).unwrap();
+    assert!(told.contains(&format!("miner.yaml:{line}:")) && told.contains("stays in force"), "{told}");
+    lab.spool(Report::Finding(finding(1, 100, Level::High)));
+    lab.connect(Faint::Never);
+    lab.until(|line| line.actions_in_force == 2 && line.waiting == 1).await;
+    // half of it, nothing of it, and no file at all: a folder that is away is a mistake, too
+    fs::write(&file, &sound[..sound.len() / 2]).unwrap();
+    assert_eq!(lab.client.reload_playbooks().await.unwrap().loaded.len(), 1);
+    fs::write(&file, "").unwrap();
+    assert_eq!(lab.client.reload_playbooks().await.unwrap().loaded.len(), 1);
+    fs::remove_file(&file).unwrap();
+    let shown = lab.client.reload_playbooks().await.unwrap();
+    assert!(
+        shown.loaded.len() == 1 && shown.broken[0].contains("holds no playbook file any more"),
+        "{shown:?}"
+    );
+    fs::write(&file, sound).unwrap();
+    lab.handle.reload().await.unwrap();
+    assert_eq!(lab.client.health().await.unwrap().condition, Condition::Good);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_socket_is_closed_to_others_and_one_controller_owns_the_state() {
     let lab = Lab::start("Auto").await;
     let socket = lab.client.socket();

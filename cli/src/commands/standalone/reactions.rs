@@ -1,22 +1,14 @@
 //! Which rules may have the node react before anybody has decided: those that a playbook in mode Auto could answer. A playbook in Shadow
 //! or Approve is a promise that nothing happens by itself, and a rule that no playbook answers has nobody who would undo what was done.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::sync::Arc;
 
 use agent::edge::Authority;
 use clap::ValueEnum;
-use crds::{
-    Mode,
-    source::{Resource, read},
-};
+use crds::Mode;
 use detect::matcher::{RuleIndex, RuleSet};
 use model::{Reaction, RuleRef};
 use respond::plan::Plan;
-
-use crate::commands::files_below;
 
 /// What the node does by itself at a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -29,63 +21,22 @@ pub(crate) enum Reactions {
 }
 
 impl Reactions {
-    /// The authority of the node with these rules and playbooks. What cannot be read gives none.
-    pub(crate) fn authority(self, rules: &RuleSet, playbooks: &[PathBuf]) -> Authority {
+    /// The authority of the node with these rules and the playbooks that the controller uses.
+    pub(crate) fn authority(self, rules: &RuleSet, playbooks: &[Arc<Plan>]) -> Authority {
         match self {
             Self::Off => Authority::Observe,
-            Self::Auto => permitted(rules, &automatic(playbooks)),
+            Self::Auto => permitted(rules, playbooks),
         }
     }
 }
 
-/// Plans in mode Auto that can be used. Why others cannot, the controller says, which reads the same files.
-fn automatic(paths: &[PathBuf]) -> Vec<Plan> {
-    // One by one: a folder that is not there takes nothing from the others.
-    let files = paths.iter().flat_map(|path| {
-        files_below(std::slice::from_ref(path), &[".yaml", ".yml"]).unwrap_or_else(|error| {
-            tracing::warn!("no playbook there answers anything: {error:#}");
-            Vec::new()
-        })
-    });
-    let mut resources = Vec::new();
-    for file in files {
-        let name = file.display().to_string();
-        if [".test.yaml", ".test.yml", "_test.yaml"].iter().any(|ending| name.ends_with(ending)) {
-            continue;
-        }
-        if let Ok(text) = std::fs::read_to_string(&file) {
-            resources.extend(read(&name, &text).resources);
-        }
-    }
-    let standing = |playbook: &str| -> BTreeSet<String> {
-        resources
-            .iter()
-            .filter_map(|resource| match resource {
-                Resource::ResponsePolicy(policy) => Some(&policy.value.spec.standing_approvals),
-                Resource::Playbook(_) => None,
-            })
-            .flatten()
-            .filter(|standing| standing.playbooks.iter().any(|name| name == playbook))
-            .map(|standing| standing.action.0.clone())
-            .collect()
-    };
-    // Of two with one name the first counts, as in the controller.
-    let mut plans: BTreeMap<String, Plan> = BTreeMap::new();
-    for resource in &resources {
-        let Resource::Playbook(playbook) = resource else { continue };
-        let name = playbook.value.metadata.name.clone().unwrap_or_default();
-        if let Some(plan) = Plan::check(playbook, &standing(&name)).plan {
-            plans.entry(name).or_insert(plan);
-        }
-    }
-    plans.into_values().filter(|plan| plan.spec().mode == Mode::Auto).collect()
-}
-
-fn permitted(rules: &RuleSet, plans: &[Plan]) -> Authority {
+fn permitted(rules: &RuleSet, plans: &[Arc<Plan>]) -> Authority {
+    let automatic = |plan: &&Arc<Plan>| plan.spec().mode == Mode::Auto;
     let all = (0..rules.len() as u32).filter_map(|index| rules.rule(RuleIndex(index)));
     let reacting: Vec<&RuleRef> = all.filter(|rule| rule.reaction != Reaction::None).collect();
-    let (may, may_not): (Vec<&RuleRef>, Vec<&RuleRef>) =
-        reacting.into_iter().partition(|rule| plans.iter().any(|plan| plan.may_answer(rule)));
+    let (may, may_not): (Vec<&RuleRef>, Vec<&RuleRef>) = reacting
+        .into_iter()
+        .partition(|rule| plans.iter().filter(automatic).any(|plan| plan.may_answer(rule)));
     for rule in may_not {
         tracing::info!(rule = rule.id, "{}: only observed, no playbook in mode Auto answers it", rule.title);
     }
@@ -94,6 +45,9 @@ fn permitted(rules: &RuleSet, plans: &[Plan]) -> Authority {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
+    use crds::source::{Resource, read};
     use detect::{load::load, matcher::Options, source::SourceFile};
 
     use super::*;
@@ -124,12 +78,18 @@ mod tests {
         )
     }
 
+    fn plans(texts: &[String]) -> Vec<Arc<Plan>> {
+        let resources = texts.iter().flat_map(|text| read("playbooks.yaml", text).resources);
+        resources
+            .filter_map(|resource| match resource {
+                Resource::Playbook(playbook) => Plan::check(&playbook, &BTreeSet::new()).plan.map(Arc::new),
+                Resource::ResponsePolicy(_) => None,
+            })
+            .collect()
+    }
+
     fn authority(playbooks: &[String]) -> Authority {
-        let folder = tempfile::tempdir().unwrap();
-        for (n, text) in playbooks.iter().enumerate() {
-            std::fs::write(folder.path().join(format!("{n}.yaml")), text).unwrap();
-        }
-        Reactions::Auto.authority(&rules(), &[folder.path().into()])
+        Reactions::Auto.authority(&rules(), &plans(playbooks))
     }
 
     fn only(ids: &[&str]) -> Authority {
@@ -150,21 +110,20 @@ mod tests {
     }
 
     #[test]
-    fn broken_or_missing_playbooks_give_no_authority() {
-        let twice =
-            [playbook("p", "Shadow", "{ rules: [miner] }"), playbook("p", "Auto", "{ rules: [miner] }")];
-        assert_eq!(authority(&twice), only(&[]), "the first of one name counts");
-        assert_eq!(authority(&[playbook("p", "Auto", "{ rulez: [miner] }")]), only(&[]));
-        assert_eq!(Reactions::Auto.authority(&rules(), &["/does/not/exist".into()]), only(&[]));
-        assert_eq!(Reactions::Off.authority(&rules(), &[]), Authority::Observe);
+    fn i8_who_shall_only_observe_reacts_to_nothing() {
+        let auto = plans(&[playbook("p", "Auto", "{ rules: [miner] }")]);
+        assert_eq!(Reactions::Off.authority(&rules(), &auto), Authority::Observe);
     }
 
     #[test]
     fn every_reacting_rule_of_this_repository_is_answered_by_a_playbook_of_it() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let files = crate::commands::rules::read_rules(&[root.join("rules")]).unwrap();
         let (set, _) = RuleSet::compile(&load(&files).rules, Options::default());
-        let Authority::Only(may) = Reactions::Auto.authority(&set, &[root.join("playbooks")]) else {
+        let books = std::fs::read_dir(root.join("playbooks")).unwrap().map(|entry| entry.unwrap().path());
+        let books = books.filter(|path| path.is_file() && !path.to_string_lossy().contains(".test."));
+        let texts: Vec<String> = books.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        let Authority::Only(may) = Reactions::Auto.authority(&set, &plans(&texts)) else {
             panic!("neither all nor none is meant")
         };
         let reacting: BTreeSet<String> = (0..set.len() as u32)

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use hemostat_detect::{
-    correlation::{Checkpoint, Correlator, Limits, Row},
+    correlation::{Checkpoint, Correlated, Correlator, Limits, Row},
     diagnostic::{Colour, render},
+    explain::{self, explain},
     load::{self, Loaded, load},
     matcher::{Options, RuleIndex, RuleSet},
     plan, reference,
@@ -19,8 +20,13 @@ use model::Timestamp;
 pub(crate) type Body = fn(&[u8]);
 
 /// By name.
-pub(crate) const TARGETS: [(&str, Body); 4] =
-    [("load", rule_file), ("rule_tests", test_file), ("matcher", matcher), ("checkpoint", checkpoint)];
+pub(crate) const TARGETS: [(&str, Body); 5] = [
+    ("load", rule_file),
+    ("rule_tests", test_file),
+    ("matcher", matcher),
+    ("checkpoint", checkpoint),
+    ("correlate", correlate),
+];
 
 /// Any text as a rule file: never a panic, every span inside the text, and what loads is evaluated alike by both engines.
 pub(crate) fn rule_file(bytes: &[u8]) {
@@ -59,13 +65,24 @@ pub(crate) fn matcher(bytes: &[u8]) {
     judged_alike(&loaded, &events);
 }
 
+/// A rule and correlations of every kind over it.
+const CORRELATIONS: &str = "title: a\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
+    ---\ntitle: b\nname: b\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 2}}\n\
+    ---\ntitle: c\nname: c\ncorrelation: {type: value_count, rules: [a], group-by: [User], timespan: 60s, condition: {field: [CommandLine, ProcessId], gte: 2}}\n\
+    ---\ntitle: d\nname: d\ncorrelation: {type: value_percentile, rules: [a], group-by: [User], timespan: 60s, condition: {field: ProcessId, percentile: 95, gte: 2}}\n\
+    ---\ntitle: e\nname: e\ncorrelation: {type: value_avg, rules: [a], group-by: [User], timespan: 60s, condition: {field: ProcessId, gte: 1.5}}\n\
+    ---\ntitle: f\nname: f\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 20}}\n\
+    ---\ntitle: g\nname: g\ncorrelation: {type: temporal, rules: [b, c], group-by: [User], timespan: 60s, condition: b and not c}\n\
+    ---\ntitle: h\nname: h\ncorrelation: {type: temporal_ordered, rules: [a, b], group-by: [User], timespan: 60s}\n";
+const CORRELATION_COUNT: usize = 7;
+
+fn correlations() -> Loaded {
+    load(&[SourceFile { name: "r.yml".into(), text: CORRELATIONS.into() }])
+}
+
 /// Any text as a checkpoint or a row of one: never a panic, and the runtime goes on from it within its bounds.
 pub(crate) fn checkpoint(bytes: &[u8]) {
-    const RULES: &str = "title: a\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
-        ---\ntitle: b\nname: b\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 2}}\n\
-        ---\ntitle: c\nname: c\ncorrelation: {type: value_count, rules: [a], group-by: [User], timespan: 60s, condition: {field: CommandLine, gte: 2}}\n\
-        ---\ntitle: d\nname: d\ncorrelation: {type: value_percentile, rules: [a], group-by: [User], timespan: 60s, condition: {field: ProcessId, percentile: 95, gte: 2}}\n";
-    let loaded = load(&[SourceFile { name: "r.yml".into(), text: RULES.into() }]);
+    let loaded = correlations();
     let limits = Limits { groups: 4, waiting: 4, samples: 4, ..Limits::default() };
     if let Ok(kept) = serde_json::from_slice::<Checkpoint>(bytes) {
         let (correlator, _) = Correlator::restore(&loaded.correlations, &loaded.rules, limits, kept);
@@ -77,17 +94,64 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// A checkpoint and the rows of a runtime that was used, as JSON: where the fuzzing of [`checkpoint`] begins.
-pub(crate) fn a_checkpoint() -> [Vec<u8>; 2] {
-    const RULES: &str = "title: a\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
-        ---\ntitle: b\nname: b\ncorrelation: {type: event_count, rules: [a], group-by: [User], timespan: 60s, condition: {gte: 2}}\n\
-        ---\ntitle: d\nname: d\ncorrelation: {type: value_percentile, rules: [a], group-by: [User], timespan: 60s, condition: {field: ProcessId, percentile: 95, gte: 2}}\n";
-    let loaded = load(&[SourceFile { name: "r.yml".into(), text: RULES.into() }]);
+/// A checkpoint and the rows of a runtime that was used, as JSON, by name: where the fuzzing of [`checkpoint`] begins.
+pub(crate) fn checkpoints() -> [(&'static str, Vec<u8>); 2] {
+    let loaded = correlations();
     let (mut correlator, _) = Correlator::new(&loaded.correlations, &loaded.rules, Limits::default(), (1, 2));
     feed(&mut correlator, 3);
-    let rows: Vec<_> = correlator.rows();
-    [&serde_json::to_vec(&correlator.checkpoint()), &serde_json::to_vec(&rows)]
-        .map(|written| written.as_ref().map_or_else(|_| Vec::new(), Clone::clone))
+    let mut rows: Vec<_> = correlator.rows();
+    rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let written = [serde_json::to_vec(&correlator.checkpoint()), serde_json::to_vec(&rows)];
+    let [whole, rows] = written.map(Result::unwrap_or_default);
+    [("whole", whole), ("rows", rows)]
+}
+
+/// Bytes as hits: correlated alike whatever order they come in within the lateness, and over a restart anywhere, with groups that fold and
+/// without.
+pub(crate) fn correlate(bytes: &[u8]) {
+    let loaded = correlations();
+    let mut bytes = Bytes(bytes);
+    let samples = [4, 1024][bytes.below(2)];
+    let cut = bytes.below(24);
+    let mut hits: Vec<(i64, u64)> = (0..24)
+        .scan(0_i64, |time, number| {
+            *time += [0, 100, 900, 20_000, 61_000][bytes.below(5)];
+            Some((*time, number))
+        })
+        .collect();
+    let limits = Limits { samples, ..Limits::default() };
+    let new = || Correlator::new(&loaded.correlations, &loaded.rules, limits, (1, 2)).0;
+    let users: Vec<(u64, u64)> = (0..24).map(|_| (bytes.below(2) as u64, bytes.below(4) as u64)).collect();
+    let observe = |correlator: &mut Correlator, (time, number): (i64, u64), told: &mut Vec<Correlated>| {
+        let (user, value) = users[number as usize];
+        let fields = [
+            (Field::Uid, user.to_string()),
+            (Field::ProcessId, value.to_string()),
+            (Field::CommandLine, "x".repeat(value as usize % 2)),
+        ];
+        let fields = fields.map(|(field, text)| (field, DraftValue::One(text)));
+        if let Ok(drafted) = Drafted::new(Category::ProcessCreation, &fields) {
+            let drafted = drafted.at(Timestamp(1_767_225_600_000_000_000 + time * 1_000_000));
+            correlator.observe("a", &drafted.view(), number, told);
+        }
+    };
+    let (mut plain, mut told) = (new(), vec![]);
+    hits.iter().for_each(|hit| observe(&mut plain, *hit, &mut told));
+    plain.finish(&mut told);
+    let (mut first, mut again) = (new(), vec![]);
+    hits[..cut].iter().for_each(|hit| observe(&mut first, *hit, &mut again));
+    let kept =
+        serde_json::to_string(&first.checkpoint()).and_then(|text| serde_json::from_str::<Checkpoint>(&text));
+    let Ok(kept) = kept else { unreachable!("what it writes it reads") };
+    let (mut second, _) = Correlator::restore(&loaded.correlations, &loaded.rules, limits, kept);
+    hits[cut..].iter().for_each(|hit| observe(&mut second, *hit, &mut again));
+    second.finish(&mut again);
+    assert_eq!(told, again, "over a restart");
+    hits.reverse();
+    let (mut backwards, mut other) = (new(), vec![]);
+    hits.iter().for_each(|hit| observe(&mut backwards, *hit, &mut other));
+    backwards.finish(&mut other);
+    assert_eq!(told, other, "in any order");
 }
 
 fn goes_on(mut correlator: Correlator) {
@@ -99,7 +163,7 @@ fn goes_on(mut correlator: Correlator) {
     // What it would write is read again as the same.
     let written = serde_json::to_string(&correlator.checkpoint());
     assert!(written.is_ok_and(|text| serde_json::from_str::<Checkpoint>(&text).is_ok()));
-    assert!(correlator.groups() <= 3 * 4, "{} groups", correlator.groups());
+    assert!(correlator.groups() <= CORRELATION_COUNT * 4, "{} groups", correlator.groups());
 }
 
 fn feed(correlator: &mut Correlator, hits: u64) {
@@ -126,6 +190,9 @@ fn judged_alike(loaded: &Loaded, events: &[Drafted]) {
         for (position, rule) in loaded.rules.iter().enumerate() {
             let matches = reference::matches(rule, &drafted.view());
             assert_eq!(matches, hits.contains(&RuleIndex(position as u32)), "{:#?}", drafted.event());
+            let explained = explain(rule, &drafted.view());
+            assert_eq!(explained.matched, matches);
+            let _ = explain::render(&explained);
             // I1.
             let has_class = Category::of(drafted.event()).class().is_some();
             assert!(!matches || !has_class || plan::passes(set.plan(), drafted.event()));

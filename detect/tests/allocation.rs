@@ -1,7 +1,5 @@
 //! I11 on the hot path: evaluating an event allocates nothing, whatever it contains.
 
-#[path = "../examples/bench_detect/chance.rs"]
-mod chance;
 #[path = "../examples/bench_detect/events.rs"]
 mod events;
 #[path = "../examples/bench_detect/rules.rs"]

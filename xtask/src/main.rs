@@ -6,6 +6,7 @@ mod crds;
 mod demo;
 mod ebpf;
 mod enclosure;
+mod fuzz;
 mod image;
 mod progress;
 mod prove;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::Options),
     /// Run every test that this machine can run, and say which were skipped and why.
     Test(test::Options),
+    /// Fuzz every parser, the matcher and the correlations for some seconds each, guided by coverage.
+    Fuzz(fuzz::Options),
     /// Hold the repository's own rules: crate arrows, file lengths, forbidden names, links in docs.
     Tidy,
 }
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Prove(options) => prove::run(&options),
         Task::Demo(options) => demo::run_demo(&options),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cluster::binaries::Binaries,
-    demo, ebpf,
+    demo, ebpf, fuzz,
     progress::{self, is_root, output, root, say, skip},
     vm,
 };
@@ -27,6 +27,9 @@ pub(crate) struct Options {
     cluster: bool,
 }
 
+/// How long each fuzz target runs here; `cargo xtask fuzz --seconds` runs them for longer.
+const FUZZ_SECONDS: u32 = 10;
+
 /// Counts of the whole run, in the form of its closing line.
 #[derive(Default)]
 struct Tally {
@@ -42,6 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         workspace(options, &mut tally)?;
         node(options, &mut tally)?;
         if options.filter.is_none() {
+            fuzzing(&mut tally)?;
             whole_loop(&mut tally)?;
             kubernetes(options, &mut tally)?;
         }
@@ -78,6 +82,15 @@ fn workspace(options: &Options, tally: &mut Tally) -> Result<()> {
     if !counted.ended_well && counted.failed == 0 {
         bail!("cargo test failed before any test could");
     }
+    Ok(())
+}
+
+/// Each fuzz target for some seconds, from where the last run left its corpus; each counted as a test.
+fn fuzzing(tally: &mut Tally) -> Result<()> {
+    let fuzzed = fuzz::fuzz(FUZZ_SECONDS, None)?;
+    tally.passed += fuzzed.passed;
+    tally.failed += fuzzed.failed;
+    tally.skipped += fuzzed.skipped;
     Ok(())
 }
 

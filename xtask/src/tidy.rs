@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("standins", &[]),
     ("workloads", &[]),
+    ("fuzzing", &[]),
     ("cluster-tests", &["act", "controller", "model", "respond"]),
     ("xtask", &[]),
 ];

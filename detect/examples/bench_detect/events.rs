@@ -9,7 +9,7 @@ use model::{
     Timestamp, Truncated, Workload,
 };
 
-use crate::chance::Chance;
+use fuzzing::Chance;
 
 /// Whether strings repeat as on a real host, or each is new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

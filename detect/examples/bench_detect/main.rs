@@ -4,7 +4,6 @@
 //! events alone.
 //! Where valgrind is installed it also counts instructions, for a figure without noise (`--instructions` is its part).
 
-mod chance;
 mod events;
 mod peer;
 mod rules;

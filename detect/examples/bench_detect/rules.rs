@@ -2,7 +2,7 @@
 //! expressions, 0.3 % networks; half of the conditions one identifier, the rest `1 of`, `all of`, `not`, `or`. Two thirds are
 //! for process creation, as among the public rules. No public rule is copied.
 
-use crate::chance::Chance;
+use fuzzing::Chance;
 
 /// Programs that attacks are made with; ordinary events use some of them too.
 const TOOLS: [&str; 96] = [

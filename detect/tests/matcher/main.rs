@@ -1,8 +1,6 @@
 //! The compiled matcher and the kernel plan against the plain interpreter, and against rsigma-eval.
 
 mod arbitrary;
-#[path = "../../examples/bench_detect/chance.rs"]
-mod chance;
 #[path = "../../examples/bench_detect/events.rs"]
 mod events;
 mod from_rule;

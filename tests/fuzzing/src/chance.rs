@@ -2,14 +2,18 @@
 
 /// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016).
 #[derive(Debug, Clone)]
-pub(crate) struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// With a seed: the same one makes the same choices.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    #[expect(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -17,21 +21,22 @@ impl Chance {
     }
 
     /// From 0 to `below` - 1.
-    pub(crate) fn below(&mut self, below: usize) -> usize {
+    pub fn below(&mut self, below: usize) -> usize {
         (self.next() >> 33) as usize % below.max(1)
     }
 
     /// True in `percent` of 100.
-    pub(crate) fn percent(&mut self, percent: usize) -> bool {
+    pub fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    /// One of these, of which there must be one.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 
     /// A made-up word.
-    pub(crate) fn word(&mut self) -> String {
+    pub fn word(&mut self) -> String {
         const ONSETS: [&str; 20] = [
             "b", "br", "c", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v",
             "x", "z",
@@ -41,7 +46,8 @@ impl Chance {
         (0..2 + self.below(2)).map(|_| format!("{}{}", self.pick(&ONSETS), self.pick(&RHYMES))).collect()
     }
 
-    pub(crate) fn hex(&mut self, digits: usize) -> String {
+    /// So many hexadecimal digits.
+    pub fn hex(&mut self, digits: usize) -> String {
         (0..digits).map(|_| char::from_digit(self.below(16) as u32, 16).unwrap_or('0')).collect()
     }
 }

@@ -48,7 +48,7 @@ enum Command {
     /// Watch this host: agent and controller in one process, rules and playbooks from folders.
     Standalone(commands::standalone::Options),
     /// The controller of a cluster: rules and playbooks from the API server, incidents shown there.
-    Controller(commands::controller::Options),
+    Controller(Box<commands::controller::Options>),
     /// One node of a cluster: watches it for a controller.
     Agent(commands::agent::Options),
     /// Triage through the API server (`kubectl hemostat`): incidents, answers, undo, as whoever the kubeconfig says.
@@ -126,7 +126,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             agent::allocator::give_back_freed_memory();
             commands::standalone::run(&shared, options)
         }
-        Command::Controller(options) => commands::controller::run(&shared, options),
+        Command::Controller(options) => commands::controller::run(&shared, *options),
         Command::Agent(options) => {
             agent::allocator::give_back_freed_memory();
             commands::agent::run(options)

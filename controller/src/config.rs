@@ -13,6 +13,7 @@ use crate::{
     attribute::Pods,
     audit::SEGMENT_BYTES,
     crash::{CrashPoints, NeverCrash},
+    ledger::Ledger,
     witness::Witness,
 };
 
@@ -66,6 +67,8 @@ pub struct ControllerConfig {
     pub own_namespace: Option<String>,
     /// Who writes an effect down elsewhere before it is commanded, where there is somebody.
     pub witness: Option<Witness>,
+    /// Who keeps what nodes reported elsewhere before it is acknowledged, where there is somebody.
+    pub ledger: Option<Ledger>,
     /// Feeds of threat intelligence, read again when they change.
     pub feeds: Vec<crate::intel::FeedSource>,
     /// What those feeds say; exchanged while it is used.
@@ -99,6 +102,7 @@ impl ControllerConfig {
             pods: None,
             own_namespace: None,
             witness: None,
+            ledger: None,
             feeds: Vec::new(),
             intelligence: Arc::default(),
             leads: None,

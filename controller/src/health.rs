@@ -32,6 +32,8 @@ pub(crate) enum Part {
     Intelligence,
     /// What the API server does not take.
     Cluster,
+    /// What nodes report is not kept in the API server.
+    Reports,
     /// The lease has run out.
     Lease,
     /// Resources and their definitions are of another version than this program.
@@ -52,6 +54,7 @@ impl Part {
             Self::Correlation => "correlation",
             Self::Intelligence => "intelligence",
             Self::Cluster => "cluster",
+            Self::Reports => "reports",
             Self::Lease => "lease",
             Self::Version => "version",
         }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod crash;
 pub mod ingest;
 pub mod intel;
+pub mod ledger;
 pub mod witness;
 
 mod artifact;

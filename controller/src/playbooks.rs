@@ -176,6 +176,10 @@ impl Book {
                     description: entry.plan.spec().description.clone(),
                     steps: entry.plan.spec().steps.len() as u64,
                     file: entry.file.clone(),
+                    // Told by those who know of runs.
+                    judged: 0,
+                    right: 0,
+                    running: 0,
                 })
                 .collect(),
             broken: self.broken.clone(),

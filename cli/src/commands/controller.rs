@@ -1,6 +1,10 @@
 //! `hemostat controller`: the controller of a cluster. It takes rules and playbooks from the API server and shows incidents there.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueHint;
@@ -8,7 +12,7 @@ use controller::{
     ControllerConfig,
     ingest::SourceSpec,
     intel::FeedSource,
-    reconcile::{self, ClusterConfig, ClusterError, lease::LeaseConfig},
+    reconcile::{self, ClusterConfig, ClusterError, ServiceConfig, lease::LeaseConfig},
 };
 use kube::{
     Client, Config,
@@ -40,6 +44,12 @@ pub(crate) struct Options {
     /// Service account of the agents, as NAMESPACE/NAME; `hemostat-agent` in the own namespace when absent.
     #[arg(long, env = "HEMOSTAT_AGENTS", value_name = "NAMESPACE/NAME")]
     agents: Option<String>,
+    /// The Service through which agents come, in the own namespace: it is pointed to whoever leads. It must have no selector.
+    #[arg(long, env = "HEMOSTAT_SERVICE", value_name = "NAME", requires = "pod_address")]
+    service: Option<String>,
+    /// This pod's own address, for that Service.
+    #[arg(long, env = "HEMOSTAT_POD_ADDRESS", value_name = "ADDRESS")]
+    pod_address: Option<IpAddr>,
     /// How long a certificate of an agent is valid, in seconds.
     #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=604_800))]
     certificate_seconds: u64,
@@ -96,6 +106,11 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
         identity,
         links: options.listen,
         probes: options.probes,
+        service: options
+            .service
+            .clone()
+            .zip(options.pod_address)
+            .map(|(name, address)| ServiceConfig { name, address }),
         sources: options.sources.clone(),
         certificate_life: Duration::from_secs(options.certificate_seconds),
         channels: channels(options.channels.as_deref())?,

@@ -307,6 +307,15 @@ pub struct PlaybookView {
     pub steps: u64,
     /// The file that it came from.
     pub file: String,
+    /// Runs that people judged, in what they said last.
+    #[serde(default)]
+    pub judged: u64,
+    /// How many of them were right.
+    #[serde(default)]
+    pub right: u64,
+    /// Runs that go on now.
+    #[serde(default)]
+    pub running: u64,
 }
 
 /// Part of the audit log.

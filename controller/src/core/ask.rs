@@ -1,16 +1,17 @@
 //! Questions, answered from what is stored.
 
-use model::{ActionId, IncidentId, RunId, StepName};
+use model::{ActionId, GateOutcome, IncidentId, PlaybookName, RunId, StepName};
 
 use super::{
     Ask, Core, Merged,
     incidents::{is_in_force, is_over},
+    runs::RunRow,
     to_json,
 };
 use crate::{
     api::{
         ActionView, ApiError, ApiErrorKind, AuditPage, IncidentList, IncidentSummary, IncidentView, LinkView,
-        NodeView, RunStory, Status, Story,
+        NodeView, Playbooks, RunStory, Status, Story,
     },
     audit::Anchor,
 };
@@ -26,9 +27,26 @@ impl Core {
             Ask::Loose => to_json(&self.loose()),
             Ask::Owner(action, run) => to_json(&self.owner(&action, run.as_ref())),
             Ask::Actions { all } => to_json(&self.actions(all)?),
-            Ask::Playbooks => to_json(&self.state.book.show()),
+            Ask::Playbooks => to_json(&self.playbooks()),
             Ask::Audit => to_json(&self.audit_page()),
         }
+    }
+
+    /// The playbooks in use, with what became of their runs.
+    fn playbooks(&self) -> Playbooks {
+        let mut shown = self.state.book.show();
+        for view in &mut shown.loaded {
+            let name = PlaybookName::new(view.name.clone());
+            let cases = self.state.trust.of_playbook(&name);
+            (view.judged, view.right) =
+                (u64::from(cases.right) + u64::from(cases.wrong), u64::from(cases.right));
+            // Those that are not over are in memory.
+            let rows = self.state.runs.keys().filter_map(|run| self.state.rows.get(run));
+            let of_it = |row: &&RunRow| row.answers.as_ref().is_some_and(|answers| answers.playbook == name);
+            let goes_on = |row: &&RunRow| row.is_live() && row.outcome != GateOutcome::Shadow;
+            view.running = rows.filter(goes_on).filter(of_it).count() as u64;
+        }
+        shown
     }
 
     fn status(&self) -> Status {

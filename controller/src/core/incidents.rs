@@ -202,6 +202,11 @@ impl Incidents {
         self.lines.contains_key(id)
     }
 
+    /// All of them, those too that changed in this turn.
+    pub(super) fn ids(&self) -> Vec<IncidentId> {
+        self.lines.keys().cloned().collect()
+    }
+
     /// Lines that people see.
     pub(super) fn visible(&self) -> impl Iterator<Item = &IncidentSummary> {
         self.lines.values().filter(|l| l.visibility == Visibility::Open).map(|l| &l.summary)

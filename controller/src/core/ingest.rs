@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     health::Part,
+    ledger::Told,
     metrics::{kind, level, phase_result},
     store::{Adopted, ReadBack, StoreError, Table, Visibility, seen_key},
 };
@@ -78,8 +79,8 @@ impl Core {
                 }
             }
             Up::Status(status) => self.refuse(&node, &format!("its status speaks for {}", status.node)),
-            Up::Report { seq, report } => match self.report(&node, seq, *report, turn) {
-                Ok(()) => turn.ack(&node, seq),
+            Up::Report { seq, report } => match self.reported_by(&node, link, seq, *report, turn) {
+                Ok(()) => {}
                 Err(error) => {
                     // Not acknowledged, and nothing of this connection is taken any more: it all comes again.
                     self.health.degraded(Part::Journal, error.to_string());
@@ -90,7 +91,36 @@ impl Core {
         }
     }
 
-    fn report(&mut self, node: &NodeId, seq: Seq, report: Report, turn: &mut Turn) -> Result<(), StoreError> {
+    /// Takes a report in, and lets it leave the node's spool as soon as it is stored: here, and with the ledger where there is one.
+    fn reported_by(
+        &mut self,
+        node: &NodeId,
+        link: LinkNumber,
+        seq: Seq,
+        report: Report,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        if self.config.ledger.is_none() {
+            self.report(node, seq, report, turn)?;
+            turn.ack(node, seq);
+            return Ok(());
+        }
+        self.report(node, seq, report.clone(), turn)?;
+        let incident = match &report {
+            Report::Finding(finding) => self.place_of(&finding.id, turn)?.map(|(incident, _)| incident),
+            Report::Repeat { .. } | Report::Reaction(_) => None,
+        };
+        turn.keep(Told { node: node.clone(), link, seq, incident, report });
+        Ok(())
+    }
+
+    pub(super) fn report(
+        &mut self,
+        node: &NodeId,
+        seq: Seq,
+        report: Report,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
         let mut row = self.state.nodes.get(node).cloned().unwrap_or_default();
         match report {
             Report::Finding(finding) => {
@@ -102,6 +132,8 @@ impl Core {
                     self.refuse(node, "it tells of a record, which only a log that is followed here does");
                 } else if stored || self.is_seen(&finding.id, turn)? {
                     self.metrics.duplicates.inc();
+                } else if self.again.is_over() {
+                    self.remember(&finding.id, turn)?;
                 } else {
                     // In this order: a finding that could not be taken in must not be a duplicate when it comes again.
                     let id = finding.id.clone();
@@ -112,6 +144,7 @@ impl Core {
                 row.seq = if epoch > row.epoch { seq } else { row.seq.max(seq) };
                 row.epoch = row.epoch.max(epoch);
             }
+            Report::Repeat { .. } | Report::Reaction(_) if self.again.is_over() => row.seq = row.seq.max(seq),
             Report::Repeat { finding, count, last } => {
                 self.feed_again(&finding, count, last, turn)?;
                 self.repeated(&finding, count, last, turn)?;
@@ -133,7 +166,7 @@ impl Core {
         if self.feed(&finding, turn) == Reports::ThroughCorrelations {
             return Ok(());
         }
-        let name = incident_of(&finding);
+        let name = self.again.name().unwrap_or_else(|| incident_of(&finding));
         self.found(finding, name, Vec::new(), turn)
     }
 
@@ -219,7 +252,12 @@ impl Core {
         if open {
             self.enrich(&id, now)?;
         }
-        if open && self.respond(&id, &answered, turn)? == Answered::Not && resting && strong {
+        if open
+            && self.again.answers()
+            && self.respond(&id, &answered, turn)? == Answered::Not
+            && resting
+            && strong
+        {
             self.disturb(&id, turn)?;
         }
         self.settle(&id, turn)

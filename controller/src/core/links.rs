@@ -6,6 +6,7 @@ use model::{Down, NodeCommand, NodeId, NodeStatus, Seq};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::LinkNumber;
+use crate::ledger::{Ledger, Told};
 
 /// Nodes that are remembered; certificates bound them in practice, this bounds them in any case (I11).
 const MAX_NODES: usize = 10_000;
@@ -16,6 +17,8 @@ pub(super) struct Links {
     nodes: BTreeMap<NodeId, Node>,
     /// Whether acknowledgements wait.
     acks: Acks,
+    /// Who keeps reports elsewhere before they are acknowledged, where there is somebody.
+    ledger: Option<Ledger>,
 }
 
 /// Whether acknowledgements go: what is acknowledged leaves the node's spool, and another controller, if there is one, never hears of it.
@@ -44,6 +47,8 @@ struct Link {
     waiting: VecDeque<NodeCommand>,
     /// The newest position to acknowledge; older ones need not be said.
     ack: Option<Seq>,
+    /// Reports that found the ledger's queue full, in their order.
+    unkept: VecDeque<Box<Told>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +73,14 @@ impl Links {
             tracing::warn!(%node, "too many nodes: this one is not taken");
             return;
         }
-        let link = Link { number, down, greeted: Greeted::No, waiting: VecDeque::new(), ack: None };
+        let link = Link {
+            number,
+            down,
+            greeted: Greeted::No,
+            waiting: VecDeque::new(),
+            ack: None,
+            unkept: VecDeque::new(),
+        };
         self.nodes.entry(node).or_default().link = Some(link);
     }
 
@@ -115,6 +127,20 @@ impl Links {
         self.acks = acks;
     }
 
+    /// From now on reports are kept by it before they are acknowledged.
+    pub(super) fn keep_with(&mut self, ledger: Option<Ledger>) {
+        self.ledger = ledger;
+    }
+
+    /// Has a report kept elsewhere, now or as soon as there is room; of a link that is gone it comes again.
+    pub(super) fn keep(&mut self, told: Box<Told>) {
+        let ledger = self.ledger.clone();
+        if let Some(link) = self.link_mut(&told.node).filter(|link| link.number == told.link) {
+            link.unkept.push_back(told);
+            link.hand_over(ledger.as_ref());
+        }
+    }
+
     /// Acknowledges, now or as soon as there is room.
     pub(super) fn ack(&mut self, node: &NodeId, upto: Seq) {
         let acks = self.acks;
@@ -147,8 +173,9 @@ impl Links {
 
     /// Tries again what found a full queue.
     pub(super) fn flush(&mut self) {
-        let acks = self.acks;
+        let (acks, ledger) = (self.acks, self.ledger.clone());
         for link in self.nodes.values_mut().filter_map(|n| n.link.as_mut()) {
+            link.hand_over(ledger.as_ref());
             link.flush(acks);
         }
     }
@@ -156,7 +183,7 @@ impl Links {
     pub(super) fn has_backlog(&self) -> bool {
         let acks = self.acks == Acks::Go;
         let mut links = self.nodes.values().filter_map(|n| n.link.as_ref());
-        links.any(|l| (acks && l.ack.is_some()) || !l.waiting.is_empty())
+        links.any(|l| (acks && l.ack.is_some()) || !l.waiting.is_empty() || !l.unkept.is_empty())
     }
 
     fn link(&self, node: &NodeId) -> Option<&Link> {
@@ -179,6 +206,16 @@ impl Node {
 }
 
 impl Link {
+    fn hand_over(&mut self, ledger: Option<&Ledger>) {
+        let Some(ledger) = ledger else { return };
+        while let Some(told) = self.unkept.pop_front() {
+            if let Err(told) = ledger.tell(told) {
+                self.unkept.push_front(told);
+                return;
+            }
+        }
+    }
+
     fn flush(&mut self, acks: Acks) {
         while let Some(command) = self.waiting.pop_front() {
             match self.down.try_send(Down::Command(Box::new(command))) {
@@ -271,6 +308,48 @@ mod tests {
         assert!(links.has_backlog());
         links.flush();
         assert_eq!(taken.try_recv().unwrap(), Down::Ack { upto: Seq(2) });
+    }
+
+    #[test]
+    fn what_a_ledger_has_no_room_for_waits_in_its_order_and_goes_with_its_link() {
+        let told = |seq| {
+            Box::new(Told {
+                node: NodeId::new("n"),
+                link: 1,
+                seq: Seq(seq),
+                incident: None,
+                report: model::Report::Repeat {
+                    finding: model::FindingId::derive(
+                        &model::EventId {
+                            node: NodeId::new("n"),
+                            epoch: model::AgentEpoch(1),
+                            seq: Seq(seq),
+                        },
+                        "rule",
+                    ),
+                    count: 2,
+                    last: Timestamp(0),
+                },
+            })
+        };
+        let (ledger, mut kept) = Ledger::new();
+        let mut links = Links::default();
+        links.keep_with(Some(ledger));
+        let (down, _taken) = mpsc::channel(8);
+        links.attach(NodeId::new("n"), 1, down.clone());
+        let all = u64::try_from(Ledger::CAPACITY).unwrap() + 3;
+        (1..=all).for_each(|seq| links.keep(told(seq)));
+        assert!(links.has_backlog());
+        let mut seen = Vec::new();
+        while let Ok(one) = kept.try_recv() {
+            seen.push(one.seq.0);
+            links.flush();
+        }
+        assert_eq!(seen, (1..=all).collect::<Vec<_>>());
+        assert!(!links.has_backlog());
+        links.attach(NodeId::new("n"), 2, down);
+        links.keep(told(7));
+        assert!(kept.try_recv().is_err(), "of an older connection: it comes again over the new one");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The core: one thread that owns all state. What happens to it comes in through one bounded queue; what it decides becomes
 //! durable in batches, and only then leaves ([`turn`]).
 
+mod again;
 mod answers;
 mod ask;
 mod context;
@@ -20,6 +21,7 @@ mod trust;
 mod turn;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -27,7 +29,7 @@ use std::{
 
 use model::{
     ActionFailure, ActionId, ActionRecord, Actor, CommandOutcome, Down, IncidentId, Level, NodeCommand,
-    NodeId, OnDrift, RunId, StepName, Timestamp, Up, Verdict,
+    NodeId, OnDrift, RunId, Seq, StepName, Timestamp, Up, Verdict,
 };
 use serde::Serialize;
 use tokio::{
@@ -37,12 +39,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{incidents::is_in_force, ingest::controller};
-use self::{state::State, turn::Turn};
+use self::{again::Again, state::State, turn::Turn};
+pub(crate) use self::{again::Whose, incidents::is_in_force, ingest::controller};
 use crate::{
     api::{ApiError, ApiErrorKind},
     config::{ControllerConfig, Limits},
     health::{HealthBoard, Part},
+    ledger::Told,
     metrics::Metrics,
     playbooks::{Plans, Sources},
     start::StartError,
@@ -70,6 +73,12 @@ pub(crate) enum Input {
     Refused(Box<NodeCommand>, ActionFailure),
     /// This controller leads again for certain: what waited for that is asked for again.
     LeadsAgain,
+    /// What these nodes reported so far is kept elsewhere, too: it may leave their spools.
+    Kept(Vec<(NodeId, LinkNumber, Seq)>),
+    /// What a node had reported to a controller that was lost with its journal.
+    Again(Box<Told>, Whose),
+    /// That was all; what was done about these incidents is known elsewhere, and the others are answered now.
+    AgainOver(BTreeSet<IncidentId>, oneshot::Sender<()>),
 }
 
 /// Where an answer goes: JSON of the types of [`crate::api`].
@@ -241,6 +250,8 @@ pub(crate) struct Core {
     paused: watch::Sender<bool>,
     /// The playbooks in use.
     plans: watch::Sender<Plans>,
+    /// Whether what comes was heard before, by another controller.
+    again: Again,
 }
 
 /// What the thread shares with the rest.
@@ -267,13 +278,26 @@ pub(crate) fn spawn(
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
     let started = (shared.config.clock)();
-    let state = State::load(&shared.config, &shared.health)?;
+    let mut state = State::load(&shared.config, &shared.health)?;
+    state.links.keep_with(shared.config.ledger.clone());
     let Shared { config, health, metrics, revision, paused, plans, stop } = shared;
     paused.send_replace(state.trust.paused().is_some());
     plans.send_replace(state.book.plans().cloned().collect());
-    let (refused, stories) = (None, 0);
-    let core =
-        Core { config, state, health, metrics, revision, stop, started, refused, stories, paused, plans };
+    let (refused, stories, again) = (None, 0, Again::No);
+    let core = Core {
+        config,
+        state,
+        health,
+        metrics,
+        revision,
+        stop,
+        started,
+        refused,
+        stories,
+        paused,
+        plans,
+        again,
+    };
     thread::Builder::new()
         .name("hemostat-core".into())
         .spawn(move || core.live(inbox, &runtime))
@@ -345,6 +369,19 @@ impl Core {
                 for node in self.state.links.present() {
                     self.node_back(&node, turn);
                 }
+            }
+            Input::Kept(kept) => {
+                for (node, link, seq) in kept {
+                    if self.state.links.is_current(&node, link) {
+                        self.state.links.ack(&node, seq);
+                    }
+                }
+            }
+            Input::Again(told, whose) => self.hear_again(*told, whose, turn),
+            Input::AgainOver(handled, told) => {
+                self.heard_again(&handled, turn);
+                // Who waits for it may have been stopped.
+                let _stopped = told.send(());
             }
             Input::Change(what, actor, answer) => {
                 let reply = self.change(what, &actor, turn).and_then(|done| to_json(&done));

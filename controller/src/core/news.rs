@@ -57,7 +57,7 @@ impl Core {
         }
         let runs: Vec<RunId> = whole.row.incident.runs.iter().map(|run| run.id.clone()).collect();
         let busy = runs.iter().any(|run| self.is_live(run));
-        if !busy && self.respond(&of, &again, turn)? == Answered::Not && resting {
+        if !busy && self.again.answers() && self.respond(&of, &again, turn)? == Answered::Not && resting {
             self.disturb(&of, turn)?;
         }
         self.settle(&of, turn)

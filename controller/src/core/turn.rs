@@ -16,6 +16,7 @@ use crate::{
     audit::{Anchor, Draft, LogError},
     crash::Moment,
     health::Part,
+    ledger::Told,
     metrics::kind,
     store::{Batch, ReadBack, Table},
 };
@@ -47,6 +48,8 @@ pub(super) struct Turn {
 /// What happens once all is stored, in this order.
 enum After {
     Ack(NodeId, Seq),
+    /// To be kept elsewhere, and acknowledged then.
+    Keep(Box<Told>),
     Send(Box<NodeCommand>),
     Reply(Answer, Result<Vec<u8>, ApiError>),
 }
@@ -68,6 +71,11 @@ impl Turn {
     /// Everything up to `seq` may leave the node's spool.
     pub(super) fn ack(&mut self, node: &NodeId, seq: Seq) {
         self.after.push(After::Ack(node.clone(), seq));
+    }
+
+    /// A report leaves the node's spool once it is kept elsewhere, too.
+    pub(super) fn keep(&mut self, told: Told) {
+        self.after.push(After::Keep(Box::new(told)));
     }
 
     /// A command to a node.
@@ -173,6 +181,7 @@ impl Core {
         for after in turn.after.drain(..) {
             match after {
                 After::Ack(node, seq) => self.state.links.ack(&node, seq),
+                After::Keep(told) => self.state.links.keep(told),
                 After::Send(command) => {
                     self.metrics.commands.get_or_create(&kind(command.phase.name())).inc();
                     match &self.config.witness {

@@ -147,6 +147,9 @@ impl Inputs {
             status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
             let now = (self.clock)();
             let (holds, reason, message) = match (lacks.as_slice(), report.failures.as_slice()) {
+                ([], _) if compiled.withheld.is_some() => {
+                    (Holds::False, "TooLarge", compiled.withheld.clone().unwrap_or_default())
+                }
                 ([], []) => (Holds::True, "Loaded", format!("{} rules are compiled", report.rules)),
                 ([], failures) => (
                     Holds::False,

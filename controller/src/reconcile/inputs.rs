@@ -34,9 +34,10 @@ use super::{
     show::{condition, is_settled_state},
 };
 use crate::{
+    api::{PlaybookView, Playbooks},
     artifact::Artifacts,
     config::Clock,
-    core::{Asker, Change, controller},
+    core::{Ask, Asker, Change, controller},
     playbooks::{Sources, Text},
 };
 
@@ -172,6 +173,10 @@ impl Inputs {
     }
 
     async fn say_playbooks(&self, checked: &BTreeMap<String, Checked>) -> Result<(), Failure> {
+        let asked = self.asker.ask(Ask::Playbooks).await.ok();
+        let known: Option<Playbooks> = asked.and_then(|json| serde_json::from_slice(&json).ok());
+        let runs: BTreeMap<String, PlaybookView> =
+            known.into_iter().flat_map(|all| all.loaded).map(|view| (view.name.clone(), view)).collect();
         for object in self.playbooks.all() {
             let name = object.name_any();
             let generation = object.metadata.generation.unwrap_or(0);
@@ -190,6 +195,11 @@ impl Inputs {
                 status.mode = one.plan.as_ref().map(|plan| plan.spec().mode);
                 let said = accepted(&one.problems, (self.clock)(), generation);
                 Condition::set(&mut status.conditions, said);
+            }
+            if let Some(view) = runs.get(&name) {
+                let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+                (status.judged, status.right, status.running) =
+                    (count(view.judged), count(view.right), count(view.running));
             }
             if going {
                 let message = format!(

@@ -3,7 +3,9 @@
 //! this feeds it and mirrors it. docs/kubernetes.md tells how it hangs together.
 
 mod actions;
+mod again;
 mod captures;
+mod endpoint;
 mod fence;
 mod follow;
 mod gather;
@@ -17,6 +19,7 @@ mod orphans;
 mod people;
 mod probes;
 mod reach;
+mod reports;
 mod rules;
 mod show;
 mod skew;
@@ -40,6 +43,7 @@ use wire::{
     link::{ControllerLink, LinkError, ListenConfig, Listener, listen},
 };
 
+pub use self::endpoint::ServiceConfig;
 pub use self::keys::{AUDIENCE, AUTHORITY_NAME, AuthorityError};
 use self::{
     follow::{Due, follow, label_of},
@@ -56,6 +60,7 @@ use crate::{
     attribute::{self, Pods},
     crash::CrashPoints,
     ingest::{self, IngestConfig, IngestError, IngestHandle, SourceSpec, Start, Zone},
+    ledger::Ledger,
     start::Inside,
     witness::Witness,
 };
@@ -79,6 +84,8 @@ pub struct ClusterConfig {
     pub probes: SocketAddr,
     /// Service account of the agents: `namespace/name`.
     pub agents: String,
+    /// The Service that sends agents to whoever leads, where there is one.
+    pub service: Option<ServiceConfig>,
     /// How long an agent's certificate is valid.
     pub certificate_life: Duration,
     /// The election.
@@ -198,6 +205,8 @@ async fn lead(
     );
     let (witness, told) = Witness::new();
     controller.witness = Some(witness);
+    let (ledger, to_keep) = Ledger::new();
+    controller.ledger = Some(ledger);
     let pods = Pods::new(Default::default(), clock.clone());
     controller.pods = Some(pods.clone());
     controller.own_namespace = Some(config.namespace.clone());
@@ -247,7 +256,22 @@ async fn lead(
     parts.tasks.spawn(act::serve(Arc::new(executor), attach, parts.stop.clone()));
     let (bundle, bundles) = watch::channel(Arc::new(RuleBundle::default()));
     let (ready, mut is_ready) = watch::channel(false);
-    start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, &state, crash));
+    let mirror = start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, &state, crash));
+    let epoch = term.as_ref().map_or(0, |term| term.epoch);
+    let reports = reports::Reports::new(reach.clone(), config.namespace.clone(), parts.health.clone(), epoch);
+    parts.tasks.spawn(reports.keep(to_keep, parts.inbox.clone(), parts.stop.clone()));
+    let heard = tokio::select! {
+        () = again::hear_once(&reach, config, &mirror, &mut is_ready, &parts, (&state, &journal)) => None,
+        () = stop.cancelled() => Some(Ok(())),
+        to = election.lost() => Some(Err(ClusterError::Deposed { to })),
+    };
+    if let Some(ended) = heard {
+        drop(parts);
+        handle.shutdown().await;
+        return ended;
+    }
+    // What it shows is what the core knows: only now it does.
+    parts.tasks.spawn(mirror.run(parts.revision.clone(), parts.stop.clone()));
     let desk = TokenDesk {
         reach: reach.clone(),
         authority: Arc::clone(&authority),
@@ -257,7 +281,7 @@ async fn lead(
     };
     let listening = ListenConfig {
         registrar: Some(Arc::new(desk)),
-        epoch: term.map_or(0, |term| term.epoch),
+        epoch,
         ..ListenConfig::new(config.links, Credentials::Live(own.clone()))
     };
     let listener = match listen(listening).await {
@@ -268,6 +292,9 @@ async fn lead(
         }
     };
     tracing::info!(address = %listener.address, "agents are listened for");
+    if let Some(service) = config.service.clone() {
+        parts.tasks.spawn(endpoint::lead(reach.clone(), config.clone(), service, parts.stop.clone()));
+    }
     let logs = match follow_logs(config, &state, &handle, bundles.clone(), &clock) {
         Ok(logs) => logs,
         Err(error) => {
@@ -428,7 +455,7 @@ fn start_reconcilers(
     bundle: watch::Sender<Arc<RuleBundle>>,
     ready: watch::Sender<bool>,
     (clock, state, crash): (&crate::Clock, &std::path::Path, Arc<dyn CrashPoints>),
-) {
+) -> Arc<Mirror> {
     let (tasks, stop) = (&parts.tasks, &parts.stop);
     let (came_in, came_out) = (Due::default(), Due::default());
     let any = |_: &kube::api::DynamicObject| Some(String::from("all"));
@@ -519,7 +546,7 @@ fn start_reconcilers(
     });
     tasks.spawn(fence::watch(reach.lease(), parts.inbox.clone(), parts.health.clone(), stop.clone()));
     journal::keep(&mirror, told, parts.inbox.clone(), tasks, stop);
-    tasks.spawn(mirror.run(parts.revision.clone(), stop.clone()));
+    mirror
 }
 
 /// Starts the core, as soon as a former leader on the same volume has let go of the journal.

@@ -45,6 +45,8 @@ pub(crate) struct Compiled {
     /// In the order in which they were given.
     pub(crate) reports: Vec<Report>,
     pub(crate) bundle: RuleBundle,
+    /// Why nodes are not given the bundle.
+    pub(crate) withheld: Option<String>,
     /// For the core's correlations.
     pub(crate) sources: Vec<SourceFile>,
 }
@@ -117,7 +119,8 @@ pub(crate) fn compile(sets: &[Given], plans: &[Arc<Plan>]) -> Compiled {
     };
     bundle.version.sets = sets.iter().zip(&reports).map(version).collect();
     bundle.version.digest = hex::encode(Sha256::digest(serde_json::to_vec(&bundle).unwrap_or_default()));
-    Compiled { reports, bundle, sources }
+    let withheld = withheld(serde_json::to_vec(&bundle).unwrap_or_default().len());
+    Compiled { reports, bundle, withheld, sources }
 }
 
 /// The rules of a bundle, compiled as far as they compile: what is wrong is said elsewhere.
@@ -133,11 +136,8 @@ pub(crate) fn set_of(bundle: &RuleBundle) -> Arc<RuleSet> {
 pub(crate) fn parts(bundle: &RuleBundle) -> Vec<RulesPart> {
     let bytes = serde_json::to_vec(bundle).unwrap_or_default();
     let n = bytes.len().div_ceil(RulesPart::SIZE);
-    if n > RulesPart::MAX_PARTS as usize {
-        tracing::error!(
-            bytes = bytes.len(),
-            "the rules are too large to be given to nodes: those before stay in force"
-        );
+    if let Some(because) = withheld(bytes.len()) {
+        tracing::error!(because, "nodes are not given the rules");
         return Vec::new();
     }
     let part = |(at, data): (usize, &[u8])| RulesPart {
@@ -147,6 +147,17 @@ pub(crate) fn parts(bundle: &RuleBundle) -> Vec<RulesPart> {
         data: data.to_vec(),
     };
     bytes.chunks(RulesPart::SIZE).enumerate().map(part).collect()
+}
+
+/// Why nodes are not given rules that are so long, if so.
+fn withheld(bytes: usize) -> Option<String> {
+    let most = RulesPart::SIZE * RulesPart::MAX_PARTS as usize;
+    (bytes > most).then(|| {
+        format!(
+            "all rules together are {bytes} bytes, and nodes take at most {most}: none of these is given to nodes, and those before stay in \
+             force there; leave rules out (spec.disabled), or RuleSets"
+        )
+    })
 }
 
 fn digest(set: &Given) -> String {
@@ -244,6 +255,16 @@ mod tests {
         let loaded: u32 = compiled.reports.iter().map(|report| report.rules).sum();
         let failed: usize = compiled.reports.iter().map(|report| report.failures.len()).sum();
         assert_eq!((loaded, failed), (1, 1), "{:?}", compiled.reports);
+    }
+
+    #[test]
+    fn i11_what_is_too_much_for_nodes_is_said_with_its_size_and_not_given() {
+        assert_eq!(withheld(RulesPart::SIZE * RulesPart::MAX_PARTS as usize), None);
+        let said = withheld(RulesPart::SIZE * RulesPart::MAX_PARTS as usize + 1).unwrap();
+        assert!(said.contains("67108865 bytes") && said.contains("at most 67108864"), "{said}");
+        let text = "# and so on\n".repeat(6 << 20);
+        let compiled = compile(&[set("a", &[("one.yml", GOOD), ("two.yml", &text)])], &[]);
+        assert!(compiled.withheld.is_some() && parts(&compiled.bundle).is_empty());
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::{ControllerConfig, StartError};
 
 /// The file beside the journal that names it.
 const NAME: &str = "journal.id";
+/// The file beside it that names the journal into which was heard again what nodes had reported.
+const HEARD: &str = "journal.heard";
 /// The folder for journals that were led past.
 const ASIDE: &str = "superseded";
 
@@ -32,6 +34,18 @@ pub(crate) fn take_up(config: &ControllerConfig, before: Option<&str>) -> Result
         }
         // New, or of a version that gave no names: it is the one that there is.
         (None, _) => name(&state).map_err(failed),
+    }
+}
+
+/// Whether what nodes had reported to earlier leaders is in this journal.
+pub(crate) fn has_heard(state: &Path, journal: &str) -> bool {
+    fs::read_to_string(state.join(HEARD)).is_ok_and(|text| text.trim() == journal)
+}
+
+/// It is. What cannot be noted is heard again at the next start, and known then.
+pub(crate) fn note_heard(state: &Path, journal: &str) {
+    if let Err(error) = fs::write(state.join(HEARD), format!("{journal}\n")) {
+        tracing::warn!(%error, "that nodes' reports were heard again cannot be noted");
     }
 }
 

@@ -80,6 +80,7 @@ async fn main() -> Result<()> {
         links: need("listen")?.parse().context("read --listen")?,
         probes: need("probes")?.parse().context("read --probes")?,
         certificate_life: Duration::from_secs(3600),
+        service: None,
         sources: Vec::new(),
         channels: Vec::new(),
         scanner: None,

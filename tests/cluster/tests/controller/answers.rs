@@ -19,7 +19,7 @@ async fn asked(scene: &Scene) -> (Process, Node, String) {
     (process, node, name)
 }
 
-fn decide(scene: &Scene, user: &str, name: &str, answer: &str) -> Result<String, String> {
+pub(crate) fn decide(scene: &Scene, user: &str, name: &str, answer: &str) -> Result<String, String> {
     let patch =
         json!({"spec": {"decision": {"answer": answer, "by": user, "reason": "a drill"}}}).to_string();
     scene.server.kubectl_as(

@@ -49,6 +49,7 @@ async fn child() {
         agents: format!("{HOME}/hemostat-agent"),
         certificate_life: Duration::from_secs(3600),
         lease: LeaseConfig::new(HOME, text("identity")),
+        service: None,
         sources: vec![],
         channels: vec![],
         scanner: None,

@@ -101,6 +101,11 @@ impl Node {
         self.world.lock().unwrap().effects.clone()
     }
 
+    /// Whether everything that it told is acknowledged.
+    pub(crate) fn is_told(&self) -> bool {
+        self.world.lock().unwrap().spool.is_empty()
+    }
+
     pub(crate) async fn close(self) {
         self.task.abort();
         self.connection.close().await;

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    answers::decide,
     node::{Node, enrol, miner, miner_in_pod},
     scene::{HOME, Process, Scene, until},
 };
@@ -77,6 +78,27 @@ fn labels(scene: &Scene) -> Value {
     scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone()
 }
 
+/// Another controller that stands by, and a node of the first one with a miner in its pod, whose labels were these.
+async fn attacked(scene: &Scene, first: &Process) -> (Process, Node, Value) {
+    let second = standby(scene).await;
+    let node = scene.node(first, "n1").await;
+    accepted(scene);
+    let uid = pod(scene);
+    let before = labels(scene);
+    node.tell(miner_in_pod("n1", 41, &uid));
+    (second, node, before)
+}
+
+async fn standby(scene: &Scene) -> Process {
+    let second = scene.spawn("second", "b");
+    until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
+    second
+}
+
+fn accepted(scene: &Scene) {
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+}
+
 async fn again(scene: &Scene, process: &Process, before: Vec<String>) -> Node {
     let token = scene.token("n1", "hemostat-agent");
     let enrolled = enrol(&process.links, &scene.authority(), &token).await.unwrap();
@@ -91,13 +113,7 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     let Some(scene) = Scene::new() else { return };
     may_label(&scene);
     let mut first = scene.start("a");
-    let mut second = scene.spawn("second", "b");
-    until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
-    let node = scene.node(&first, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
-    let uid = pod(&scene);
-    let before = labels(&scene);
-    node.tell(miner_in_pod("n1", 41, &uid));
+    let (mut second, node, before) = attacked(&scene, &first).await;
     scene.wait(&["ract", "-n", "pay"], |it| {
         state(it, "cluster.label") == "Verified" && state(it, "node.freeze") == "Verified"
     });
@@ -154,13 +170,7 @@ async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_hal
     may_label(&scene);
     let mut first = scene.spawn_to_die("first", "a", "-mark");
     first.wait_to_serve();
-    let mut second = scene.spawn("second", "b");
-    until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
-    let node = scene.node(&first, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
-    let uid = pod(&scene);
-    let before = labels(&scene);
-    node.tell(miner_in_pod("n1", 41, &uid));
+    let (mut second, node, before) = attacked(&scene, &first).await;
     // Between what is written down and the command.
     first.wait_for_death();
     assert_eq!(state(&scene.get(&["ract", "-n", "pay"]), "cluster.label"), "Applying");
@@ -182,6 +192,65 @@ async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_hal
     assert_eq!(state(&scene.get(&["ract", "-n", "pay"]), "node.freeze"), "Verified");
     assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
     until("one is kept", || secrets(&scene).len() == 1).await;
+    node.close().await;
+    second.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i3_what_was_acknowledged_by_a_leader_that_is_lost_with_its_journal_is_heard_by_the_next() {
+    let Some(scene) = Scene::new() else { return };
+    scene.apply(&crate::playbook("Approve"));
+    let mut first = scene.start("a");
+    let mut second = standby(&scene).await;
+    let node = scene.node(&first, "n1").await;
+    accepted(&scene);
+    node.tell(miner("n1", 41));
+    node.tell(miner("n1", 42));
+    let asked = |it: &Value| {
+        let all = it["items"].as_array().cloned().unwrap_or_default();
+        all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Pending")
+    };
+    let questions = scene.wait(&["appr", "-n", HOME], asked);
+    // One is over before it is lost, and stays so.
+    let name = |at: usize| questions["items"][at]["metadata"]["name"].as_str().unwrap().to_owned();
+    decide(&scene, "bob", &name(0), "Deny").unwrap();
+    scene.wait(&["appr", &name(0), "-n", HOME], |it| it["status"]["state"] == "Denied");
+    until("both are acknowledged", || node.is_told()).await;
+    let kept = scene.get(&["secret", "-n", HOME, "-l", "hemostat.dev/reports=true"]);
+    assert_eq!(kept["items"].as_array().unwrap().len(), 1, "what came within the hour is added to one");
+    let incidents = scene.get(&["inc", "-n", HOME]);
+    first.kill();
+    second.wait_to_serve();
+    node.close().await;
+    // Its spool is empty: it tells nothing again.
+    let node = again(&scene, &second, Vec::new()).await;
+    // What nobody answered is asked again, in a question of its own: a yes to the first one would be a yes to what is gone.
+    let waits = |it: &Value| {
+        let all = it["items"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|one| one["status"]["state"] == "Pending")
+    };
+    let asked = scene.wait(&["appr", "-n", HOME], |it| {
+        waits(it).is_some_and(|one| one["metadata"]["name"] != name(1).as_str())
+    });
+    let question = waits(&asked).unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    decide(&scene, "ada", &question, "Approve").unwrap();
+    until("the node does it", || node.effects().iter().any(|one| one.starts_with("apply node.freeze"))).await;
+    scene.wait(&["appr", &question, "-n", HOME], |it| it["status"]["state"] == "Approved");
+    let now = scene.get(&["inc", "-n", HOME]);
+    let of = |it: &Value| {
+        let all = it["items"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .map(|one| (one["metadata"]["uid"].clone(), one["status"]["findings"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&now), of(&incidents), "the same two, with what they had");
+    assert_eq!(
+        state(&scene.get(&["ract", "-n", HOME]), "node.kill"),
+        "",
+        "a yes to the run is none to its kill"
+    );
+    let frozen = node.effects().iter().filter(|one| one.starts_with("apply node.freeze")).count();
+    assert_eq!(frozen, 1, "what somebody refused is not done: {:?}", node.effects());
     node.close().await;
     second.stop();
 }
@@ -224,7 +293,7 @@ async fn a_capture_that_somebody_made_up_in_a_status_is_not_believed() {
         .unwrap();
     // Another action goes its way meanwhile, so that the controller has looked at both.
     scene.apply(&crate::playbook("Auto"));
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    accepted(&scene);
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| state(it, "node.freeze") == "Verified");
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;

@@ -178,16 +178,45 @@ impl Cluster {
                     403 => (Exit::Forbidden, ""),
                     // Names are checked before: what is missing is the kind.
                     404 => (Exit::Unknown, ": is Hemostat installed in this cluster?"),
-                    409 | 422 => (Exit::Conflict, ""),
+                    409 => (Exit::Conflict, ""),
+                    // What the schema says no to: because of what stands there already, or because of what was given.
+                    422 if ["cannot be", "stays", "is over"]
+                        .iter()
+                        .any(|word| status.message.contains(word)) =>
+                    {
+                        (Exit::Conflict, "")
+                    }
+                    422 => (Exit::Usage, ""),
                     _ => (Exit::Bad, ""),
                 };
-                Ended::with(exit, format!("{}{help}", status.message.trim_end()))
+                Ended::with(exit, format!("{}{help}", said(status)))
             }
             _ => {
                 let message = format!("the API server cannot be reached: {error}");
                 Ended::with(Exit::Unreachable, message)
             }
         }
+    }
+}
+
+/// What the API server says; of a schema only the fields and what is wrong with them.
+fn said(status: &kube::core::Status) -> String {
+    let causes: Vec<String> = status
+        .details
+        .iter()
+        .flat_map(|details| &details.causes)
+        .filter(|_| status.code == 422)
+        .map(|cause| {
+            // `Invalid value: "…": what is wrong`: the value may be long, and whoever reads this gave it.
+            let message =
+                cause.message.rsplit_once("\": ").map_or(cause.message.as_str(), |(_, message)| message);
+            let message = message.strip_prefix("Invalid value: ").unwrap_or(message);
+            if cause.field.is_empty() { message.to_owned() } else { format!("{}: {message}", cause.field) }
+        })
+        .collect();
+    match causes.as_slice() {
+        [] => status.message.trim_end().to_owned(),
+        causes => format!("refused: {}", causes.join("; ")),
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Fit {
     Shrink(usize),
     /// Left out when there is no room; the highest number goes first.
     Drop(u8),
+    /// Shortened down to this width, and left out when there is no room for that; among those that are left out in this order.
+    Spare(usize, u8),
 }
 
 /// Rows under columns.
@@ -66,7 +68,7 @@ impl Table {
     fn columns_that_fit(&self, natural: &[usize], width: usize) -> Vec<usize> {
         let mut shown: Vec<usize> = (0..self.columns.len()).collect();
         let least = |index: &usize| match self.columns[*index].fit {
-            Fit::Shrink(least) => natural[*index].min(least),
+            Fit::Shrink(least) | Fit::Spare(least, _) => natural[*index].min(least),
             Fit::Keep | Fit::Drop(_) => natural[*index],
         };
         loop {
@@ -74,7 +76,7 @@ impl Table {
             let droppable = shown
                 .iter()
                 .filter_map(|index| match self.columns[*index].fit {
-                    Fit::Drop(order) => Some((order, *index)),
+                    Fit::Drop(order) | Fit::Spare(_, order) => Some((order, *index)),
                     Fit::Keep | Fit::Shrink(_) => None,
                 })
                 .max();
@@ -93,7 +95,7 @@ impl Table {
         while excess > 0 {
             let widest = (0..shown.len())
                 .filter(
-                    |at| matches!(self.columns[shown[*at]].fit, Fit::Shrink(least) if widths[*at] > least),
+                    |at| matches!(self.columns[shown[*at]].fit, Fit::Shrink(least) | Fit::Spare(least, _) if widths[*at] > least),
                 )
                 .max_by_key(|at| widths[*at]);
             match widest {
@@ -162,6 +164,19 @@ mod tests {
                 assert!(line.width() <= width, "{width}: {line:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_title_is_shortened_before_it_is_left_out() {
+        let mut table = Table::new(vec![
+            Column { heading: "NAME", fit: Fit::Keep },
+            Column { heading: "TITLE", fit: Fit::Spare(8, 9) },
+        ]);
+        table.row(["inc-1".into(), "A miner by its arguments".into()]);
+        let at = |width| table.render(Window { width, colour: Colour::Plain });
+        assert_eq!(at(40), "NAME   TITLE\ninc-1  A miner by its arguments\n");
+        assert_eq!(at(20), "NAME   TITLE\ninc-1  A miner by i…\n");
+        assert_eq!(at(14), "NAME\ninc-1\n");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) async fn triage(cluster: &Cluster, all: bool, window: Window) -> Resu
         left_out("ACTS", 3),
         left_out("TTC", 2),
         keep("AGE"),
-        left_out("TITLE", 9),
+        Column { heading: "TITLE", fit: Fit::Spare(16, 9) },
     ]);
     let waiting = incidents
         .iter()

@@ -122,11 +122,11 @@ pub(crate) fn verify(job: &Job<'_>) -> Result<Look, ActionFailure> {
 
 fn channel<'a>(job: &Job<'a>) -> Result<&'a Channel, ActionFailure> {
     let Target::Channel { name } = job.target else { return Err(job.unsupported("it is no channel")) };
-    job.config
-        .channels
-        .iter()
-        .find(|channel| channel.name == *name)
-        .ok_or_else(|| job.unsupported(format!("no channel is called {name}")))
+    job.config.channels.iter().find(|channel| channel.name == *name).ok_or_else(|| {
+        job.unsupported(format!(
+            "nobody is told: no channel is called {name} (--channels; the chart's notifications.channels)"
+        ))
+    })
 }
 
 /// Sends it; gives the address of what was made, where something was.

@@ -13,6 +13,7 @@ mod inputs;
 mod journal;
 mod keys;
 pub mod lease;
+mod logs;
 mod mirror;
 mod object;
 mod orphans;
@@ -28,7 +29,6 @@ mod tell;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use detect::matcher::Swap;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
     Api, Client,
@@ -59,7 +59,7 @@ use crate::{
     artifact::Artifacts,
     attribute::{self, Pods},
     crash::CrashPoints,
-    ingest::{self, IngestConfig, IngestError, IngestHandle, SourceSpec, Start, Zone},
+    ingest::{IngestError, IngestHandle, SourceSpec},
     ledger::Ledger,
     start::Inside,
     witness::Witness,
@@ -295,7 +295,7 @@ async fn lead(
     if let Some(service) = config.service.clone() {
         parts.tasks.spawn(endpoint::lead(reach.clone(), config.clone(), service, parts.stop.clone()));
     }
-    let logs = match follow_logs(config, &state, &handle, bundles.clone(), &clock) {
+    let logs = match logs::follow(config, &state, &handle, bundles.clone(), &clock) {
         Ok(logs) => logs,
         Err(error) => {
             listener.close().await;
@@ -388,43 +388,6 @@ impl Serving {
             }
         });
     }
-}
-
-/// Follows the logs, by the rules that nodes are given.
-fn follow_logs(
-    config: &ClusterConfig,
-    state: &std::path::Path,
-    handle: &ControllerHandle,
-    mut bundles: watch::Receiver<Arc<RuleBundle>>,
-    clock: &crate::Clock,
-) -> Result<IngestHandle, IngestError> {
-    let rules = Arc::new(Swap::new(rules::set_of(&RuleBundle::default())));
-    let ingest = IngestConfig {
-        sources: config.sources.clone(),
-        state: state.join("sources"),
-        start: Start::Now,
-        rules: Arc::clone(&rules),
-        clock: clock.clone(),
-        poll: IngestConfig::POLL,
-        zone: Zone::of_this_machine(),
-    };
-    if !config.sources.is_empty() {
-        let inside = handle.inside();
-        inside.tasks.spawn(async move {
-            loop {
-                let bundle = Arc::clone(&bundles.borrow_and_update());
-                match tokio::task::spawn_blocking(move || rules::set_of(&bundle)).await {
-                    Ok(set) => drop(rules.replace(set)),
-                    Err(error) => tracing::error!(%error, "the rules for logs could not be compiled"),
-                }
-                tokio::select! {
-                    () = inside.stop.cancelled() => return,
-                    changed = bundles.changed() => if changed.is_err() { return },
-                }
-            }
-        });
-    }
-    ingest::start(&ingest, &handle.attacher())
 }
 
 /// Until the link ends.

@@ -159,9 +159,6 @@ pub(super) async fn timeline(cluster: &Cluster, name: &str, window: Window) -> R
     let mut lines: Vec<(Timestamp, String, String)> = Vec::new();
     let mut say = |at: Moment, who: &str, what: String| lines.push((at.0, who.to_owned(), what));
     say(incident.spec.first_event, "node", incident.spec.title.clone());
-    if let Some(at) = incident.status.as_ref().and_then(|status| status.contained) {
-        say(at, "controller", "every containment is in force".into());
-    }
     for one in &actions {
         let Some(status) = &one.status else { continue };
         let what = format!("{} on {}", one.spec.plan.action.0, status.target);
@@ -176,13 +173,17 @@ pub(super) async fn timeline(cluster: &Cluster, name: &str, window: Window) -> R
             say(undone.last_transition_time, "controller", format!("undone: {what}"));
         }
     }
+    if let Some(at) = incident.status.as_ref().and_then(|status| status.contained) {
+        say(at, "controller", "every containment is in force".into());
+    }
     for one in &approvals {
         let by = one.spec.decision.as_ref().map_or("nobody", |decision| decision.by.as_str());
         if let Some((at, state)) = one.status.as_ref().and_then(|status| Some((status.over?, status.state))) {
             say(at, by, format!("{state:?}: {}", one.spec.request.would));
         }
     }
-    lines.sort();
+    // The API server's times are of whole seconds: within one the order is that of the story.
+    lines.sort_by_key(|(at, _, _)| *at);
     let mut table = Table::new(vec![keep("AT"), shrink("WHO", 8), shrink("WHAT", 30)]);
     for (at, who, what) in lines {
         table.row([at.to_string().get(..19).unwrap_or_default().to_owned() + "Z", who, what]);

@@ -4,7 +4,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -134,9 +134,11 @@ pub(crate) fn captured(minutes: u64) -> Value {
     json!({"at": ago(minutes), "digest": format!("sha256:{}", "0".repeat(64)), "here": "{}"})
 }
 
-/// So many minutes and a half ago, as the API server writes times: whole minutes of age, however long the test takes.
+/// So many minutes and a third before the first call, as the API server writes times: whole minutes of age, and the same moment for the same
+/// minutes, however long the test takes.
 pub(crate) fn ago(minutes: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    static BEGUN: OnceLock<u64> = OnceLock::new();
+    let now = *BEGUN.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
     let output = Command::new("date")
         .args(["-u", "+%Y-%m-%dT%H:%M:%SZ", "-d", &format!("@{}", now - minutes * 60 - 20)])
         .output()

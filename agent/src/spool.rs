@@ -13,6 +13,7 @@
 mod frame;
 mod lane;
 mod position;
+mod recorded;
 
 use std::{
     collections::VecDeque,
@@ -22,6 +23,7 @@ use std::{
 
 use model::{AgentEpoch, Level, Report, Seq};
 
+pub use self::recorded::recorded;
 use self::{lane::Lane, position::Positions};
 
 /// Smallest limit that makes sense: every lane may hold one segment.

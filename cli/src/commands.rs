@@ -11,6 +11,7 @@ pub(crate) mod incidents;
 pub(crate) mod kubectl;
 pub(crate) mod playbook;
 pub(crate) mod release;
+pub(crate) mod replay;
 pub(crate) mod rules;
 mod since;
 pub(crate) mod standalone;

@@ -82,6 +82,8 @@ enum Command {
     Trust(commands::gate::TrustTask),
     /// Lift containments on this node, also when nothing of Hemostat runs.
     Release(commands::release::Options),
+    /// Play recorded events in virtual time: what would have been found and done, and how two setups differ. Nothing is done.
+    Replay(commands::replay::Options),
     /// Check, test and explain detection rules.
     #[command(subcommand)]
     Rules(commands::rules::Task),
@@ -145,6 +147,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Policy(task) => commands::asking(commands::gate::policy(&shared, task)),
         Command::Trust(task) => commands::asking(commands::gate::trust(&shared, task)),
         Command::Release(options) => commands::release::run(&shared, &options),
+        Command::Replay(options) => commands::replay::run(&shared, options),
         Command::Rules(task) => commands::rules::run(&shared, task),
         Command::Playbook(task) => commands::playbook::run(&shared, task),
         Command::Audit(task) => commands::audit::run(&shared, task),

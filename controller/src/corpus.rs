@@ -47,6 +47,11 @@ impl Corpora {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(rule).copied()
     }
 
+    /// Waits until those that run have come to their end: who replays must not depend on how long they take.
+    pub(crate) fn wait(&mut self) {
+        self.join();
+    }
+
     fn join(&mut self) {
         if let Some(running) = self.running.take()
             && running.join().is_err()

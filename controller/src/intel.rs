@@ -86,6 +86,22 @@ enum Unread {
 /// What tells that a file is another one: when it was written, how long it is, which it is.
 type Mark = (SystemTime, u64, u64);
 
+/// Reads all feeds once, as they stand at `now`.
+///
+/// # Errors
+/// The first that cannot be used, in a person's words.
+pub fn take_in_all(
+    sources: &[FeedSource],
+    intelligence: &Intelligence,
+    now: Timestamp,
+) -> Result<(), String> {
+    let clock: Clock = Arc::new(move || now);
+    sources
+        .iter()
+        .try_for_each(|source| take_in(source, intelligence, &clock).map(drop))
+        .map_err(|error| error.to_string())
+}
+
 /// Follows the feeds until `stop`.
 pub(crate) async fn follow(
     sources: Vec<FeedSource>,

@@ -24,6 +24,7 @@ mod health;
 mod metrics;
 mod playbooks;
 pub mod reconcile;
+pub mod replay;
 mod rules;
 mod start;
 mod store;

@@ -3,6 +3,7 @@
 mod benign;
 mod detect;
 mod enrich;
+mod judgement;
 mod latency;
 mod loss;
 mod machine;
@@ -44,6 +45,14 @@ enum Name {
     Detect,
     /// A million indicators: reading, exchanging while they are used, enriching incidents among 50,000 pods.
     Enrich,
+    /// 162,000 events a second of a mixed load through a whole controller on two processors.
+    Pipeline,
+    /// A controller that is started again over a million live groups of a correlation of 24 hours.
+    Correlate,
+    /// A recorded mixed load through `hemostat replay`.
+    Replay,
+    /// A simulated year with a known truth: coverage, precision, escalations, rollbacks.
+    Year,
     /// From the hook to a stopped and to a frozen process.
     Latency,
     /// What being watched costs the workload, beside auditd; then `memory`.
@@ -76,6 +85,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Name::Detect => return detect::run(effort, options.json),
         Name::Enrich => return enrich::run(effort, options.json),
+        Name::Pipeline => return judgement::run("hemostat", "bench_pipeline", effort, options.json),
+        Name::Correlate => {
+            return judgement::run("hemostat-controller", "bench_restart", effort, options.json);
+        }
+        Name::Replay => return judgement::run("hemostat", "bench_replay", effort, options.json),
+        Name::Year => return judgement::run("hemostat", "bench_year", effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,
         Name::Memory => overhead::memory(effort, &mut report)?,

@@ -243,10 +243,11 @@ impl Fold {
     }
 
     fn forget_oldest(&mut self) {
-        let mut ages: Vec<(Timestamp, Cause)> =
-            self.causes.iter().map(|(cause, entry)| (entry.last, cause.clone())).collect();
-        ages.sort_unstable_by_key(|(last, _)| *last);
-        for (_, cause) in ages.into_iter().take(Self::MAX_CAUSES / 4) {
+        let age = |(cause, entry): (&Cause, &Entry)| (entry.last, entry.finding.clone(), cause.clone());
+        let mut ages: Vec<(Timestamp, FindingId, Cause)> = self.causes.iter().map(age).collect();
+        // Of those of one time always the same ones, so that a replay does what was done.
+        ages.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (_, _, cause) in ages.into_iter().take(Self::MAX_CAUSES / 4) {
             self.end(&cause);
         }
     }

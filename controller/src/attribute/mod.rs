@@ -5,6 +5,7 @@
 
 pub mod fact;
 pub mod index;
+pub mod listed;
 mod read;
 mod sessions;
 #[cfg(test)]
@@ -182,6 +183,11 @@ impl Pods {
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.inner.index.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a record of the API server's audit log tells of a session in a pod.
+pub(crate) fn session(record: &Record, time: Timestamp) -> Option<Fact> {
+    read::exec(record, time).map(Fact::Exec)
 }
 
 impl fmt::Debug for Pods {

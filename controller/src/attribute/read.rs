@@ -157,7 +157,7 @@ fn bare(id: &str) -> String {
     cut(id.rsplit("//").next().unwrap_or(id))
 }
 
-fn controller(meta: &ObjectMeta) -> Option<Owner> {
+pub(super) fn controller(meta: &ObjectMeta) -> Option<Owner> {
     let is_it = |one: &&OwnerReference| one.controller == Some(true);
     meta.owner_references.as_ref()?.iter().find(is_it).map(|one| Owner {
         api_version: cut(&one.api_version),
@@ -176,7 +176,7 @@ fn version(meta: &ObjectMeta) -> Version {
     Version(meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-fn time(at: &Time) -> Timestamp {
+pub(super) fn time(at: &Time) -> Timestamp {
     Timestamp(i64::try_from(at.0.as_nanosecond()).unwrap_or(0))
 }
 

@@ -86,10 +86,10 @@ impl Correlations {
         };
         let book = RuleBook::load(&config.rules, &[]);
         book.report(health);
-        let rows = store.scan::<Row>(Table::Correlation, b"")?;
+        let rows = store.scan_all::<Row>(Table::Correlation)?;
         let engine = resume(&book, config, seed, rows);
         let mut fed = BTreeMap::new();
-        for (key, row) in store.scan::<FedRow>(Table::Fed, b"")? {
+        for (key, row) in store.scan_all::<FedRow>(Table::Fed)? {
             if let Some(reference) = key.first_chunk() {
                 fed.insert(u64::from_be_bytes(*reference), row);
             }

@@ -28,6 +28,8 @@ pub(super) struct Incidents {
     undone: BTreeMap<Undone, IncidentId>,
     revision: u64,
     uses: u64,
+    /// Those that were stored since somebody asked, where somebody does: a replay.
+    changed: Option<Vec<IncidentId>>,
 }
 
 /// One incident with its findings.
@@ -108,6 +110,9 @@ impl Incidents {
         for (id, whole) in self.whole.iter_mut().filter(|(_, w)| w.dirty == Dirty::Yes) {
             self.revision += 1;
             whole.row.revision = self.revision;
+            if let Some(changed) = &mut self.changed {
+                changed.push(id.clone());
+            }
             for index in std::mem::take(&mut whole.dirty_findings) {
                 if let Some(finding) = whole.row.incident.findings.get(index as usize) {
                     batch.put(Table::Findings, numbered_key(id.as_str(), index), finding, ReadBack::Yes);
@@ -192,6 +197,14 @@ impl Incidents {
     /// In which incident a person undid or refused this.
     pub(super) fn undone_in(&self, what: &Undone) -> Option<&IncidentId> {
         self.undone.get(what)
+    }
+
+    /// Names of those that were stored since this was last asked; the first time it only begins to be written down.
+    pub(super) fn changed(&mut self) -> Vec<IncidentId> {
+        let mut changed = self.changed.replace(Vec::new()).unwrap_or_default();
+        changed.sort_unstable();
+        changed.dedup();
+        changed
     }
 
     pub(super) fn revision(&self) -> u64 {

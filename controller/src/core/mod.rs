@@ -13,6 +13,7 @@ mod news;
 mod orphans;
 mod people;
 mod pods;
+mod replayed;
 mod rows;
 mod runs;
 mod settle;
@@ -40,7 +41,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{again::Again, state::State, turn::Turn};
-pub(crate) use self::{again::Whose, incidents::is_in_force, ingest::controller};
+pub(crate) use self::{again::Whose, incidents::is_in_force, ingest::controller, replayed::Shown};
 use crate::{
     api::{ApiError, ApiErrorKind},
     config::{ControllerConfig, Limits},

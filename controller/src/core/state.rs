@@ -75,7 +75,15 @@ pub(super) struct Seen {
 
 impl State {
     pub(super) fn load(config: &ControllerConfig, health: &HealthBoard) -> Result<Self, StartError> {
-        let store = Store::open(&config.journal)?;
+        Self::load_from(Store::open(&config.journal)?, config, health)
+    }
+
+    /// As [`State::load`], from a store that is open.
+    pub(super) fn load_from(
+        store: Store,
+        config: &ControllerConfig,
+        health: &HealthBoard,
+    ) -> Result<Self, StartError> {
         let audit = Audit::load(&store, config, health)?;
         let groups = store.scan::<Group>(Table::Groups, b"")?.into_iter().map(|(_, group)| group);
         let correlator = Correlator::restore(config.grouping.clone(), groups);

@@ -32,7 +32,7 @@ struct Entry {
 
 /// What to do with a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Folded {
+pub(crate) enum Folded {
     /// Report it.
     First,
     /// Report it; repetitions of it will have other values.
@@ -43,15 +43,15 @@ pub(super) enum Folded {
 
 /// A finding whose count has moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Repeat {
-    pub(super) finding: FindingId,
-    pub(super) count: u64,
-    pub(super) last: Timestamp,
+pub(crate) struct Repeat {
+    pub(crate) finding: FindingId,
+    pub(crate) count: u64,
+    pub(crate) last: Timestamp,
 }
 
 /// The causes that are known.
 #[derive(Debug, Default)]
-pub(super) struct Fold {
+pub(crate) struct Fold {
     causes: HashMap<Cause, Entry>,
     variants: HashMap<String, usize>,
     fed: HashSet<String>,
@@ -60,11 +60,11 @@ pub(super) struct Fold {
 
 impl Fold {
     /// Names the rules whose matches correlations look at.
-    pub(super) fn feed(&mut self, rules: impl IntoIterator<Item = String>) {
+    pub(crate) fn feed(&mut self, rules: impl IntoIterator<Item = String>) {
         self.fed = rules.into_iter().collect();
     }
 
-    pub(super) fn take_in(
+    pub(crate) fn take_in(
         &mut self,
         rule: &str,
         record: &Record,
@@ -101,7 +101,7 @@ impl Fold {
     }
 
     /// Findings whose count has moved since this was last asked.
-    pub(super) fn due(&mut self) -> Vec<Repeat> {
+    pub(crate) fn due(&mut self) -> Vec<Repeat> {
         let mut due = std::mem::take(&mut self.ended);
         due.extend(self.causes.values_mut().filter_map(Entry::untold));
         due.sort_unstable_by(|a, b| (a.last, &a.finding).cmp(&(b.last, &b.finding)));

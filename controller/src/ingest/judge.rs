@@ -75,11 +75,7 @@ impl Judge {
         for at in 0..self.hits.len() {
             let hit = self.hits[at];
             let Some(rule) = rules.rule(hit) else { continue };
-            let mut matched = rules.matched_with(hit, &View::new(&event));
-            // How far the record can be believed belongs to what was found.
-            if let Some(Fact::Text(trust)) = record.facts.get(Field::AuthTrust.name()) {
-                matched.insert(Field::AuthTrust.name().to_owned(), trust.clone());
-            }
+            let matched = matched_in(&rules, hit, &event);
             self.found(rule, &event, matched, reporter)?;
         }
         if is_cut {
@@ -117,31 +113,60 @@ impl Judge {
             }
         }
         self.findings += 1;
-        let kept = Record { facts: record.facts.to_keep(), ..record.clone() };
-        let event = Event { activity: Activity::Record(kept.into()), ..event.clone() };
-        reporter.report(Report::Finding(Finding {
-            id,
-            rule: rule.clone(),
-            matched,
-            count: 1,
-            first: event.time,
-            last: event.time,
-            event,
-            ancestors: vec![],
-            context: vec![],
-            reactions: vec![],
-            loss: LossWindow::default(),
-        }))
+        reporter.report(Report::Finding(finding_of(id, rule, to_keep(record, event), matched)))
     }
 }
 
-fn cut_fields(record: &Record) -> String {
+/// What of an event of a record is kept with a finding.
+pub(crate) fn to_keep(record: &Record, event: &Event) -> Event {
+    let kept = Record { facts: record.facts.to_keep(), ..record.clone() };
+    Event { activity: Activity::Record(kept.into()), ..event.clone() }
+}
+
+/// What a rule says of an event, seen once.
+pub(crate) fn finding_of(
+    id: FindingId,
+    rule: &RuleRef,
+    event: Event,
+    matched: BTreeMap<String, String>,
+) -> Finding {
+    Finding {
+        id,
+        rule: rule.clone(),
+        matched,
+        count: 1,
+        first: event.time,
+        last: event.time,
+        ancestors: event.ancestors.to_vec(),
+        event,
+        context: vec![],
+        reactions: vec![],
+        loss: LossWindow::default(),
+    }
+}
+
+/// The values that speak for a match on a record: how far the record can be believed belongs to what was found.
+pub(crate) fn matched_in(
+    rules: &detect::matcher::RuleSet,
+    hit: RuleIndex,
+    event: &Event,
+) -> BTreeMap<String, String> {
+    let mut matched = rules.matched_with(hit, &View::new(event));
+    if let Some(Fact::Text(trust)) =
+        event.record().and_then(|record| record.facts.get(Field::AuthTrust.name()))
+    {
+        matched.insert(Field::AuthTrust.name().to_owned(), trust.clone());
+    }
+    matched
+}
+
+pub(crate) fn cut_fields(record: &Record) -> String {
     let names = record.facts.cut().join(", ");
     if names.is_empty() { "a text longer than the rules compare".into() } else { names }
 }
 
 /// Whoever fills a record so that rules see only a part of it may be hiding the other part.
-fn cut_rule() -> RuleRef {
+pub(crate) fn cut_rule() -> RuleRef {
     RuleRef {
         id: CUT_RULE.into(),
         title: "A Record Too Large To Be Judged Whole".into(),

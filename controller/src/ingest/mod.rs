@@ -8,12 +8,12 @@
 mod arrive;
 mod dead;
 mod flow;
-mod fold;
+pub(crate) mod fold;
 mod inbox;
-mod judge;
+pub(crate) mod judge;
 mod position;
 pub mod read;
-mod receive;
+pub(crate) mod receive;
 mod report;
 mod source;
 mod spec;

@@ -4,6 +4,7 @@
 //! (`Durability::Immediate`). What permits an effect is read back afterwards and compared (I4).
 
 mod batch;
+mod memory;
 mod rows;
 
 use std::{
@@ -175,6 +176,9 @@ fn next_step(source: &redb::Error) -> &'static str {
     }
 }
 
+/// Rows that one thread understands at least: fewer are not worth a thread.
+const MIN_PART: usize = 10_000;
+
 /// Key and value.
 type RawRow = (Vec<u8>, Vec<u8>);
 
@@ -182,8 +186,16 @@ type RawRow = (Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
+    kept: Kept,
+}
+
+/// Where the tables are kept.
+#[derive(Debug)]
+enum Kept {
     /// `None` only after a reopening that failed.
-    db: Option<Database>,
+    Disk(Option<Database>),
+    /// For a replay, which nobody goes on with.
+    Memory(memory::Tables),
 }
 
 impl Store {
@@ -193,30 +205,45 @@ impl Store {
             std::fs::create_dir_all(parent)
                 .map_err(|source| StoreError::Folder { path: path.into(), source })?;
         }
-        let mut store = Self { path: path.into(), db: None };
+        let mut store = Self { path: path.into(), kept: Kept::Disk(None) };
         store.reopen()?;
         store.prepare()?;
         Ok(store)
     }
 
+    /// An empty one that ends with this process.
+    pub(crate) fn in_memory() -> Self {
+        Self { path: "(memory)".into(), kept: Kept::Memory(memory::Tables::default()) }
+    }
+
     /// Closes and opens it again: after an I/O error redb refuses everything until then.
     pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
-        self.db = None;
+        if matches!(self.kept, Kept::Memory(_)) {
+            return Ok(());
+        }
+        self.kept = Kept::Disk(None);
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let db = builder.create(&self.path).map_err(|e| self.error("open", e.into()))?;
-        self.db = Some(db);
+        self.kept = Kept::Disk(Some(db));
         Ok(())
     }
 
     /// Makes a batch durable and reads back what asks for it.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        if let Kept::Memory(tables) = &self.kept {
+            tables.commit(batch);
+            return Ok(());
+        }
         self.write(batch).map_err(|e| self.error("write", e))?;
         self.read_back(batch)
     }
 
     /// One value.
     pub(crate) fn get<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
+        if let Kept::Memory(tables) = &self.kept {
+            return tables.get(table, key).map(|bytes| self.parse(table, &bytes)).transpose();
+        }
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
             let table = self.db()?.begin_read()?.open_table(table.definition())?;
             Ok(table.get(key)?.map(|v| v.value().to_vec()))
@@ -231,6 +258,10 @@ impl Store {
         table: Table,
         prefix: &[u8],
     ) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+        if let Kept::Memory(tables) = &self.kept {
+            let rows = tables.scan(table, prefix);
+            return rows.into_iter().map(|(key, bytes)| Ok((key, self.parse(table, &bytes)?))).collect();
+        }
         let read = || -> Result<Vec<RawRow>, redb::Error> {
             let table = self.db()?.begin_read()?.open_table(table.definition())?;
             let mut found = Vec::new();
@@ -245,6 +276,52 @@ impl Store {
         };
         let rows = read().map_err(|e| self.error("read", e))?;
         rows.into_iter().map(|(key, bytes)| Ok((key, self.parse(table, &bytes)?))).collect()
+    }
+
+    /// All values of a table, in order, understood by several threads: for tables of a million rows that a start waits for.
+    pub(crate) fn scan_all<T: DeserializeOwned + Send>(
+        &self,
+        table: Table,
+    ) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+        let rows = self.raw(table)?;
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+        let part = rows.len().div_ceil(threads).max(MIN_PART);
+        let parts: Vec<&[RawRow]> = rows.chunks(part).collect();
+        let understood = std::thread::scope(|scope| {
+            let parse = |part: &[RawRow]| -> Result<Vec<T>, StoreError> {
+                part.iter().map(|(_, bytes)| self.parse(table, bytes)).collect()
+            };
+            let running: Vec<_> = parts
+                .iter()
+                .skip(1)
+                .map(|part| std::thread::Builder::new().spawn_scoped(scope, move || parse(part)))
+                .collect();
+            let mut all = vec![parts.first().map_or(Ok(Vec::new()), |part| parse(part))];
+            for (part, thread) in parts.iter().skip(1).zip(running) {
+                let joined = thread.ok().and_then(|thread| thread.join().ok());
+                // Where there was no thread to be had, it is done here.
+                all.push(joined.unwrap_or_else(|| parse(part)));
+            }
+            all.into_iter().collect::<Result<Vec<Vec<T>>, StoreError>>()
+        })?;
+        let keys = rows.into_iter().map(|(key, _)| key);
+        Ok(keys.zip(understood.into_iter().flatten()).collect())
+    }
+
+    fn raw(&self, table: Table) -> Result<Vec<RawRow>, StoreError> {
+        if let Kept::Memory(tables) = &self.kept {
+            return Ok(tables.scan(table, b""));
+        }
+        let read = || -> Result<Vec<RawRow>, redb::Error> {
+            let table = self.db()?.begin_read()?.open_table(table.definition())?;
+            let mut rows = Vec::new();
+            for row in table.range::<&[u8]>(..)? {
+                let (key, value) = row?;
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(rows)
+        };
+        read().map_err(|e| self.error("read", e))
     }
 
     fn prepare(&self) -> Result<(), StoreError> {
@@ -305,7 +382,10 @@ impl Store {
     }
 
     fn db(&self) -> Result<&Database, redb::Error> {
-        self.db.as_ref().ok_or(redb::Error::DatabaseClosed)
+        match &self.kept {
+            Kept::Disk(Some(db)) => Ok(db),
+            Kept::Disk(None) | Kept::Memory(_) => Err(redb::Error::DatabaseClosed),
+        }
     }
 
     fn parse<T: DeserializeOwned>(&self, table: Table, bytes: &[u8]) -> Result<T, StoreError> {

@@ -128,6 +128,12 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
+    /// What findings say of all rules, in order.
+    #[must_use]
+    pub fn all(&self) -> &[RuleRef] {
+        &self.rules
+    }
+
     /// What findings say of a rule. `None`: the index is of another set.
     #[must_use]
     pub fn rule(&self, index: RuleIndex) -> Option<&RuleRef> {

@@ -178,6 +178,12 @@ impl Reader {
         Self { format, zone, columns: vpc::Columns::default() }
     }
 
+    /// What it reads.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// A file is read from its middle: its first line may be a header.
     pub fn first_line(&mut self, line: &[u8]) {
         self.columns = vpc::Columns::default();

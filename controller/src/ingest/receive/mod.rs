@@ -7,7 +7,7 @@ mod fair;
 mod folder;
 mod https;
 mod relay;
-mod split;
+pub(crate) mod split;
 mod udp;
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};

@@ -11,7 +11,7 @@ use super::super::{
 };
 
 /// The records of one JSON text: itself, those of a list, or those of the list under one of the format's wrappers.
-pub(super) fn split(format: Format, body: &[u8]) -> Result<Vec<&RawValue>, Rejected> {
+pub(crate) fn split(format: Format, body: &[u8]) -> Result<Vec<&RawValue>, Rejected> {
     let broken = |error: &serde_json::Error| Rejected {
         place: format!("line {} column {}", error.line(), error.column()),
         reason: error.to_string(),

@@ -6,8 +6,12 @@ mod crash;
 mod refused;
 mod shadow;
 mod storm;
+mod uninstall;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 
@@ -16,7 +20,7 @@ use crate::{
     demo::{
         cluster::{
             play,
-            stage::{Setup, Stage},
+            stage::{Asks, Setup, Stage},
         },
         stage::Stages,
     },
@@ -41,12 +45,15 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 0)]
     points: usize,
     /// Of the drawing.
-    #[arg(long, default_value_t = 20_261_122)]
+    #[arg(long, default_value_t = SEED)]
     seed: u64,
     /// Only this victim of the crash points.
     #[arg(long, value_enum)]
     victim: Vec<crash::Victim>,
 }
+
+/// Of the drawing where nothing else is said.
+const SEED: u64 = 20_261_122;
 
 /// What can be proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,14 +66,45 @@ enum Proof {
     Shadow,
     /// A hundred incidents at once: each handled once, and the limit asks.
     Storm,
+    /// The chart is not removed while something is in force: the Job of its hook says so, in a real pod.
+    Uninstall,
     /// Controller, agent, API server and containerd killed at every journalled transition (I7).
     Crash,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    use Proof::{Crash, Refused, Shadow, Storm, Traffic};
-    let wanted =
-        if options.what.is_empty() { vec![Traffic, Refused, Shadow, Storm] } else { options.what.clone() };
+    let (held, failed) = play_all(options)?;
+    println!("{held} held, {failed} failed");
+    if failed > 0 {
+        bail!("{failed} proofs failed");
+    }
+    Ok(())
+}
+
+/// Crash points that are played with the tests: as many as a few minutes have room for.
+const POINTS_AS_TEST: usize = 4;
+
+/// The proofs as tests of a program that is built already, with some of the crash points; how many held and failed.
+pub(crate) fn as_test(program: &Path) -> Result<(u64, u64)> {
+    use Proof::{Crash, Refused, Shadow, Storm, Uninstall};
+    play_all(&Options {
+        what: vec![Refused, Shadow, Storm, Uninstall, Crash],
+        cni: Cni::Bridge,
+        profile: "dev".into(),
+        program: Some(program.to_owned()),
+        points: POINTS_AS_TEST,
+        seed: SEED,
+        victim: Vec::new(),
+    })
+}
+
+fn play_all(options: &Options) -> Result<(u64, u64)> {
+    use Proof::{Crash, Refused, Shadow, Storm, Traffic, Uninstall};
+    let wanted = if options.what.is_empty() {
+        vec![Traffic, Refused, Shadow, Storm, Uninstall]
+    } else {
+        options.what.clone()
+    };
     let (mut held, mut failed) = (0, 0);
     let (crash, others): (Vec<Proof>, Vec<Proof>) = wanted.into_iter().partition(|one| *one == Crash);
     let mut stages = Stages::new(false);
@@ -96,20 +134,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 Refused => refused::prove(&stage),
                 Shadow => shadow::prove(&stage),
                 Storm => storm::prove(&stage),
+                Uninstall => uninstall::prove(&stage),
                 Crash => Ok(()),
             };
             count(format!("proof {proof:?}"), result, begun);
         }
         let begun = Instant::now();
-        count("proof uninstalled".into(), stage.uninstall(&mut stages), begun);
+        count("proof uninstalled".into(), stage.uninstall(&mut stages, Asks::First), begun);
     }
     if !crash.is_empty() {
         let draw = crash::Draw { points: options.points, seed: options.seed, victims: &options.victim };
         crash::prove(&mut stages, &setup, &draw, &mut count)?;
     }
-    println!("{held} held, {failed} failed");
-    if failed > 0 {
-        bail!("{failed} proofs failed");
-    }
-    Ok(())
+    Ok((held, failed))
 }

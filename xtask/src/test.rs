@@ -8,7 +8,7 @@ use crate::{
     cluster::binaries::Binaries,
     demo, ebpf, fuzz,
     progress::{self, is_root, output, root, say, skip},
-    vm,
+    prove, vm,
 };
 
 #[derive(clap::Args)]
@@ -193,12 +193,33 @@ fn kubernetes(options: &Options, tally: &mut Tally) -> Result<()> {
             "--show-output",
             "--test-threads=1",
         ]);
-    let counted = progress::run_counted(&mut command)?;
+    count(tally, &progress::run_counted(&mut command)?, "the tests on Kubernetes")?;
+    // What is done in the API server, with a real kubelet.
+    let mut live = Command::new("cargo");
+    live.current_dir(root())
+        .env("HEMOSTAT_XTASK", std::env::current_exe().context("the path of this program")?)
+        .args(["test", "-p", "hemostat-act", "--test", "live", "--", "--show-output"]);
+    count(tally, &progress::run_counted(&mut live)?, "the live tests of cluster actions")?;
+    say("prove the cluster form on a real Kubernetes");
+    match prove::as_test(&target.join("debug/hemostat")) {
+        Ok((held, failed)) => {
+            tally.passed += held;
+            tally.failed += failed;
+        }
+        Err(error) => {
+            tally.failed += 1;
+            eprintln!("FAILED the proofs on Kubernetes: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+fn count(tally: &mut Tally, counted: &progress::Counted, what: &str) -> Result<()> {
     tally.passed += counted.passed;
     tally.failed += counted.failed;
     tally.skipped += counted.skipped;
     if !counted.ended_well && counted.failed == 0 {
-        bail!("the tests on Kubernetes ended before their last line");
+        bail!("{what} ended before their last line");
     }
     Ok(())
 }

@@ -12,13 +12,13 @@ use anyhow::Result;
 
 use super::stage::Stages;
 use crate::cluster::Cni;
-use stage::{Setup, Stage};
+use stage::{Asks, Setup, Stage};
 
 pub(crate) fn run(stages: &mut Stages, profile: &str, program: Option<&Path>, cni: Cni) -> Result<u64> {
     let stage = Stage::up(stages, &Setup { profile, program, cni, ..Setup::default() })?;
     stages.title("A miner in one pod of two");
     play(&stage, stages)?;
-    stage.uninstall(stages)?;
+    stage.uninstall(stages, Asks::First)?;
     drop(stage);
     stages.title("The cluster is gone");
     Ok(stages.proofs())

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     demo::{
-        cluster::stage::{NAMESPACE, Setup, Stage, rests, states},
+        cluster::stage::{Asks, NAMESPACE, Setup, Stage, rests, states},
         stage::Stages,
     },
     progress::{root, run_logged, say},
@@ -87,7 +87,7 @@ pub(super) fn prove(
             mend(&stage)?;
         }
     }
-    stage.uninstall(stages)
+    stage.uninstall(stages, Asks::Nobody)
 }
 
 /// The controller that stops at every transition.

@@ -57,6 +57,15 @@ impl Default for Setup<'_> {
     }
 }
 
+/// Whether the removal asks first whether something is in force (deploy/chart/templates/uninstall.yaml).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// It does, in a pod of its own.
+    First,
+    /// Removed in whatever state it is.
+    Nobody,
+}
+
 /// A cluster with Hemostat installed as a user would, and a Deployment of two.
 pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
@@ -244,24 +253,30 @@ impl Stage {
         })
     }
 
-    pub(crate) fn uninstall(&self, stages: &mut Stages) -> Result<()> {
+    /// What `helm uninstall` says while something is in force: it fails, and the Job that it made in a pod of its own tells why.
+    pub(crate) fn uninstall_refused(&self) -> Result<String> {
+        let words = ["uninstall", "hemostat", "--namespace", NAMESPACE, "--timeout=120s"];
+        if helm(&self.cluster, &words).is_ok() {
+            bail!("helm removed the chart while something was in force");
+        }
+        self.kubectl.ask(&["logs", "--namespace", NAMESPACE, "job/hemostat-uninstall"])
+    }
+
+    pub(crate) fn uninstall(&self, stages: &mut Stages, asks: Asks) -> Result<()> {
         // Their finalizers are the controller's to lift: without it, and with definitions that go with the chart, they would hold it up.
         self.kubectl.ask(&["delete", "playbooks,incidents", "--all", "--all-namespaces", "--timeout=60s"])?;
         // In the foreground: an owner is gone when its pods are, so that the wait is for them, too.
-        helm(
-            &self.cluster,
-            &[
-                "uninstall",
-                "hemostat",
-                "--namespace",
-                NAMESPACE,
-                "--wait",
-                "--cascade=foreground",
-                // Removed in whatever state it is: what asks first (deploy/chart/templates/uninstall.yaml) has tests of its own.
-                "--no-hooks",
-                "--timeout=90s",
-            ],
-        )?;
+        let words = [
+            "uninstall",
+            "hemostat",
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--cascade=foreground",
+            "--timeout=120s",
+        ];
+        let hooks: &[&str] = if asks == Asks::Nobody { &["--no-hooks"] } else { &[] };
+        helm(&self.cluster, &[&words[..], hooks].concat())?;
         let left = self.kubectl.ask(&[
             "get",
             "all,clusterroles,clusterrolebindings,crds,validatingadmissionpolicies",

@@ -229,7 +229,7 @@ impl Api {
             for (name, value) in
                 [("continue", after.as_str())].into_iter().filter(|(_, value)| !value.is_empty())
             {
-                path.push_str(&format!("&{name}={}", escape(value)));
+                path.push_str(&format!("&{name}={}", percent_encoded(value)));
             }
             if !query.is_empty() {
                 path.push_str(&format!("&{query}"));
@@ -273,7 +273,7 @@ impl Api {
         manager: &str,
     ) -> Result<Value, ApiFault> {
         let base = self.collection(&object.api_version, &object.kind, object.namespace.as_deref()).await?;
-        let path = format!("{base}?fieldManager={}", escape(manager));
+        let path = format!("{base}?fieldManager={}", percent_encoded(manager));
         let body = Some((content, "application/json"));
         self.json(Method::POST, path, body, "create", &object.to_string()).await
     }
@@ -296,7 +296,7 @@ impl Api {
         operations: &Value,
         manager: &str,
     ) -> Result<Value, ApiFault> {
-        let path = format!("{}?fieldManager={}", self.path(object).await?, escape(manager));
+        let path = format!("{}?fieldManager={}", self.path(object).await?, percent_encoded(manager));
         let body = Some((operations, "application/json-patch+json"));
         self.json(Method::PATCH, path, body, "change", &object.to_string()).await
     }
@@ -349,7 +349,7 @@ impl Api {
 
     async fn path(&self, object: &ObjectRef) -> Result<String, ApiFault> {
         let base = self.collection(&object.api_version, &object.kind, object.namespace.as_deref()).await?;
-        Ok(format!("{base}/{}", escape(&object.name)))
+        Ok(format!("{base}/{}", percent_encoded(&object.name)))
     }
 
     async fn collection(
@@ -361,7 +361,7 @@ impl Api {
         let (plural, scope) = self.kind(api_version, kind).await?;
         let root = root(api_version);
         Ok(match namespace.filter(|_| scope == Scope::Namespaced) {
-            Some(namespace) => format!("{root}/namespaces/{}/{plural}", escape(namespace)),
+            Some(namespace) => format!("{root}/namespaces/{}/{plural}", percent_encoded(namespace)),
             None => format!("{root}/{plural}"),
         })
     }
@@ -489,7 +489,8 @@ pub(crate) fn seconds(value: &Value) -> Option<i64> {
 }
 
 /// Percent-encoding for a path's part or a query's value: all but what RFC 3986 calls unreserved.
-pub(crate) fn escape(text: &str) -> String {
+#[must_use]
+pub fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -22,6 +22,7 @@ mod selector;
 mod serve;
 mod shown;
 
+pub use api::percent_encoded;
 pub use executor::Executor;
 pub use job::{ActConfig, Own};
 pub use notify::{Channel, ChannelKind};

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    api::escape,
+    api::percent_encoded,
     job::{Job, Look},
 };
 
@@ -163,7 +163,7 @@ async fn send(job: &Job<'_>, channel: &Channel, with: &Notify) -> Result<String,
             let label = label(job);
             let search = format!(
                 "{url}/rest/api/2/search?fields=key&jql={}",
-                escape(&format!("labels = \"{label}\""))
+                percent_encoded(&format!("labels = \"{label}\""))
             );
             let found = ask(job, Method::GET, &search, None, proof.clone(), &key).await?;
             let made = match found["issues"].get(0) {
@@ -183,7 +183,7 @@ async fn send(job: &Job<'_>, channel: &Channel, with: &Notify) -> Result<String,
             let issues = format!("{}/repos/{repository}/issues", url.trim_end_matches('/'));
             let label = label(job);
             let proof = bearer(&secret);
-            let search = format!("{issues}?state=all&labels={}", escape(&label));
+            let search = format!("{issues}?state=all&labels={}", percent_encoded(&label));
             let found = ask(job, Method::GET, &search, None, proof.clone(), &key).await?;
             let made = match found.get(0) {
                 Some(issue) => issue.clone(),

@@ -119,7 +119,7 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn incident(&self, id: &str) -> Result<IncidentView, ClientError> {
-        self.get(&format!("/v1/incidents/{}", escape(id))).await
+        self.get(&format!("/v1/incidents/{}", act::percent_encoded(id))).await
     }
 
     /// Which policy decides what about an incident and a playbook; the one that answered it where none is named.
@@ -127,8 +127,9 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn explain(&self, id: &str, playbook: Option<&str>) -> Result<Explanation, ClientError> {
-        let which = playbook.map_or_else(String::new, |name| format!("?playbook={}", escape(name)));
-        self.get(&format!("/v1/incidents/{}/policy{which}", escape(id))).await
+        let which =
+            playbook.map_or_else(String::new, |name| format!("?playbook={}", act::percent_encoded(name)));
+        self.get(&format!("/v1/incidents/{}/policy{which}", act::percent_encoded(id))).await
     }
 
     /// Keeps everything automatic from beginning.
@@ -152,8 +153,11 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn begin_anew(&self, name: &str, because: &str) -> Result<Automatic, ClientError> {
-        self.post(&format!("/v1/trust/{}/begin-anew", escape(name)), &Because { because: because.into() })
-            .await
+        self.post(
+            &format!("/v1/trust/{}/begin-anew", act::percent_encoded(name)),
+            &Because { because: because.into() },
+        )
+        .await
     }
 
     /// Says yes to a step, or to everything that waits.
@@ -167,7 +171,7 @@ impl Client {
         because: &str,
     ) -> Result<Done, ClientError> {
         let body = Decide { step, because: because.into() };
-        self.post(&format!("/v1/incidents/{}/approve", escape(id)), &body).await
+        self.post(&format!("/v1/incidents/{}/approve", act::percent_encoded(id)), &body).await
     }
 
     /// Says no to a step, or to everything that waits.
@@ -176,7 +180,7 @@ impl Client {
     /// When there is no answer or it is a refusal.
     pub async fn deny(&self, id: &str, step: Option<StepName>, because: &str) -> Result<Done, ClientError> {
         let body = Decide { step, because: because.into() };
-        self.post(&format!("/v1/incidents/{}/deny", escape(id)), &body).await
+        self.post(&format!("/v1/incidents/{}/deny", act::percent_encoded(id)), &body).await
     }
 
     /// Begins to undo everything done about an incident.
@@ -184,8 +188,11 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn rollback_incident(&self, id: &str, because: &str) -> Result<Done, ClientError> {
-        self.post(&format!("/v1/incidents/{}/rollback", escape(id)), &Because { because: because.into() })
-            .await
+        self.post(
+            &format!("/v1/incidents/{}/rollback", act::percent_encoded(id)),
+            &Because { because: because.into() },
+        )
+        .await
     }
 
     /// Begins to undo one action.
@@ -193,7 +200,11 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn rollback_action(&self, id: &str, because: &str) -> Result<Done, ClientError> {
-        self.post(&format!("/v1/actions/{}/rollback", escape(id)), &Because { because: because.into() }).await
+        self.post(
+            &format!("/v1/actions/{}/rollback", act::percent_encoded(id)),
+            &Because { because: because.into() },
+        )
+        .await
     }
 
     /// Judges an incident; a false positive is rolled back.
@@ -202,7 +213,7 @@ impl Client {
     /// When there is no answer or it is a refusal.
     pub async fn judge(&self, id: &str, verdict: Verdict, because: &str) -> Result<Done, ClientError> {
         let body = Judge { verdict, because: because.into() };
-        self.post(&format!("/v1/incidents/{}/verdict", escape(id)), &body).await
+        self.post(&format!("/v1/incidents/{}/verdict", act::percent_encoded(id)), &body).await
     }
 
     /// Closes an incident: what is in force stays, later findings open a new one.
@@ -210,7 +221,11 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn close(&self, id: &str, because: &str) -> Result<Done, ClientError> {
-        self.post(&format!("/v1/incidents/{}/close", escape(id)), &Because { because: because.into() }).await
+        self.post(
+            &format!("/v1/incidents/{}/close", act::percent_encoded(id)),
+            &Because { because: because.into() },
+        )
+        .await
     }
 
     /// Actions in force.
@@ -343,14 +358,4 @@ fn answer<T: DeserializeOwned>(path: &str, accepted: Accepted, bytes: &[u8]) -> 
 
 fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(bytes).map_err(|source| ClientError::Foreign { path: path.to_owned(), source })
-}
-
-/// Percent-encodes what is not an unreserved character (RFC 3986 §2.3): an id comes from a command line.
-fn escape(id: &str) -> String {
-    id.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
 }

@@ -382,6 +382,14 @@ pub struct ActionRecord {
     pub detail: String,
 }
 
+impl ActionRecord {
+    /// What is told of it in an incident's history and in Events.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("{} on {}: {:?}. {}", self.action.name(), self.target, self.state, self.detail)
+    }
+}
+
 /// Something an action gives to later steps (`steps.NAME.outputs.KEY` in CEL).
 pub type Outputs = std::collections::BTreeMap<String, serde_json::Value>;
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::bundle::{Bundle, pretty};
 use crate::{
-    api::escape,
+    api::percent_encoded,
     job::{Job, Look},
     permissions::{Rule, rule},
     shown::masked,
@@ -49,7 +49,7 @@ async fn collect(job: &Job<'_>, with: &CollectEvidence, bundle: &Bundle) -> Resu
     let mut incomplete: Vec<String> = Vec::new();
     // Nothing but memory holds secrets in clear text, here as on a node.
     files.push(("pod.json".into(), pretty(&masked(&pod))));
-    let about = format!("fieldSelector={}", escape(&format!("involvedObject.uid={}", object.uid)));
+    let about = format!("fieldSelector={}", percent_encoded(&format!("involvedObject.uid={}", object.uid)));
     match job.api.list("v1", "Event", object.namespace.as_deref(), &about).await {
         Ok(events) => files.push(("events.json".into(), pretty(&Value::Array(events)))),
         Err(fault) => incomplete.push(format!("events: {fault}")),
@@ -59,7 +59,7 @@ async fn collect(job: &Job<'_>, with: &CollectEvidence, bundle: &Bundle) -> Resu
         for (previous, suffix) in [("false", ""), ("true", ".previous")] {
             let query = format!(
                 "container={}&previous={previous}&timestamps=true&tailLines={}&limitBytes={MAX_LOG}",
-                escape(container),
+                percent_encoded(container),
                 with.lines
             );
             match job.api.text_below(&object, "log", &query).await {
@@ -105,9 +105,9 @@ async fn checkpoint(job: &Job<'_>, pod: &ObjectRef, found: &Value, container: &s
     };
     let below = format!(
         "proxy/checkpoint/{}/{}/{}",
-        escape(pod.namespace.as_deref().unwrap_or_default()),
-        escape(&pod.name),
-        escape(container)
+        percent_encoded(pod.namespace.as_deref().unwrap_or_default()),
+        percent_encoded(&pod.name),
+        percent_encoded(container)
     );
     let answer = job.api.post_below(&node, &below, &json!({})).await.map_err(|fault| fault.to_string())?;
     Ok(answer["items"].clone())

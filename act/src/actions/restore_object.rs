@@ -10,7 +10,7 @@ use model::{ActionFailure, ClusterState, FieldChange, ObjectRef, ObjectWrite, Re
 use serde_json::Value;
 
 use crate::{
-    api::{ApiFault, escape, seconds, text},
+    api::{ApiFault, percent_encoded, seconds, text},
     fields,
     job::{Job, changed, state},
     permissions::{Rule, rule},
@@ -137,7 +137,7 @@ impl Past<'_> {
     async fn at(&self, revision: u64) -> Result<Option<Value>, ActionFailure> {
         let query = format!(
             "fieldSelector={}&resourceVersion={revision}&resourceVersionMatch=Exact",
-            escape(&format!("metadata.name={}", self.object.name)),
+            percent_encoded(&format!("metadata.name={}", self.object.name)),
         );
         let (object, job) = (self.object, self.job);
         let page = job.api.page(&object.api_version, &object.kind, object.namespace.as_deref(), &query).await;

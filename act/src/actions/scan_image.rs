@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{bundle::Bundle, deny::is_image};
 use crate::{
-    api::{ApiFault, escape, reference, seconds},
+    api::{ApiFault, percent_encoded, reference, seconds},
     edits,
     job::{INCIDENT, Job, Look, state},
     permissions::{Rule, rule},
@@ -227,7 +227,8 @@ async fn log(job: &Job<'_>, made: &Value, query: &str) -> Result<String, ActionF
 
 /// The newest pod that is certainly the Job's: a label says nothing of that.
 async fn pod(job: &Job<'_>, of: &ObjectRef) -> Result<Option<Value>, ActionFailure> {
-    let selected = format!("labelSelector={}", escape(&format!("batch.kubernetes.io/job-name={}", of.name)));
+    let selected =
+        format!("labelSelector={}", percent_encoded(&format!("batch.kubernetes.io/job-name={}", of.name)));
     let pods = job.api.list("v1", "Pod", of.namespace.as_deref(), &selected).await?;
     let own = |pod: &Value| super::owners::controller(pod).is_some_and(|owner| owner.uid == of.uid);
     let own = pods.into_iter().filter(own);

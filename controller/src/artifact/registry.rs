@@ -287,10 +287,12 @@ impl Registry {
         if !realm.starts_with("https://") {
             return Err(refused(401, "it sends us for a token to a place without TLS"));
         }
-        let mut query =
-            format!("scope={}", escape(&format!("repository:{}:pull", self.reference.repository)));
+        let mut query = format!(
+            "scope={}",
+            act::percent_encoded(&format!("repository:{}:pull", self.reference.repository))
+        );
         if let Some(service) = word(challenge, "service") {
-            query = format!("service={}&{query}", escape(&service));
+            query = format!("service={}&{query}", act::percent_encoded(&service));
         }
         let joint = if realm.contains('?') { '&' } else { '?' };
         let at: Uri = format!("{realm}{joint}{query}")
@@ -399,16 +401,6 @@ fn whole(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
-}
-
-/// Percent-encodes what is not an unreserved character (RFC 3986 §2.3).
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crds::{Match, Protected, ResponsePolicySpec};
 use model::{
     ActionId, ActionRecord, Finding, GateOutcome, Incident, IncidentId, NodeId, RunId, TimelineEntry,
 };
@@ -92,7 +93,9 @@ impl Core {
         let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(Answered::Not) };
         let incident = whole.row.incident.clone();
         let reactions = self.free_reactions(&incident);
-        let policies = self.state.book.policies_for(&incident);
+        let mut policies = self.state.book.policies_for(&incident);
+        // So that the gate's own reasons say it, too.
+        policies.extend(self.own_protection());
         let evidence = self.evidence(&plan, &answered, turn.now);
         let paused = self.paused(turn.now);
         let mut situation = Situation {
@@ -109,7 +112,6 @@ impl Core {
         let want = Want::of(&plan, &situation);
         situation.used = self.usage(Some(&want), turn.now);
         let mut start = gate::decide(&plan, &situation);
-        start.grants.protected.namespaces.extend(self.config.own_namespace.clone());
         start.run = self.fresh(&start.run);
         let shadow = start.decision.outcome == GateOutcome::Shadow;
         if shadow && self.state.rows.of(id).any(|row| says(row, &plan, &answered)) {
@@ -118,6 +120,17 @@ impl Core {
         }
         self.begin(start, Some((&answered, want)), turn);
         Ok(if shadow { Answered::Not } else { Answered::Now })
+    }
+
+    /// Our own namespace is never touched (I6), whatever policies there are and whomever they are for.
+    fn own_protection(&self) -> Option<(String, ResponsePolicySpec)> {
+        let own = self.config.own_namespace.clone()?;
+        let nobody = Match { playbooks: vec!["-".into()], ..Match::default() };
+        let protected = Protected { namespaces: vec![own], ..Protected::default() };
+        Some((
+            "hemostat".into(),
+            ResponsePolicySpec { matches: nobody, protected, ..ResponsePolicySpec::default() },
+        ))
     }
 
     fn choose(

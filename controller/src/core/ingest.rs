@@ -376,14 +376,7 @@ impl Core {
         if let Some(id) = incident
             && let Some(whole) = self.state.incidents.get(&self.state.store, &id)?
         {
-            let what = format!(
-                "{} on {}: {:?}. {}",
-                record.action.name(),
-                record.target,
-                record.state,
-                record.detail
-            );
-            whole.tell(record.applied.unwrap_or(turn.now), &agent(node), what);
+            whole.tell(record.applied.unwrap_or(turn.now), &agent(node), record.told());
             whole.record(&record, turn.now);
             if is_in_force(&record) && whole.row.visibility == Visibility::Dormant {
                 // What is in force is shown, however weak the finding that tells of it.

@@ -175,15 +175,14 @@ impl Mirror {
                 && before.as_ref().map(|before| before.state) != Some(record.state)
                 && let Some(reason) = event_of(record)
             {
-                let what = format!(
-                    "{} on {}: {:?}. {}",
-                    record.action.name(),
-                    record.target,
-                    record.state,
-                    record.detail
-                );
-                self.tell(story, reason, &what, &object_name(story.view.incident.id.as_str()), namespace)
-                    .await;
+                self.tell(
+                    story,
+                    reason,
+                    &record.told(),
+                    &object_name(story.view.incident.id.as_str()),
+                    namespace,
+                )
+                .await;
             }
             return Ok(Some(written));
         }

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::node::{Node, enrol};
 
 pub(crate) const HOME: &str = "hemostat-system";
+/// Through which agents would come.
+pub(crate) const SERVICE: &str = "hemostat-controller";
 /// Longest wait for what should come within a second or two.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,7 +75,12 @@ impl Scene {
              roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: c}}\n{subject}\n---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: c, namespace: {HOME}}}\nrules:\n{own}\n---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: c, namespace: {HOME}}}\n\
-             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: c}}\n{subject}\n"
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: c}}\n{subject}\n---\n\
+             apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: s, namespace: {HOME}}}\nrules:\n  \
+             - {{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [create]}}\n  \
+             - {{apiGroups: [discovery.k8s.io], resources: [endpointslices], resourceNames: [{SERVICE}-leader], verbs: [get, patch]}}\n---\n\
+             apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: s, namespace: {HOME}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: s}}\n{subject}\n"
         );
         // Only what the chart grants: the broad role of the other tests is taken away.
         self.kubectl(&["delete", "clusterrolebinding", "control"]);
@@ -164,6 +171,7 @@ impl Scene {
                 "--identity",
                 identity,
             ]);
+            command.args(["--service", SERVICE, "--pod-address", "192.0.2.7"]);
             command.arg("--kubeconfig").arg(self.server.kubeconfig("controller"));
         } else {
             command.arg(std::env::current_exe().unwrap()).args(["crash::child", "--exact", "--nocapture"]);

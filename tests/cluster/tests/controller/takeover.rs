@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     answers::decide,
     node::{Node, enrol, miner, miner_in_pod},
-    scene::{HOME, Process, Scene, until},
+    scene::{HOME, Process, SERVICE, Scene, until},
 };
 
 const PLAYBOOK: &str = "apiVersion: hemostat.dev/v1alpha1
@@ -89,6 +89,16 @@ async fn attacked(scene: &Scene, first: &Process) -> (Process, Node, Value) {
     (second, node, before)
 }
 
+/// The one that stands by is ready, too, and gets nobody sent.
+fn sends_agents_to(scene: &Scene, leader: &str) {
+    let slice = scene.wait(&["endpointslice", &format!("{SERVICE}-leader"), "-n", HOME], |it| {
+        it["endpoints"][0]["targetRef"]["name"] == leader
+    });
+    assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], SERVICE);
+    assert_eq!(slice["endpoints"].as_array().unwrap().len(), 1, "{slice:#}");
+    assert_eq!(slice["ports"][0]["name"], "agents");
+}
+
 async fn standby(scene: &Scene) -> Process {
     let second = scene.spawn("second", "b");
     until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
@@ -131,8 +141,10 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     let changed = scene.server.kubectl(&["patch", "secret", stored, "-n", HOME, "--type=merge", "-p", patch]);
     assert!(changed.unwrap_err().contains("immutable"));
     let incidents = scene.get(&["inc", "-A"]);
+    sends_agents_to(&scene, "a");
     first.kill();
     second.wait_to_serve();
+    sends_agents_to(&scene, "second");
     let effects = node.effects();
     node.close().await;
     let node = again(&scene, &second, effects).await;

@@ -6,9 +6,11 @@ use hemostat_detect::{
         Condition, Detection, Expr, FieldName, Identifier, Item, ItemValue, Join, Logsource, Meta, Modifier,
         Number, Polarity, Quantifier, Rule, Search, Selector, Value,
     },
+    load::{Loaded, Options, load_with},
     schema::{Category, DraftValue, Drafted, Field, Firing, Routing},
-    source::{Span, Spanned},
+    source::{SourceFile, Span, Spanned},
 };
+use model::Timestamp;
 use proptest::{collection::vec, prelude::*, sample::select};
 
 const PIECES: &[&str] = &[
@@ -65,6 +67,18 @@ fn item() -> impl Strategy<Value = Search> {
         1 => (field(), select(&["abc", "/bin/sh", "wörter"][..]), select(vec![vec![M::Base64, M::Contains], vec![M::Base64Offset, M::Contains],
               vec![M::Wide, M::Base64Offset, M::Contains]]))
             .prop_map(|(field, word, modifiers)| make(Some(field), modifiers, vec![Value::Text(word.into())])),
+        2 => (field(), select(&["abc", "/bin/sh", "wörter"][..]), select(&[M::Wide, M::Utf16Le, M::Utf16Be, M::Utf16][..]), select(&[M::Base64, M::Base64Offset][..]))
+            .prop_map(|(field, word, form, base)| make(Some(field), vec![form, base, M::Contains], vec![Value::Text(word.into())])),
+        1 => (field(), select(&["a", "sh", "b-"][..]), select(&[M::Wide, M::Utf16Le, M::Utf16Be][..]), any::<bool>()).prop_map(|(field, word, form, within)| {
+            let modifiers = if within { vec![form, M::Contains] } else { vec![form] };
+            make(Some(field), modifiers, vec![Value::Text(word.into())])
+        }),
+        2 => (field(), select(&["%tools%", "/%dirs%/%tools%", "x%dirs%", "%tools%%tools%"][..]), select(vec![vec![M::Expand], vec![M::Expand, M::Contains], vec![M::Expand, M::EndsWith]]))
+            .prop_map(|(field, value, modifiers)| make(Some(field), modifiers, vec![Value::Text(value.into())])),
+        3 => (select(&[M::Minute, M::Hour, M::Day, M::Week, M::Month, M::Year][..]), proptest::option::of(select(&[M::Lt, M::Lte, M::Gt, M::Gte][..])), 0..60_i64).prop_map(|(part, how, n)| {
+            let n = if part == M::Year { 2020 + n % 10 } else { n };
+            make(Some("UtcTime"), [Some(part), how].into_iter().flatten().collect(), vec![int(n)])
+        }),
         1 => (select(&["SourceIp", "CommandLine"][..]), select(&["10.0.0.0/8", "2001:db8::/32", "10.1.2.3/32"][..]))
             .prop_map(|(field, net)| make(Some(field), vec![M::Cidr], vec![Value::Text(net.into())])),
     ]
@@ -207,6 +221,53 @@ fn meta() -> Meta {
     }
 }
 
+/// What placeholders stand for.
+pub(crate) const PLACEHOLDERS: [(&str, &[&str]); 2] =
+    [("tools", &["curl", "sh", "b*"]), ("dirs", &["bin", "a"])];
+
+/// A file of one rule, with the placeholders.
+pub(crate) fn load(text: &str) -> Loaded {
+    let listed = |(name, values): &(&str, &[&str])| {
+        ((*name).to_owned(), values.iter().map(|value| (*value).to_owned()).collect())
+    };
+    let options = Options { placeholders: PLACEHOLDERS.iter().map(listed).collect(), ..Options::default() };
+    load_with(&[SourceFile { name: "r.yml".into(), text: text.to_owned() }], &options)
+}
+
+/// The same rule with each placeholder replaced by what it stands for, for an engine that has no table of them.
+pub(crate) fn expanded(rule: &Rule) -> Rule {
+    fn of(search: &mut Search) {
+        match search {
+            Search::All(parts, _) | Search::Any(parts, _) => parts.iter_mut().for_each(of),
+            Search::Item(item) => {
+                let before = item.modifiers.len();
+                item.modifiers.retain(|modifier| modifier.value != Modifier::Expand);
+                if item.modifiers.len() < before {
+                    item.values = item.values.iter().flat_map(values).collect();
+                }
+            }
+        }
+    }
+    fn values(value: &ItemValue) -> Vec<ItemValue> {
+        let Value::Text(text) = &value.value.value else { return vec![value.clone()] };
+        let mut texts = vec![text.clone()];
+        for (name, stands_for) in PLACEHOLDERS {
+            let mark = format!("%{name}%");
+            while texts.iter().any(|text| text.contains(&mark)) {
+                let replaced = |text: &String| match text.contains(&mark) {
+                    true => stands_for.iter().map(|one| text.replacen(&mark, one, 1)).collect(),
+                    false => vec![text.clone()],
+                };
+                texts = texts.iter().flat_map(replaced).collect();
+            }
+        }
+        texts.into_iter().map(|text| ItemValue { value: spanned(Value::Text(text)), tests: vec![] }).collect()
+    }
+    let mut rule = rule.clone();
+    rule.detection.identifiers.iter_mut().for_each(|identifier| of(&mut identifier.search));
+    rule
+}
+
 /// The event of these fields.
 pub(crate) fn drafted(fields: &[(Field, DraftValue)]) -> Drafted {
     Drafted::new(Category::ProcessCreation, fields).unwrap()
@@ -214,16 +275,42 @@ pub(crate) fn drafted(fields: &[(Field, DraftValue)]) -> Drafted {
 
 /// A process creation, by its fields.
 pub(crate) fn event() -> impl Strategy<Value = Vec<(Field, DraftValue)>> {
-    let encoded =
-        select(&["", "YWJj", "L2Jpbi9zaA==", "eC9iaW4vc2h5", "YQBiAGMA", "10.1.2.3", "17", "true"][..]);
-    (held(), held(), encoded, proptest::option::of(held()), proptest::option::of(held()), 0..99_u32, 0..3_u32)
-        .prop_map(|(image, line, extra, parent, tty, pid, uid)| {
+    let encoded = select(
+        &[
+            "",
+            "YWJj",
+            "L2Jpbi9zaA==",
+            "eC9iaW4vc2h5",
+            "YQBiAGMA",
+            "AGEAYgBj",
+            "//5hAGIAYwA",
+            "a\0",
+            "10.1.2.3",
+            "17",
+            "true",
+        ][..],
+    );
+    let time = (2022..2028_i64, 0..366_i64, 0..86_400_i64).prop_map(|(year, day, second)| {
+        Timestamp(((year - 1970) * 31_556_952 + day * 86_400 + second) * 1_000_000_000)
+    });
+    (
+        held(),
+        held(),
+        encoded,
+        proptest::option::of(held()),
+        proptest::option::of(held()),
+        0..99_u32,
+        0..3_u32,
+        time,
+    )
+        .prop_map(|(image, line, extra, parent, tty, pid, uid, time)| {
             let line = if line.len() % 2 == 0 { format!("{line}{extra}") } else { extra.to_owned() };
             let mut fields = vec![
                 (Field::Image, image),
                 (Field::CommandLine, line),
                 (Field::ProcessId, pid.to_string()),
                 (Field::Uid, uid.to_string()),
+                (Field::UtcTime, time.to_string()),
             ];
             fields.extend(parent.map(|parent| (Field::ParentImage, parent)));
             fields.extend(tty.map(|tty| (Field::Tty, tty)));

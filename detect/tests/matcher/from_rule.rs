@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hemostat_detect::{
     ast::{Expr, Item, Join, Part, Pattern, Polarity, Quantifier, Rule, Search, Test},
-    schema::{Category, Field},
+    schema::{Category, DraftValue, Drafted, Field},
 };
 use model::{Activity, Created, Endpoint, Event, FilePath, Flow, Process, Protocol, Truncated};
 
@@ -39,7 +39,13 @@ pub(crate) fn events(rule: &Rule, seed: u64) -> Vec<Event> {
         satisfy(&condition.expr, rule, seed as usize, &mut wanted);
     }
     let get = |field: Field, otherwise: &str| wanted.get(&field).cloned().unwrap_or_default().text(otherwise);
-    let category = rule.routing.categories.iter().next().unwrap_or(Category::ProcessCreation);
+    const BY_HAND: [Category; 3] =
+        [Category::ProcessCreation, Category::FileEvent, Category::NetworkConnection];
+    let others = rule.routing.categories.iter().filter(|category| !BY_HAND.contains(category));
+    let mut all: Vec<Event> = others.flat_map(|category| drafted(category, &wanted, seed)).collect();
+    let Some(category) = rule.routing.categories.iter().find(|category| BY_HAND.contains(category)) else {
+        return all;
+    };
     let mut event = events::generate(1, seed + 1, Strings::Repeating).remove(0);
     let process = Process {
         exe: get(Field::Image, "/nowhere/else"),
@@ -73,7 +79,7 @@ pub(crate) fn events(rule: &Rule, seed: u64) -> Vec<Event> {
     };
     event.process = Arc::new(process);
     event.parent = Some(Arc::new(parent));
-    let mut all = vec![event.clone()];
+    all.push(event.clone());
     let mut change = |edit: &dyn Fn(&mut Process)| {
         let mut changed = event.clone();
         let mut process = (*event.process).clone();
@@ -92,6 +98,32 @@ pub(crate) fn events(rule: &Rule, seed: u64) -> Vec<Event> {
         all.push(event);
     }
     all
+}
+
+/// An event of any category by its fields, then for each of them the same with one character of it changed, and without it.
+fn drafted(category: Category, wanted: &std::collections::BTreeMap<Field, Wanted>, seed: u64) -> Vec<Event> {
+    let is_one = |field: &(Field, DraftValue)| Drafted::new(category, std::slice::from_ref(field)).is_ok();
+    let fields: Vec<(Field, DraftValue)> = wanted
+        .iter()
+        .filter(|(field, _)| field.exists_in(category))
+        .map(|(field, wanted)| (*field, DraftValue::One(wanted.text(""))))
+        .filter(is_one)
+        .collect();
+    let mut all = vec![fields.clone()];
+    for place in 0..fields.len() {
+        let mut near = fields.clone();
+        if let DraftValue::One(text) = &mut near[place].1 {
+            spoil(text, seed);
+        }
+        all.push(near);
+        let mut less = fields.clone();
+        less.remove(place);
+        all.push(less);
+    }
+    all.iter()
+        .filter_map(|fields| Drafted::new(category, fields).ok())
+        .map(|drafted| drafted.event().clone())
+        .collect()
 }
 
 /// Another character at one place.

@@ -3,6 +3,8 @@
 mod arbitrary;
 #[path = "../../examples/bench_detect/events.rs"]
 mod events;
+mod every_category;
+mod explained;
 mod from_rule;
 #[path = "../../examples/bench_detect/peer.rs"]
 #[expect(dead_code, reason = "the bench uses all of it")]

@@ -10,6 +10,7 @@ pub(crate) mod gate;
 pub(crate) mod incidents;
 pub(crate) mod kubectl;
 pub(crate) mod playbook;
+mod promotion;
 pub(crate) mod release;
 pub(crate) mod replay;
 pub(crate) mod rules;

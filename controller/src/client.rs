@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use crate::{
     api::{
         ActionView, ApiError, AuditPage, Automatic, Because, Decide, Done, Explanation, Health, IncidentList,
-        IncidentView, Judge, Playbooks, Status,
+        IncidentView, Judge, Playbooks, PromotionView, Status,
     },
     audit::Query,
 };
@@ -258,6 +258,15 @@ impl Client {
     /// When there is no answer or it is a refusal.
     pub async fn reload_playbooks(&self) -> Result<Playbooks, ClientError> {
         self.post("/v1/playbooks/reload", &Because::default()).await
+    }
+
+    /// How playbooks earn and lose their modes; of one with its runs and the patch.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn promotion(&self, playbook: Option<&str>) -> Result<Vec<PromotionView>, ClientError> {
+        let which = playbook.map_or_else(String::new, |name| format!("/{}", escape(name)));
+        self.get(&format!("/v1/promotion{which}")).await
     }
 
     /// Audit entries after `after`, and the anchor.

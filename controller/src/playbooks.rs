@@ -65,6 +65,8 @@ struct Assembled {
     policies: Vec<(String, ResponsePolicySpec)>,
     /// Of each policy, the namespace that it holds for.
     scopes: Vec<Option<String>>,
+    /// Of each policy, the text that it was read from.
+    policy_files: Vec<String>,
     /// What is wrong, with the position of its text; as many as are told.
     problems: Vec<(usize, String)>,
     /// Texts with anything wrong.
@@ -141,6 +143,17 @@ impl Book {
         &self.assembled.policies
     }
 
+    /// A playbook, and the text that it was read from.
+    pub(crate) fn find(&self, name: &str) -> Option<(&Arc<Plan>, &str)> {
+        self.assembled.plans.get(name).map(|entry| (&entry.plan, entry.file.as_str()))
+    }
+
+    /// Every policy, and the text that it was read from.
+    pub(crate) fn policies_and_files(&self) -> impl Iterator<Item = (&str, &ResponsePolicySpec, &str)> {
+        let all = self.assembled.policies.iter().zip(&self.assembled.policy_files);
+        all.map(|((name, spec), file)| (name.as_str(), spec, file.as_str()))
+    }
+
     /// The policies that speak of an incident: those for all, and those of its namespace.
     pub(crate) fn policies_for(&self, incident: &Incident) -> Vec<(String, ResponsePolicySpec)> {
         let place = Place::of(incident);
@@ -207,6 +220,7 @@ impl Assembled {
                         all.held[of].insert(format!("policy {name}"));
                         all.policies.push((name, policy.value.spec));
                         all.scopes.push(text.scope.clone());
+                        all.policy_files.push(text.name.clone());
                     }
                     Resource::Playbook(playbook) => playbooks.push((of, playbook)),
                 }

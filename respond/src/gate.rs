@@ -7,6 +7,7 @@ mod context;
 mod explain;
 mod history;
 mod loss;
+pub mod promotion;
 mod rules;
 mod wants;
 
@@ -69,6 +70,8 @@ pub struct Evidence {
     pub wants: Option<Vec<Want>>,
     /// Whether the workload is being rolled out.
     pub rollout: Rollout,
+    /// The playbook was taken back by itself ([`promotion`]).
+    pub demoted: Option<promotion::Demotion>,
 }
 
 impl Evidence {
@@ -76,7 +79,14 @@ impl Evidence {
     #[must_use]
     pub fn nothing_yet() -> Self {
         let (pattern, playbook) = (Some(Cases::default()), Some(Cases::default()));
-        Self { pattern, corpus: None, playbook, wants: Some(Vec::new()), rollout: Rollout::None }
+        Self {
+            pattern,
+            corpus: None,
+            playbook,
+            wants: Some(Vec::new()),
+            rollout: Rollout::None,
+            demoted: None,
+        }
     }
 }
 
@@ -114,6 +124,7 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
     let rules = Rules::of(plan, &matching);
     let mut verdict = Verdict { outcome: GateOutcome::Automatic, reasons: Vec::new(), signals: Vec::new() };
     mode(&mut verdict, plan, &matching);
+    demotion(&mut verdict, situation);
     pause(&mut verdict, situation);
     exclusions(&mut verdict, plan, situation, &matching);
     budgets(&mut verdict, plan, situation, &matching);
@@ -237,6 +248,13 @@ fn mode(verdict: &mut Verdict, plan: &Plan, matching: &[&(String, ResponsePolicy
             ),
             Some(mode) => verdict.note(of_mode(mode), format!("policy {name} allows at most {mode:?}")),
         }
+    }
+}
+
+fn demotion(verdict: &mut Verdict, situation: &Situation<'_>) {
+    if let Some(demotion) = &situation.evidence.demoted {
+        let what = format!("taken back to {:?} at {}: {}", demotion.to, demotion.at, demotion.because);
+        verdict.note(of_mode(demotion.to), what);
     }
 }
 

@@ -19,11 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("enrich", &["model"]),
     ("crds", &["model"]),
     ("wire", &["model"]),
+    ("narrate", &["model"]),
     ("respond", &["crds", "model"]),
     ("agent", &["agent-abi", "detect", "wire", "model"]),
     ("act", &["wire", "model"]),
-    ("controller", &["act", "detect", "enrich", "respond", "wire", "crds", "model"]),
-    ("cli", &["agent", "controller", "detect", "enrich", "respond", "wire", "crds", "model"]),
+    ("controller", &["act", "detect", "enrich", "narrate", "respond", "wire", "crds", "model"]),
+    ("cli", &["agent", "controller", "detect", "enrich", "narrate", "respond", "wire", "crds", "model"]),
     ("node-tests", &["agent", "agent-abi", "detect", "model"]),
     ("e2e-tests", &["agent", "controller", "detect", "respond", "wire", "crds", "model"]),
     ("standins", &[]),
@@ -34,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that must stay pure: nothing that does I/O below them.
-const PURE: &[&str] = &["model", "detect", "enrich", "crds", "respond"];
+const PURE: &[&str] = &["model", "detect", "enrich", "crds", "respond", "narrate"];
 const IMPURE_DEPENDENCIES: &[&str] =
     &["tokio", "mio", "hyper", "kube-client", "aya", "redb", "rustix", "axum", "tonic"];
 

@@ -1,5 +1,7 @@
 //! What keeps automatic response from beginning, and which policy decides what: pause, resume, policy explain, trust.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Subcommand;
 use controller::api::{Automatic, Explanation};
@@ -28,6 +30,14 @@ pub(crate) enum PolicyTask {
         /// The playbook; the one that answered the incident when absent.
         #[arg(long)]
         playbook: Option<String>,
+    },
+    /// How playbooks earn and lose their modes: what they would have done beside what the analysts did, agreement over time, what is proposed.
+    Promotion {
+        /// The playbook, to see its runs and its patch; all when absent.
+        playbook: Option<String>,
+        /// Write what is proposed as a change for Git into this file; `-` is standard output.
+        #[arg(long, value_name = "FILE", requires = "playbook")]
+        patch: Option<PathBuf>,
     },
 }
 
@@ -60,7 +70,12 @@ pub(crate) async fn trust(shared: &Shared, task: TrustTask) -> Result<Exit> {
 }
 
 pub(crate) async fn policy(shared: &Shared, task: PolicyTask) -> Result<Exit> {
-    let PolicyTask::Explain { incident, playbook } = task;
+    let (incident, playbook) = match task {
+        PolicyTask::Explain { incident, playbook } => (incident, playbook),
+        PolicyTask::Promotion { playbook, patch } => {
+            return super::promotion::run(shared, playbook.as_deref(), patch.as_deref()).await;
+        }
+    };
     let told = client(shared).explain(&incident, playbook.as_deref()).await.map_err(refused)?;
     render::print(shared.output, &told, |window| page(&told, window))?;
     Ok(Exit::Good)

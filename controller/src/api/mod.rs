@@ -19,6 +19,7 @@
 //! | `POST /v1/actions/ID/rollback` [`Because`] | [`Done`] |
 //! | `GET /v1/playbooks` | [`Playbooks`] |
 //! | `POST /v1/playbooks/reload` | [`Playbooks`] |
+//! | `GET /v1/promotion`, `GET /v1/promotion/NAME` | [`Vec<PromotionView>`]: how playbooks earn and lose their modes; of one with its runs and the patch |
 //! | `GET /v1/audit?after=&since=&incident=&limit=` | [`AuditPage`], oldest first, with the anchor to keep elsewhere; `since` in ns since 1970 |
 //! | `GET /metrics` | OpenMetrics text |
 //!
@@ -26,6 +27,7 @@
 //! 503 the journal cannot be written.
 
 mod peer;
+mod promotion;
 mod server;
 
 use std::collections::BTreeMap;
@@ -37,6 +39,7 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 pub use peer::{PeerError, actor_of_uid};
+pub use promotion::{PatchView, PromotionView};
 pub use respond::gate::{Explanation, Paused};
 pub(crate) use server::{MAX_READERS, Served, serve};
 

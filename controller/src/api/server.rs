@@ -114,6 +114,11 @@ fn router(served: Served) -> Router {
         .route("/v1/actions/{id}/rollback", post(rollback_action))
         .route("/v1/playbooks", get(async |s, p| ask(s, p, Ask::Playbooks).await))
         .route("/v1/playbooks/reload", post(async |s, p| change(s, p, Change::Reload).await))
+        .route("/v1/promotion", get(async |s, p| ask(s, p, Ask::Promotion(None)).await))
+        .route(
+            "/v1/promotion/{name}",
+            get(async |s, p, Path(name)| ask(s, p, Ask::Promotion(Some(name))).await),
+        )
         .route("/v1/audit", get(audit))
         .route("/metrics", get(metrics))
         .fallback(async || {

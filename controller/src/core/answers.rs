@@ -222,6 +222,7 @@ impl Core {
         turn.batch.put(Table::Runs, id.as_str().as_bytes().to_vec(), &row, ReadBack::Yes);
         let of = row.incident.clone();
         self.state.undone_by.extend(row.undoes.iter().map(|action| (action.clone(), id.clone())));
+        self.record_beside(&row, run.start(), turn);
         self.state.rows.insert(row);
         self.state.runs.insert(id.clone(), run);
         if outcome != "shadow" {

@@ -28,6 +28,7 @@ impl Core {
             Ask::Owner(action, run) => to_json(&self.owner(&action, run.as_ref())),
             Ask::Actions { all } => to_json(&self.actions(all)?),
             Ask::Playbooks => to_json(&self.playbooks()),
+            Ask::Promotion(name) => to_json(&self.promotion(name.as_deref())?),
             Ask::Audit => to_json(&self.audit_page()),
         }
     }

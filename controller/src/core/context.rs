@@ -47,6 +47,7 @@ impl Core {
             playbook: Some(trust.of_playbook(plan.name())),
             wants: Some(wants),
             rollout,
+            demoted: self.state.promotions.demotion(plan.name()),
         }
     }
 
@@ -165,6 +166,11 @@ impl Core {
         for row in rows {
             if let Some(answers) = &row.answers {
                 let word = (said, is_shadow(row));
+                self.state.promotions.change(
+                    &row.run,
+                    |beside| beside.say(said.into(), turn.now),
+                    &mut turn.batch,
+                );
                 self.state.trust.say_of_playbook(
                     &answers.playbook,
                     &row.run,
@@ -191,6 +197,7 @@ impl Core {
         }
         let Some(answers) = self.state.rows.get(run).and_then(|row| row.answers.clone()) else { return };
         let word = (said, false);
+        self.state.promotions.change(run, |beside| beside.say(said.into(), turn.now), &mut turn.batch);
         self.state.trust.say_of_rule(&answers.rule, id, word, turn.now, &mut turn.batch);
         self.state.trust.say_of_playbook(&answers.playbook, run, word, turn.now, &mut turn.batch);
     }
@@ -222,7 +229,7 @@ impl Core {
         turn: &mut Turn,
     ) -> Result<Automatic, ApiError> {
         let gone = self.state.trust.begin_anew(name, &mut turn.batch);
-        if gone == 0 {
+        if !self.promotion_anew(name, by, turn) && gone == 0 {
             let what = format!("nothing was said of a rule or playbook {name}");
             return Err(ApiError::new(ApiErrorKind::Unknown, what));
         }

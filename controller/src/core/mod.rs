@@ -14,6 +14,7 @@ mod orphans;
 mod people;
 mod pods;
 mod replayed;
+mod promotion;
 mod rows;
 mod runs;
 mod settle;
@@ -110,6 +111,8 @@ pub(crate) enum Ask {
         all: bool,
     },
     Playbooks,
+    /// How playbooks earn and lose their modes; of one with its runs and the patch.
+    Promotion(Option<String>),
     /// Where the audit log stands; who asks reads it.
     Audit,
 }
@@ -310,6 +313,7 @@ impl Core {
     fn live(mut self, mut inbox: mpsc::Receiver<Input>, runtime: &Handle) {
         let mut begin = self.turn();
         self.recover(&mut begin);
+        self.modes_of_git(&mut begin);
         // From now on it is known what comes late.
         self.correlate(&mut begin);
         self.conclude(begin);

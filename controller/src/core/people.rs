@@ -291,6 +291,7 @@ impl Core {
         book.report(&self.health);
         self.plans.send_replace(book.plans().cloned().collect());
         self.state.book = book;
+        self.modes_of_git(turn);
         let correlations = self.reload_rules(turn);
         self.state.corpus.run(&self.config.rules);
         let shown = self.state.book.show();
@@ -329,6 +330,7 @@ impl Core {
             action: action.cloned(),
             what: what.clone(),
         });
+        self.deed_beside(incident, run, by, &what, turn);
         // An incident that cannot be read is told where its runs are driven.
         drop(self.edit(incident, |whole, now| whole.tell(now, by, what), turn));
     }

@@ -140,6 +140,7 @@ impl Core {
         self.correlate(turn);
         self.attribute_again(turn);
         self.enrich_again(turn.now);
+        self.review_promotions(turn);
         let due: Vec<RunId> = self
             .state
             .runs
@@ -227,6 +228,7 @@ impl Core {
             match effect {
                 Effect::Journal(transition) => {
                     turn.transition(format!("{id}/{}/{}", transition.seq, name_of(&transition)));
+                    self.step_beside(id, &transition.change, turn);
                     turn.batch.put(
                         Table::Journal,
                         journal_key(id, transition.seq),
@@ -276,6 +278,7 @@ impl Core {
         let Some(run) = self.state.runs.get(id) else { return };
         let (summary, actions): (RunSummary, Vec<ActionRecord>) = (run.summary(), run.records());
         let life = if run.is_over() { Life::Over } else { Life::Live };
+        self.state.promotions.change(id, |beside| beside.ended(summary.state), &mut turn.batch);
         let done = u32::try_from(actions.iter().filter(|a| a.step.is_some()).count()).unwrap_or(u32::MAX);
         let grip = if actions.iter().any(holds) { Grip::Holds } else { Grip::None };
         if let Some(row) = self.state.rows.get_mut(id)

@@ -10,7 +10,8 @@ use model::{ActionId, AuditEntry, IncidentId, NodeId, RunId};
 use respond::run::Run;
 
 use super::{
-    correlate::Correlations, incidents::Incidents, links::Links, rows::Rows, runs::RunRow, trust::Trust,
+    correlate::Correlations, incidents::Incidents, links::Links, promotion::Promotions, rows::Rows,
+    runs::RunRow, trust::Trust,
 };
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub(super) sources: Arc<Sources>,
     /// What people said of findings and runs.
     pub(super) trust: Trust,
+    /// How playbooks earn and lose their modes.
+    pub(super) promotions: Promotions,
     /// What came of the rules' own tests.
     pub(super) corpus: Corpora,
     /// Incidents with findings that what is known of them was not put together for yet.
@@ -112,6 +115,7 @@ impl State {
         let book = Book::load(&config.playbooks, &sources);
         book.report(health);
         let trust = Trust::load(&store)?;
+        let promotions = Promotions::load(&store)?;
         let mut corpus = Corpora::default();
         corpus.run(&config.rules);
         Ok(Self {
@@ -132,6 +136,7 @@ impl State {
             attributing,
             sources,
             trust,
+            promotions,
             corpus,
             to_enrich: BTreeSet::new(),
         })

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{IncidentId, PlaybookName, RunId, Timestamp, Verdict};
-use respond::gate::{Cases, Paused};
+use respond::gate::{Cases, Paused, promotion::Word};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Batch, ReadBack, Store, StoreError, Table};
@@ -70,6 +70,17 @@ impl From<Verdict> for Said {
         match verdict {
             Verdict::TruePositive => Self::Right,
             Verdict::FalsePositive => Self::Wrong,
+        }
+    }
+}
+
+impl From<Said> for Word {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Right => Self::Right,
+            Said::Wrong => Self::Wrong,
+            Said::Agreed => Self::Agreed,
+            Said::Refused => Self::Refused,
         }
     }
 }

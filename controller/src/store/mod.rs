@@ -62,10 +62,12 @@ pub(crate) enum Table {
     Correlation,
     /// rule or playbook + case → what a person said of it.
     Trust,
+    /// playbook → where it stands; playbook + run → what it did beside what the analysts did.
+    Promotion,
 }
 
 impl Table {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Meta,
         Self::Nodes,
         Self::Seen,
@@ -82,6 +84,7 @@ impl Table {
         Self::FedFindings,
         Self::Correlation,
         Self::Trust,
+        Self::Promotion,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -106,6 +109,7 @@ impl Table {
             Self::FedFindings => "fed_findings",
             Self::Correlation => "correlation",
             Self::Trust => "trust",
+            Self::Promotion => "promotion",
         }
     }
 }

@@ -49,12 +49,18 @@ impl Lab {
 
     /// Stops the controller and starts it again on what is stored.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// As [`Lab::restart`], not quite as before.
+    pub(crate) async fn restart_with(self, adjust: impl FnOnce(&mut ControllerConfig)) -> Self {
         let Self { dir, handle, node, session, .. } = self;
         handle.shutdown().await;
         if let Some(session) = session {
             session.await.unwrap();
         }
-        let config = config(dir.path());
+        let mut config = config(dir.path());
+        adjust(&mut config);
         let client = Client::new(&config.socket);
         let handle = Controller::start(config).await.unwrap();
         Self { dir, handle, client, node, session: None }

@@ -15,6 +15,8 @@ mod lab;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod promotion;
+#[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod support;

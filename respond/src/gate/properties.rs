@@ -45,6 +45,7 @@ fn evidence() -> impl Strategy<Value = Evidence> {
             playbook,
             wants,
             rollout,
+            demoted: None,
         })
 }
 
@@ -94,6 +95,19 @@ proptest! {
         let after = outcome(&worse, &policies, "Auto");
         prop_assert!(found(&after) <= found(&before), "{:?} {:?}", found(&before), found(&after));
         prop_assert!(strictness(after.decision.outcome) >= strictness(before.decision.outcome));
+    }
+
+    #[test]
+    fn a_playbook_that_was_taken_back_never_does_more_than_that(
+        evidence in evidence(), policies in policies(), mode in prop::sample::select(vec!["Shadow", "Approve", "Auto"]),
+        to in prop::sample::select(vec![crds::Mode::Shadow, crds::Mode::Approve]),
+    ) {
+        let before = outcome(&evidence, &policies, mode);
+        let demoted = promotion::Demotion { from: crds::Mode::Auto, to, at: NOW, because: "two were wrong".into() };
+        let after = outcome(&Evidence { demoted: Some(demoted), ..evidence }, &policies, mode);
+        prop_assert!(strictness(after.decision.outcome) >= strictness(before.decision.outcome));
+        prop_assert!(strictness(after.decision.outcome) >= strictness(of_mode(to)));
+        prop_assert!(after.decision.reasons.iter().any(|reason| reason.contains("two were wrong")));
     }
 
     #[test]

@@ -122,6 +122,18 @@ impl Client {
         self.get(&format!("/v1/incidents/{}", act::percent_encoded(id))).await
     }
 
+    /// An incident as one document, in the form `html`, `md` or `json`.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn narrative(&self, id: &str, form: &str) -> Result<String, ClientError> {
+        let path = format!("/v1/incidents/{}/narrative?format={}", escape(id), escape(form));
+        match self.send(Method::GET, &path, None).await? {
+            (Accepted::Yes, bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            (Accepted::No, bytes) => Err(ClientError::Refused(parse(&path, &bytes)?)),
+        }
+    }
+
     /// Which policy decides what about an incident and a playbook; the one that answered it where none is named.
     ///
     /// # Errors

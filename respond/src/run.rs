@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 pub use interface::*;
 pub use journal::*;
 use model::{Actor, AuditKind, GateOutcome, RunState, Timestamp};
+pub use shadow::StepPreview;
 use state::Phase;
 pub use state::Run;
 

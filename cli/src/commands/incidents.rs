@@ -37,15 +37,30 @@ enum Task {
     Show {
         /// Its name, or an unambiguous beginning of it.
         id: String,
+        /// The whole story as one document from which to decide: a page with pictures, Markdown for a ticket, or JSON.
+        #[arg(long, value_enum, value_name = "FORM")]
+        narrative: Option<Form>,
     },
     /// Follow what happens. With `-o json` one whole incident a line, whenever it changes.
     Watch,
 }
 
+/// A form of the narrative.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Form {
+    /// One self-contained page.
+    Html,
+    /// Markdown.
+    Md,
+    /// JSON.
+    Json,
+}
+
 pub(crate) async fn run(shared: &Shared, options: Options) -> Result<Exit> {
     match options.task.unwrap_or(Task::List { limit: options.limit }) {
         Task::List { limit } => list(shared, limit).await,
-        Task::Show { id } => show(shared, &id).await,
+        Task::Show { id, narrative: None } => show(shared, &id).await,
+        Task::Show { id, narrative: Some(form) } => narrative(shared, &id, form).await,
         Task::Watch => watch(shared).await,
     }
 }
@@ -65,6 +80,20 @@ async fn show(shared: &Shared, id: &str) -> Result<Exit> {
         }
         page
     })?;
+    Ok(Exit::Good)
+}
+
+async fn narrative(shared: &Shared, id: &str, form: Form) -> Result<Exit> {
+    let name = match form {
+        Form::Html => "html",
+        Form::Md => "md",
+        Form::Json => "json",
+    };
+    let mut text = client(shared).narrative(id, name).await.map_err(refused)?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    render::write_out(&text)?;
     Ok(Exit::Good)
 }
 

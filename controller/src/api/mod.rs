@@ -13,6 +13,7 @@
 //! | `POST /v1/incidents/ID/verdict` [`Judge`] | [`Done`] |
 //! | `POST /v1/incidents/ID/close` [`Because`] | [`Done`] |
 //! | `GET /v1/incidents/ID/policy?playbook=` | [`Explanation`]: which policy decides what, and what the gate would say now |
+//! | `GET /v1/incidents/ID/narrative?format=` | the incident as one document: `html`, `md`, or `json` ([`narrate::Document`], the default) |
 //! | `POST /v1/pause` [`Because`], `POST /v1/resume` [`Because`] | [`Automatic`] |
 //! | `POST /v1/trust/NAME/begin-anew` [`Because`] | [`Automatic`]: what was said of a rule or playbook no longer counts |
 //! | `GET /v1/actions?all=` | [`Vec<ActionView>`]: those in force, or all that are known |

@@ -102,6 +102,7 @@ fn router(served: Served) -> Router {
         .route("/v1/incidents/watch", get(watch_incidents))
         .route("/v1/incidents/{id}", get(async |s, p, Path(id)| ask(s, p, Ask::Incident(id)).await))
         .route("/v1/incidents/{id}/policy", get(policy))
+        .route("/v1/incidents/{id}/narrative", get(narrative))
         .route("/v1/incidents/{id}/approve", post(approve))
         .route("/v1/incidents/{id}/deny", post(deny))
         .route("/v1/incidents/{id}/rollback", post(rollback_incident))
@@ -263,6 +264,50 @@ async fn policy(
     params: Params<PolicyParams>,
 ) -> Answer {
     ask(s, p, Ask::Explain { id, playbook: query(params)?.playbook }).await
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NarrativeParams {
+    format: Form,
+}
+
+/// A form of the narrative.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    #[default]
+    Json,
+    Html,
+    Md,
+}
+
+async fn narrative(
+    State(served): State<Served>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    params: Params<NarrativeParams>,
+) -> Answer {
+    actor(peer)?;
+    let form = query(params)?.format;
+    let bytes = served.asker.ask(Ask::Narrative(id)).await?;
+    let render: fn(&narrate::Document) -> String = match form {
+        Form::Json => return Ok(json(bytes)),
+        Form::Html => narrate::html::render,
+        Form::Md => narrate::markdown::render,
+    };
+    let told: narrate::Document = serde_json::from_slice(&bytes)
+        .map_err(|e| ApiError::new(ApiErrorKind::Unavailable, e.to_string()))?;
+    let kind = match form {
+        Form::Html => "text/html; charset=utf-8",
+        _ => "text/markdown; charset=utf-8",
+    };
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; sandbox"),
+    ];
+    Ok((headers, render(&told)).into_response())
 }
 
 async fn actions(s: State<Served>, p: ConnectInfo<Peer>, params: Params<ListParams>) -> Answer {

@@ -28,6 +28,7 @@ impl Core {
             Ask::Owner(action, run) => to_json(&self.owner(&action, run.as_ref())),
             Ask::Actions { all } => to_json(&self.actions(all)?),
             Ask::Playbooks => to_json(&self.playbooks()),
+            Ask::Narrative(id) => to_json(&self.narrative(&id)?),
             Ask::Promotion(name) => to_json(&self.promotion(name.as_deref())?),
             Ask::Audit => to_json(&self.audit_page()),
         }
@@ -87,7 +88,7 @@ impl Core {
         IncidentList { revision: self.state.incidents.revision(), incidents }
     }
 
-    fn view(&mut self, id: &str) -> Result<IncidentView, ApiError> {
+    pub(super) fn view(&mut self, id: &str) -> Result<IncidentView, ApiError> {
         let id = self.find(id)?;
         let whole = self.state.incidents.get(&self.state.store, &id);
         match whole {

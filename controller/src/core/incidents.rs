@@ -105,6 +105,11 @@ impl Incidents {
         })
     }
 
+    /// Those that changed in this turn.
+    pub(super) fn changed(&self) -> impl Iterator<Item = &IncidentRow> {
+        self.whole.values().filter(|whole| whole.dirty == Dirty::Yes).map(|whole| &whole.row)
+    }
+
     /// Puts what changed into the batch.
     pub(super) fn flush(&mut self, batch: &mut Batch) {
         for (id, whole) in self.whole.iter_mut().filter(|(_, w)| w.dirty == Dirty::Yes) {

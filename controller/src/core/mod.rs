@@ -9,6 +9,8 @@ mod correlate;
 mod incidents;
 mod ingest;
 mod links;
+mod measures;
+mod narrative;
 mod news;
 mod orphans;
 mod people;
@@ -111,6 +113,8 @@ pub(crate) enum Ask {
         all: bool,
     },
     Playbooks,
+    /// An incident as one document ([`narrate::Document`]).
+    Narrative(String),
     /// How playbooks earn and lose their modes; of one with its runs and the patch.
     Promotion(Option<String>),
     /// Where the audit log stands; who asks reads it.

@@ -75,6 +75,13 @@ impl Promotions {
         self.books.get(playbook)?.standing.as_ref()?.demoted.clone()
     }
 
+    /// Playbooks whose next mode is proposed, and those that were taken back.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let standings = || self.books.values().filter_map(|known| known.standing.as_ref());
+        let proposed = standings().filter(|standing| standing.proposed.is_some()).count();
+        (proposed, standings().filter(|standing| standing.demoted.is_some()).count())
+    }
+
     /// A run begins.
     fn begin(&mut self, run: Comparison, batch: &mut Batch) {
         let known = self.books.entry(run.playbook.clone()).or_default();
@@ -329,7 +336,9 @@ impl Core {
             let text = text_of(policy).filter(|_| spec.matches == alone && of == root && policy != file);
             match text.map(|text| mode_hunk(&path, &text, name, true, to)) {
                 Some(Ok(hunk)) => hunks.push(hunk),
-                _ => notes.push(format!("policy {name} allows at most {mode:?} where it speaks; it is not changed")),
+                _ => notes.push(format!(
+                    "policy {name} allows at most {mode:?} where it speaks; it is not changed"
+                )),
             }
         }
         Some(if hunks.is_empty() {

@@ -10,8 +10,8 @@ use model::{ActionId, AuditEntry, IncidentId, NodeId, RunId};
 use respond::run::Run;
 
 use super::{
-    correlate::Correlations, incidents::Incidents, links::Links, promotion::Promotions, rows::Rows,
-    runs::RunRow, trust::Trust,
+    correlate::Correlations, incidents::Incidents, links::Links, measures::Ledger, promotion::Promotions,
+    rows::Rows, runs::RunRow, trust::Trust,
 };
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) trust: Trust,
     /// How playbooks earn and lose their modes.
     pub(super) promotions: Promotions,
+    /// Facts of incidents for the measures.
+    pub(super) measures: Ledger,
     /// What came of the rules' own tests.
     pub(super) corpus: Corpora,
     /// Incidents with findings that what is known of them was not put together for yet.
@@ -116,6 +118,7 @@ impl State {
         book.report(health);
         let trust = Trust::load(&store)?;
         let promotions = Promotions::load(&store)?;
+        let measures = Ledger::load(&store)?;
         let mut corpus = Corpora::default();
         corpus.run(&config.rules);
         Ok(Self {
@@ -137,6 +140,7 @@ impl State {
             sources,
             trust,
             promotions,
+            measures,
             corpus,
             to_enrich: BTreeSet::new(),
         })

@@ -138,7 +138,9 @@ impl Core {
 
     fn store_and_act(&mut self, turn: &mut Turn) -> Result<(), Stopping> {
         // First, so that what is new is known for what it is: an incident that was opened in this turn is not one that may go.
+        self.note_facts(&mut turn.batch);
         self.state.incidents.flush(&mut turn.batch);
+        self.measure(turn.now, &mut turn.batch);
         let (gone, too_many) = self.state.incidents.retire(self.config.limits.incidents, &mut turn.batch);
         if too_many > 0 {
             let what = format!(

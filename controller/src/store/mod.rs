@@ -64,10 +64,12 @@ pub(crate) enum Table {
     Trust,
     /// playbook → where it stands; playbook + run → what it did beside what the analysts did.
     Promotion,
+    /// incident id → what is kept of it for the measures.
+    Measures,
 }
 
 impl Table {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Meta,
         Self::Nodes,
         Self::Seen,
@@ -85,6 +87,7 @@ impl Table {
         Self::Correlation,
         Self::Trust,
         Self::Promotion,
+        Self::Measures,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -110,6 +113,7 @@ impl Table {
             Self::Correlation => "correlation",
             Self::Trust => "trust",
             Self::Promotion => "promotion",
+            Self::Measures => "measures",
         }
     }
 }

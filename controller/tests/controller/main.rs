@@ -21,4 +21,6 @@ mod storage;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod told;
+#[cfg(test)]
 mod whole;

@@ -1,11 +1,47 @@
 //! Shadow: what would be done is recorded, and nothing else happens (I8).
 
-use model::{AuditKind, RunState, Timestamp};
+use model::{AuditKind, RunState, StepName, Timestamp, UndoClass};
 
 use super::{Change, Effect, Run, system};
 use crate::{action::describe, expression::Variables, target};
 
+/// A step as it would be done from what was known when the run began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPreview {
+    /// Its name.
+    pub step: StepName,
+    /// Its action.
+    pub action: &'static str,
+    /// Steps that come before it.
+    pub needs: Vec<StepName>,
+    /// What it would do, and to what.
+    pub would: String,
+    /// How well it can be undone (I5).
+    pub undo: UndoClass,
+    /// Whose standing approval it has, where it needs one.
+    pub standing: Option<String>,
+}
+
 impl Run {
+    /// What each step would do, in an order in which they could go.
+    #[must_use]
+    pub fn preview(&self) -> Vec<StepPreview> {
+        let order: Vec<usize> = self.plan.levels.concat();
+        let preview = |index: usize| {
+            let step = &self.plan.steps[index];
+            let way = step.ways.first()?;
+            Some(StepPreview {
+                step: step.name.clone(),
+                action: way.kind.name(),
+                needs: step.needs.iter().map(|need| self.plan.steps[*need].name.clone()).collect(),
+                would: self.would(index),
+                undo: way.kind.undo(),
+                standing: self.start.grants.standing.get(way.kind.name()).cloned(),
+            })
+        };
+        order.into_iter().filter_map(preview).collect()
+    }
+
     pub(super) fn shadow(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         // after a crash, those that are in the journal already (its first entry is the beginning) are not repeated
         let known = usize::try_from(self.seq - 1).unwrap_or(usize::MAX);

@@ -1,6 +1,13 @@
 //! What is counted. Labels have a fixed set of values (I11): never an id, a name of an object or a text from an event.
 
+mod export;
+mod facts;
+mod measure;
+
 use std::sync::atomic::AtomicU64;
+
+pub(crate) use facts::Facts;
+pub(crate) use measure::Measured;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -52,6 +59,10 @@ pub(crate) struct Metrics {
     pub(crate) correlation_hits: Family<Kind, Gauge>,
     pub(crate) correlation_groups: Gauge,
     pub(crate) source_records: Family<FormatResult, Counter>,
+    pub(crate) playbooks_proposed: Gauge,
+    pub(crate) playbooks_demoted: Gauge,
+    /// What docs/metrics.md defines, from stored facts.
+    pub(crate) measured: export::Shelf,
 }
 
 impl Default for Metrics {
@@ -79,6 +90,9 @@ impl Default for Metrics {
             correlation_hits: Family::default(),
             correlation_groups: Gauge::default(),
             source_records: Family::default(),
+            playbooks_proposed: Gauge::default(),
+            playbooks_demoted: Gauge::default(),
+            measured: export::Shelf::default(),
             // 2 µs to 65 ms
             enrichment: Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
                 2e-6, 2.0, 16,
@@ -126,6 +140,17 @@ impl Default for Metrics {
             Unit::Seconds,
             m.enrichment.clone(),
         );
+        r.register(
+            "playbooks_proposed",
+            "Playbooks whose next mode is proposed",
+            m.playbooks_proposed.clone(),
+        );
+        r.register(
+            "playbooks_demoted",
+            "Playbooks that were taken back by themselves",
+            m.playbooks_demoted.clone(),
+        );
+        r.register_collector(Box::new(m.measured.clone()));
         r.register("correlation_groups", "Groups of correlations", m.correlation_groups.clone());
         m
     }
@@ -187,5 +212,88 @@ mod tests {
         let lines = text.lines().filter(|line| line.starts_with("hemostat_controller_outcomes_total{"));
         assert_eq!(lines.count(), 5, "{text}");
         assert!(text.contains("phase=\"other\",result=\"failed\"} 1000"), "{text}");
+    }
+
+    /// What dashboards may ask for: the names of samples, with histograms' parts.
+    fn exported() -> std::collections::BTreeSet<String> {
+        let metrics = Metrics::default();
+        metrics.measured.put(Measured::of([].iter(), &[], model::Timestamp(0)));
+        let text = metrics.text();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names = types.filter_map(|line| line.split_once(' ')).flat_map(|(name, kind)| match kind {
+            "counter" => vec![format!("{name}_total")],
+            "histogram" => ["bucket", "sum", "count"].map(|part| format!("{name}_{part}")).to_vec(),
+            _ => vec![name.to_owned()],
+        });
+        names.collect()
+    }
+
+    fn folder(of: &str) -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(of)
+    }
+
+    /// Every word of a text that names a metric of ours.
+    fn named(text: &str) -> impl Iterator<Item = &str> {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|word| word.starts_with("hemostat_controller_"))
+    }
+
+    #[test]
+    fn dashboards_ask_only_for_what_is_exported_and_are_well_formed() {
+        let exported = exported();
+        let mut asked = std::collections::BTreeSet::new();
+        let mut uids = std::collections::BTreeSet::new();
+        for file in std::fs::read_dir(folder("deploy/dashboards")).unwrap() {
+            let path = file.unwrap().path();
+            let board: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            assert!(uids.insert(board["uid"].as_str().unwrap().to_owned()), "{}", path.display());
+            let (mut ids, mut places) = (std::collections::BTreeSet::new(), Vec::new());
+            for panel in board["panels"].as_array().unwrap() {
+                assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+                let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+                let (x, y, w, h) = (at("x"), at("y"), at("w"), at("h"));
+                assert!(x + w <= 24 && w > 0 && h > 0, "{panel}");
+                let apart = |one: &(u64, u64, u64, u64)| {
+                    x >= one.0 + one.2 || one.0 >= x + w || y >= one.1 + one.3 || one.1 >= y + h
+                };
+                assert!(places.iter().all(apart), "panels lie over each other: {panel}");
+                places.push((x, y, w, h));
+                for target in panel["targets"].as_array().unwrap() {
+                    let expression = target["expr"].as_str().unwrap();
+                    assert_eq!(
+                        expression.matches(['(', '{', '[']).count(),
+                        expression.matches([')', '}', ']']).count()
+                    );
+                    assert_eq!(target["datasource"]["uid"], "${datasource}");
+                    let names: Vec<&str> = named(expression).collect();
+                    assert!(!names.is_empty(), "{expression}");
+                    for name in names {
+                        assert!(
+                            exported.contains(name),
+                            "{name} of {} is not exported; there are {exported:#?}",
+                            path.display()
+                        );
+                        asked.insert(name.to_owned());
+                    }
+                }
+            }
+        }
+        assert!(uids.len() >= 2 && asked.len() >= 20, "{asked:?}");
+    }
+
+    #[test]
+    fn the_page_defines_every_metric_that_is_exported() {
+        let page = std::fs::read_to_string(folder("docs/metrics.md")).unwrap();
+        for name in exported() {
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(&name)
+                .to_owned();
+            assert!(
+                page.contains(name.trim_start_matches("hemostat_controller_")),
+                "docs/metrics.md does not tell of {name}"
+            );
+        }
     }
 }

@@ -1,0 +1,112 @@
+//! Facts of incidents for the measures, durably, longer than the incidents themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use model::{IncidentId, Timestamp};
+
+use super::Core;
+use crate::{
+    metrics::{Facts, Measured},
+    store::{Batch, IncidentRow, ReadBack, Store, StoreError, Table},
+};
+
+/// Facts are kept so long: a little longer than the longest stretch that is measured.
+const KEPT: Duration = Duration::from_secs(31 * 86_400);
+/// Incidents of which facts are kept (I11).
+const MOST: usize = 100_000;
+/// Old facts go so many at a time.
+const AT_ONCE: usize = 1000;
+/// What changed is measured anew after this, since it looks through all facts.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Stretches of time pass also where nothing changes.
+const AT_LEAST: Duration = Duration::from_secs(60);
+
+/// Facts of incidents.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    facts: BTreeMap<IncidentId, Facts>,
+    by_age: BTreeSet<(Timestamp, IncidentId)>,
+    changed: bool,
+    measured: Option<Timestamp>,
+}
+
+impl Ledger {
+    pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
+        let mut this = Self::default();
+        for (_, facts) in store.scan::<Facts>(Table::Measures, b"")? {
+            this.by_age.insert((facts.opened, facts.id.clone()));
+            this.facts.insert(facts.id.clone(), facts);
+        }
+        Ok(this)
+    }
+
+    /// An incident changed.
+    pub(super) fn note(&mut self, row: &IncidentRow, batch: &mut Batch) {
+        let id = &row.incident.id;
+        let before = self.facts.get(id);
+        match Facts::of(row, before) {
+            Some(facts) if before != Some(&facts) => {
+                batch.put(Table::Measures, id.as_str().as_bytes().to_vec(), &facts, ReadBack::No);
+                self.by_age.insert((facts.opened, id.clone()));
+                self.facts.insert(id.clone(), facts);
+                self.changed = true;
+            }
+            None if before.is_some() => self.forget(id, batch),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, id: &IncidentId, batch: &mut Batch) {
+        if let Some(facts) = self.facts.remove(id) {
+            self.by_age.remove(&(facts.opened, id.clone()));
+            batch.remove(Table::Measures, id.as_str().as_bytes().to_vec());
+            self.changed = true;
+        }
+    }
+
+    fn let_go(&mut self, now: Timestamp, batch: &mut Batch) {
+        for _ in 0..AT_ONCE {
+            let Some((opened, id)) = self.by_age.first().cloned() else { break };
+            if now.since(opened) <= KEPT && self.facts.len() <= MOST {
+                break;
+            }
+            self.forget(&id, batch);
+        }
+    }
+
+    /// Whether it is time to measure.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let Some(last) = self.measured else { return true };
+        let passed = now.since(last);
+        // A clock that was set back is no reason to wait.
+        now < last || passed >= AT_LEAST || (self.changed && passed >= AGAIN)
+    }
+}
+
+impl Core {
+    /// What changed in this turn is counted.
+    pub(super) fn note_facts(&mut self, batch: &mut Batch) {
+        for row in self.state.incidents.changed() {
+            self.state.measures.note(row, batch);
+        }
+    }
+
+    /// Measures, if it is time.
+    pub(super) fn measure(&mut self, now: Timestamp, batch: &mut Batch) {
+        if !self.state.measures.is_due(now) {
+            return;
+        }
+        let ledger = &mut self.state.measures;
+        ledger.let_go(now, batch);
+        (ledger.changed, ledger.measured) = (false, Some(now));
+        let playbooks: Vec<String> = self.state.book.plans().map(|plan| plan.name().to_string()).collect();
+        let measured = Measured::of(self.state.measures.facts.values(), &playbooks, now);
+        self.metrics.measured.put(measured);
+        let (proposed, demoted) = self.state.promotions.counts();
+        self.metrics.playbooks_proposed.set(i64::try_from(proposed).unwrap_or(i64::MAX));
+        self.metrics.playbooks_demoted.set(i64::try_from(demoted).unwrap_or(i64::MAX));
+    }
+}

@@ -106,7 +106,7 @@ impl Incidents {
     }
 
     /// Those that changed in this turn.
-    pub(super) fn changed(&self) -> impl Iterator<Item = &IncidentRow> {
+    pub(super) fn dirty_rows(&self) -> impl Iterator<Item = &IncidentRow> {
         self.whole.values().filter(|whole| whole.dirty == Dirty::Yes).map(|whole| &whole.row)
     }
 

@@ -127,7 +127,11 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn narrative(&self, id: &str, form: &str) -> Result<String, ClientError> {
-        let path = format!("/v1/incidents/{}/narrative?format={}", escape(id), escape(form));
+        let path = format!(
+            "/v1/incidents/{}/narrative?format={}",
+            act::percent_encoded(id),
+            act::percent_encoded(form)
+        );
         match self.send(Method::GET, &path, None).await? {
             (Accepted::Yes, bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             (Accepted::No, bytes) => Err(ClientError::Refused(parse(&path, &bytes)?)),
@@ -277,7 +281,7 @@ impl Client {
     /// # Errors
     /// When there is no answer or it is a refusal.
     pub async fn promotion(&self, playbook: Option<&str>) -> Result<Vec<PromotionView>, ClientError> {
-        let which = playbook.map_or_else(String::new, |name| format!("/{}", escape(name)));
+        let which = playbook.map_or_else(String::new, |name| format!("/{}", act::percent_encoded(name)));
         self.get(&format!("/v1/promotion{which}")).await
     }
 

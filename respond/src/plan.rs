@@ -105,6 +105,14 @@ impl Plan {
         Self::from_parts("node-reactions".into(), &spec, parts)
     }
 
+    /// The same in another mode.
+    #[must_use]
+    pub fn in_mode(&self, mode: Mode) -> Self {
+        let mut other = self.clone();
+        other.spec.mode = mode;
+        other
+    }
+
     fn from_parts(name: String, spec: &PlaybookSpec, parts: Parts) -> Self {
         let text = serde_json::to_string(spec).unwrap_or_default();
         Self {

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use respond::{
         Comparison, Demotion, Moved, Score, Standing, Terms, begin_anew, content_of, load, missing,
         mode_hunk, patch, review, weeks,
     },
+    plan::Plan,
     run::{Change as RunChange, RunStart},
 };
 
@@ -23,6 +25,7 @@ use crate::{
     api::{ApiError, ApiErrorKind, PatchView, PromotionView},
     audit::Draft,
     files::read_file,
+    playbooks::Plans,
     store::{Batch, ReadBack, Store, StoreError, Table},
 };
 
@@ -52,6 +55,12 @@ struct Known {
     standing: Option<Standing>,
     runs: BTreeMap<RunId, Comparison>,
     order: BTreeSet<(Timestamp, RunId)>,
+}
+
+impl Known {
+    fn is_demoted(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.demoted.is_some())
+    }
 }
 
 impl Promotions {
@@ -211,6 +220,18 @@ impl Core {
             self.tell_moved(name, &moved, turn);
         }
         self.state.promotions.bound(&mut turn.batch);
+        if self.state.promotions.books.values().any(Known::is_demoted) {
+            self.plans.send_replace(self.plans_in_force());
+        }
+    }
+
+    /// The playbooks in use, each in the mode that holds: what nodes may do by themselves goes by them.
+    fn plans_in_force(&self) -> Plans {
+        let in_force = |plan: &Arc<Plan>| match self.state.promotions.demotion(plan.name()) {
+            Some(demotion) if demotion.to < plan.spec().mode => Arc::new(plan.in_mode(demotion.to)),
+            _ => Arc::clone(plan),
+        };
+        self.state.book.plans().map(in_force).collect()
     }
 
     /// Looks at the records that changed, and at all of them from time to time, since days pass by themselves.
@@ -269,6 +290,9 @@ impl Core {
                 action: None,
                 what: format!("playbook {playbook}: {moved}"),
             });
+        }
+        if moved.iter().any(|moved| matches!(moved, Moved::Demoted(_) | Moved::Lifted { .. })) {
+            self.plans.send_replace(self.plans_in_force());
         }
     }
 

@@ -108,16 +108,21 @@ async fn two_false_positives_take_a_playbook_back_until_a_person_says_that_it_wa
     }
     let view = &lab.client.promotion(Some("miner")).await.unwrap()[0];
     assert_eq!((view.mode, view.in_force), (crds::Mode::Auto, crds::Mode::Approve));
+    let told =
+        |lab: &Lab| lab.handle.plans().borrow().iter().map(|plan| plan.spec().mode).collect::<Vec<_>>();
+    assert_eq!(told(&lab), [crds::Mode::Approve], "what nodes may do by themselves goes by it, too");
     assert!(view.patch.as_ref().unwrap().text.contains("+  mode: Approve"), "{view:?}");
     assert!(audited(&lab, "playbook miner: taken back from Auto to Approve: 2 of 2").await);
 
     let again = days.clone();
     lab.disconnect().await;
     let mut lab = lab.restart_with(|config| again.install(config)).await;
+    assert_eq!(told(&lab), [crds::Mode::Approve]);
     let third = attack(&mut lab, &days, 2).await;
     assert_eq!(third.runs[0].decision.outcome, GateOutcome::Approval, "it holds over a restart");
     assert!(third.runs[0].decision.reasons.iter().any(|reason| reason.contains("taken back to Approve")));
     lab.client.begin_anew("miner", "the rule was mended").await.unwrap();
+    assert_eq!(told(&lab), [crds::Mode::Auto]);
     let told = lab.client.explain(third.id.as_str(), Some("miner")).await.unwrap();
     assert_eq!(told.outcome, GateOutcome::Automatic, "{:?}", told.reasons);
     lab.client.deny(third.id.as_str(), None, "").await.unwrap();

@@ -129,7 +129,13 @@ impl Reach {
         what: &Value,
     ) -> Result<DynamicObject, Failure> {
         let params = PatchParams::apply(MANAGER).force();
-        self.write(api.patch(name, &params, &Patch::Apply(what))).await
+        let mut what = what.clone();
+        loop {
+            match self.write(api.patch(name, &params, &Patch::Apply(&what))).await {
+                Err(failure) if drop_undeclared(&failure, &mut what) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Applies the status of an object.
@@ -140,7 +146,13 @@ impl Reach {
         what: &Value,
     ) -> Result<DynamicObject, Failure> {
         let params = PatchParams::apply(MANAGER).force();
-        self.write(api.patch_status(name, &params, &Patch::Apply(what))).await
+        let mut what = what.clone();
+        loop {
+            match self.write(api.patch_status(name, &params, &Patch::Apply(&what))).await {
+                Err(failure) if drop_undeclared(&failure, &mut what) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Resources of a kind of ours in a namespace.
@@ -160,15 +172,65 @@ impl Reach {
     }
 }
 
+/// What server-side apply says of a field that the definition does not have.
+const UNDECLARED: &str = ": field not declared in schema";
+
+/// Leaves out what an older definition does not have, so that all the rest is written; false where nothing is left out. Who applied it sees
+/// that it does not stand there ([`super::skew`]).
+fn drop_undeclared(failure: &Failure, what: &mut Value) -> bool {
+    let Failure::Refused { code: 500, because } = failure else { return false };
+    let mut dropped = false;
+    for said in because.split_inclusive(UNDECLARED).filter_map(|said| said.strip_suffix(UNDECLARED)) {
+        // `… .status.findings`, or `… .status.runs[name="x"].because`, of which the list is left out.
+        let Some(path) = said.rsplit(char::is_whitespace).next().and_then(|path| path.strip_prefix('.'))
+        else {
+            continue;
+        };
+        let path = path.split('[').next().unwrap_or_default();
+        let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
+        let parent =
+            parents.split('.').filter(|key| !key.is_empty()).try_fold(&mut *what, |at, key| at.get_mut(key));
+        dropped |= parent.and_then(Value::as_object_mut).is_some_and(|parent| parent.remove(last).is_some());
+    }
+    dropped
+}
+
 fn classify(error: kube::Error) -> Failure {
     match error {
         kube::Error::Api(status) => match status.code {
             404 => Failure::Missing(status.message),
             409 => Failure::Conflict(status.message),
+            // An older definition: server-side apply answers so to a field that it does not have, and it is there all the same.
+            500 if status.message.contains(UNDECLARED) => {
+                Failure::Refused { code: 500, because: status.message }
+            }
             // Too busy, or on its way down or up: not its last word.
             429 | 500 | 502..=504 => Failure::Away(status.message),
             code => Failure::Refused { code, because: status.message },
         },
         other => Failure::Away(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_older_definition_does_not_have_is_left_out_and_nothing_else() {
+        let failure = |because: &str| Failure::Refused { code: 500, because: because.into() };
+        let mut what =
+            json!({"status": {"state": "Open", "findings": 3, "runs": [{"name": "x", "because": "y"}]}});
+        let one = "failed to create typed patch object (a/b; hemostat.dev/v1alpha1, Kind=Incident): .status.findings: field not declared in schema";
+        assert!(drop_undeclared(&failure(one), &mut what));
+        assert_eq!(what["status"], json!({"state": "Open", "runs": [{"name": "x", "because": "y"}]}));
+        assert!(!drop_undeclared(&failure(one), &mut what), "once: it is gone");
+        let two = "errors:\n  .status.runs[name=\"x\"].because: field not declared in schema\n  .status.odd: field not declared in schema";
+        assert!(drop_undeclared(&failure(two), &mut what));
+        assert_eq!(what["status"], json!({"state": "Open"}));
+        assert!(!drop_undeclared(&failure("etcdserver: no leader"), &mut what));
+        assert!(!drop_undeclared(&Failure::NotLeading, &mut what));
     }
 }

@@ -9,9 +9,11 @@ mod away;
 mod crash;
 mod identity;
 mod inputs;
+mod merged;
 mod node;
 mod scene;
 mod shown;
+mod skew;
 mod takeover;
 
 /// A playbook for [`node::miner`].

@@ -260,6 +260,24 @@ pub(crate) fn miner(node: &str, pid: u32) -> Report {
     })
 }
 
+/// As [`miner_in_pod`], in the container whose id is that letter again and again, of somebody who is logged in at a terminal.
+pub(crate) fn miner_at_terminal(node: &str, pid: u32, (uid, container): (&str, &str)) -> Report {
+    let Report::Finding(mut finding) = miner_in_pod(node, pid, uid) else {
+        unreachable!("a miner is a finding")
+    };
+    let mut process = (*finding.event.process).clone();
+    process.credentials.auid = Some(1000);
+    process.tty = Some("pts/9".into());
+    process.workload = Arc::new(Workload::Container {
+        runtime: Runtime::Containerd,
+        container_id: container.repeat(64),
+        pod_uid: Some(uid.into()),
+        cgroup_path: format!("/kubepods/pod{uid}/{container}"),
+    });
+    finding.event.process = Arc::new(process);
+    Report::Finding(finding)
+}
+
 /// As [`miner`], in a container of a pod.
 pub(crate) fn miner_in_pod(node: &str, pid: u32, uid: &str) -> Report {
     let Report::Finding(mut finding) = miner(node, pid) else { unreachable!("a miner is a finding") };

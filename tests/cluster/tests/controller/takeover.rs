@@ -22,26 +22,31 @@ spec:
 
 /// The uid of a pod on n1 that is attacked.
 fn pod(scene: &Scene) -> String {
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api-0", "namespace": "pay", "labels": {"app": "api"}}, "spec": {
+    pod_in(scene, "pay", "c")
+}
+
+/// The uid of a pod on n1 in a namespace, with a container whose id is one letter again and again.
+pub(crate) fn pod_in(scene: &Scene, namespace: &str, container: &str) -> String {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api-0", "namespace": namespace, "labels": {"app": "api"}}, "spec": {
         "nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "api", "image": "none"}]}});
-    scene.kubectl(&["create", "serviceaccount", "default", "-n", "pay"]);
+    scene.kubectl(&["create", "serviceaccount", "default", "-n", namespace]);
     scene.apply(&pod.to_string());
     let status = json!({"status": {"phase": "Running", "containerStatuses": [{"name": "api", "image": "none", "imageID": "none",
-        "ready": true, "restartCount": 0, "containerID": format!("containerd://{}", "c".repeat(64)),
+        "ready": true, "restartCount": 0, "containerID": format!("containerd://{}", container.repeat(64)),
         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}});
     let words = [
         "patch",
         "pod",
         "api-0",
         "-n",
-        "pay",
+        namespace,
         "--subresource=status",
         "--type=merge",
         "-p",
         &status.to_string(),
     ];
     scene.kubectl(&words);
-    scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["uid"].as_str().unwrap().to_owned()
+    scene.get(&["pod", "api-0", "-n", namespace])["metadata"]["uid"].as_str().unwrap().to_owned()
 }
 
 /// Rights that the chart gives where `cluster.label` is enabled.

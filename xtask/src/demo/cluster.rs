@@ -18,7 +18,7 @@ pub(crate) fn run(stages: &mut Stages, profile: &str, program: Option<&Path>, cn
     let stage = Stage::up(stages, &Setup { profile, program, cni, ..Setup::default() })?;
     stages.title("A miner in one pod of two");
     play(&stage, stages)?;
-    stage.uninstall(stages, Asks::First)?;
+    stage.uninstall(stages, Asks::Nobody)?;
     drop(stage);
     stages.title("The cluster is gone");
     Ok(stages.proofs())

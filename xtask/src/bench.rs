@@ -85,12 +85,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Name::Detect => return detect::run(effort, options.json),
         Name::Enrich => return enrich::run(effort, options.json),
-        Name::Pipeline => return judgement::run("hemostat", "bench_pipeline", effort, options.json),
-        Name::Correlate => {
-            return judgement::run("hemostat-controller", "bench_restart", effort, options.json);
-        }
-        Name::Replay => return judgement::run("hemostat", "bench_replay", effort, options.json),
-        Name::Year => return judgement::run("hemostat", "bench_year", effort, options.json),
+        Name::Pipeline => return judgement::run("bench_pipeline", effort, options.json),
+        Name::Correlate => return judgement::run("bench_restart", effort, options.json),
+        Name::Replay => return judgement::run("bench_replay", effort, options.json),
+        Name::Year => return judgement::run("bench_year", effort, options.json),
         Name::Latency => latency::run(effort, &mut report)?,
         Name::Overhead => overhead::run(effort, &mut report)?,
         Name::Memory => overhead::memory(effort, &mut report)?,

@@ -7,11 +7,11 @@ use anyhow::Result;
 use super::Effort;
 use crate::progress;
 
-pub(crate) fn run(package: &str, example: &str, effort: Effort, json: bool) -> Result<()> {
+pub(crate) fn run(example: &str, effort: Effort, json: bool) -> Result<()> {
     let mut command = Command::new("cargo");
     command
         .current_dir(progress::root())
-        .args(["run", "--quiet", "--release", "-p", package, "--example", example, "--"])
+        .args(["run", "--quiet", "--release", "-p", "hemostat", "--example", example, "--"])
         .args((effort == Effort::Quick).then_some("--quick"))
         .args(json.then_some("--json"));
     progress::run(&format!("bench {example}"), &mut command)

@@ -1,4 +1,4 @@
-//! `cargo run --release -p hemostat-controller --example bench_restart [-- --quick] [--json]`: a controller with a correlation of 24 hours over a
+//! `cargo run --release -p hemostat --example bench_restart [-- --quick] [--json]`: a controller with a correlation of 24 hours over a
 //! million live groups is stopped and started again; then every finding comes a second time, and of a thousand groups the finding that
 //! makes them true. Ends with 1 if a target is missed.
 #![expect(
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hemostat_controller::{Controller, ControllerConfig, ControllerHandle, client::Client, wall_clock};
+use controller::{Controller, ControllerConfig, ControllerHandle, client::Client, wall_clock};
 use model::*;
 use serde_json::json;
 use wire::link::{AgentLink, in_process};

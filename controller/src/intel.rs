@@ -1,6 +1,8 @@
 //! Feeds of threat intelligence from files: read at the start and again when they change, apart from everything else. What is broken is
 //! told, and what was read of it before stays in force.
 
+mod taxii;
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -25,6 +27,9 @@ use crate::{
     health::{HealthBoard, Part},
 };
 
+/// How soon a collection is asked again that was not fetched.
+const AFTER_FAILURE: Duration = Duration::from_secs(300);
+
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -33,23 +38,51 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct FeedSource {
     /// How it is taken; called after its file.
     pub spec: FeedSpec,
-    /// Where it lies. A file that is exchanged by renaming is never seen half written.
+    /// Where it lies. A file that is exchanged by renaming is never seen half written. Of a collection: where it is kept, once that is known.
     pub path: PathBuf,
+    /// The collection of a TAXII server that it is fetched from.
+    pub collection: Option<Box<Collection>>,
 }
 
-/// `FORMAT=PATH[,confidence=N][,age=PERIOD][,private]`: format is plain, csv, misp or stix.
+pub use taxii::Collection;
+
+/// `FORMAT=PATH[,confidence=N][,age=PERIOD][,private]`: format is plain, csv, misp or stix; or `taxii=https://HOST/ROOT/collections/ID/` with
+/// `user=NAME`, `password=FILE`, `token=FILE`, `ca=FILE` and `every=PERIOD` besides.
 impl FromStr for FeedSource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (format, rest) = text.split_once('=').ok_or("a feed is FORMAT=PATH")?;
         let mut parts = rest.split(',');
-        let path = PathBuf::from(parts.next().unwrap_or_default());
-        let name =
-            path.file_name().and_then(|name| name.to_str()).ok_or("a feed is FORMAT=PATH, of a file")?;
-        let mut spec = FeedSpec::new(name, format.parse::<Format>()?);
+        let place = parts.next().unwrap_or_default();
+        let (path, mut collection, mut spec) = if format == "taxii" {
+            if !place.starts_with("https://") {
+                return Err("a collection is taxii=https://HOST/ROOT/collections/ID/".into());
+            }
+            let collection = Collection {
+                url: place.to_owned(),
+                user: None,
+                password: None,
+                token: None,
+                ca: None,
+                every: taxii::EVERY,
+            };
+            (PathBuf::new(), Some(Box::new(collection)), FeedSpec::new(place, Format::Stix))
+        } else {
+            let path = PathBuf::from(place);
+            let name =
+                path.file_name().and_then(|name| name.to_str()).ok_or("a feed is FORMAT=PATH, of a file")?;
+            let spec = FeedSpec::new(name, format.parse::<Format>()?);
+            (path, None, spec)
+        };
         for part in parts {
-            match part.split_once('=') {
+            let one = part.split_once('=');
+            if let (Some(collection), Some((key, value))) = (&mut collection, one)
+                && collection.takes(key, value)?
+            {
+                continue;
+            }
+            match one {
                 Some(("confidence", number)) => {
                     let most = |number: &u8| *number <= 100;
                     spec.confidence =
@@ -68,7 +101,7 @@ impl FromStr for FeedSource {
                 }
             }
         }
-        Ok(Self { spec, path })
+        Ok(Self { spec, path, collection })
     }
 }
 
@@ -111,6 +144,84 @@ pub(crate) async fn follow(
     if sources.is_empty() {
         return;
     }
+    let fetching = tokio_util::task::TaskTracker::new();
+    for source in &sources {
+        if let Some(collection) = source.collection.clone() {
+            let (path, health, stop) = (source.path.clone(), health.clone(), stop.clone());
+            fetching.spawn(keep_fetching(*collection, path, health, stop));
+        }
+    }
+    fetching.close();
+    follow_files(sources, intelligence, (clock, health, stop)).await;
+    fetching.wait().await;
+}
+
+/// Where the collections are kept: below `state`.
+pub(crate) fn place(sources: &mut [FeedSource], state: &Path) {
+    for source in sources.iter_mut().filter(|source| source.path.as_os_str().is_empty()) {
+        if let Some(collection) = &source.collection {
+            let digest = model::short_hash([collection.url.as_str()], 8);
+            source.path = state.join("feeds").join(format!("taxii-{digest}.json"));
+        }
+    }
+}
+
+/// Asks for what is new, again and again; sooner where it went wrong.
+async fn keep_fetching(collection: Collection, path: PathBuf, health: HealthBoard, stop: CancellationToken) {
+    let mut said = false;
+    loop {
+        let fetched = tokio::select! {
+            fetched = taxii::fetch(&collection, &path) => fetched,
+            () = stop.cancelled() => return,
+        };
+        let wait = match fetched {
+            Ok(indicators) => {
+                tracing::info!(collection = collection.url, indicators, "a collection was fetched");
+                if std::mem::take(&mut said) {
+                    health.restored(Part::Intelligence);
+                }
+                collection.every
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a collection is not fetched");
+                health.degraded(
+                    Part::Intelligence,
+                    format!("{error}; what was fetched of it before stays in force"),
+                );
+                said = true;
+                collection.every.min(AFTER_FAILURE)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+impl Collection {
+    /// Whether an option is one of a collection's own.
+    fn takes(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "user" => self.user = Some(value.to_owned()),
+            "password" => self.password = Some(value.into()),
+            "token" => self.token = Some(value.into()),
+            "ca" => self.ca = Some(value.into()),
+            "every" => {
+                let period: crds::Period = value.parse().map_err(|error| format!("every: {error}"))?;
+                self.every = period.0.max(taxii::SOONEST);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+async fn follow_files(
+    sources: Vec<FeedSource>,
+    intelligence: Arc<Intelligence>,
+    (clock, health, stop): (Clock, HealthBoard, CancellationToken),
+) {
     let mut known: Vec<Followed> =
         sources.into_iter().map(|source| Followed { source, mark: None, problem: None }).collect();
     loop {
@@ -151,6 +262,12 @@ impl Followed {
     /// Reads it if it is another one than before; whether anything is to be told.
     fn look(&mut self, intelligence: &Intelligence, clock: &Clock) -> bool {
         let mark = mark_of(&self.source.path);
+        if self.source.collection.is_some()
+            && mark.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            // Nothing was fetched yet; why is told by who fetches.
+            return false;
+        }
         if let Ok(mark) = mark
             && self.mark == Some(mark)
         {
@@ -242,9 +359,23 @@ mod tests {
         assert_eq!((source.spec.name.as_str(), source.spec.format), ("a.csv", Format::Csv));
         assert_eq!((source.spec.confidence, source.spec.private), (80, Private::Taken));
         assert_eq!(source.spec.age, Duration::from_secs(30 * 86_400));
-        for bad in
-            ["/feeds/a", "xml=/feeds/a", "csv=", "csv=/a,confidence=101", "csv=/a,age=soon", "csv=/a,public"]
-        {
+        let text = "taxii=https://h/api1/collections/c/,user=ada,password=/p,every=5m,confidence=90";
+        let source: FeedSource = text.parse().unwrap();
+        let collection = source.collection.as_deref().unwrap();
+        assert_eq!((collection.user.as_deref(), collection.every), (Some("ada"), Duration::from_secs(300)));
+        let mut all = [source.clone()];
+        place(&mut all, Path::new("/state"));
+        assert!(all[0].path.starts_with("/state/feeds") && source.spec.confidence == 90);
+        for bad in [
+            "/feeds/a",
+            "taxii=/feeds/a",
+            "taxii=https://h/c,every=x",
+            "xml=/feeds/a",
+            "csv=",
+            "csv=/a,confidence=101",
+            "csv=/a,age=soon",
+            "csv=/a,public",
+        ] {
             assert!(bad.parse::<FeedSource>().is_err(), "{bad}");
         }
     }
@@ -253,7 +384,8 @@ mod tests {
     fn a_feed_that_changes_is_read_again_and_one_that_breaks_stays_in_force() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
-        let source = FeedSource { spec: FeedSpec::new("list", Format::Plain), path: path.clone() };
+        let spec = FeedSpec::new("list", Format::Plain);
+        let source = FeedSource { spec, path: path.clone(), collection: None };
         let mut one = Followed { source, mark: None, problem: None };
         let (all, clock) = (Intelligence::default(), crate::wall_clock());
         assert!(one.look(&all, &clock) && one.problem.as_ref().unwrap().contains("cannot be read"));

@@ -171,8 +171,10 @@ impl Controller {
         };
         let path = config.socket.clone();
         let pods = config.pods.clone();
+        let mut feeds = config.feeds.clone();
+        crate::intel::place(&mut feeds, config.journal.parent().unwrap_or(std::path::Path::new(".")));
         let following = crate::intel::follow(
-            config.feeds.clone(),
+            feeds,
             Arc::clone(&config.intelligence),
             (Arc::clone(&config.clock), health.clone(), stop.clone()),
         );

@@ -11,6 +11,7 @@ pub mod intelligence;
 pub mod join;
 pub mod observe;
 pub mod read;
+pub mod taxii;
 
 pub use feed::{Feed, FeedReport, FeedSpec, Format, Limits};
 pub use index::{Hit, Relation};

@@ -3,8 +3,8 @@
 mod place;
 
 use model::{
-    Account, Activity, Backing, CgroupId, Event, Fact, Finding, Incident, NodeId, ObjectRef, ObjectWrite,
-    Process, ProcessKey, Record, Timestamp, Workload,
+    Account, Activity, Backing, CgroupId, Event, Fact, FactKind, Finding, Incident, IntelligenceMatch,
+    NodeId, ObjectRef, ObjectWrite, Process, ProcessKey, Record, Timestamp, Workload,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -116,13 +116,31 @@ impl Facts {
     }
 }
 
+/// What is known beside the findings is what was known when the run was decided: a feed that is read later changes nothing of it.
 fn incident_facts(incident: &Incident) -> Value {
+    let known = &incident.enrichment.intelligence;
+    let facts = incident.enrichment.facts.iter();
+    let sensitivity = facts.filter(|fact| fact.kind == FactKind::Sensitivity).map(|fact| fact.what.as_str());
     json!({
         "id": incident.id.as_str(),
         "title": incident.title,
         "severity": incident.severity,
         "techniques": bounded(&incident.techniques),
         "finding_count": incident.findings.len() as u64 + incident.findings_dropped,
+        "intelligence": known.iter().take(MAX_LIST).map(intelligence).collect::<Value>(),
+        "intelligence_confidence": known.iter().map(|one| one.confidence).max().unwrap_or(0),
+        "sensitivity": sensitivity.take(MAX_LIST).collect::<Vec<&str>>(),
+    })
+}
+
+/// What a feed says of something that was seen.
+fn intelligence(found: &IntelligenceMatch) -> Value {
+    json!({
+        "observed": found.observed,
+        "indicator": found.indicator,
+        "relation": found.relation,
+        "feed": found.feed,
+        "confidence": found.confidence,
     })
 }
 
@@ -280,6 +298,61 @@ fn bounded(texts: &[String]) -> &[String] {
 #[cfg(test)]
 mod tests {
     use super::stat_device;
+
+    #[test]
+    fn expressions_see_what_feeds_say_and_what_is_at_stake() {
+        let mut incident = model::Incident {
+            id: model::IncidentId::new("inc-1"),
+            title: "t".into(),
+            severity: model::Level::High,
+            state: model::IncidentState::Open,
+            entities: vec![],
+            pods: vec![],
+            sessions: vec![],
+            findings: vec![],
+            findings_dropped: 0,
+            techniques: vec![],
+            first_event: model::Timestamp(1),
+            opened: model::Timestamp(1),
+            updated: model::Timestamp(1),
+            contained: None,
+            verdict: None,
+            enrichment: model::Enrichment::default(),
+            actions: vec![],
+            runs: vec![],
+            timeline: vec![],
+        };
+        let holds = |incident: &model::Incident, text: &str| {
+            let mut facts = super::Facts::without_finding(incident, &model::NodeId::new("n"));
+            facts.finding = serde_json::json!({});
+            let scope = crate::expression::Scope::Trigger;
+            let condition = crate::expression::Expression::compile(text, scope).unwrap();
+            condition.holds(&crate::expression::Variables::of(&facts)).unwrap()
+        };
+        let bad =
+            "incident.intelligence_confidence >= 80 && incident.intelligence.exists(i, i.feed == 'list')";
+        assert!(!holds(&incident, bad));
+        incident.enrichment.intelligence.push(model::IntelligenceMatch {
+            observed: "198.51.100.7".into(),
+            seen_in: "finding 1".into(),
+            indicator: "198.51.100.0/24".into(),
+            relation: "within".into(),
+            feed: "list".into(),
+            confidence: 90,
+            seen: Some(model::Timestamp(1)),
+            expires: None,
+            written: model::Timestamp(1),
+            note: String::new(),
+        });
+        incident.enrichment.facts.push(model::StatedFact {
+            kind: model::FactKind::Sensitivity,
+            what: "data-classification of the pod pay/api: secret".into(),
+            source: "the API server".into(),
+            known: model::Timestamp(1),
+        });
+        assert!(holds(&incident, bad));
+        assert!(holds(&incident, "incident.sensitivity.exists(s, s.endsWith(': secret'))"));
+    }
 
     #[test]
     fn device_numbers_are_those_of_stat() {

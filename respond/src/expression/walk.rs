@@ -57,7 +57,19 @@ const OF_STEP: [&str; 4] = ["state", "succeeded", "failed", "outputs"];
 
 /// Fields of each variable; docs/playbooks.md lists them with their meaning, and a test compares them with the facts.
 const FIELDS: [(&str, &[&str]); 4] = [
-    ("incident", &["id", "title", "severity", "techniques", "finding_count"]),
+    (
+        "incident",
+        &[
+            "id",
+            "title",
+            "severity",
+            "techniques",
+            "finding_count",
+            "intelligence",
+            "intelligence_confidence",
+            "sensitivity",
+        ],
+    ),
     (
         "finding",
         &["id", "rule", "title", "level", "techniques", "tactics", "count", "matched", "event", "process"],

@@ -6,146 +6,17 @@
     reason = "tests, and what they share; the runner counts lines of skips"
 )]
 
+mod place;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
 
 use serde_json::Value;
 
-/// One of programs, one that needs the hook of connections.
-const RULES: &str = "title: The Probe Ran
-id: probe-ran
-logsource: {product: linux, category: process_creation}
-detection: {s: {Image|endswith: /hemostat-machine-probe}, condition: s}
-level: high
----
-title: A Connection to Nowhere
-id: nowhere
-logsource: {product: linux, category: network_connection}
-detection: {s: {DestinationIp: 192.0.2.77}, condition: s}
-level: high
-";
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A place of its own for one `hemostat standalone`.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        for folder in ["rules", "playbooks", "state"] {
-            fs::create_dir(place.at(folder)).unwrap();
-        }
-        fs::write(place.at("rules/probe.yml"), RULES).unwrap();
-        fs::copy("/bin/true", place.at("hemostat-machine-probe")).unwrap();
-        place
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// The words that start it here, behind a script that runs in a mount namespace of its own with a bpffs of its own (so that no other
-    /// agent's pins are met) and ends with running them.
-    fn standalone(&self, script: &str) -> Command {
-        let script =
-            format!("set -e; if [ -d /sys/fs/bpf ]; then mount -t bpf bpf /sys/fs/bpf; fi; {script} \"$@\"");
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
-        command.arg(env!("CARGO_BIN_EXE_hemostat")).arg("--socket").arg(self.at("control.sock"));
-        command.args(["standalone", "--reactions", "off", "--rules"]).arg(self.at("rules"));
-        command.arg("--playbooks").arg(self.at("playbooks")).arg("--state").arg(self.at("state"));
-        command.env_remove("HEMOSTAT_SOCKET").env_remove("HEMOSTAT_STATE").env_remove("HEMOSTAT_LOG");
-        command
-    }
-
-    /// Started and watching; what it said where it ended instead.
-    fn start(&self, script: &str) -> Result<Standalone, String> {
-        let said = self.at("log");
-        let log = fs::File::create(&said).unwrap();
-        let mut child =
-            Standalone(self.standalone(script).stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        until("it neither started nor ended", || {
-            let log = fs::read_to_string(&said).unwrap();
-            let ended = child.0.try_wait().unwrap().is_some();
-            (ended || log.contains("watching this host")).then_some(if ended { Err(log) } else { Ok(()) })
-        })?;
-        Ok(child)
-    }
-
-    fn ask(&self, words: &[&str]) -> Option<Value> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hemostat"));
-        let output = command.arg("--socket").arg(self.at("control.sock")).args(["-o", "json"]).args(words);
-        serde_json::from_slice(&output.output().unwrap().stdout).ok()
-    }
-
-    /// The node's own word about itself.
-    fn node(&self) -> Option<Value> {
-        let status = self.ask(&["status"])?;
-        let node = status["nodes"][0]["status"].clone();
-        node.is_object().then_some(node)
-    }
-
-    fn run_probe(&self) {
-        assert!(Command::new(self.at("hemostat-machine-probe")).status().unwrap().success());
-    }
-
-    fn has_incident_of_the_probe(&self) -> Option<()> {
-        let list = self.ask(&["incidents"])?;
-        list.as_array()?.iter().any(|incident| incident["title"] == "The Probe Ran").then_some(())
-    }
-}
-
-/// Ended at the end whatever happens; the shell before it has become it.
-struct Standalone(Child);
-
-impl Standalone {
-    /// SIGTERM, and how it ended.
-    fn terminate(&mut self) -> ExitStatus {
-        self.signal(rustix::process::Signal::TERM);
-        until("SIGTERM was not heard", || self.0.try_wait().unwrap())
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
-    }
-}
-
-impl Drop for Standalone {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn until<T>(otherwise: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{otherwise}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Why the test of `what` cannot be made here, said aloud.
-fn skipped(what: &str, tools: &[&str]) -> bool {
-    let missing = tools.iter().find(|tool| Command::new(tool).arg("--version").output().is_err());
-    let because = match missing {
-        _ if !rustix::process::geteuid().is_root() => "it needs root".to_owned(),
-        Some(tool) => format!("{tool} (util-linux) is not there"),
-        None if Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|s| s.success()) => {
-            return false;
-        }
-        None => "no mount namespace can be made here".to_owned(),
-    };
-    println!("SKIPPED: {what}: {because}");
-    true
-}
+use place::{Place, RULES, skipped, until};
 
 #[test]
 fn without_the_kernels_types_it_says_where_they_should_be_and_what_to_do() {

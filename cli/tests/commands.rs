@@ -1,0 +1,287 @@
+//! Every command as a person meets it who has no Hemostat running, no rights, a typing error or a broken file: exit code, what, where, and the
+//! next step.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread::JoinHandle,
+};
+
+use serde_json::Value;
+
+fn hemostat(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hemostat"));
+    command.env_remove("HEMOSTAT_SOCKET").env_remove("HEMOSTAT_STATE").args(words).stdin(Stdio::null());
+    command
+}
+
+fn said(output: Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+fn run(words: &[&str]) -> (Option<i32>, String) {
+    said(hemostat(words).output().unwrap())
+}
+
+/// All that ask the controller.
+const ASKING: [&[&str]; 16] = [
+    &["status"],
+    &["incidents"],
+    &["incidents", "list"],
+    &["incidents", "show", "inc-1"],
+    &["incidents", "watch"],
+    &["approve", "inc-1", "step"],
+    &["deny", "inc-1", "--all"],
+    &["rollback", "inc-1"],
+    &["rollback", "act-1"],
+    &["verdict", "inc-1", "false-positive"],
+    &["close", "inc-1"],
+    &["pause"],
+    &["resume"],
+    &["policy", "explain", "inc-1"],
+    &["trust", "begin-anew", "rule", "--reason", "x"],
+    &["audit", "show"],
+];
+
+#[test]
+fn without_a_running_hemostat_each_says_where_it_looked_and_asks_whether_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = dir.path().join("nobody.sock");
+    drop(UnixListener::bind(&nobody).unwrap());
+    for socket in [dir.path().join("none.sock"), nobody] {
+        let socket = socket.display().to_string();
+        for words in ASKING {
+            for form in ["table", "json", "yaml"] {
+                let output = hemostat(&["--socket", &socket, "-o", form]).args(words).output().unwrap();
+                assert!(output.stdout.is_empty(), "{words:?}: an error is no result: {output:?}");
+                let (code, text) = said(output);
+                assert_eq!(code, Some(3), "{words:?}: {text}");
+                assert!(text.contains(&socket) && text.contains("is it running?"), "{words:?}: {text}");
+            }
+        }
+    }
+}
+
+/// Something else listens there.
+fn stranger(socket: &Path, answer: &'static [u8]) -> JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for _ in 0..ASKING.len() {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _asked = stream.read(&mut [0; 4096]);
+            let _answered = stream.write_all(answer);
+        }
+    })
+}
+
+#[test]
+fn whatever_listens_on_the_socket_it_ends_with_a_message_and_never_with_a_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let answers: [&[u8]; 4] = [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n{\"a\": 1}\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\nconnection: close\r\n\r\n{\"inc",
+    ];
+    for (n, answer) in answers.into_iter().enumerate() {
+        let socket = dir.path().join(format!("{n}.sock"));
+        let answering = stranger(&socket, answer);
+        for words in ASKING {
+            let (code, text) = run(&[&["--socket", socket.to_str().unwrap()], words].concat());
+            assert!(matches!(code, Some(1 | 3)), "{words:?}: {code:?} {text}");
+            assert!(text.starts_with("error: ") && text.contains("the controller"), "{words:?}: {text}");
+            assert!(!text.contains("panicked"), "{text}");
+        }
+        answering.join().unwrap();
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_usage_and_what_was_meant_is_said() {
+    for (words, part) in [
+        (&["aprove", "inc-1"][..], "approve"),
+        (&["approve"], "<INCIDENT>"),
+        (&["deny"], "<INCIDENT>"),
+        (&["approve", "inc-1", "step", "--all"], "--all"),
+        (&["incidents", "show"], "<ID>"),
+        (&["incidents", "list", "--limit", "many"], "--limit"),
+        (&["status", "-o", "xml"], "json"),
+        (&["completions", "tcsh"], "bash"),
+        (&["release", "act-1", "--all"], "--all"),
+        (&["verdict", "inc-1", "bad"], "false-positive"),
+        (&["trust", "begin-anew", "rule"], "--reason"),
+        (&["doctor", "--certificate", "x"], "--key"),
+        (&["audit"], "verify"),
+        (&["standalone", "--reactions", "sometimes"], "auto"),
+        (&["standalone", "--feed", "wrong"], "--feed"),
+        (&["standalone", "--source", "nonsense=/x"], "--source"),
+    ] {
+        let (code, text) = run(words);
+        assert!(code == Some(2) && text.contains(part), "{words:?}: {code:?} {text}");
+    }
+}
+
+#[test]
+fn each_shell_takes_its_completions() {
+    for (shell, command, check) in [
+        ("bash", "complete -F _hemostat", "complete -p hemostat"),
+        ("zsh", "#compdef hemostat", "whence _hemostat"),
+        ("fish", "complete -c hemostat", "complete -c hemostat"),
+        ("elvish", "edit:completion", ""),
+        ("powershell", "Register-ArgumentCompleter", ""),
+    ] {
+        let (code, text) = run(&["completions", shell]);
+        assert!(code == Some(0) && text.contains(command), "{shell}: {code:?}");
+        for word in ["standalone", "incidents", "rollback", "audit", "completions"] {
+            assert!(text.contains(word), "{shell}: {word}");
+        }
+        if check.is_empty() {
+            continue;
+        }
+        let program = Command::new(shell).args(["-c", "true"]).status();
+        if !program.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: the shell's own look at its completions: {shell} is not here");
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("completions");
+        fs::write(&file, &text).unwrap();
+        let prelude = if shell == "zsh" { "autoload -U compinit; compinit -u -D;" } else { "" };
+        let script = format!("{prelude} source {} && {check}", file.display());
+        let (code, told) = said(Command::new(shell).args(["-c", &script]).output().unwrap());
+        assert!(code == Some(0), "{shell} does not take it: {told}");
+    }
+    // What bash offers for a beginning.
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(hemostat inc); COMP_CWORD=1; _hemostat hemostat inc hemostat; echo \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    match bash.args(["-c", script, env!("CARGO_BIN_EXE_hemostat")]).output() {
+        Ok(output) => {
+            let (_, offered) = said(output);
+            assert_eq!(offered.trim(), "incidents");
+        }
+        Err(error) => println!("SKIPPED: what bash offers: {error}"),
+    }
+}
+
+fn doctor(words: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let words = [&["-o", "json", "--socket", "/nonexistent/control.sock", "doctor", "--no-hooks"], words];
+    let output = hemostat(&words.concat()).output().unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn look<'a>(looks: &'a [Value], what: &str) -> &'a Value {
+    looks.iter().find(|look| look["what"] == what).unwrap_or_else(|| panic!("no look at {what}: {looks:#?}"))
+}
+
+#[test]
+fn doctor_says_of_each_thing_how_it_is_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let state = at("state");
+    let (_, looks) = doctor(&["--state", &state]);
+    for what in ["kernel", "kernel types (BTF)", "rights", "cgroup v2", "bpffs", "BPF LSM", "clock", "disk"] {
+        let verdict = look(&looks, what)["verdict"].as_str().unwrap().to_owned();
+        assert!(["good", "lesser", "bad", "skipped"].contains(&verdict.as_str()), "{what}: {verdict}");
+        assert!(!look(&looks, what)["found"].as_str().unwrap().is_empty(), "{what}");
+    }
+    let controller = look(&looks, "controller");
+    assert_eq!(controller["verdict"], "skipped");
+    assert!(controller["next"].as_str().unwrap().contains("hemostat standalone"), "{controller}");
+    assert!(!Path::new(&state).exists(), "a look makes nothing");
+    // rules and playbooks with a mistake
+    fs::write(at("r.yml"), "title: A\nid: a\ndetection: {s: {Imag: /x}, condition: t}\n").unwrap();
+    fs::write(at("p.yaml"), "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {name: p}\nspec: {steps: [{name: a, action: no}]}\n").unwrap();
+    let (code, looks) = doctor(&["--rules", &at("r.yml"), "--playbooks", &at("p.yaml")]);
+    assert_eq!(code, Some(1));
+    for (what, next) in [("rules", "hemostat rules check"), ("playbooks", "hemostat playbook check")] {
+        let look = look(&looks, what);
+        assert!(look["verdict"] == "bad" && look["next"].as_str().unwrap().contains(next), "{look}");
+    }
+    let (code, looks) = doctor(&["--rules", &at("none"), "--playbooks", &at("none")]);
+    assert_eq!(code, Some(1));
+    for what in ["rules", "playbooks"] {
+        assert!(look(&looks, what)["found"].as_str().unwrap().contains(&at("none")), "{looks:#?}");
+    }
+    // a table of it, and the same in YAML
+    let words = ["--socket", "/nonexistent/s", "doctor", "--no-hooks", "--state", &state];
+    let (_, page) = run(&words);
+    assert!(page.contains("kernel types (BTF)") && page.contains(" skipped"), "{page}");
+    let yaml = hemostat(&[&["-o", "yaml"], &words[..]].concat()).output().unwrap().stdout;
+    let yaml: Vec<Value> = serde_saphyr::from_str(&String::from_utf8(yaml).unwrap()).unwrap();
+    assert_eq!(yaml.len(), looks.len());
+}
+
+#[test]
+fn without_root_doctor_names_the_rights_that_are_missing() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root: this test takes root away from a process, which needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("hemostat");
+    fs::copy(env!("CARGO_BIN_EXE_hemostat"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["-o", "json", "--socket", "/nonexistent/s", "doctor"]).current_dir(dir.path());
+    let output = command.uid(65534).gid(65534).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let looks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let rights = look(&looks, "rights");
+    assert!(rights["found"].as_str().unwrap().contains("CAP_BPF"), "{rights}");
+    assert!(rights["next"].as_str().unwrap().contains("sudo"), "{rights}");
+    assert_eq!(look(&looks, "hooks")["verdict"], "bad");
+    for words in
+        [&["standalone"][..], &["agent", "--controller", "https://localhost:1", "--enrol-token", "/x"]]
+    {
+        let (code, text) = said(Command::new(&program).args(words).uid(65534).gid(65534).output().unwrap());
+        assert!(matches!(code, Some(2 | 4)) && !text.contains("panicked"), "{words:?}: {code:?} {text}");
+    }
+}
+
+#[test]
+fn a_broken_file_for_standalone_is_told_with_its_name_before_anything_is_attached() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root: standalone looks at its rights first");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::create_dir(at("rules")).unwrap();
+    fs::write(at("mask.yaml"), "version: 1\nrules:\n  - name: mine\n    pattern: '('\n").unwrap();
+    fs::write(at("torn.yaml"), "version: 1\nrules: [\n").unwrap();
+    fs::write(at("a-file"), "").unwrap();
+    fs::create_dir_all(at("state")).unwrap();
+    fs::write(at("state/journal.redb"), "this is no journal").unwrap();
+    let (rules, socket) = (at("rules"), at("control.sock"));
+    let standalone = |more: &[&str]| {
+        run(&[&["--socket", &socket, "standalone", "--reactions", "off", "--playbooks", &rules], more]
+            .concat())
+    };
+    let fresh = at("fresh");
+    for (more, parts) in [
+        (&["--rules", &at("none"), "--state", &fresh][..], &[at("none"), "--rules".to_owned()][..]),
+        (
+            &["--rules", &rules, "--state", &fresh, "--mask", &at("mask.yaml")],
+            &[at("mask.yaml"), "mine".into()],
+        ),
+        (&["--rules", &rules, "--state", &fresh, "--mask", &at("torn.yaml")], &[at("torn.yaml")]),
+        (
+            &["--rules", &rules, "--state", &fresh, "--mask", &at("gone.yaml")],
+            &[at("gone.yaml"), "No such file".into()],
+        ),
+        (&["--rules", &rules, "--state", &at("a-file")], &[at("a-file")]),
+        (&["--rules", &rules, "--state", &at("state")], &[at("state/journal.redb")]),
+    ] {
+        let (code, text) = standalone(more);
+        assert_eq!(code, Some(1), "{more:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part.as_str()), "{more:?} does not say {part}: {text}");
+        }
+        assert!(!text.contains("panicked") && !text.contains("watching this host"), "{text}");
+    }
+    assert_eq!(fs::read_to_string(at("state/journal.redb")).unwrap(), "this is no journal", "left as it was");
+}

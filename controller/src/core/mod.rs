@@ -290,7 +290,8 @@ pub(crate) fn spawn(
     state.links.keep_with(shared.config.ledger.clone());
     let Shared { config, health, metrics, revision, paused, plans, stop } = shared;
     paused.send_replace(state.trust.paused().is_some());
-    plans.send_replace(state.book.plans().cloned().collect());
+    // Never as they stand in their files, not even for a moment: what was taken back stays so.
+    plans.send_replace(state.plans_in_force());
     let (refused, stories, again) = (None, 0, Again::No);
     let core = Core {
         config,

@@ -289,7 +289,6 @@ impl Core {
     fn reload(&mut self, by: &Actor, turn: &mut Turn) -> crate::api::Playbooks {
         let book = Book::reload(&self.config.playbooks, &self.state.sources, &self.state.book);
         book.report(&self.health);
-        self.plans.send_replace(book.plans().cloned().collect());
         self.state.book = book;
         self.modes_of_git(turn);
         let correlations = self.reload_rules(turn);

@@ -20,7 +20,7 @@ use respond::{
     run::{Change as RunChange, RunStart},
 };
 
-use super::{Core, ingest::controller, runs::RunRow, turn::Turn};
+use super::{Core, ingest::controller, runs::RunRow, state::State, turn::Turn};
 use crate::{
     api::{ApiError, ApiErrorKind, PatchView, PromotionView},
     audit::Draft,
@@ -55,12 +55,6 @@ struct Known {
     standing: Option<Standing>,
     runs: BTreeMap<RunId, Comparison>,
     order: BTreeSet<(Timestamp, RunId)>,
-}
-
-impl Known {
-    fn is_demoted(&self) -> bool {
-        self.standing.as_ref().is_some_and(|standing| standing.demoted.is_some())
-    }
 }
 
 impl Promotions {
@@ -149,6 +143,17 @@ impl Promotions {
     }
 }
 
+impl State {
+    /// The playbooks in use, each in the mode that holds: what nodes may do by themselves goes by them.
+    pub(super) fn plans_in_force(&self) -> Plans {
+        let in_force = |plan: &Arc<Plan>| match self.promotions.demotion(plan.name()) {
+            Some(demotion) if demotion.to < plan.spec().mode => Arc::new(plan.in_mode(demotion.to)),
+            _ => Arc::clone(plan),
+        };
+        self.book.plans().map(in_force).collect()
+    }
+}
+
 impl Core {
     /// A run of a playbook begins: what it does will stand beside what people do.
     pub(super) fn record_beside(&mut self, row: &RunRow, start: &RunStart, turn: &mut Turn) {
@@ -220,18 +225,7 @@ impl Core {
             self.tell_moved(name, &moved, turn);
         }
         self.state.promotions.bound(&mut turn.batch);
-        if self.state.promotions.books.values().any(Known::is_demoted) {
-            self.plans.send_replace(self.plans_in_force());
-        }
-    }
-
-    /// The playbooks in use, each in the mode that holds: what nodes may do by themselves goes by them.
-    fn plans_in_force(&self) -> Plans {
-        let in_force = |plan: &Arc<Plan>| match self.state.promotions.demotion(plan.name()) {
-            Some(demotion) if demotion.to < plan.spec().mode => Arc::new(plan.in_mode(demotion.to)),
-            _ => Arc::clone(plan),
-        };
-        self.state.book.plans().map(in_force).collect()
+        self.plans.send_replace(self.state.plans_in_force());
     }
 
     /// Looks at the records that changed, and at all of them from time to time, since days pass by themselves.
@@ -292,7 +286,7 @@ impl Core {
             });
         }
         if moved.iter().any(|moved| matches!(moved, Moved::Demoted(_) | Moved::Lifted { .. })) {
-            self.plans.send_replace(self.plans_in_force());
+            self.plans.send_replace(self.state.plans_in_force());
         }
     }
 

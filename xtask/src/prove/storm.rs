@@ -33,7 +33,9 @@ pub(super) fn prove(stage: &Stage) -> Result<()> {
 fn play(stage: &Stage, spaces: &[String]) -> Result<()> {
     stage.kubectl.apply(&json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponsePolicy",
         "metadata": {"name": "storm", "namespace": NAMESPACE}, "spec": {
-            "budgets": {"runsPerHourAndNamespace": SHARE}, "gate": {"targets": 4 * SPACES * PODS as usize}}}))?;
+            "budgets": {"runsPerHourAndNamespace": SHARE},
+            // One image in so many namespaces, and so many targets, would look like planned work, and ask before a budget does.
+            "gate": {"targets": 4 * SPACES * PODS as usize, "namespaces": 4 * SPACES}}}))?;
     let gate = json!(["/bin/nc", "-ll", "-p", GATE.to_string(), "-e", "/bin/sleep", "100000"]);
     stage.kubectl.apply(&deployment("default", "gate", 1, gate))?;
     stage.kubectl.ask(&["rollout", "status", "deployment/gate", "--timeout=60s"])?;

@@ -186,6 +186,9 @@ impl Book {
                 .map(|(name, entry)| PlaybookView {
                     name: name.clone(),
                     mode: format!("{:?}", entry.plan.spec().mode),
+                    // Less where it was taken back, which those tell who know of runs.
+                    in_force: format!("{:?}", entry.plan.spec().mode),
+                    trigger: answers(&entry.plan.spec().trigger),
                     description: entry.plan.spec().description.clone(),
                     steps: entry.plan.spec().steps.len() as u64,
                     file: entry.file.clone(),
@@ -199,6 +202,24 @@ impl Book {
             policies: self.assembled.policies.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
+}
+
+/// What a trigger asks for, on one line.
+fn answers(trigger: &crds::Trigger) -> String {
+    let mut parts = Vec::new();
+    if !trigger.rules.is_empty() {
+        parts.push(format!("rules {}", trigger.rules.join(", ")));
+    }
+    if !trigger.techniques.is_empty() {
+        parts.push(format!("techniques {}", trigger.techniques.join(", ")));
+    }
+    if let Some(level) = trigger.minimum_level {
+        parts.push(format!("level {} or higher", format!("{level:?}").to_lowercase()));
+    }
+    if let Some(when) = &trigger.when {
+        parts.push(format!("when {}", when.0));
+    }
+    if parts.is_empty() { "every finding".into() } else { parts.join("; ") }
 }
 
 impl Assembled {

@@ -303,8 +303,14 @@ pub struct Playbooks {
 pub struct PlaybookView {
     /// Its name.
     pub name: String,
-    /// What it may do by itself.
+    /// What it may do by itself, as it is written.
     pub mode: String,
+    /// The mode that holds: the written one, or less where it was taken back.
+    #[serde(default)]
+    pub in_force: String,
+    /// What it answers, in a person's words.
+    #[serde(default)]
+    pub trigger: String,
     /// What it is for.
     pub description: String,
     /// Number of steps.

@@ -67,27 +67,47 @@ pub(crate) async fn serve(path: PathBuf, served: Served) -> io::Result<impl Futu
         if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
             tracing::error!(%error, "the control socket failed");
         }
-        if let Err(error) = std::fs::remove_file(&path) {
+        if let Err(error) = remove_socket(&path) {
             tracing::debug!(%error, "the control socket was gone already");
         }
     })
 }
 
-/// A socket file that nobody answers is a dead controller's and is replaced; one that somebody answers is not touched.
+/// Removes a socket that nobody needs any more. Anything else that stands there is somebody's: it is left alone.
+fn remove_socket(path: &FilePath) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        looked => looked?.file_type(),
+    };
+    let what = match () {
+        () if kind.is_socket() => return std::fs::remove_file(path),
+        () if kind.is_file() => "a regular file",
+        () if kind.is_dir() => "a folder",
+        () if kind.is_symlink() => "a symbolic link",
+        () => "no socket",
+    };
+    let advice =
+        "it was left as it is: name another place for the control socket (--socket), or move it away";
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("at {} stands {what}; {advice}", path.display()),
+    ))
+}
+
+/// A socket file that nobody answers is a dead controller's and is replaced; one that somebody answers, and whatever is no socket, is not
+/// touched.
 async fn bind(path: &FilePath) -> io::Result<UnixListener> {
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another controller answers on this socket"));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_socket(path)?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
     // Bound under a name of its own and renamed once its mode is set, so that it never stands open to others.
     let fresh = path.with_extension("new");
-    drop(std::fs::remove_file(&fresh));
+    remove_socket(&fresh)?;
     let listener = UnixListener::bind(&fresh)?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(&fresh, path)?;
@@ -404,5 +424,48 @@ impl IntoResponse for ApiError {
             ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binds once and says what was refused.
+    async fn refused(path: &FilePath) -> Option<String> {
+        bind(path).await.err().map(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_never_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious.txt");
+        std::fs::write(&precious, "precious").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        // The name under which it is bound first.
+        std::fs::write(dir.path().join("control.new"), "precious").unwrap();
+        for (path, what) in [
+            (precious.clone(), "a regular file"),
+            (dir.path().to_owned(), "a folder"),
+            (link.clone(), "a symbolic link"),
+            (dir.path().join("control.sock"), "control.new stands a regular file"),
+        ] {
+            let said = refused(&path).await.unwrap();
+            assert!(said.contains(what) && said.contains("--socket"), "{said}");
+        }
+        for kept in [precious, link, dir.path().join("control.new")] {
+            assert_eq!(std::fs::read_to_string(&kept).unwrap(), "precious", "{}", kept.display());
+        }
+        // A dead one's socket is replaced, and one that answers is not.
+        let path = dir.path().join("dead.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = bind(&path).await.unwrap();
+        assert!(refused(&path).await.unwrap().contains("another controller answers"));
+        drop(listener);
+        // Whatever took its place meanwhile stays at the end.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(remove_socket(&path).is_err() && path.exists());
     }
 }

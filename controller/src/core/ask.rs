@@ -42,6 +42,11 @@ impl Core {
             let cases = self.state.trust.of_playbook(&name);
             (view.judged, view.right) =
                 (u64::from(cases.right) + u64::from(cases.wrong), u64::from(cases.right));
+            if let (Some(demotion), Some((plan, _))) =
+                (self.state.promotions.demotion(&name), self.state.book.find(&view.name))
+            {
+                view.in_force = format!("{:?}", plan.spec().mode.min(demotion.to));
+            }
             // Those that are not over are in memory.
             let rows = self.state.runs.keys().filter_map(|run| self.state.rows.get(run));
             let of_it = |row: &&RunRow| row.answers.as_ref().is_some_and(|answers| answers.playbook == name);
@@ -182,17 +187,6 @@ impl Core {
 
     /// The incident that a person means.
     pub(super) fn find(&self, id: &str) -> Result<model::IncidentId, ApiError> {
-        let mut found = self.state.incidents.matching(id);
-        match found.len() {
-            1 => Ok(found.remove(0)),
-            0 => Err(ApiError::new(
-                ApiErrorKind::Unknown,
-                format!("there is no incident {id:?}; `hemostat incidents` lists them"),
-            )),
-            n => Err(ApiError::new(
-                ApiErrorKind::Unknown,
-                format!("{id:?} is the beginning of {n} incidents: write more of it"),
-            )),
-        }
+        self.state.incidents.meant(id)
     }
 }

@@ -202,20 +202,42 @@ impl Core {
         self.state.trust.say_of_playbook(&answers.playbook, run, word, turn.now, &mut turn.batch);
     }
 
-    /// From now on nothing begins by itself.
+    /// From now on nothing begins by itself. Who finds it so already is told since when, by whom and why, and that word stays.
     pub(super) fn pause(&mut self, by: &Actor, because: &str, turn: &mut Turn) -> Automatic {
-        let paused = Paused { by: by.clone(), at: turn.now, because: because.to_owned() };
-        self.state.trust.pause(Some(paused), &mut turn.batch);
+        let before = self.state.trust.paused().cloned();
+        if before.is_none() {
+            let paused = Paused { by: by.clone(), at: turn.now, because: because.to_owned() };
+            self.state.trust.pause(Some(paused), &mut turn.batch);
+        }
         let live: Vec<RunId> = self.state.runs.keys().filter(|run| self.is_live(run)).cloned().collect();
         for run in &live {
             let why = format!("{by} paused everything automatic: {because}");
             self.drive(run, RunInput::Hold { because: why }, turn);
+        }
+        if let Some(before) = before {
+            let (who, when, why) = (&before.by, before.at, tail(&before.because));
+            let what = format!("everything automatic is paused already, by {who} since {when}{why}");
+            return Automatic { paused: Some(before), what };
         }
         self.switched(by, format!("pauses everything automatic{}", tail(because)), turn)
     }
 
     /// What begins by itself does so again. Runs that were held still wait for a person.
     pub(super) fn resume(&mut self, by: &Actor, because: &str, turn: &mut Turn) -> Automatic {
+        if self.state.trust.paused().is_none() {
+            // A label on the namespace is taken away where it was set.
+            let paused = self.paused(turn.now);
+            let what = match &paused {
+                None => "automatic response goes on already; nothing was changed".to_owned(),
+                Some(label) => {
+                    format!(
+                        "nothing was changed: it is paused by a {}; set it to \"on\" or remove it",
+                        label.because
+                    )
+                }
+            };
+            return Automatic { paused, what };
+        }
         self.state.trust.pause(None, &mut turn.batch);
         self.switched(by, format!("lets automatic response go on{}", tail(because)), turn)
     }
@@ -275,9 +297,7 @@ impl Core {
         };
         let Some((plan, (finding, node))) = plans.iter().find_map(|plan| Some((*plan, fits(plan)?))) else {
             let which = name.map_or("no playbook".to_owned(), |name| format!("no playbook {name}"));
-            return Err(unknown(format!(
-                "{which} answers {id}; `hemostat playbook list` shows those in use"
-            )));
+            return Err(unknown(format!("{which} in use answers {id}; `hemostat playbook list` shows them")));
         };
         let policies = self.state.book.policies_for(&incident);
         let (evidence, paused) = (self.evidence(plan, finding, now), self.paused(now));

@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::{
-    api::IncidentSummary,
+    api::{ApiError, ApiErrorKind, IncidentSummary},
     store::{Batch, IncidentRow, ReadBack, Rest, Store, StoreError, Table, Undone, Visibility, numbered_key},
 };
 
@@ -18,6 +18,9 @@ const MAX_ENTITIES: usize = 128;
 /// Actions of one incident. Beyond, the oldest that the node did by itself and that is no longer in force is left out; if there is none, a
 /// further reaction of the node stands beside the incident, where it can be undone all the same (I11).
 pub(super) const MAX_ACTIONS: usize = 1024;
+
+/// So many characters after `inc-` are the least that may stand for an incident's id.
+const LEAST_BEGINNING: usize = 4;
 
 /// All incidents: the summaries of all, and a cache of whole ones.
 #[derive(Debug, Default)]
@@ -235,17 +238,36 @@ impl Incidents {
         self.visible().filter(move |line| !target.is_empty() && line.target == target)
     }
 
-    /// The incidents whose id begins with `beginning`.
-    pub(super) fn matching(&self, beginning: &str) -> Vec<IncidentId> {
-        let exact = IncidentId::new(beginning);
-        if self.lines.contains_key(&exact) {
-            return vec![exact];
+    /// The one incident that a word means: its whole id, or a beginning with at least [`LEAST_BEGINNING`] characters after `inc-` that fits no
+    /// other. Less is never taken for one, however few incidents there are: an unset variable would decide about the only one.
+    pub(super) fn meant(&self, word: &str) -> Result<IncidentId, ApiError> {
+        let unknown = |what: String| ApiError::new(ApiErrorKind::Unknown, what);
+        let list = "`hemostat incidents` lists them";
+        let rest = word.strip_prefix("inc-").unwrap_or(word);
+        if rest.trim().is_empty() {
+            let what = format!("no incident is named: its id is needed, not {word:?}; {list}");
+            return Err(ApiError::new(ApiErrorKind::Malformed, what));
         }
-        let short = |id: &IncidentId| {
-            id.as_str().starts_with(beginning)
-                || id.as_str().strip_prefix("inc-").is_some_and(|rest| rest.starts_with(beginning))
-        };
-        self.lines.keys().filter(|id| short(id)).cloned().collect()
+        for exact in [IncidentId::new(word), IncidentId::new(format!("inc-{rest}"))] {
+            if self.lines.contains_key(&exact) {
+                return Ok(exact);
+            }
+        }
+        if rest.chars().count() < LEAST_BEGINNING {
+            return Err(unknown(format!(
+                "{word:?} is too short to mean an incident: at least {LEAST_BEGINNING} characters after `inc-` are needed; {list}"
+            )));
+        }
+        let begins =
+            |id: &&IncidentId| id.as_str().strip_prefix("inc-").unwrap_or(id.as_str()).starts_with(rest);
+        let mut found = self.lines.keys().filter(begins);
+        match (found.next(), found.count()) {
+            (Some(one), 0) => Ok(one.clone()),
+            (None, _) => Err(unknown(format!("there is no incident {word:?}; {list}"))),
+            (Some(_), more) => {
+                Err(unknown(format!("{word:?} is the beginning of {} incidents: write more of it", more + 1)))
+            }
+        }
     }
 }
 

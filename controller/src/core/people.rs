@@ -86,16 +86,23 @@ impl Core {
         turn: &mut Turn,
     ) -> Result<Done, ApiError> {
         let id = self.find(id)?;
-        let waiting: Vec<(RunId, StepName)> = self
+        let mut waiting: Vec<(RunId, StepName)> = self
             .runs_of(&id)?
             .into_iter()
             .filter(|waits| run.is_none_or(|wanted| *wanted == waits.id))
             .flat_map(|run| run.waiting.into_iter().map(move |request| (run.id.clone(), request.step)))
-            .filter(|(_, waits)| step.is_none_or(|wanted| wanted == waits))
             .collect();
+        let mut others: Vec<String> = waiting.iter().map(|(_, waits)| waits.to_string()).collect();
+        waiting.retain(|(_, waits)| step.is_none_or(|wanted| wanted == waits));
         if waiting.is_empty() {
-            let what = step.map_or("nothing".to_owned(), |step| format!("no step {step}"));
-            return Err(conflict(format!("{what} of {id} waits for an approval")));
+            let what = step.map_or("nothing".to_owned(), |step| format!("no step {:?}", step.as_str()));
+            others.dedup();
+            let more = match (step, others.is_empty()) {
+                (Some(_), true) => "; none of its steps does".to_owned(),
+                (Some(_), false) => format!("; those that do: {}", others.join(", ")),
+                (None, _) => String::new(),
+            };
+            return Err(conflict(format!("{what} of {id} waits for an approval{more}")));
         }
         // All or none: who may not decide one of them is told so before anything happens.
         for (run, step) in &waiting {
@@ -252,7 +259,7 @@ impl Core {
         )?;
         self.learn_verdict(&id, verdict, turn).map_err(|error| self.store_failed(&error))?;
         self.close_group(&id, turn);
-        let mut what = vec![format!("{id} is {word}")];
+        let mut what = vec![format!("judged {word}")];
         if verdict == Verdict::FalsePositive {
             self.undid_all(&id).map_err(|error| self.store_failed(&error))?;
             match self.roll_back(&id, by, "false positive", turn) {
@@ -266,6 +273,11 @@ impl Core {
 
     fn close(&mut self, id: &str, by: &Actor, because: &str, turn: &mut Turn) -> Result<Done, ApiError> {
         let id = self.find(id)?;
+        let known = self.state.incidents.get(&self.state.store, &id);
+        let known = known.map(|whole| whole.map(|whole| whole.row.incident.state));
+        if known.map_err(|error| self.store_failed(&error))? == Some(IncidentState::Closed) {
+            return Ok(Done { incident: id, what: vec!["closed already; nothing was changed".into()] });
+        }
         let live = self.runs_of(&id)?.into_iter().find(|run| self.state.runs.contains_key(&run.id));
         if let Some(run) = live.filter(|run| self.is_live(&run.id)) {
             return Err(conflict(format!("{} still runs: approve, deny or roll it back first", run.id)));
@@ -280,10 +292,7 @@ impl Core {
             turn,
         )?;
         self.close_group(&id, turn);
-        Ok(Done {
-            incident: id.clone(),
-            what: vec![format!("{id} is closed; what is in force stays in force")],
-        })
+        Ok(Done { incident: id, what: vec!["closed; what is in force stays in force".into()] })
     }
 
     fn reload(&mut self, by: &Actor, turn: &mut Turn) -> crate::api::Playbooks {

@@ -311,14 +311,61 @@ async fn requests_that_cannot_be_met_say_why() {
     };
     let id = incident.id.as_str();
     assert_eq!(refused(lab.client.approve("inc-none", None, "").await), ApiErrorKind::Unknown);
-    let step = Some(StepName::new("nope"));
-    assert_eq!(refused(lab.client.approve(id, step, "").await), ApiErrorKind::Conflict);
+    // The only incident there is: a word that names none, as of an unset variable, still does not mean it.
+    let step = || Some(StepName::new("kill"));
+    for none in ["", "inc-", "inc", "i", &id[..6]] {
+        for kind in [
+            refused(lab.client.approve(none, step(), "").await),
+            refused(lab.client.deny(none, step(), "").await),
+            refused(lab.client.rollback_incident(none, "").await),
+            refused(lab.client.judge(none, Verdict::FalsePositive, "").await),
+            refused(lab.client.close(none, "").await),
+        ] {
+            let short = if none.trim_start_matches("inc-").is_empty() {
+                ApiErrorKind::Malformed
+            } else {
+                ApiErrorKind::Unknown
+            };
+            assert_eq!(kind, short, "{none:?}");
+        }
+    }
+    assert_eq!(lab.client.incident(id).await.unwrap().incident.runs[0].waiting.len(), 1, "it still waits");
+    // Of a step that does not wait it is said which do.
+    match lab.client.approve(id, Some(StepName::new("nope")), "").await {
+        Err(ClientError::Refused(error)) => {
+            assert_eq!(error.kind, ApiErrorKind::Conflict);
+            assert!(
+                error.message.contains("\"nope\"") && error.message.contains("those that do: kill"),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let book = lab.client.playbooks().await.unwrap();
+    let shown = &book.loaded[0];
+    assert_eq!((shown.mode.as_str(), shown.in_force.as_str()), ("Auto", "Auto"));
+    assert!(shown.trigger.contains("rule-miner"), "{shown:?}");
     assert_eq!(refused(lab.client.rollback_action("act-none", "").await), ApiErrorKind::Unknown);
     assert_eq!(refused(lab.client.close(id, "").await), ApiErrorKind::Conflict);
     lab.client.deny(id, None, "no").await.unwrap();
     lab.until(|line| line.waiting == 0).await;
     assert_eq!(refused(lab.client.approve(id, None, "").await), ApiErrorKind::Conflict);
-    let page = lab.client.audit(0, 100).await.unwrap();
+    // What is so already is told as such, and nothing is written down of it.
+    lab.client.rollback_incident(id, "").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    assert_eq!(lab.client.close(id, "").await.unwrap().what, ["closed; what is in force stays in force"]);
+    lab.client.pause("a fire").await.unwrap();
+    let before = lab.client.audit(0, 1000).await.unwrap().anchor;
+    assert_eq!(lab.client.close(id, "").await.unwrap().what, ["closed already; nothing was changed"]);
+    let said = lab.client.pause("again").await.unwrap();
+    assert!(said.what.contains("paused already") && said.what.contains("a fire"), "{}", said.what);
+    assert_eq!(said.paused.unwrap().because, "a fire", "who came first is kept");
+    assert_eq!(lab.client.audit(0, 1000).await.unwrap().anchor, before);
+    assert!(!lab.client.resume("").await.unwrap().what.contains("already"));
+    let said = lab.client.resume("").await.unwrap();
+    assert!(said.what.contains("goes on already") && said.paused.is_none(), "{}", said.what);
+    let page = lab.client.audit(0, 1000).await.unwrap();
+    assert_eq!(page.entries.iter().filter(|entry| entry.what.contains("automatic")).count(), 2, "one each");
     assert_eq!(page.anchor.head.count, page.entries.last().unwrap().seq);
     lab.stop().await;
 }

@@ -102,3 +102,30 @@ fn i11_findings_in_memory_are_bounded() {
     assert!(incidents.whole.contains_key(&id(3)), "what was used last stays");
     assert!(incidents.get(&store, &id(50)).unwrap().is_some(), "and the others are read again");
 }
+
+#[test]
+fn an_incident_is_meant_by_its_id_or_enough_of_it_and_never_by_nothing() {
+    let mut incidents = Incidents::default();
+    new(&mut incidents, 12_345, IncidentState::Open);
+    let said = |incidents: &Incidents, word: &str| {
+        incidents.meant(word).map(|id| id.to_string()).map_err(|error| (error.kind, error.message))
+    };
+    // It is the only one, and still nothing is not it.
+    for nothing in ["", " ", "inc-", "\t"] {
+        assert_eq!(said(&incidents, nothing).unwrap_err().0, ApiErrorKind::Malformed, "{nothing:?}");
+    }
+    for short in ["i", "in", "inc", "inc-1", "inc-123", "123"] {
+        let (kind, message) = said(&incidents, short).unwrap_err();
+        assert_eq!(kind, ApiErrorKind::Unknown);
+        assert!(
+            message.contains("at least 4 characters") && message.contains("hemostat incidents"),
+            "{message}"
+        );
+    }
+    for enough in ["inc-1234", "1234", "12345", "inc-12345"] {
+        assert_eq!(said(&incidents, enough).unwrap(), "inc-12345");
+    }
+    new(&mut incidents, 12_346, IncidentState::Open);
+    assert!(said(&incidents, "1234").unwrap_err().1.contains("the beginning of 2 incidents"));
+    assert!(said(&incidents, "inc-9999").unwrap_err().1.contains("there is no incident"));
+}

@@ -82,6 +82,22 @@ pub(crate) fn node_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// How many of something are listed: none would look as if there were none.
+pub(crate) fn at_least_one() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..)
+}
+
+/// An incident as somebody names it. An empty word, as of an unset variable, is refused before anybody is asked: it would be the beginning of
+/// every name.
+pub(crate) fn incident_id(text: &str) -> Result<String, String> {
+    match text.strip_prefix("inc-").or_else(|| text.strip_prefix("act-")).unwrap_or(text).trim() {
+        "" => {
+            Err("which one? Its id is needed (is a variable empty?); `hemostat incidents` lists them".into())
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// Files below `folders` with one of the endings, sorted, so that output and ids do not depend on the file system. A path that is a
 /// file is taken as it is.
 pub(crate) fn files_below(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>> {

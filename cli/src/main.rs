@@ -87,7 +87,7 @@ enum Command {
     /// Check, test and explain detection rules.
     #[command(subcommand)]
     Rules(commands::rules::Task),
-    /// Check and draw playbooks.
+    /// List, check and draw playbooks.
     #[command(subcommand)]
     Playbook(commands::playbook::Task),
     /// Show and verify the audit log.

@@ -28,7 +28,7 @@ fn run(words: &[&str]) -> (Option<i32>, String) {
 }
 
 /// All that ask the controller.
-const ASKING: [&[&str]; 16] = [
+const ASKING: [&[&str]; 17] = [
     &["status"],
     &["incidents"],
     &["incidents", "list"],
@@ -45,6 +45,7 @@ const ASKING: [&[&str]; 16] = [
     &["policy", "explain", "inc-1"],
     &["trust", "begin-anew", "rule", "--reason", "x"],
     &["audit", "show"],
+    &["playbook", "list"],
 ];
 
 #[test]
@@ -114,6 +115,19 @@ fn what_makes_no_sense_is_usage_and_what_was_meant_is_said() {
         (&["release", "act-1", "--all"], "--all"),
         (&["verdict", "inc-1", "bad"], "false-positive"),
         (&["trust", "begin-anew", "rule"], "--reason"),
+        // As an unset variable leaves it.
+        (&["approve", "", "kill"], "is a variable empty?"),
+        (&["deny", "", "--all"], "is a variable empty?"),
+        (&["rollback", ""], "is a variable empty?"),
+        (&["rollback", "act-"], "is a variable empty?"),
+        (&["verdict", "inc-", "false-positive"], "is a variable empty?"),
+        (&["close", " "], "is a variable empty?"),
+        (&["incidents", "show", ""], "is a variable empty?"),
+        (&["policy", "explain", ""], "is a variable empty?"),
+        (&["audit", "show", "--incident", ""], "is a variable empty?"),
+        (&["incidents", "--limit", "0"], "--limit"),
+        (&["incidents", "list", "--limit", "0"], "--limit"),
+        (&["audit", "show", "--limit", "0"], "--limit"),
         (&["doctor", "--certificate", "x"], "--key"),
         (&["audit"], "verify"),
         (&["standalone", "--reactions", "sometimes"], "auto"),
@@ -284,4 +298,68 @@ fn a_broken_file_for_standalone_is_told_with_its_name_before_anything_is_attache
         assert!(!text.contains("panicked") && !text.contains("watching this host"), "{text}");
     }
     assert_eq!(fs::read_to_string(at("state/journal.redb")).unwrap(), "this is no journal", "left as it was");
+}
+
+#[test]
+fn where_no_audit_log_is_nothing_was_tampered_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().display().to_string();
+    for words in [["audit", "verify", "--state", &state], ["audit", "show", "--state", &state]] {
+        let (code, text) = run(&words);
+        assert_eq!(code, Some(5), "{words:?}: {text}");
+        assert!(text.contains(&state) && text.contains("--state is the state folder"), "{words:?}: {text}");
+    }
+    // A log without its key is another matter.
+    fs::create_dir(dir.path().join("audit")).unwrap();
+    fs::write(dir.path().join("audit/audit.jsonl"), "").unwrap();
+    let (code, text) = run(&["audit", "verify", "--state", &state]);
+    assert!(code == Some(1) && text.contains("audit.key"), "{code:?} {text}");
+}
+
+#[test]
+fn whoever_finds_nobody_there_is_told_what_lifts_that_which_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state").display().to_string();
+    let output = hemostat(&["--socket", "/nonexistent/control.sock", "status"])
+        .env("HEMOSTAT_STATE", &state)
+        .output()
+        .unwrap();
+    let (code, text) = said(output);
+    assert!(code == Some(3) && text.contains("`hemostat release`"), "{code:?} {text}");
+    let (_, looks) = doctor(&["--state", &state]);
+    let left = look(&looks, "containments");
+    assert_eq!(left["verdict"], "good");
+    assert!(left["found"].as_str().unwrap().contains("none in force"), "{left}");
+    // A journal that cannot be read is not called empty.
+    fs::create_dir_all(dir.path().join("state/node/contain/journal")).unwrap();
+    let (code, looks) = doctor(&["--state", &state]);
+    let left = look(&looks, "containments");
+    assert!(code == Some(1) && left["verdict"] == "bad", "{left}");
+    assert!(left["next"].as_str().unwrap().contains("hemostat release"), "{left}");
+}
+
+/// The pages as a newcomer follows them.
+#[test]
+fn what_the_pages_tell_to_do_can_be_done() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let readme = page("README.md");
+    let (_, steps) = readme.split_once("## Run it").unwrap();
+    let (kernel_side, build) = (steps.find("cargo xtask ebpf"), steps.find("cargo build --release"));
+    assert!(kernel_side.is_some() && kernel_side < build, "the build takes the kernel side in");
+    // The whole file for whoever only wants to watch.
+    let (_, policy) = readme.split_once("```yaml\n").unwrap();
+    let (policy, _) = policy.split_once("```").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("only-watch.yaml");
+    fs::write(&file, policy).unwrap();
+    let (code, text) = run(&["playbook", "check", "--strict", file.to_str().unwrap()]);
+    assert!(code == Some(0) && text.contains("1 policy"), "{code:?} {text}");
+    for name in ["docs/controller.md", "docs/cli.md", "README.md"] {
+        assert!(
+            !page(name).contains("/run/hemostat/controller.sock"),
+            "{name}: a host's socket is control.sock"
+        );
+    }
+    assert!(!page("docs/gate.md").contains("hemostat incidents ID"), "a word is missing");
 }

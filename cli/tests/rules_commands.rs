@@ -147,6 +147,34 @@ fn explain_shows_each_predicate_of_an_event() {
 }
 
 #[test]
+fn where_no_rule_is_none_was_checked_tested_or_covered() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().display().to_string();
+    for words in [["rules", "check"], ["rules", "test"], ["rules", "coverage"]] {
+        let (code, _, err) = rules(&[words[0], words[1], &folder]);
+        assert!(code == Some(5) && err.contains(&folder), "{words:?}: {code:?} {err}");
+    }
+    let empty = dir.path().join("empty.yml");
+    fs::write(&empty, "").unwrap();
+    let (code, _, err) = rules(&["rules", "check", empty.to_str().unwrap()]);
+    assert!(code == Some(5) && err.contains("no rule in") && err.contains("empty.yml"), "{code:?} {err}");
+}
+
+#[test]
+fn of_many_that_fit_it_is_said_how_many_are_not_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..12 {
+        let rule = format!(
+            "title: Alike {n}\nid: alike-{n}\nlogsource: {{category: process_creation, product: linux}}\ndetection:\n  s: {{Image: /x{n}}}\n  condition: s\nlevel: low\n"
+        );
+        fs::write(dir.path().join(format!("{n}.yml")), rule).unwrap();
+    }
+    let folder = dir.path().display().to_string();
+    let (code, _, err) = rules(&["rules", "explain", "alike", "--rules", &folder]);
+    assert!(code == Some(5) && err.contains("12 rules fit") && err.contains("and 2 more"), "{code:?} {err}");
+}
+
+#[test]
 fn coverage_is_a_table_and_a_layer_of_the_navigator() {
     let dir = tempfile::tempdir().unwrap();
     let file = write(dir.path(), "rules.yml", RULES);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    path::Path,
     sync::{Condvar, Mutex, PoisonError},
     time::Instant,
 };
@@ -14,7 +15,7 @@ use model::{
 
 use super::{
     bpffs,
-    journal::{Durability, Journal, Line, Slot, is_over},
+    journal::{Durability, Journal, JournalError, Line, Slot, is_over},
     scene::{Clean, Scene, Task, Undone, act},
 };
 
@@ -462,6 +463,16 @@ fn durability_of(journal: &Journal, line: &Line) -> Durability {
 }
 
 /// It holds something now, or may, and undoing it restores what was.
+/// What the journal in `state_dir` tells of as in force, oldest first. It is only read, beside an agent that has it or after one that is gone:
+/// nothing is taken, made or written.
+///
+/// Errors: [`JournalError::Io`] when it cannot be read; a journal that is not there tells of nothing.
+pub fn told_in_force(state_dir: &Path) -> Result<Vec<ActionRecord>, JournalError> {
+    let mut slots: Vec<Slot> = super::journal::look(state_dir)?.into_values().filter(is_held).collect();
+    slots.sort_unstable_by_key(|slot| slot.order);
+    Ok(slots.into_iter().map(|slot| slot.record).collect())
+}
+
 pub(super) fn is_held(slot: &Slot) -> bool {
     let begun = !matches!(slot.record.state, ActionState::Planned | ActionState::Prepared);
     begun && !is_over(slot.record.state) && slot.record.action.undo() == UndoClass::Exact

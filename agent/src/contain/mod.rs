@@ -38,7 +38,7 @@ use std::{
 
 use model::NodeId;
 
-pub use engine::{Contain, Lifted, Which};
+pub use engine::{Contain, Lifted, Which, told_in_force};
 pub use evidence::EvidenceLimits;
 pub use journal::JournalError;
 pub use mask::{Mask, MaskAll};

@@ -10,7 +10,7 @@ use controller::{
     audit::{self, Anchor, AuditKey, AuditLog, Query},
 };
 
-use super::{asking, client, now, refused, since::Since};
+use super::{asking, at_least_one, client, incident_id, now, refused, since::Since};
 use crate::{
     Shared,
     exit::{Ended, Exit},
@@ -28,10 +28,10 @@ pub(crate) enum Task {
         #[arg(long, value_name = "TIME")]
         since: Option<Since>,
         /// Only entries of this incident; the beginning of its id is enough.
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = incident_id)]
         incident: Option<String>,
         /// At most this many.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = at_least_one())]
         limit: usize,
         /// Read the files of this state folder, without a controller.
         #[arg(long, value_name = "FOLDER")]
@@ -78,7 +78,7 @@ pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
 
 async fn show(shared: &Shared, query: Query) -> Result<Exit> {
     let page = client(shared).audit_of(&query).await.map_err(refused)?;
-    print(shared, &page)
+    print(shared, &page, &query)
 }
 
 /// What the files say, unasked whether it is what was written: that is what `verify` is for.
@@ -86,19 +86,27 @@ fn show_files(shared: &Shared, state: &Path, query: &Query) -> Result<Exit> {
     let files = ControllerConfig::in_folders(state, state);
     let broken = |error: &dyn std::fmt::Display| Ended::with(Exit::Bad, error.to_string());
     let read = AuditLog::read(&files.audit_log, query).map_err(|error| {
-        let hint = "; --state is the state folder that the controller was started with";
-        broken(&format!(
-            "{error}{}",
-            if error.source.kind() == std::io::ErrorKind::NotFound { hint } else { "" }
-        ))
+        if error.source.kind() == std::io::ErrorKind::NotFound {
+            return Ended::with(Exit::Unknown, format!("{error}; {WHERE}"));
+        }
+        broken(&error)
     })?;
     let anchor = Anchor::read(&files.audit_anchor).map_err(|error| broken(&error))?;
     let log = files.audit_log.display().to_string();
     let page = AuditPage { entries: read.entries, anchor, log, bytes_read: read.bytes_read };
-    print(shared, &page)
+    print(shared, &page, query)
 }
 
-fn print(shared: &Shared, page: &AuditPage) -> Result<Exit> {
+/// Said where there is no log.
+const WHERE: &str = "--state is the state folder that the controller was started with";
+
+fn print(shared: &Shared, page: &AuditPage, query: &Query) -> Result<Exit> {
+    if let (Some(incident), None, 0, true) =
+        (&query.incident, query.since, query.after, page.entries.is_empty())
+    {
+        let what = format!("{} tells of no incident {incident:?}; `hemostat incidents` lists them", page.log);
+        return Err(Ended::with(Exit::Unknown, what));
+    }
     render::print(shared.output, page, |window| {
         let anchor = serde_json::to_string(&page.anchor).unwrap_or_default();
         format!(
@@ -124,6 +132,17 @@ fn readable(path: &Path) -> Result<()> {
 fn verify(shared: &Shared, log: PathBuf, key: PathBuf, anchor: PathBuf) -> Result<Exit> {
     for path in [&log, &key, &anchor] {
         readable(path)?;
+    }
+    // Where nothing of it is there, nothing was tampered with: it was looked for in the wrong place. A part that is missing is another matter.
+    let missing = |path: &PathBuf| matches!(path.try_exists(), Ok(false));
+    if [&log, &key, &anchor].into_iter().all(missing) {
+        return Err(Ended::with(
+            Exit::Unknown,
+            format!(
+                "there is no audit log {}, nor its key and anchor: nothing was verified; {WHERE}",
+                log.display()
+            ),
+        ));
     }
     let key = AuditKey::load(&key).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;
     let anchor = Anchor::read(&anchor).map_err(|error| Ended::with(Exit::Bad, error.to_string()))?;

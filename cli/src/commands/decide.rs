@@ -9,7 +9,7 @@ use anyhow::Result;
 use controller::api::Done;
 use model::{ActionState, ApprovalRequest, Incident, IncidentState, StepName, Verdict};
 
-use super::{client, now, refused};
+use super::{client, incident_id, now, refused};
 use crate::{
     Shared,
     exit::{Ended, Exit},
@@ -21,7 +21,8 @@ const ROLLBACK_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub(crate) struct Decision {
-    /// The incident, or an unambiguous beginning of its name.
+    /// The incident, or an unambiguous beginning of its name: four characters after `inc-` at least.
+    #[arg(value_parser = incident_id)]
     incident: String,
     /// The step. Without it, what waits is listed, and you are asked.
     step: Option<String>,
@@ -36,6 +37,7 @@ pub(crate) struct Decision {
 #[derive(clap::Args)]
 pub(crate) struct Rollback {
     /// The incident (`inc-…`) or one action (`act-…`).
+    #[arg(value_parser = incident_id)]
     what: String,
     /// Why; goes into the timeline and the audit log.
     #[arg(long, default_value = "")]
@@ -47,7 +49,8 @@ pub(crate) struct Rollback {
 
 #[derive(clap::Args)]
 pub(crate) struct Judgement {
-    /// The incident, or an unambiguous beginning of its name.
+    /// The incident, or an unambiguous beginning of its name: four characters after `inc-` at least.
+    #[arg(value_parser = incident_id)]
     incident: String,
     /// What it was.
     #[arg(value_enum)]
@@ -65,7 +68,8 @@ enum VerdictName {
 
 #[derive(clap::Args)]
 pub(crate) struct Closing {
-    /// The incident, or an unambiguous beginning of its name.
+    /// The incident, or an unambiguous beginning of its name: four characters after `inc-` at least.
+    #[arg(value_parser = incident_id)]
     incident: String,
     /// Why; goes into the timeline and the audit log.
     #[arg(long, default_value = "")]

@@ -1,5 +1,6 @@
 //! `hemostat doctor`: everything that Hemostat needs of this machine, looked at, with the next step where something is missing.
 
+mod left;
 mod machine;
 mod probes;
 mod setup;
@@ -92,6 +93,7 @@ pub(crate) fn run(shared: &Shared, options: &Options) -> Result<Exit> {
         options.authority.as_deref(),
     ));
     looks.push(setup::controller(shared));
+    looks.push(left::containments(&options.state));
     render::print(shared.output, &looks, |window| page(&looks, window.or_wide(options.wide.into())))?;
     let bad = looks.iter().any(|look| look.verdict == Verdict::Bad);
     Ok(if bad { Exit::Bad } else { Exit::Good })

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use controller::api::{Automatic, Explanation};
 use model::{GateOutcome, SignalSays};
 
-use super::{client, refused};
+use super::{client, incident_id, refused};
 use crate::{
     Shared,
     exit::Exit,
@@ -26,6 +26,7 @@ pub(crate) enum PolicyTask {
     /// Which policy decides what about an incident, and what the gate would say now.
     Explain {
         /// The incident, or an unambiguous beginning of its name.
+        #[arg(value_parser = incident_id)]
         incident: String,
         /// The playbook; the one that answered the incident when absent.
         #[arg(long)]
@@ -60,7 +61,9 @@ pub(crate) async fn pause(shared: &Shared, switch: Switch) -> Result<Exit> {
 
 pub(crate) async fn resume(shared: &Shared, switch: Switch) -> Result<Exit> {
     let said = client(shared).resume(&switch.reason).await.map_err(refused)?;
-    tell(shared, &said, "Runs that were held meanwhile still wait for a person.")
+    let more =
+        if said.paused.is_some() { "" } else { "Runs that were held meanwhile still wait for a person." };
+    tell(shared, &said, more)
 }
 
 pub(crate) async fn trust(shared: &Shared, task: TrustTask) -> Result<Exit> {

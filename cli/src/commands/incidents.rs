@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use controller::api::IncidentSummary;
 
-use super::{client, now, refused};
+use super::{at_least_one, client, incident_id, now, refused};
 use crate::{
     Shared,
     exit::Exit,
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     #[command(subcommand)]
     task: Option<Task>,
     /// At most this many, the newest first.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = at_least_one())]
     limit: usize,
 }
 
@@ -30,12 +30,13 @@ enum Task {
     /// The newest incidents (what `hemostat incidents` alone does).
     List {
         /// At most this many.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = at_least_one())]
         limit: usize,
     },
     /// One incident with its findings, process tree, actions and timeline.
     Show {
         /// Its name, or an unambiguous beginning of it.
+        #[arg(value_parser = incident_id)]
         id: String,
         /// The whole story as one document from which to decide: a page with pictures, Markdown for a ticket, or JSON.
         #[arg(long, value_enum, value_name = "FORM")]

@@ -1,19 +1,19 @@
-//! `hemostat playbook`: check and graph.
+//! `hemostat playbook`: list, check and graph.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
-use controller::config::read_file;
+use controller::{api::Playbooks, config::read_file};
 use crds::source::{self, Located, Problem, Resource, Severity};
 use respond::plan::Plan;
 use serde::Serialize;
 
-use super::files_below;
+use super::{asking, client, files_below, refused};
 use crate::{
     Shared,
     exit::{Ended, Exit},
-    render::{self, counted},
+    render::{self, Column, Fit, Table, Window, counted, wrapped},
 };
 
 /// Where playbooks are looked for when no path is given.
@@ -21,6 +21,8 @@ const DEFAULT_FOLDER: &str = "playbooks";
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
+    /// The playbooks in use by the running Hemostat: what each may do by itself, what it answers, and where it was read.
+    List,
     /// Say what is wrong with playbooks and policies, where, and what was expected. Exit code 1 if one cannot be used.
     Check {
         /// Files and folders.
@@ -70,9 +72,48 @@ struct Told {
 
 pub(crate) fn run(shared: &Shared, task: Task) -> Result<Exit> {
     match task {
+        Task::List => asking(list(shared)),
         Task::Check { paths, strict } => check(shared, &paths, strict),
         Task::Graph { playbook, paths, form } => graph(shared, &playbook, &paths, form),
     }
+}
+
+async fn list(shared: &Shared) -> Result<Exit> {
+    let told = client(shared).playbooks().await.map_err(refused)?;
+    render::print(shared.output, &told, |window| listed(&told, window))?;
+    Ok(Exit::Good)
+}
+
+fn listed(told: &Playbooks, window: Window) -> String {
+    let mut table = Table::new(vec![
+        Column { heading: "PLAYBOOK", fit: Fit::Keep },
+        Column { heading: "MODE", fit: Fit::Keep },
+        Column { heading: "IN FORCE", fit: Fit::Keep },
+        Column { heading: "ANSWERS", fit: Fit::Shrink(16) },
+        Column { heading: "SOURCE", fit: Fit::Shrink(16) },
+    ]);
+    for one in &told.loaded {
+        table.row([
+            one.name.clone(),
+            one.mode.clone(),
+            one.in_force.clone(),
+            one.trigger.clone(),
+            one.file.clone(),
+        ]);
+    }
+    let mut out = if told.loaded.is_empty() {
+        "No playbook is in use: nothing is answered (--playbooks names files and folders).\n".to_owned()
+    } else {
+        table.render(window)
+    };
+    if !told.policies.is_empty() {
+        let line = format!("policies: {}", told.policies.join(", "));
+        out.push_str(&format!("{}\n", wrapped(&line, window.width, 4)));
+    }
+    for broken in &told.broken {
+        out.push_str(&format!("BROKEN: {}\n", wrapped(broken, window.width.saturating_sub(8), 8)));
+    }
+    out
 }
 
 /// What was found below some paths.

@@ -1,12 +1,18 @@
 //! `hemostat status`.
 
+use std::path::{Path, PathBuf};
+
+use agent::contain::told_in_force;
 use anyhow::Result;
-use controller::api::{Condition, LinkView, Status};
+use controller::{
+    api::{Condition, LinkView, Status},
+    client::ClientError,
+};
 
 use super::{client, now, refused};
 use crate::{
     Shared,
-    exit::Exit,
+    exit::{Ended, Exit},
     render::{self, Window, age, counted, status_page, wrapped},
 };
 
@@ -18,11 +24,35 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(shared: &Shared, options: &Options) -> Result<Exit> {
-    let status = client(shared).status().await.map_err(refused)?;
+    let status = client(shared).status().await.map_err(|error| left_in_force(error, &state_folder()))?;
     render::print(shared.output, &status, |window| page(&status, window.or_wide(options.wide.into())))?;
     let degraded = status.health.condition == Condition::Degraded
         || status.nodes.iter().any(|node| node.status.as_ref().is_some_and(|said| !said.degraded.is_empty()));
     Ok(if degraded { Exit::Bad } else { Exit::Good })
+}
+
+/// The state folder of a Hemostat that was started without another one.
+fn state_folder() -> PathBuf {
+    std::env::var_os("HEMOSTAT_STATE").map_or_else(|| PathBuf::from("/var/lib/hemostat"), PathBuf::from)
+}
+
+/// Nobody answers: what may still be frozen or cut off, and how it is lifted.
+fn left_in_force(error: ClientError, state: &Path) -> anyhow::Error {
+    let is_away = matches!(error, ClientError::Unreachable { .. });
+    let error = refused(error);
+    let Some(ended) =
+        error.downcast_ref::<Ended>().filter(|ended| is_away && ended.exit == Exit::Unreachable)
+    else {
+        return error;
+    };
+    let stands = match told_in_force(&agent::contain_folder(&state.join("node"))) {
+        Ok(told) if !told.is_empty() => {
+            format!("by {} there, {} in force", state.display(), counted(told.len(), "containment"))
+        }
+        _ => "if it crashed, something may still be frozen or cut off".into(),
+    };
+    let next = "`hemostat release` lists what is in force and lifts it (--state names its state folder)";
+    Ended::with(ended.exit, format!("{}\n{stands}: {next}", ended.message))
 }
 
 fn page(status: &Status, window: Window) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use model::{HookState, NodeStatus, Timestamp};
+use model::{HookState, HookStatus, NodeStatus, Timestamp};
 
 use super::{Column, Fit, Table, Window, age};
 
@@ -13,20 +13,26 @@ pub(crate) fn status_page(nodes: &[NodeStatus], now: Timestamp, window: Window) 
     let mut out = String::new();
     for node in nodes {
         let live = node.hooks.iter().filter(|hook| is_live(&hook.state)).count();
+        let stand_in =
+            node.hooks.iter().filter(|hook| matches!(hook.state, HookState::Fallback { .. })).count();
+        let mut hooks_live = super::counted(live, "hook");
+        if stand_in > 0 {
+            hooks_live.push_str(&format!(" ({})", super::counted(stand_in, "fallback")));
+        }
         let line = format!(
             "node {} · kernel {} · agent start {} · {} · {} live · {} · {} in force · as of {} ago",
             node.node,
             node.kernel,
             node.epoch,
             super::counted(node.rules, "rule"),
-            super::counted(live, "hook"),
+            hooks_live,
             super::counted(node.findings, "finding"),
             super::counted(node.containments, "containment"),
             age(node.at, now),
         );
         let _never_fails = writeln!(out, "{}", super::wrapped(&line, window.width, 4));
         if node.degraded.is_empty() {
-            out.push_str("healthy\n");
+            let _never_fails = writeln!(out, "node {} is healthy", node.node);
         }
         if !node.holding.is_empty() {
             let holding =
@@ -49,13 +55,12 @@ pub(crate) fn is_live(state: &HookState) -> bool {
     matches!(state, HookState::Attached { .. } | HookState::Fallback { .. })
 }
 
+/// Where each hook is attached and why not elsewhere: whole, on as many lines as it takes.
 fn hooks(node: &NodeStatus, window: Window) -> String {
-    let mut table = Table::new(vec![
-        Column { heading: "HOOK", fit: Fit::Keep },
-        Column { heading: "STATE", fit: Fit::Keep },
-        Column { heading: "ATTACHED TO", fit: Fit::Shrink(16) },
-        Column { heading: "BECAUSE", fit: Fit::Shrink(10) },
-    ]);
+    let name = |hook: &HookStatus| super::one_line(&hook.hook, 60);
+    let widest = node.hooks.iter().map(|hook| name(hook).chars().count()).max().unwrap_or(0).max(4);
+    let indent = widest + 14;
+    let mut out = format!("{:<widest$}  {:<10}  ATTACHED TO, AND WHY\n", "HOOK", "STATE");
     for hook in &node.hooks {
         let (state, to, because) = match &hook.state {
             HookState::Attached { to } => ("live", to.clone(), String::new()),
@@ -64,9 +69,15 @@ fn hooks(node: &NodeStatus, window: Window) -> String {
             HookState::NothingToSee { because } => ("not needed", "–".into(), because.clone()),
             HookState::Failed { because } => ("FAILED", "–".into(), because.clone()),
         };
-        table.row([hook.hook.clone(), state.into(), to, because]);
+        let told = match (to.as_str(), because.as_str()) {
+            (to, "") => to.to_owned(),
+            ("–", because) => because.to_owned(),
+            (to, because) => format!("{to}: {because}"),
+        };
+        let told = super::wrapped(&told, window.width.saturating_sub(indent), indent);
+        let _never_fails = writeln!(out, "{:<widest$}  {state:<10}  {told}", name(hook));
     }
-    table.render(window)
+    out
 }
 
 fn counts(node: &NodeStatus, window: Window) -> String {
@@ -94,4 +105,54 @@ fn counts(node: &NodeStatus, window: Window) -> String {
 /// A class's name as JSON has it: `file_open`.
 fn class_name(class: model::EventClass) -> String {
     serde_json::to_value(class).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Colour, *};
+
+    #[test]
+    fn every_reason_is_told_whole_however_narrow_the_window() {
+        let because =
+            format!("the kernel has no fentry on {} and says so with many words", "a_long_symbol_".repeat(6));
+        let hook =
+            |name: &str, state: HookState| HookStatus { hook: name.into(), classes: Vec::new(), state };
+        let hooks = vec![
+            hook("exec", HookState::Attached { to: "tracepoint/sched/sched_process_exec".into() }),
+            hook(
+                "file_open",
+                HookState::Fallback { to: "kprobe/security_file_open".into(), because: because.clone() },
+            ),
+            hook("ptrace", HookState::Failed { because: because.clone() }),
+        ];
+        let node = node(hooks);
+        for width in [70, 90, 200] {
+            let window = Window { width, colour: Colour::Plain };
+            let page = status_page(std::slice::from_ref(&node), Timestamp(0), window);
+            let bare: String = page.split_whitespace().collect();
+            let whole: String = because.split_whitespace().collect();
+            assert_eq!(bare.matches(&whole).count(), 2, "{page}");
+            assert!(!page.contains('…'), "{page}");
+            assert!(page.lines().all(|line| line.chars().count() <= width), "{width}: {page}");
+            assert!(page.contains("(1 fallback)"), "what stands in is told apart: {page}");
+            assert!(page.contains("node n is healthy"), "whose health it is: {page}");
+        }
+    }
+
+    fn node(hooks: Vec<HookStatus>) -> NodeStatus {
+        NodeStatus {
+            node: model::NodeId::new("n"),
+            epoch: model::AgentEpoch(1),
+            at: Timestamp(0),
+            kernel: "6.1".into(),
+            rules: 1,
+            holding: Vec::new(),
+            loaded: None,
+            hooks,
+            counts: std::collections::BTreeMap::new(),
+            findings: 0,
+            containments: 0,
+            degraded: Vec::new(),
+        }
+    }
 }

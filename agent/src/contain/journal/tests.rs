@@ -236,3 +236,29 @@ fn a_journal_that_cannot_be_rewritten_goes_on_after_its_last_whole_line() {
     let journal = opened(dir.path());
     assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applying);
 }
+
+#[test]
+fn a_look_tells_of_what_a_crash_left_in_force_and_takes_nothing() {
+    use crate::contain::told_in_force;
+    let dir = tempfile::tempdir().unwrap();
+    assert!(told_in_force(&dir.path().join("none")).unwrap().is_empty());
+    let mut journal = opened(dir.path());
+    let freeze = |id: &str| {
+        let mut slot = slot(id);
+        slot.record.action = NodeAction::Freeze(model::FreezeScope::Subtree);
+        slot
+    };
+    for (id, last) in
+        [("a", ActionState::Applied), ("b", ActionState::Reverted), ("c", ActionState::Prepared)]
+    {
+        journal.append(Line::Put(Box::new(freeze(id))), Durability::Agent).unwrap();
+        journal.append(state(id, last), Durability::Agent).unwrap();
+    }
+    // While another has it, and after that one is gone.
+    let told = || told_in_force(dir.path()).unwrap().iter().map(|one| one.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(told(), ["a"]);
+    let before = fs::read(dir.path().join("journal")).unwrap();
+    drop(journal);
+    assert_eq!(told(), ["a"]);
+    assert_eq!(fs::read(dir.path().join("journal")).unwrap(), before);
+}

@@ -51,7 +51,7 @@ fn of_rules(paths: &[PathBuf]) -> Look {
     if errors == 0 {
         return Look::new("rules", Verdict::Good, text);
     }
-    Look::new("rules", Verdict::Bad, format!("{text}; {errors} errors"))
+    Look::new("rules", Verdict::Bad, format!("{text}; {}", counted(errors, "error")))
         .next("hemostat rules check says where")
 }
 
@@ -67,7 +67,7 @@ fn of_playbooks(paths: &[PathBuf]) -> Look {
         Ok(files) => files,
         Err(error) => return Look::new("playbooks", Verdict::Bad, format!("{error:#}")),
     };
-    let (mut good, mut errors) = (0, 0);
+    let (mut good, mut errors) = (0_usize, 0_usize);
     for path in files {
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -87,10 +87,14 @@ fn of_playbooks(paths: &[PathBuf]) -> Look {
         }
     }
     if errors == 0 {
-        return Look::new("playbooks", Verdict::Good, format!("{good} playbooks"));
+        return Look::new("playbooks", Verdict::Good, counted(good, "playbook"));
     }
-    Look::new("playbooks", Verdict::Bad, format!("{good} playbooks; {errors} errors"))
-        .next("hemostat playbook check says where")
+    Look::new(
+        "playbooks",
+        Verdict::Bad,
+        format!("{}; {}", counted(good, "playbook"), counted(errors, "error")),
+    )
+    .next("hemostat playbook check says where")
 }
 
 /// Certificate, key and authority as one end of a link would load them.

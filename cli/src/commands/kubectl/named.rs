@@ -10,6 +10,9 @@ use crate::exit::{Ended, Exit};
 /// Names that are listed where a beginning fits several.
 const LISTED: usize = 5;
 
+/// So many characters after `inc-` are the least that may stand for a name.
+const LEAST_BEGINNING: usize = 4;
+
 /// The label of what belongs to an incident.
 const INCIDENT_LABEL: &str = "hemostat.dev/incident";
 
@@ -23,15 +26,21 @@ impl Cluster {
 fn chosen(all: Vec<Incident>, name: &str) -> Result<Incident> {
     let unknown = |message: String| Ended::with(Exit::Unknown, message);
     // A beginning of nothing would be everything.
-    if name.trim_start_matches("inc-").is_empty() {
+    if name.trim_start_matches("inc-").trim().is_empty() {
         return Err(unknown("which incident? Its name or a beginning of it is needed".into()));
+    }
+    let exact = |one: &Incident| one.name_any() == name || one.name_any().strip_prefix("inc-") == Some(name);
+    let rest = name.strip_prefix("inc-").unwrap_or(name);
+    if rest.chars().count() < LEAST_BEGINNING && !all.iter().any(exact) {
+        return Err(unknown(format!(
+            "{name:?} is too short to mean an incident: its name or at least {LEAST_BEGINNING} characters after inc- are needed"
+        )));
     }
     let begins = |one: &Incident| {
         let full = one.name_any();
         full.starts_with(name) || full.strip_prefix("inc-").is_some_and(|rest| rest.starts_with(name))
     };
     let mut found: Vec<Incident> = all.into_iter().filter(begins).collect();
-    let exact = |one: &Incident| one.name_any() == name || one.name_any().strip_prefix("inc-") == Some(name);
     if found.iter().any(exact) {
         found.retain(exact);
     }
@@ -76,14 +85,20 @@ mod tests {
 
     #[test]
     fn a_beginning_that_fits_one_is_enough_and_nothing_fits_none() {
-        let names = ["inc-7f3a", "inc-7f21", "inc-7f2", "inc-8"];
-        assert_eq!(found(&names, "inc-7f3").unwrap(), "inc-7f3a");
+        let names = ["inc-007f3a", "inc-007f21", "inc-007f2", "inc-8"];
+        assert_eq!(found(&names, "inc-007f3").unwrap(), "inc-007f3a");
         assert_eq!(found(&names, "8").unwrap(), "inc-8");
         // Exactly one's name, though another begins so.
-        assert_eq!(found(&names, "7f2").unwrap(), "inc-7f2");
-        assert_eq!(found(&names, "7f").unwrap_err(), "7f fits 3 incidents: /inc-7f3a, /inc-7f21, /inc-7f2");
-        assert_eq!(found(&names, "9").unwrap_err(), "there is no incident 9");
-        for nothing in ["", "inc-"] {
+        assert_eq!(found(&names, "007f2").unwrap(), "inc-007f2");
+        assert_eq!(
+            found(&names, "007f").unwrap_err(),
+            "007f fits 3 incidents: /inc-007f3a, /inc-007f21, /inc-007f2"
+        );
+        assert_eq!(found(&names, "9999").unwrap_err(), "there is no incident 9999");
+        for short in ["i", "inc", "inc-0", "007"] {
+            assert!(found(&names[..1], short).unwrap_err().contains("at least 4 characters"), "{short}");
+        }
+        for nothing in ["", " ", "inc-"] {
             assert!(found(&["inc-8"], nothing).unwrap_err().starts_with("which incident?"));
         }
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::read_some_rules;
 use crate::{
     Shared,
-    exit::Exit,
+    exit::{Ended, Exit},
     render::{self, Colour, Window, counted},
 };
 
@@ -91,6 +91,13 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Ex
             .collect(),
         diagnostics: diagnostics.iter().map(|diagnostic| told(diagnostic, &files)).collect(),
     };
+    if checked.rules + checked.correlations.len() + checked.filters == 0 && diagnostics.is_empty() {
+        let names: Vec<&str> = files.iter().take(5).map(|file| file.name.as_str()).collect();
+        return Err(Ended::with(
+            Exit::Unknown,
+            format!("no rule in {}: nothing was checked", names.join(", ")),
+        ));
+    }
     render::print(shared.output, &checked, |window| page(&checked, &diagnostics, &files, window))?;
     let bad = checked.errors > 0 || (strict && checked.warnings > 0);
     Ok(if bad { Exit::Bad } else { Exit::Good })

@@ -9,11 +9,11 @@ use detect::{
 };
 use serde::Serialize;
 
-use super::read_rules;
+use super::read_some_rules;
 use crate::{
     Shared,
     exit::Exit,
-    render::{self, Column, Fit, Table, Window},
+    render::{self, Column, Fit, Table, Window, counted},
 };
 
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ struct Row {
 }
 
 pub(super) fn run(shared: &Shared, paths: &[PathBuf], navigator: bool) -> Result<Exit> {
-    let files = read_rules(paths)?;
+    let files = read_some_rules(paths)?;
     let loaded = load(&files);
     let coverage = coverage(&loaded.rules, &loaded.correlations);
     if navigator {
@@ -76,9 +76,12 @@ fn page(rows: &[Row], coverage: &Coverage, window: Window) -> String {
     }
     let mut out = table.render(window);
     out.push_str(&format!(
-        "{} techniques; {} rules name none\n",
-        coverage.covered(),
-        coverage.untagged.len()
+        "{}; {}\n",
+        counted(coverage.covered(), "technique"),
+        match coverage.untagged.len() {
+            1 => "1 rule names none".to_owned(),
+            many => format!("{many} rules name none"),
+        }
     ));
     out
 }

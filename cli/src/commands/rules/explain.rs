@@ -27,6 +27,9 @@ use crate::{
 /// Largest event file, in bytes: an incident with all its findings is a few MB.
 const MAX_EVENT: u64 = 64 << 20;
 
+/// Rules that are named where several fit.
+const LISTED: usize = 10;
+
 #[derive(Serialize)]
 struct Explained {
     rule: String,
@@ -101,11 +104,14 @@ fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(us
         )),
         (many, more) => {
             let several = if many.is_empty() { more } else { many };
-            let names: Vec<String> = several
+            let mut names: Vec<String> = several
                 .iter()
-                .take(10)
+                .take(LISTED)
                 .map(|(_, rule)| format!("  {} {}", rule.key(), rule.meta.title.value))
                 .collect();
+            if several.len() > LISTED {
+                names.push(format!("  … and {} more: write more of it", several.len() - LISTED));
+            }
             Err(Ended::with(
                 Exit::Unknown,
                 format!("{} rules fit {wanted:?}:\n{}", several.len(), names.join("\n")),

@@ -11,7 +11,7 @@ use detect::{
 };
 use serde::Serialize;
 
-use super::{is_test, read_rules};
+use super::{is_test, read_some_rules};
 use crate::{
     Shared,
     commands::files_below,
@@ -42,7 +42,7 @@ struct Untested {
 }
 
 pub(super) fn run(shared: &Shared, paths: &[PathBuf]) -> Result<Exit> {
-    let rules = read_rules(paths)?;
+    let rules = read_some_rules(paths)?;
     let tests: Vec<SourceFile> = files_below(paths, &[".yml", ".yaml"])?
         .into_iter()
         .filter(|path| is_test(path))

@@ -13,18 +13,28 @@ use model::StepName;
 
 use crate::{
     action::Purpose,
-    expression::{Expression, Scope},
+    expression::{self, Expression, Scope},
     plan::{DEFAULT_TIMEOUT, MAXIMUM_TIMEOUT, Parts, PlanStep, written},
     run::whole_run,
 };
+
+/// How closely a specification is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Everything: it is about to be used.
+    Whole,
+    /// A run of it has begun.
+    Begun,
+}
 
 /// The parts of the plan, as far as they could be made, and every problem.
 pub(crate) fn check(
     spec: &PlaybookSpec,
     places: &Places,
     standing: &BTreeSet<String>,
+    look: Look,
 ) -> (Option<Parts>, Vec<Problem>) {
-    let mut check = Check { spec, places, standing, problems: Vec::new() };
+    let mut check = Check { spec, places, standing, look, problems: Vec::new() };
     let trigger_when = check.trigger();
     check.names();
     check.durations();
@@ -34,8 +44,10 @@ pub(crate) fn check(
     let mut steps = Vec::new();
     for (index, step) in spec.steps.iter().enumerate() {
         let path = format!("spec.steps[{index}]");
-        let when =
-            step.when.as_ref().and_then(|cel| check.cel(cel, &format!("{path}.when"), &ancestors[index]));
+        let when = step
+            .when
+            .as_ref()
+            .and_then(|cel| check.condition(cel, &format!("{path}.when"), &ancestors[index]));
         let ways = ways::ways(&mut check, step, &path, &ancestors[index]);
         check.order(index, step, &path, &ancestors[index]);
         steps.push(PlanStep {
@@ -57,6 +69,7 @@ pub(super) struct Check<'a> {
     pub(super) spec: &'a PlaybookSpec,
     pub(super) places: &'a Places,
     standing: &'a BTreeSet<String>,
+    look: Look,
     problems: Vec<Problem>,
 }
 
@@ -92,7 +105,7 @@ impl Check<'_> {
             }
         }
         let when = trigger.when.as_ref()?;
-        self.compile(when, "spec.trigger.when", Scope::Trigger)
+        self.compile(when, "spec.trigger.when", Scope::Trigger, expression::Purpose::Condition)
     }
 
     fn names(&mut self) {
@@ -193,9 +206,24 @@ impl Check<'_> {
         }
     }
 
-    /// A step's expression: compiled, and asking only about steps that are done before.
+    fn condition(&mut self, cel: &Cel, path: &str, ancestors: &BTreeSet<usize>) -> Option<Expression> {
+        self.asking(cel, path, ancestors, expression::Purpose::Condition)
+    }
+
+    /// A step's expression that gives a value.
     pub(super) fn cel(&mut self, cel: &Cel, path: &str, ancestors: &BTreeSet<usize>) -> Option<Expression> {
-        let expression = self.compile(cel, path, Scope::Step)?;
+        self.asking(cel, path, ancestors, expression::Purpose::Value)
+    }
+
+    /// A step's expression: compiled, and asking only about steps that are done before.
+    fn asking(
+        &mut self,
+        cel: &Cel,
+        path: &str,
+        ancestors: &BTreeSet<usize>,
+        purpose: expression::Purpose,
+    ) -> Option<Expression> {
+        let expression = self.compile(cel, path, Scope::Step, purpose)?;
         for used in expression.uses() {
             let place = self.places.within(path, used.line, used.column);
             let names = self.spec.steps.iter().map(|step| step.name.as_str());
@@ -217,8 +245,18 @@ impl Check<'_> {
         Some(expression)
     }
 
-    fn compile(&mut self, cel: &Cel, path: &str, scope: Scope) -> Option<Expression> {
-        match Expression::compile(&cel.0, scope) {
+    fn compile(
+        &mut self,
+        cel: &Cel,
+        path: &str,
+        scope: Scope,
+        purpose: expression::Purpose,
+    ) -> Option<Expression> {
+        let purpose = match self.look {
+            Look::Whole => purpose,
+            Look::Begun => expression::Purpose::Continuation,
+        };
+        match Expression::compile(&cel.0, scope, purpose) {
             Ok(expression) => Some(expression),
             Err(faults) => {
                 for fault in faults {

@@ -6,6 +6,8 @@
 //! used: its ANTLR parser needs some 180 KiB of stack for each bracket in a debug build and overflows before its own limit.
 
 mod cost;
+mod kind;
+mod shape;
 mod value;
 mod walk;
 
@@ -17,7 +19,7 @@ use std::{
 use cel::{Context, Env, IdedExpr, parser::PrattParser};
 use serde_json::Value;
 #[cfg(test)]
-pub(crate) use walk::fields_of;
+pub(crate) use shape::{Kind, variable};
 pub use walk::{Fault, StepUse};
 
 use crate::facts::MAX_LIST;
@@ -41,6 +43,18 @@ pub enum Scope {
     Trigger,
     /// Those and `steps`.
     Step,
+}
+
+/// What an expression is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A condition: it is true or false.
+    Condition,
+    /// To be the value of something.
+    Value,
+    /// To go on with a run that has begun. Its playbook was taken as it is: what only this version finds amiss must not keep what is in
+    /// force from being brought to its end.
+    Continuation,
 }
 
 /// A compiled expression.
@@ -75,11 +89,12 @@ pub enum EvaluationError {
 }
 
 impl Expression {
-    /// Compiles `text`, or says everything that is wrong with it.
+    /// Compiles `text`, or says everything that is wrong with it: what it names and is not there, what cannot be compared, and what is no
+    /// condition where one is needed.
     ///
     /// # Errors
     /// Each fault with its place within the text.
-    pub fn compile(text: &str, scope: Scope) -> Result<Self, Vec<Fault>> {
+    pub fn compile(text: &str, scope: Scope, purpose: Purpose) -> Result<Self, Vec<Fault>> {
         if text.len() > crds::Cel::MAX_LENGTH {
             let message = format!("longer than {} bytes", crds::Cel::MAX_LENGTH);
             return Err(vec![Fault { line: 1, column: 1, message, help: None }]);
@@ -88,6 +103,13 @@ impl Expression {
         let root = parser.parse(text).map_err(|errors| syntax(&errors.errors))?;
         let (mut faults, uses) = walk::check(&root, text, scope);
         cost::check(&root, &mut faults);
+        if purpose != Purpose::Continuation {
+            let (unfit, whole) = kind::check(&root, text);
+            faults.extend(unfit);
+            if purpose == Purpose::Condition {
+                faults.extend(kind::no_condition(&root, whole, text));
+            }
+        }
         if faults.is_empty() {
             Ok(Self { text: text.into(), root: Arc::new(root), uses })
         } else {
@@ -204,6 +226,9 @@ fn syntax(errors: &[cel::ParseError]) -> Vec<Fault> {
 /// beginning if it does not. The parser does not tell where a node of a valid expression stands.
 fn position(text: &str, word: &str) -> (u32, u32) {
     let (mut line, mut column, mut quote, mut previous) = (1, 1, None, ' ');
+    if word.is_empty() {
+        return (line, column);
+    }
     let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     for (at, c) in text.char_indices() {
         let rest = &text[at..];

@@ -326,7 +326,9 @@ mod tests {
             let mut facts = super::Facts::without_finding(incident, &model::NodeId::new("n"));
             facts.finding = serde_json::json!({});
             let scope = crate::expression::Scope::Trigger;
-            let condition = crate::expression::Expression::compile(text, scope).unwrap();
+            let condition =
+                crate::expression::Expression::compile(text, scope, crate::expression::Purpose::Value)
+                    .unwrap();
             condition.holds(&crate::expression::Variables::of(&facts)).unwrap()
         };
         let bad =

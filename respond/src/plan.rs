@@ -8,7 +8,11 @@ use crds::{
 };
 use model::{PlaybookName, StepName, short_hash};
 
-use crate::{action::ActionKind, check, expression::Expression};
+use crate::{
+    action::ActionKind,
+    check::{self, Look},
+    expression::Expression,
+};
 
 /// A step that names no timeout gets this.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,8 +71,12 @@ impl Plan {
     /// Checks and compiles a playbook. `standing` are the actions for which a policy has a standing approval of this playbook.
     #[must_use]
     pub fn check(playbook: &Located<Playbook>, standing: &BTreeSet<String>) -> Checked {
+        Self::look(playbook, standing, Look::Whole)
+    }
+
+    fn look(playbook: &Located<Playbook>, standing: &BTreeSet<String>, look: Look) -> Checked {
         let name = playbook.value.metadata.name.clone().unwrap_or_default();
-        let (parts, mut problems) = check::check(&playbook.value.spec, &playbook.places, standing);
+        let (parts, mut problems) = check::check(&playbook.value.spec, &playbook.places, standing, look);
         problems.sort();
         problems.dedup();
         let broken = problems.iter().any(|problem| problem.severity == Severity::Error);
@@ -76,7 +84,8 @@ impl Plan {
         Checked { plan, problems }
     }
 
-    /// The plan of a specification that has been checked before, for example one from a journal.
+    /// The plan of a specification that has been checked before, for example one from a journal: what an earlier version took is not
+    /// refused for what its conditions compare.
     ///
     /// # Errors
     /// The problems, where it cannot be run after all.
@@ -85,7 +94,7 @@ impl Plan {
             return Ok(Self::reactions_only());
         }
         let located = Located::nowhere(Playbook::new(name.as_str(), spec.clone()), name.as_str());
-        let checked = Self::check(&located, &BTreeSet::new());
+        let checked = Self::look(&located, &BTreeSet::new(), Look::Begun);
         checked.plan.ok_or(checked.problems)
     }
 

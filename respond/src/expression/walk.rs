@@ -1,4 +1,4 @@
-//! What an expression names, compared with what there is.
+//! Which variables, functions and steps an expression names, compared with what there is.
 
 use cel::{
     IdedExpr,
@@ -52,55 +52,6 @@ const FUNCTIONS: [&str; 13] = [
     "type",
     "dyn",
 ];
-/// What a step has.
-const OF_STEP: [&str; 4] = ["state", "succeeded", "failed", "outputs"];
-
-/// Fields of each variable; docs/playbooks.md lists them with their meaning, and a test compares them with the facts.
-const FIELDS: [(&str, &[&str]); 4] = [
-    (
-        "incident",
-        &[
-            "id",
-            "title",
-            "severity",
-            "techniques",
-            "finding_count",
-            "intelligence",
-            "intelligence_confidence",
-            "sensitivity",
-        ],
-    ),
-    (
-        "finding",
-        &["id", "rule", "title", "level", "techniques", "tactics", "count", "matched", "event", "process"],
-    ),
-    (
-        "process",
-        &[
-            "pid",
-            "start",
-            "exe",
-            "backing",
-            "command_line",
-            "args",
-            "cwd",
-            "uid",
-            "euid",
-            "tty",
-            "stdio",
-            "cgroup",
-            "workload",
-        ],
-    ),
-    ("node", &["name"]),
-];
-
-/// Fields of a variable.
-#[cfg(test)]
-pub(crate) fn fields_of(name: &str) -> &'static [&'static str] {
-    FIELDS.iter().find(|(known, _)| *known == name).map_or(&[], |(_, fields)| fields)
-}
-
 /// Faults, and the steps that are named.
 pub(super) fn check(root: &IdedExpr, text: &str, scope: Scope) -> (Vec<Fault>, Vec<StepUse>) {
     let mut walk = Walk { text, scope, faults: Vec::new(), uses: Vec::new(), bound: Vec::new() };
@@ -173,16 +124,6 @@ impl<'a> Walk<'a> {
             let message = format!("unknown variable `{root}`; there are {}", known.join(", "));
             return self.fault(root, message, help);
         }
-        let Some(&field) = path.first() else { return };
-        let (of, field) = match (root, field, path.get(1)) {
-            ("finding", "process", Some(&field)) => ("process", field),
-            _ => (root, field),
-        };
-        let Some((_, fields)) = FIELDS.iter().find(|(name, _)| *name == of) else { return };
-        if !fields.contains(&field) {
-            let help = nearest(field, fields.iter().copied()).map(|n| format!("did you mean `{n}`?"));
-            self.fault(field, format!("`{of}` has no `{field}`; it has {}", fields.join(", ")), help);
-        }
     }
 
     fn step(&mut self, path: &[&str]) {
@@ -191,12 +132,6 @@ impl<'a> Walk<'a> {
             return self.fault("steps", "`steps` must be followed by the name of a step".into(), help);
         };
         let field = path.get(1).map(|f| (*f).to_owned());
-        if let Some(field) = &field
-            && !OF_STEP.contains(&field.as_str())
-        {
-            let help = nearest(field, OF_STEP).map(|n| format!("did you mean `{n}`?"));
-            self.fault(field, format!("a step has no `{field}`; it has {}", OF_STEP.join(", ")), help);
-        }
         let (line, column) = position(self.text, step);
         self.uses.push(StepUse { step: step.into(), field, line, column });
     }
@@ -208,7 +143,7 @@ impl<'a> Walk<'a> {
 }
 
 /// `a.b.c` and `a["b"].c` as (a, [b, c]).
-fn dotted(node: &IdedExpr) -> Option<(&str, Vec<&str>)> {
+pub(super) fn dotted(node: &IdedExpr) -> Option<(&str, Vec<&str>)> {
     let (mut node, mut path) = (node, Vec::new());
     loop {
         match &node.expr {

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crds::source::{Resource, read};
 use model::{
@@ -95,7 +98,7 @@ fn plan(trigger: &str, mode: &str, name: &str) -> Arc<Plan> {
     );
     let reading = read("p", &text);
     let [Resource::Playbook(playbook)] = &reading.resources[..] else { panic!("{:?}", reading.problems) };
-    Arc::new(Plan::check(playbook, &std::collections::BTreeSet::new()).plan.unwrap())
+    Arc::new(Plan::check(playbook, &BTreeSet::new()).plan.unwrap())
 }
 
 pub(super) fn policy(spec: &str) -> (String, ResponsePolicySpec) {
@@ -351,7 +354,7 @@ fn the_most_specific_playbook_answers_the_weightiest_finding() {
 }
 
 #[test]
-fn expressions_know_exactly_the_fields_that_there_are() {
+fn expressions_know_exactly_the_fields_that_there_are_at_every_depth() {
     let facts = Facts::of(
         &incident(vec![finding("r", Level::Low, 1)]),
         &finding("r", Level::Low, 1),
@@ -363,11 +366,39 @@ fn expressions_know_exactly_the_fields_that_there_are() {
         ("process", &facts.process),
         ("node", &facts.node),
     ] {
-        let found: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut known = crate::expression::fields_of(name).to_vec();
-        known.sort_unstable();
-        let mut found = found;
-        found.sort_unstable();
-        assert_eq!(found, known, "{name}");
+        fits(crate::expression::variable(name), value, name);
+    }
+}
+
+/// Mappings with certain keys have just those, at every depth; an event has those of its kind.
+fn fits(kind: crate::expression::Kind, value: &serde_json::Value, path: &str) {
+    use crate::expression::Kind;
+    match (kind, value) {
+        (Kind::Record(record), serde_json::Value::Object(found)) => {
+            let names: BTreeSet<&str> = record.fields.iter().map(|(name, _)| *name).collect();
+            let there: BTreeSet<&str> = found.keys().map(String::as_str).collect();
+            if path == "finding.event" {
+                assert!(there.is_subset(&names), "{path}: {there:?} of {names:?}");
+            } else {
+                assert_eq!(there, names, "{path}");
+            }
+            for (name, inner) in found {
+                let kind = record.fields.iter().find(|(known, _)| known == name).unwrap().1;
+                fits(kind, inner, &format!("{path}.{name}"));
+            }
+        }
+        (Kind::List(entry), serde_json::Value::Array(found)) => {
+            found.iter().for_each(|inner| fits(*entry, inner, path));
+        }
+        (Kind::Map(inner), serde_json::Value::Object(found)) => {
+            found.values().for_each(|value| fits(*inner, value, path));
+        }
+        (Kind::OneOf(choices), value) => {
+            assert!(choices.contains(&value.as_str().unwrap()), "{path}: {value}")
+        }
+        (Kind::Text, value) => assert!(value.is_string(), "{path}: {value}"),
+        (Kind::Number, value) => assert!(value.is_number(), "{path}: {value}"),
+        (Kind::Truth, value) => assert!(value.is_boolean(), "{path}: {value}"),
+        (kind, value) => panic!("{path}: {value} is no {kind:?}"),
     }
 }

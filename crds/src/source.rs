@@ -1,6 +1,7 @@
 //! From YAML text to resources, with the place of everything, so that each mistake can be shown where it stands.
 
 mod place;
+mod rest;
 mod shape;
 mod tree;
 
@@ -112,7 +113,7 @@ impl Reading {
 }
 
 /// The document as `T`, and every problem of its shape. The deserializer stops at the first value of a wrong type: that is told, left out, and
-/// it goes on.
+/// it goes on. Where that cannot be done in the text, everything that the type does not have is left out at once.
 fn typed<T: DeserializeOwned + CustomResourceExt>(
     text: &str,
     document: &tree::Document,
@@ -141,6 +142,15 @@ fn typed<T: DeserializeOwned + CustomResourceExt>(
                     Some(rest) => padded = rest,
                     None => break,
                 }
+            }
+        }
+    }
+    if value.is_none() {
+        let (rest, wrong) = rest::of::<T>(&document.root, places);
+        value = rest;
+        for problem in wrong {
+            if !problems.iter().any(|known| known.place == problem.place) {
+                problems.push(problem);
             }
         }
     }

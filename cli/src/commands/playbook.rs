@@ -149,13 +149,10 @@ fn check(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Exit> {
     }
     for resource in &damaged {
         if let Resource::Playbook(playbook) = resource {
-            // Lines that have a mistake already may seem to have another because what was wrong is left out.
+            // What has a mistake already may seem to have another because what was wrong is left out.
             let more = Plan::check(playbook, &BTreeSet::new()).problems;
-            let known: BTreeSet<_> =
-                problems.iter().map(|one| (one.place.file.clone(), one.place.line)).collect();
-            problems.extend(
-                more.into_iter().filter(|one| !known.contains(&(one.place.file.clone(), one.place.line))),
-            );
+            let known: BTreeSet<_> = problems.iter().map(|one| one.place.clone()).collect();
+            problems.extend(more.into_iter().filter(|one| !known.contains(&one.place)));
         }
     }
     let (mut playbooks, mut policies) = (Vec::new(), Vec::new());

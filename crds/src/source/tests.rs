@@ -113,3 +113,17 @@ spec:
     assert!(reading.resources.is_empty());
     assert_eq!(reading.damaged.len(), 1, "what is left of it can be looked through for more");
 }
+
+#[test]
+fn a_key_that_there_is_not_hides_no_other_mistake_whatever_its_value() {
+    for key in ["alow: [10.0.0.0/8]", "alow: {a: [b]}", "alow: x, alow2: y", "alow: "] {
+        let text = GOOD.replace("timeout: 3s", &format!("with: {{{key}}}\n      timeout: 3 seconds"));
+        let reading = read("p.yaml", &text);
+        let told: Vec<String> = reading.problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|one| one.contains("unknown field `alow`")), "{key}: {told:?}");
+        assert!(told.iter().any(|one| one.starts_with("p.yaml:13:")), "{key}: {told:?}");
+        let [Resource::Playbook(rest)] = &reading.damaged[..] else { panic!("{key}: {told:?}") };
+        assert_eq!(rest.value.spec.steps[0].action.0, "node.freeze", "{key}");
+        assert_eq!(reading.resources.len(), 1, "{key}: only the policy can be used");
+    }
+}

@@ -92,32 +92,33 @@ fn who_may_not_answer_is_told_why() {
 #[test]
 fn what_is_not_there_or_not_certain_is_not_answered() {
     let Some(scene) = Scene::new(&["sure", "also"]) else { return };
-    for name in ["inc-cc01", "inc-cc02"] {
+    for name in ["inc-cc001", "inc-cc002"] {
         open(&scene, "sure", name);
         scene.question("sure", name, "kill", |_| {});
     }
-    let twice = scene.question("also", "inc-cc01", "kill", |_| {});
+    let twice = scene.question("also", "inc-cc001", "kill", |_| {});
     for verb in ["approve", "deny", "revert"] {
         refused(scene.plugin("ada", 80, &[verb, "inc-nowhere"]), 5, "there is no incident inc-nowhere");
         refused(
-            scene.plugin("ada", 80, &[verb, "cc0"]),
+            scene.plugin("ada", 80, &[verb, "cc00"]),
             5,
-            "cc0 fits 2 incidents: sure/inc-cc01, sure/inc-cc02",
+            "cc00 fits 2 incidents: sure/inc-cc001, sure/inc-cc002",
         );
-        // A beginning of nothing is not everything.
+        // Too little of one, and a beginning of nothing, is none.
+        refused(scene.plugin("ada", 80, &[verb, "cc0"]), 5, "at least 4 characters");
         for nothing in ["", "inc-"] {
             refused(scene.plugin("ada", 80, &[verb, nothing]), 5, "which incident?");
         }
     }
     for verb in ["show", "timeline"] {
         refused(scene.plugin("ada", 80, &[verb, "inc-nowhere"]), 5, "there is no incident inc-nowhere");
-        refused(scene.plugin("ada", 80, &[verb, "cc0"]), 5, "cc0 fits 2 incidents");
+        refused(scene.plugin("ada", 80, &[verb, "cc00"]), 5, "cc00 fits 2 incidents");
     }
     // The same name in two namespaces.
     refused(scene.plugin("ada", 80, &["approve", &twice]), 5, "choose with -n");
     assert_eq!(scene.plugin("ada", 80, &["approve", &twice, "-n", "also"]).code, 0);
     assert!(decision(&scene, "sure", &twice).is_null());
-    assert!(decision(&scene, "sure", "run-cc02-kill").is_null());
+    assert!(decision(&scene, "sure", "run-cc002-kill").is_null());
 }
 
 #[test]

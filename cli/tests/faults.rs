@@ -164,6 +164,9 @@ fn i10_what_is_wrong_with_the_files_of_the_audit_log_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().display().to_string();
     let (code, text) = run(&["audit", "verify", "--state", &state]);
+    assert!(code == Some(5) && text.contains("nothing was verified"), "nothing of it is there: {text}");
+    file(dir.path(), "audit.anchor", "{}");
+    let (code, text) = run(&["audit", "verify", "--state", &state]);
     assert!(code == Some(1) && text.contains("audit.key"), "no key: {text}");
     let key = file(dir.path(), "keys/audit.key", &"a".repeat(64));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();

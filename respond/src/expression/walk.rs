@@ -122,7 +122,7 @@ impl<'a> Walk<'a> {
         if !known.contains(&root) {
             let help = nearest(root, known.iter().copied()).map(|n| format!("did you mean `{n}`?"));
             let message = format!("unknown variable `{root}`; there are {}", known.join(", "));
-            return self.fault(root, message, help);
+            self.fault(root, message, help);
         }
     }
 

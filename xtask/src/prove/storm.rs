@@ -33,7 +33,8 @@ pub(super) fn prove(stage: &Stage) -> Result<()> {
 fn play(stage: &Stage, spaces: &[String]) -> Result<()> {
     stage.kubectl.apply(&json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponsePolicy",
         "metadata": {"name": "storm", "namespace": NAMESPACE}, "spec": {
-            "budgets": {"runsPerHourAndNamespace": SHARE},
+            // What the playbook does must be allowed, or it asks before any budget is looked at.
+            "widest": "Namespace", "budgets": {"runsPerHourAndNamespace": SHARE},
             // One image in so many namespaces, and so many targets, would look like planned work, and ask before a budget does.
             "gate": {"targets": 4 * SPACES * PODS as usize, "namespaces": 4 * SPACES}}}))?;
     let gate = json!(["/bin/nc", "-ll", "-p", GATE.to_string(), "-e", "/bin/sleep", "100000"]);
@@ -88,6 +89,15 @@ fn play(stage: &Stage, spaces: &[String]) -> Result<()> {
     }
     eprintln!("    answered after {took:.1} s; by themselves and asked, by namespace: {by_space:?}");
     ensure!(by_space.len() == SPACES, "incidents are not in their namespaces: {by_space:?}");
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    for run in storm.iter().flat_map(|one| one["status"]["runs"].as_array().into_iter().flatten()) {
+        *reasons.entry(run["because"].as_str().unwrap_or("nothing").to_owned()).or_default() += 1;
+    }
+    let mut reasons: Vec<(String, u64)> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (because, count) in reasons.iter().take(5) {
+        eprintln!("    {count} because {because}");
+    }
     ensure!(
         by_space.values().all(|of| *of == (SHARE, u64::from(PODS) - SHARE)),
         "{SHARE} in each namespace were to be done, the others asked about: {by_space:?}"
@@ -112,8 +122,9 @@ fn incidents(stage: &Stage) -> Result<Vec<Value>> {
 
 /// Whether a person was asked before anything began.
 fn asks(incident: &Value) -> bool {
+    let used_up = format!("{SHARE} of {SHARE} automatic runs this hour");
     incident["status"]["runs"].as_array().into_iter().flatten().any(|run| {
-        run["because"].as_str().is_some_and(|because| because.contains("automatic runs this hour"))
+        run["because"].as_str().is_some_and(|because| because.contains(&used_up))
             && run["state"] == "Waiting"
             && incident["status"]["state"] == "NeedsApproval"
             && incident["status"]["contained"].is_null()

@@ -8,7 +8,10 @@ use std::process::Command;
 
 use ground::{Ground, now, process, puppet::Puppet};
 use hemostat_agent::contain::Which;
-use model::{ActionFailure, Effect, NodeAction, Phase, PhaseDone, RollbackState};
+use model::{
+    ActionFailure, ActionRecord, CommandKey, Effect, IncidentId, NodeAction, NodeCommand, NodeId, Phase,
+    PhaseDone, RollbackState, Timestamp,
+};
 
 /// Not a test: the program that the tests start.
 #[test]
@@ -55,16 +58,7 @@ fn connections_of_the_target_are_reset_and_listeners_stay() {
             let answer = puppet.tell(talk);
             assert!(answer != "ok" && answer != "silence", "{answer}");
         }
-        let verify = model::NodeCommand {
-            key: model::CommandKey::new("k"),
-            action_id: record.id.clone(),
-            incident: model::IncidentId::new("inc-1"),
-            node: model::NodeId::new("test-node"),
-            deadline: model::Timestamp(i64::MAX),
-            action: record.action.clone(),
-            target,
-            phase: Phase::Verify { rollback: RollbackState::Nothing },
-        };
+        let verify = verify(&record);
         assert_eq!(
             contain.handle(&verify, now()).result,
             Ok(PhaseDone::Verified { effect: Effect::InForce })
@@ -77,6 +71,87 @@ fn connections_of_the_target_are_reset_and_listeners_stay() {
             contain.handle(&verify, now()).result,
             Ok(PhaseDone::Verified { effect: Effect::Missing { .. } })
         ));
+    }
+}
+
+fn verify(record: &ActionRecord) -> NodeCommand {
+    NodeCommand {
+        key: CommandKey::new("k"),
+        action_id: record.id.clone(),
+        incident: IncidentId::new("inc-1"),
+        node: NodeId::new("test-node"),
+        deadline: Timestamp(i64::MAX),
+        action: record.action.clone(),
+        target: record.target.clone(),
+        phase: Phase::Verify { rollback: RollbackState::Nothing },
+    }
+}
+
+/// Both families, the one within the other, connected and not, with a number of its own or one that the kernel gave: whoever uses such a
+/// socket next is told that it was cut off, and a connected one has no peer any more.
+#[test]
+fn udp_sockets_of_the_target_are_cut_off_whatever_their_kind_and_those_of_others_stay() {
+    const PEERS: [&str; 3] = ["127.0.0.1:7000", "[::1]:7000", "[::ffff:127.0.0.1]:7000"];
+    for by_cgroup in [false, true] {
+        let Some((ground, mut target)) = stage("udp sockets") else { return };
+        // Whom it speaks to, and who speaks beside it, in the same network namespace.
+        let mut peer = Puppet::beside(&target);
+        for address in &PEERS[..2] {
+            assert_eq!(peer.tell(&format!("echo {address}")), "ok");
+        }
+        let open = |who: &mut Puppet| -> Vec<(String, String)> {
+            let orders = PEERS.iter().flat_map(|peer| {
+                [("udp-open", *peer), ("udp-connect", *peer)].map(|(how, peer)| format!("{how} {peer}"))
+            });
+            orders
+                .map(|order| {
+                    let answer = who.tell(&order);
+                    let index = answer.strip_prefix("ok ").unwrap_or_else(|| panic!("{order}: {answer}"));
+                    (order, index.to_owned())
+                })
+                .collect()
+        };
+        let (mine, theirs) = (open(&mut target), open(&mut peer));
+        for (order, index) in &mine {
+            assert_eq!(target.tell(&format!("udp-say {index}")), "ok", "{order}");
+        }
+        // bound to a number: somebody may wait on it
+        let bound: Vec<String> = ["127.0.0.1:7100", "[::1]:7100", "0.0.0.0:7200", "[::]:7300"]
+            .iter()
+            .map(|at| target.tell(&format!("udp-bind {at}")).strip_prefix("ok ").unwrap().to_owned())
+            .collect();
+        let contain = ground.contain();
+        let wanted = if by_cgroup { ground.target() } else { process(target.pid()) };
+        let record = match contain.react(NodeAction::DestroySockets, wanted, now()) {
+            Err(ActionFailure::Unsupported { because, .. }) => {
+                println!("SKIPPED: udp sockets: {because}");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        for (order, index) in &mine {
+            if order.starts_with("udp-connect") {
+                assert_eq!(target.tell(&format!("udp-peer {index}")), "none", "{order}");
+                assert_eq!(target.tell(&format!("udp-take {index}")), "aborted", "{order}");
+                assert_ne!(target.tell(&format!("udp-say {index}")), "ok", "{order}: it stays cut off");
+            } else {
+                assert_eq!(target.tell(&format!("udp-say {index}")), "aborted", "{order}");
+            }
+        }
+        for index in &bound {
+            assert_eq!(target.tell(&format!("udp-take {index}")), "aborted");
+        }
+        for (order, index) in &theirs {
+            assert_eq!(peer.tell(&format!("udp-say {index}")), "ok", "another's {order}");
+        }
+        let verify = verify(&record);
+        let verified = |effect| Ok(PhaseDone::Verified { effect });
+        assert_eq!(contain.handle(&verify, now()).result, verified(Effect::InForce));
+        // a new one is another's decision: it works, and is seen
+        assert_eq!(target.tell("udp 127.0.0.1:7000"), "ok");
+        assert!(target.tell("udp-connect 127.0.0.1:7000").starts_with("ok"));
+        let again = contain.handle(&verify, now()).result;
+        assert_eq!(again, verified(Effect::Missing { found: "connected sockets: 1".into() }));
     }
 }
 

@@ -437,6 +437,10 @@ fn stop_some(
         task.note(Line::Stopped { id: task.id.clone(), stopped: news })?;
     }
     for held in &asked {
+        // To one whom somebody else has stopped, ours would be pending even after the undo, and be no help: a SIGCONT takes it away.
+        if held.stat.is_stopped() && is_stopped_now(held)? {
+            continue;
+        }
         task.step("stop");
         held.signal(Signal::STOP)?;
     }
@@ -454,6 +458,12 @@ fn stop_some(
         }
     }
     Ok(all)
+}
+
+/// Looked at again, since what was read when it was taken hold of may be over.
+fn is_stopped_now(held: &Held) -> Result<bool, ActionFailure> {
+    let now = held.look().map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))?;
+    Ok(now.is_some_and(|stat| stat.is_stopped()))
 }
 
 /// The cheap look, over and over, for as long as it mostly takes.

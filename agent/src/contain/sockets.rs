@@ -54,13 +54,13 @@ impl Act for Destroy {
             open += in_namespace(namespace, move |diag| {
                 let sockets = diag.list()?.into_iter();
                 Ok(sockets
-                    .filter(|s| inodes.contains(&s.inode) && s.protocol == TCP && s.state == ESTABLISHED)
+                    .filter(|socket| inodes.contains(&socket.inode) && socket.state == ESTABLISHED)
                     .count())
             })?;
         }
         Ok(match open {
             0 => Effect::InForce,
-            _ => Effect::Missing { found: format!("{open} TCP connections are established") },
+            _ => Effect::Missing { found: format!("connected sockets: {open}") },
         })
     }
 

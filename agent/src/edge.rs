@@ -85,8 +85,8 @@ impl Authority {
 /// For the reporter.
 #[derive(Debug)]
 pub enum Draft {
-    /// A finding of a new cause, not yet masked.
-    Finding(Box<Finding>),
+    /// A finding of a new cause, not yet masked, and when its event happened by the kernel's clock.
+    Finding(Box<Finding>, BootNs),
     /// The node has acted.
     Reaction(Box<ActionRecord>),
 }
@@ -293,7 +293,7 @@ impl Edge {
                 reactions: reactions.clone(),
                 loss: LossWindow::default(), // the reporter asks the probes
             };
-            if self.draft(Draft::Finding(Box::new(finding)), rule.level) == Told::No {
+            if self.draft(Draft::Finding(Box::new(finding), at), rule.level) == Told::No {
                 let mut fold = self.parts.fold.lock().unwrap_or_else(PoisonError::into_inner);
                 fold.forget(&cause);
             }
@@ -392,7 +392,7 @@ impl Edge {
 
     /// High and critical wait for the reporter, which is quick; others are given up when it is behind, and counted.
     fn draft(&self, draft: Draft, level: Level) -> Told {
-        let is_finding = matches!(draft, Draft::Finding(_));
+        let is_finding = matches!(draft, Draft::Finding(..));
         let told = if level >= Level::High {
             self.parts.drafts.send(draft).is_ok()
         } else {

@@ -12,7 +12,8 @@ use std::{
 
 use detect::matcher::RuleIndex;
 use model::{
-    AgentEpoch, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Reaction, Timestamp, Up,
+    AgentEpoch, BootNs, ClassCount, EventClass, HookState, LossWindow, NodeId, NodeStatus, Reaction,
+    Timestamp, Up,
 };
 use tokio::sync::mpsc;
 
@@ -43,29 +44,29 @@ const MAX_OF_RULES: usize = 16;
 /// Samples of losses kept: two minutes.
 const SAMPLES: usize = 120;
 
-/// How much was lost, by class, over the last two minutes (I2).
+/// How much was lost, by class, over the last two minutes (I2). By the kernel's clock: a wall clock that is set must not hide a loss.
 #[derive(Debug, Default)]
 pub struct LossWatch {
-    samples: VecDeque<(Timestamp, BTreeMap<EventClass, u64>)>,
+    samples: VecDeque<(BootNs, BTreeMap<EventClass, u64>)>,
 }
 
 impl LossWatch {
     /// Remembers how much was lost until now.
-    pub fn sample(&mut self, now: Timestamp, counts: &BTreeMap<EventClass, ClassCount>) {
+    pub fn sample(&mut self, now: BootNs, counts: &BTreeMap<EventClass, ClassCount>) {
         if self.samples.len() == SAMPLES {
             self.samples.pop_front();
         }
         self.samples.push_back((now, lost(counts)));
     }
 
-    /// What was lost from the last sample before `from` until now. Without such a sample: from the start on.
+    /// From when on losses are known, and what was lost from then until now: from the last sample before `from`. Without such a sample: from
+    /// the start on.
     #[must_use]
     pub fn since(
         &self,
-        from: Timestamp,
-        now: Timestamp,
+        from: BootNs,
         counts: &BTreeMap<EventClass, ClassCount>,
-    ) -> LossWindow {
+    ) -> (BootNs, BTreeMap<EventClass, u64>) {
         let before = self.samples.iter().rev().find(|(at, _)| *at <= from).or_else(|| {
             // Samples begin after `from`: if none was dropped yet, all losses are since the start.
             (self.samples.len() == SAMPLES).then(|| self.samples.front()).flatten()
@@ -79,7 +80,7 @@ impl LossWatch {
                 (more > 0).then_some((class, more))
             })
             .collect();
-        LossWindow { from: start, to: now, lost }
+        (start, lost)
     }
 }
 
@@ -224,10 +225,17 @@ impl Shared {
 pub(crate) struct ProbeLosses(pub(crate) Arc<Shared>);
 
 impl Losses for ProbeLosses {
-    fn since(&mut self, from: Timestamp) -> LossWindow {
+    fn around(&mut self, at: BootNs, time: Timestamp, before: Duration) -> LossWindow {
         // A count that cannot be read is said in the status; here it is as if nothing was lost since the last sample.
         let counts = lock(&self.0.probes).counts().unwrap_or_default();
-        lock(&self.0.losses).since(from, self.0.clock.now(), &counts)
+        let nanos = u64::try_from(before.as_nanos()).unwrap_or(u64::MAX);
+        let (from, lost) = lock(&self.0.losses).since(BootNs(at.0.saturating_sub(nanos)), &counts);
+        // By the clock that gave the event its time, whatever it was set to since.
+        let by_its_clock = |boot: BootNs| {
+            let apart = i128::from(boot.0) - i128::from(at.0);
+            Timestamp(time.0.saturating_add(i64::try_from(apart).unwrap_or_default()))
+        };
+        LossWindow { from: by_its_clock(from), to: by_its_clock(Clock::boot_now()), lost }
     }
 }
 
@@ -293,7 +301,7 @@ impl House {
         }
         let counts = lock(&self.shared.probes).counts();
         if let Ok(counts) = counts {
-            lock(&self.shared.losses).sample(self.shared.clock.now(), &counts);
+            lock(&self.shared.losses).sample(Clock::boot_now(), &counts);
         }
     }
 
@@ -340,20 +348,17 @@ mod tests {
     #[test]
     fn i2_losses_are_those_of_the_window() {
         let mut watch = LossWatch::default();
-        let second = |n: i64| Timestamp(n * 1_000_000_000);
+        let second = |n: u64| BootNs(n * 1_000_000_000);
         for n in 0..300 {
-            watch.sample(second(n), &counts(n as u64 / 10));
+            watch.sample(second(n), &counts(n / 10));
         }
-        let window = watch.since(second(280), second(300), &counts(40));
-        assert_eq!(window.lost, BTreeMap::from([(EventClass::Exec, 12)]));
-        assert_eq!((window.from, window.to), (second(280), second(300)));
-        let window = watch.since(second(280), second(300), &counts(28));
-        assert!(window.lost.is_empty());
+        let (from, lost) = watch.since(second(280), &counts(40));
+        assert_eq!((from, lost), (second(280), BTreeMap::from([(EventClass::Exec, 12)])));
+        assert!(watch.since(second(280), &counts(28)).1.is_empty());
         // Older than what is remembered: as far back as known, and it says from when.
-        let window = watch.since(second(5), second(300), &counts(40));
-        assert_eq!(window.from, second(180));
-        // At the start all losses count.
+        assert_eq!(watch.since(second(5), &counts(40)).0, second(180));
+        // At the start all losses count. Samples and events have one clock, which nobody sets: what the wall clock said does not come in.
         let fresh = LossWatch::default();
-        assert_eq!(fresh.since(second(1), second(2), &counts(3)).lost[&EventClass::Exec], 3);
+        assert_eq!(fresh.since(second(1), &counts(3)).1[&EventClass::Exec], 3);
     }
 }

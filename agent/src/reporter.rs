@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{LossWindow, Report, Timestamp};
+use model::{BootNs, LossWindow, Report, Timestamp};
 use tokio::sync::Notify;
 
 use crate::{
@@ -29,8 +29,8 @@ const LOSS_BEFORE: Duration = Duration::from_secs(60);
 
 /// What was lost in a span of time (I2).
 pub trait Losses: Send {
-    /// From `from` until now.
-    fn since(&mut self, from: Timestamp) -> LossWindow;
+    /// From `before` an event until now; the event happened at `at` by the kernel's clock, `time` by the wall clock as it was set then.
+    fn around(&mut self, at: BootNs, time: Timestamp, before: Duration) -> LossWindow;
 }
 
 /// Runs on a thread of its own until the edge is gone, and then tells what is still untold.
@@ -81,9 +81,8 @@ impl Reporter {
                 record.detail = self.masker.text(&record.detail).into_owned();
                 Report::Reaction(*record)
             }
-            Draft::Finding(mut finding) => {
-                finding.loss =
-                    self.losses.since(Timestamp(finding.event.time.0 - LOSS_BEFORE.as_nanos() as i64));
+            Draft::Finding(mut finding, at) => {
+                finding.loss = self.losses.around(at, finding.event.time, LOSS_BEFORE);
                 self.masker.finding(&mut finding);
                 fit(&mut finding);
                 Report::Finding(*finding)

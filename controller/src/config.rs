@@ -32,6 +32,18 @@ pub fn wall_clock() -> Clock {
     })
 }
 
+/// Time that passes, suspend included, whatever the wall clock is set to. Tests pass their own.
+pub type Steady = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The kernel's clock since the boot.
+#[must_use]
+pub fn boot_clock() -> Steady {
+    Arc::new(|| {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    })
+}
+
 /// What a controller is started with.
 #[derive(Clone)]
 pub struct ControllerConfig {
@@ -59,6 +71,8 @@ pub struct ControllerConfig {
     pub limits: Limits,
     /// Where the present comes from.
     pub clock: Clock,
+    /// Tells a wall clock that was set from time that passed.
+    pub steady: Steady,
     /// Where a test makes it die.
     pub crash: Arc<dyn CrashPoints>,
     /// What is known of pods; `None` without a cluster.
@@ -98,6 +112,7 @@ impl ControllerConfig {
             open_at: Level::Medium,
             limits: Limits::default(),
             clock: wall_clock(),
+            steady: boot_clock(),
             crash: Arc::new(NeverCrash),
             pods: None,
             own_namespace: None,

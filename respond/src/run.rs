@@ -141,6 +141,7 @@ impl Run {
             Input::NodeLost(node) => self.node_lost(node, now, &mut out),
             Input::NodeBack(node) => self.node_back(&node, now, &mut out),
             Input::Hold { because } => self.hold(because, now, &mut out),
+            Input::ClockSet { by } => self.clock_set(by, now, &mut out),
             Input::Tick => {}
         }
         self.deadlines(now, &mut out);

@@ -201,7 +201,7 @@ impl Bench {
         self.drafts
             .try_iter()
             .filter_map(|draft| match draft {
-                Draft::Finding(finding) => Some(*finding),
+                Draft::Finding(finding, _) => Some(*finding),
                 Draft::Reaction(_) => None,
             })
             .collect()
@@ -218,7 +218,7 @@ fn a_match_is_acted_on_before_it_is_told() {
     bench.edge.take_in(exec(7, 1, &["x", "freezeme"], Held::No));
     assert_eq!(bench.done(), [format!("node.freeze {}", on(7))]);
     let drafts: Vec<Draft> = bench.drafts.try_iter().collect();
-    let [Draft::Finding(finding), Draft::Reaction(record)] = &drafts[..] else { panic!("{drafts:?}") };
+    let [Draft::Finding(finding, _), Draft::Reaction(record)] = &drafts[..] else { panic!("{drafts:?}") };
     assert_eq!(finding.reactions, [ActionRecord::clone(record)]);
     assert_eq!((finding.rule.id.as_str(), finding.event.id.epoch), ("freezeme", AgentEpoch(3)));
     assert_eq!(finding.matched["CommandLine"], "x freezeme");

@@ -4,6 +4,7 @@
 mod again;
 mod answers;
 mod ask;
+mod clocks;
 mod context;
 mod correlate;
 mod incidents;
@@ -43,7 +44,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{again::Again, state::State, turn::Turn};
+use self::{again::Again, clocks::Clocks, state::State, turn::Turn};
 pub(crate) use self::{again::Whose, incidents::is_in_force, ingest::controller, replayed::Shown};
 use crate::{
     api::{ApiError, ApiErrorKind},
@@ -260,6 +261,8 @@ pub(crate) struct Core {
     plans: watch::Sender<Plans>,
     /// Whether what comes was heard before, by another controller.
     again: Again,
+    /// Both clocks at the last turn.
+    clocks: Clocks,
 }
 
 /// What the thread shares with the rest.
@@ -293,6 +296,7 @@ pub(crate) fn spawn(
     // Never as they stand in their files, not even for a moment: what was taken back stays so.
     plans.send_replace(state.plans_in_force());
     let (refused, stories, again) = (None, 0, Again::No);
+    let clocks = Clocks::read(&config);
     let core = Core {
         config,
         state,
@@ -306,6 +310,7 @@ pub(crate) fn spawn(
         paused,
         plans,
         again,
+        clocks,
     };
     thread::Builder::new()
         .name("hemostat-core".into())
@@ -328,6 +333,7 @@ impl Core {
                 Ok(None) => break,
                 Ok(Some(first)) => {
                     let mut turn = self.turn();
+                    self.follow_clock(&mut turn);
                     self.take(first, &mut turn);
                     for _ in 1..self.config.limits.batch {
                         match inbox.try_recv() {
@@ -340,6 +346,7 @@ impl Core {
                 }
                 Err(_) => {
                     let mut turn = self.turn();
+                    self.follow_clock(&mut turn);
                     self.tick(&mut turn);
                     self.conclude(turn);
                 }

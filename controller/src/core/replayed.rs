@@ -2,7 +2,7 @@
 
 use model::{Incident, IncidentId, Timestamp};
 
-use super::{Again, Core, Input, Shared, State};
+use super::{Again, Clocks, Core, Input, Shared, State};
 use crate::{
     api::ApiError,
     start::StartError,
@@ -33,6 +33,7 @@ impl Core {
         let mut state = State::load_from(store, &config, &health)?;
         state.corpus.wait();
         let (refused, stories, again) = (None, 0, Again::No);
+        let clocks = Clocks::read(&config);
         let mut core = Self {
             config,
             state,
@@ -46,6 +47,7 @@ impl Core {
             paused,
             plans,
             again,
+            clocks,
         };
         let mut begin = core.turn();
         core.recover(&mut begin);

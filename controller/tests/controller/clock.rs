@@ -58,7 +58,14 @@ async fn a_clock_that_is_set_forth_and_back_loses_nothing() {
         lab.disconnect().await;
     }
     lab.connect(Faint::Never);
-    // The oldest is still what it was but for approvals that nobody gave in 30 hours, and can be undone.
+    // Thirty hours that never passed have expired no approval, and five that came twice keep nothing in force for longer.
+    let open = lab.client.incidents(10).await.unwrap().incidents;
+    assert_eq!(
+        open.iter().map(|line| (line.waiting, line.actions_in_force)).collect::<Vec<_>>(),
+        [(1, 2); 4]
+    );
+    let told = lab.client.audit(0, 1000).await.unwrap().entries;
+    assert_eq!(told.iter().filter(|entry| entry.what.starts_with("the wall clock was set by")).count(), 3);
     for id in &ids {
         lab.client.rollback_incident(id.as_str(), "drill").await.unwrap();
     }

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use hemostat_controller::{ControllerConfig, audit::Query};
@@ -28,6 +29,11 @@ impl Days {
     fn install(&self, config: &mut ControllerConfig) {
         let days = self.0.clone();
         config.clock = Arc::new(move || Timestamp(now().0 + days.load(Ordering::SeqCst) * DAY));
+        // They pass: no clock is set.
+        let (days, steady) = (self.0.clone(), config.steady.clone());
+        config.steady = Arc::new(move || {
+            steady() + Duration::from_nanos((days.load(Ordering::SeqCst) * DAY).unsigned_abs())
+        });
     }
 }
 

@@ -21,6 +21,15 @@ impl Run {
         let action = &self.actions[index];
         let rollback = RollbackState::Nothing;
         let answers = |phase: &model::Phase| key(action, phase) == outcome.key;
+        if action.asked_before_set
+            && outcome.result == Err(ActionFailure::Expired)
+            && action.pending.due().is_some_and(|due| now < due)
+        {
+            // The command was on its way while the clock was set: the same again, with the deadline as it is now.
+            self.actions[index].asked_before_set = false;
+            self.send(index, out);
+            return;
+        }
         match action.state {
             ActionState::Planned
                 if matches!(action.pending, Pending::Capture { .. }) && answers(&model::Phase::Capture) =>
@@ -228,6 +237,17 @@ impl Run {
             out.push(Effect::Notify(format!("{who} is away while the run waits for it")));
         }
         self.away.insert(node, now);
+    }
+
+    /// A run that waits for nothing has nothing to write down.
+    pub(super) fn clock_set(&mut self, by: i64, now: Timestamp, out: &mut Vec<Effect>) {
+        if by != 0 && self.next_deadline().is_some() {
+            self.record(Change::ClockSet { by }, now, out);
+            // What is on its way names a deadline of the clock before.
+            for index in 0..self.actions.len() {
+                self.send(index, out);
+            }
+        }
     }
 
     pub(super) fn node_back(&mut self, node: &NodeId, now: Timestamp, out: &mut Vec<Effect>) {

@@ -68,6 +68,11 @@ pub enum Input {
         /// Why.
         because: String,
     },
+    /// The wall clock was set by so many nanoseconds, which is no time that has passed. To come before anything else that has the new time.
+    ClockSet {
+        /// Forward where positive.
+        by: i64,
+    },
     /// Time passed; see [`super::Run::next_deadline`].
     Tick,
 }

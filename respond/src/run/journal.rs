@@ -240,6 +240,11 @@ pub enum Change {
         /// What would unblock it.
         block: Block,
     },
+    /// The wall clock was set: what the run waits for is as far away as it was.
+    ClockSet {
+        /// By how much, in nanoseconds.
+        by: i64,
+    },
     /// The run came to an end.
     Ended {
         /// Which one.

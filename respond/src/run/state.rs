@@ -93,6 +93,8 @@ pub(super) struct ActionRun {
     pub(super) outputs: Outputs,
     pub(super) detail: String,
     pub(super) pending: Pending,
+    /// The clock was set while it was pending: the node may find the command late by mistake, once.
+    pub(super) asked_before_set: bool,
     /// Looks at the effect so far.
     pub(super) looks: u32,
     /// Undos begun so far.
@@ -135,6 +137,19 @@ pub(super) enum Pending {
 }
 
 impl Pending {
+    /// The same, as far away as before the wall clock was set.
+    fn shift(&mut self, by: i64) {
+        match self {
+            Self::Nothing => {}
+            Self::Capture { deadline }
+            | Self::ReadBack { deadline, .. }
+            | Self::Apply { deadline }
+            | Self::Verify { deadline }
+            | Self::Revert { deadline }
+            | Self::Later { at: deadline } => *deadline = shifted(*deadline, by),
+        }
+    }
+
     /// When it is time to do something about it.
     pub(super) fn due(self) -> Option<Timestamp> {
         match self {
@@ -147,6 +162,11 @@ impl Pending {
             Self::Later { at } => Some(at),
         }
     }
+}
+
+/// A moment by a clock that was set.
+fn shifted(at: Timestamp, by: i64) -> Timestamp {
+    Timestamp(at.0.saturating_add(by))
 }
 
 impl ActionRun {
@@ -163,6 +183,7 @@ impl ActionRun {
             outputs: Outputs::new(),
             detail: String::new(),
             pending: Pending::Nothing,
+            asked_before_set: false,
             looks: 0,
             reverts: 0,
             applies: 0,
@@ -262,6 +283,7 @@ impl Run {
                 self.steps[index].because.clone_from(because);
                 self.note_containment(at);
             }
+            Change::ClockSet { by } => self.shift(*by),
             Change::Held { because } => self.held = Some(because.clone()),
             Change::Stopped { because } => {
                 self.phase = Phase::Stopped;
@@ -277,6 +299,26 @@ impl Run {
                 }
             }
             of_action => self.apply_to_action(of_action, transition.seq, at),
+        }
+    }
+
+    /// Moves everything that a deadline is, or is counted from, with the wall clock.
+    fn shift(&mut self, by: i64) {
+        self.began = shifted(self.began, by);
+        for consent in
+            std::iter::once(&mut self.whole).chain(self.steps.iter_mut().map(|step| &mut step.consent))
+        {
+            if let Consent::Asked(request) = consent {
+                request.expires = shifted(request.expires, by);
+            }
+        }
+        for action in &mut self.actions {
+            action.planned = shifted(action.planned, by);
+            action.pending.shift(by);
+            action.asked_before_set = action.pending != Pending::Nothing;
+        }
+        for since in self.away.values_mut() {
+            *since = shifted(*since, by);
         }
     }
 

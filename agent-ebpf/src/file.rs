@@ -474,6 +474,16 @@ fn unclear(claim: Claim, path: Path) -> bool {
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let len = path.len();
     let room = room(claim);
+    // What an earlier path left in front of this one does not belong to it, but to the word that it begins in.
+    if path.begin >= 8 {
+        let before = bounded(u64::from(path.begin) - 8, 0xfff) as usize;
+        let mut i = 0;
+        while i < 8 {
+            // SAFETY: masked; the room has slack behind the mask.
+            unsafe { *room.add(before + i) = 0 };
+            i += 1;
+        }
+    }
     // SAFETY: constant places before the end of the path.
     if unsafe { *room.add(PATH_MAX - 1) } == b'/' && len > 1 {
         return true;

@@ -313,7 +313,12 @@ pub fn named(event: Event, claim: Claim, wanted: bool, names: Names, a: u32, fla
         return event.lost(Fate::LostRead);
     }
     wanted = wanted || passes(event, claim, first);
-    body.text[0] = path::append(claim, &mut tail, first.path);
+    let text = path::append(claim, &mut tail, first.path);
+    // From here on all that became of the first are one to the verifier.
+    wanted = claim.unknown(u64::from(wanted)) != 0;
+    tail = claim.unknown(tail);
+    let text = claim.unknown(u64::from(text.flags) << 16 | u64::from(text.len));
+    body.text[0] = Text { len: text as u16, flags: (text >> 16) as u16 };
     if count == Count::Two {
         let second = behind(claim, tail, names.dirs[1], names.names[1], names.space);
         if second.path.end == WALK_FAULT {

@@ -169,7 +169,6 @@ fn submitted(claim: Claim, request: u64, opcode: u8, flags: u32) {
         ],
         _ => [off!(io_link_old_dfd), off!(io_link_new_dfd), off!(io_link_oldpath), off!(io_link_newpath)],
     };
-    // From here on all kinds are one to the verifier.
     let at = |offset: u32| request + opaque(u64::from(offset));
     let two = matches!(opcode, RENAMEAT | SYMLINKAT | LINKAT);
     let opening = matches!(opcode, OPENAT | OPENAT2);
@@ -182,10 +181,6 @@ fn submitted(claim: Claim, request: u64, opcode: u8, flags: u32) {
     } else {
         (0, 0)
     };
-    let (dirs, names) = (
-        [opaque(u64::from(dirs[0])) as u32, opaque(u64::from(dirs[1])) as u32],
-        [opaque(names[0]), opaque(names[1])],
-    );
     let noted = flags & SKIP == 0 && {
         let note = claim.at::<Note>(0);
         // SAFETY: within the record.
@@ -201,8 +196,7 @@ fn submitted(claim: Claim, request: u64, opcode: u8, flags: u32) {
         copy_text(note, 0, names[0]) && (!two || copy_text(note, 1, names[1])) && keep(request, note)
     };
     if !noted {
-        let names = Names { dirs, names, space: Space::Kernel };
-        tell(claim, opcode, names, open);
+        tell(claim, opcode, Asked { dirs, names }, open);
     }
 }
 
@@ -293,30 +287,83 @@ fn happened(note: *const Note, result: u64) {
     let (opcode, slot, flags, ring, dirs) =
         unsafe { ((*note).opcode as u8, (*note).slot, (*note).flags, (*note).ring, (*note).dirs) };
     if matches!(opcode, OPENAT | OPENAT2) {
-        let Some(event) = event::begin(Class::FileOpen) else { return };
-        return file::opened_file(event, flags, || {
-            if slot == 0 { file_of(result) } else { file_in_table(ring, slot, result) }
-        });
+        let file = if slot == 0 { file_of(result) } else { file_in_table(ring, slot, result) };
+        uring_opened(file.unwrap_or(0), flags);
+        return;
     }
     let Some(claim) = scratch::claim() else { return lost(opcode) };
     // SAFETY: addresses within a map value.
     let names = unsafe { [(&raw const (*note).names[0]) as u64, (&raw const (*note).names[1]) as u64] };
-    tell(claim, opcode, Names { dirs, names, space: Space::Kernel }, flags);
+    tell(claim, opcode, Asked { dirs, names }, flags);
     claim.release();
+}
+
+/// What names a request has: descriptors of the directories, and where in the kernel the texts stand.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Asked {
+    dirs: [u32; 2],
+    names: [u64; 2],
 }
 
 /// Tells a request by its names.
 #[inline(always)]
-fn tell(claim: Claim, opcode: u8, names: Names, open: u32) {
-    let Some(event) = event::begin(class(opcode)) else { return };
-    let (event, wanted) = if event.class == Class::FileOpen {
-        file::judged_open(event, open)
-    } else {
-        (event, event.passes_all())
-    };
+fn tell(claim: Claim, opcode: u8, asked: Asked, open: u32) {
+    // SAFETY: within the record.
+    unsafe { *claim.at::<Asked>(0) = asked };
     let flags = FILE_AS_WRITTEN | if opcode == SYMLINKAT { FILE_SYMBOLIC } else { 0 };
-    let count = if matches!(opcode, RENAMEAT | SYMLINKAT | LINKAT) { Count::Two } else { Count::One };
-    file::named(event, claim, wanted, names, open, flags, count);
+    uring_named(claim.index, class(opcode) as u32, open, flags);
+}
+
+/// Tells an open of the file at this address (0: it was not found) with these flags.
+///
+/// A global function in BTF's sense, see [`crate::filter`]: whatever leads here, the verifier looks at it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn uring_opened(file: u64, flags: u32) -> u32 {
+    if let Some(event) = event::begin(Class::FileOpen) {
+        file::opened_file(event, flags, || Some(file).filter(|file| *file != 0));
+    }
+    0
+}
+
+/// Tells what was done to what the names say that stand at the front of the slot's record. `class` is the `Class`, `flags` are the record's.
+///
+/// A global function, too: some older verifiers tell states apart by every number that they know, so that opcodes, flags and ways to come
+/// here would be multiplied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn uring_named(index: u32, class: u32, open: u32, flags: u32) -> u32 {
+    let Some(claim) = scratch::claimed(index) else { return 0 };
+    let asked = claim.at::<Asked>(0);
+    // SAFETY: within the record. Volatile, since the record is built where it stands.
+    let Asked { dirs, names } = unsafe { core::ptr::read_volatile(asked) };
+    let Some(class) = class_of(class) else { return 0 };
+    let Some(event) = event::begin(class) else { return 0 };
+    let (event, wanted) =
+        if class == Class::FileOpen { file::judged_open(event, open) } else { (event, event.passes_all()) };
+    let count = if matches!(class, Class::FileRename | Class::FileLink) { Count::Two } else { Count::One };
+    file::named(
+        event,
+        claim,
+        claim.unknown(u64::from(wanted)) != 0,
+        Names { dirs, names, space: Space::Kernel },
+        open,
+        flags,
+        count,
+    );
+    0
+}
+
+/// The class of what can be told by names.
+#[inline(always)]
+fn class_of(number: u32) -> Option<Class> {
+    if !(Class::FileOpen as u32..=Class::FileLink as u32).contains(&number) {
+        return None;
+    }
+    // SAFETY: `Class` is a u8 without gaps, and the number lies between two of its values. (A `match` would be a branch for each, which
+    // the verifier would follow to the end.)
+    Some(unsafe { core::mem::transmute::<u8, Class>(number as u8) })
 }
 
 #[inline(always)]

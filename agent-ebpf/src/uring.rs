@@ -20,6 +20,7 @@ use crate::{
     off,
     read::{add, field, opaque, peek, word},
     scratch::{self, Claim},
+    task,
 };
 
 /// Requests under way, by the address of their `struct io_kiocb`; each takes 8 KiB while it is. BPF_F_NO_PREALLOC.
@@ -53,7 +54,8 @@ struct Note {
     /// Of an open: flags of open(2).
     flags: u32,
     dirs: [u32; 2],
-    pad: u32,
+    /// Whose request it is.
+    process: u32,
     names: [[u8; PATH_MAX]; 2],
 }
 
@@ -191,7 +193,7 @@ fn submitted(claim: Claim, request: u64, opcode: u8, flags: u32) {
             (*note).slot = slot;
             (*note).flags = open;
             (*note).dirs = dirs;
-            (*note).pad = 0;
+            (*note).process = task::tgid(task::current());
         }
         copy_text(note, 0, names[0]) && (!two || copy_text(note, 1, names[1])) && keep(request, note)
     };
@@ -280,12 +282,17 @@ fn completed(request: u64, result: i32) {
     let _ = NOTES.remove(&request);
 }
 
-/// What was noted has been done.
+/// What was noted has been done. When its process has ended meanwhile, a thread of the kernel says so, which has other files and
+/// another working directory: the event is lost then.
 #[inline(always)]
 fn happened(note: *const Note, result: u64) {
     // SAFETY: a map value.
     let (opcode, slot, flags, ring, dirs) =
         unsafe { ((*note).opcode as u8, (*note).slot, (*note).flags, (*note).ring, (*note).dirs) };
+    // SAFETY: a map value.
+    if unsafe { (*note).process } != task::tgid(task::current()) {
+        return lost(opcode);
+    }
     if matches!(opcode, OPENAT | OPENAT2) {
         let file = if slot == 0 { file_of(result) } else { file_in_table(ring, slot, result) };
         uring_opened(file.unwrap_or(0), flags);

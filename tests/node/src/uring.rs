@@ -233,6 +233,7 @@ fn do_files(way: &str, dir: &str) -> Result<ExitCode, Failure> {
         (act(MKDIRAT, here, [&gone, &none], 0o700), &|| there("gone")),
         (act(UNLINKAT, here, [&gone, &none], libc::AT_REMOVEDIR), &|| !there("gone")),
     ];
+    let steps_taken = steps.len();
     for (number, (act, done)) in steps.into_iter().enumerate() {
         if !perform(&way, act, number as u64)? {
             return Ok(ExitCode::from(NO_RING));
@@ -244,6 +245,17 @@ fn do_files(way: &str, dir: &str) -> Result<ExitCode, Failure> {
                 return Err(format!("step {number} had no effect").into());
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    if let Way::Full(ring) = &way {
+        // Who waits for a completion that does not come ends by a signal.
+        // SAFETY: a number.
+        unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
+        // The kernel keeps what the ring has no room for. Whoever ended before all is said would leave it to the kernel's own threads.
+        for _ in 0..=steps_taken {
+            while ring.completion().is_none() {
+                ring.submit(&[], 1)?;
+            }
         }
     }
     // What fails is not told; who asks for no completion is told when it asks, so it does not fail here.

@@ -31,7 +31,7 @@ const FAILED: i32 = 35;
 /// Longest wait for the first line, for the next one, and for the end: emulated, all of it takes some minutes.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
-const RUN_LIMIT: Duration = Duration::from_secs(1200);
+const RUN_LIMIT: Duration = Duration::from_secs(1800);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs.
 const SUITES: [&str; 14] = [
     "contain_network",

@@ -32,8 +32,9 @@ const FAILED: i32 = 35;
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const RUN_LIMIT: Duration = Duration::from_secs(1800);
-/// The agent's tests that need a kernel, and nothing of this machine but a few programs.
-const SUITES: [&str; 14] = [
+/// The agent's tests that need a kernel, and nothing of this machine but a few programs. How the agent dies at every step
+/// (contain_crash) is a matter of its own journal, not of the kernel, and each death is a program's emulated start.
+const SUITES: [&str; 13] = [
     "contain_network",
     "contain_freeze",
     "contain_file",
@@ -44,7 +45,6 @@ const SUITES: [&str; 14] = [
     "contain_overlap",
     "contain_strangers",
     "contain_unknown",
-    "contain_crash",
     "held",
     "live",
     "order",

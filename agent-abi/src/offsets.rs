@@ -18,7 +18,8 @@ macro_rules! offsets {
             pub const NONE: Self = Self { $($field: MISSING),* };
         }
 
-        /// Structure and member path (dots lead into nested structures) of each word of [`Offsets`], in order.
+        /// Structure and member path (dots lead into nested structures) of each word of [`Offsets`], in order. With a `?` before it, a
+        /// kernel may do without.
         pub const FIELDS: &[(&str, &str)] = &[$(($ty, $path)),*];
 
         const _: () = assert!(core::mem::size_of::<Offsets>() == 4 * FIELDS.len(), "one word per field");
@@ -131,7 +132,30 @@ offsets! {
     regs_orig_ax: "pt_regs" "orig_ax",
     // io_uring requests
     kiocb_opcode: "io_kiocb" "opcode",
+    kiocb_flags: "io_kiocb" "flags",
+    kiocb_ctx: "io_kiocb" "ctx",
+    kiocb_user_data: "io_kiocb" "cqe.user_data",
+    io_open_dfd: "io_open" "dfd",
     io_open_file_slot: "io_open" "file_slot",
+    io_open_filename: "io_open" "filename",
+    io_open_flags: "io_open" "how.flags",
+    io_unlink_dfd: "io_unlink" "dfd",
+    io_unlink_filename: "io_unlink" "filename",
+    io_rename_old_dfd: "io_rename" "old_dfd",
+    io_rename_new_dfd: "io_rename" "new_dfd",
+    io_rename_oldpath: "io_rename" "oldpath",
+    io_rename_newpath: "io_rename" "newpath",
+    io_link_old_dfd: "io_link" "old_dfd",
+    io_link_new_dfd: "io_link" "new_dfd",
+    io_link_oldpath: "io_link" "oldpath",
+    io_link_newpath: "io_link" "newpath",
+    io_accept_file_slot: "io_accept" "file_slot",
+    filename_name: "filename" "name",
+    // the ring's own table of files: an array of their addresses, since 6.13 of nodes that have them
+    ring_file_table: "io_ring_ctx" "file_table",
+    table_files: "io_file_table" "?files",
+    table_nodes: "io_file_table" "?data.nodes",
+    node_file: "io_rsrc_node" "?file_ptr",
     // sockets
     socket_sk: "socket" "sk",
     socket_file: "socket" "file",

@@ -12,7 +12,7 @@ use agent_abi::{
     TEST_WRITE, TEXT_UNREAD, Text,
 };
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user_str,
+    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
     macros::{btf_tracepoint, fexit},
     programs::{BtfTracePointContext, FExitContext},
 };
@@ -123,47 +123,15 @@ pub fn file_pair(ctx: BtfTracePointContext) -> u32 {
     0
 }
 
-/// tp_btf/io_uring_complete(ctx, void *req, struct io_uring_cqe *cqe): since 6.17.
-#[btf_tracepoint(function = "io_uring_complete")]
-pub fn file_uring(ctx: BtfTracePointContext) -> u32 {
-    let completion: *const u8 = ctx.arg(2);
-    // SAFETY: struct io_uring_cqe { u64 user_data; s32 res; u32 flags; }, user ABI.
-    let result: i32 = unsafe { field(completion, 8) };
-    completed(ctx.arg(1), result);
-    0
-}
-
-/// tp_btf/io_uring_complete(ctx, void *req, u64 user_data, int res, …): before 6.17.
-#[btf_tracepoint(function = "io_uring_complete")]
-pub fn file_uring_old(ctx: BtfTracePointContext) -> u32 {
-    completed(ctx.arg(1), ctx.arg(3));
-    0
-}
-
-/// An io_uring request has completed in the context of the process that made it (or of its worker, which shares its files).
-#[inline(always)]
-fn completed(request: u64, result: i32) {
-    const IORING_OP_OPENAT: u8 = 18;
-    const IORING_OP_OPENAT2: u8 = 28;
-    if result < 0 || request == 0 {
-        return;
-    }
-    let opcode: u8 = peek(request + u64::from(off!(kiocb_opcode))).unwrap_or(0);
-    if opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2 {
-        return;
-    }
-    let Some(event) = event::begin(Class::FileOpen) else { return };
-    // A fixed file (file_slot) has no descriptor: the result is 0, and what stands there is not it.
-    let slot: u32 = peek(request + u64::from(off!(io_open_file_slot))).unwrap_or(1);
-    if slot != 0 {
-        return event.lost(Fate::LostRead);
-    }
-    opened(event, result as u64, u32::MAX);
-}
-
 /// An open that returned `fd`. `flags` are the caller's, `u32::MAX` where only the file knows.
 #[inline(always)]
 fn opened(event: Event, fd: u64, flags: u32) {
+    opened_file(event, flags, || file_of(fd));
+}
+
+/// An open whose file is where `find` looks.
+#[inline(always)]
+pub fn opened_file(event: Event, flags: u32, find: impl FnOnce() -> Option<u64>) {
     let all = event.passes_all();
     let writing = writes(flags);
     // What only looks at files that are written is asked of those only.
@@ -173,7 +141,7 @@ fn opened(event: Event, fd: u64, flags: u32) {
     if !all && !writing && tests & filter::PATH_TESTS == 0 {
         return event.filtered();
     }
-    let Some(file) = file_of(fd) else { return event.lost(Fate::LostRead) };
+    let Some(file) = find() else { return event.lost(Fate::LostRead) };
     let passes = all || (writing && tests & TEST_WRITE != 0);
     if !passes && quick::may_matter(file + u64::from(off!(file_f_path)), event.place()) == 0 {
         return event.filtered();
@@ -245,7 +213,7 @@ fn changed(event: Event, claim: Claim, call: Call) {
     body.b = opaque(u64::from(b)) as u32;
     let name_only = !matches!(call.shape, FCHMOD | FCHOWN | FCHOWN16);
     let named = if name_only {
-        let Some(len) = take(claim, TAIL, name) else { return event.lost(Fate::LostRead) };
+        let Some(len) = take(claim, TAIL, name, Space::User) else { return event.lost(Fate::LostRead) };
         if !event.passes_all() && len != 0 && quick::end_rules_out(event.place(), last_four(claim)) {
             return event.filtered();
         }
@@ -282,31 +250,96 @@ fn paired(event: Event, claim: Claim, call: Call) {
     };
     let (from_dir, from) = (opaque(u64::from(from_dir)) as u32, opaque(from));
     let (to_dir, to) = (opaque(u64::from(to_dir)) as u32, opaque(to));
-    let mut body = FileBody { a: 0, b: 0, flags, text: [NONE; 2], pad: 0 };
+    let names = Names { dirs: [from_dir, to_dir], names: [from, to], space: Space::User };
+    named(event, claim, event.passes_all(), names, 0, flags, Count::Two);
+}
+
+/// Whether an open that is told by its name passes its class whatever the name is, and the event as it is judged then.
+#[inline(always)]
+pub fn judged_open(event: Event, flags: u32) -> (Event, bool) {
+    if event.passes_all() {
+        return (event, true);
+    }
+    if !writes(flags) {
+        return (event, false);
+    }
+    let event = event.judged_as(OPEN_WRITE).unwrap_or(event);
+    // SAFETY: a map value.
+    (event, unsafe { (*event.switch()).tests } & TEST_WRITE != 0)
+}
+
+/// Names as they were written, and the directories that they start from.
+#[derive(Clone, Copy)]
+pub struct Names {
+    /// Descriptors.
+    pub dirs: [u32; 2],
+    /// Addresses of the texts.
+    pub names: [u64; 2],
+    /// Where those are.
+    pub space: Space,
+}
+
+/// Whose memory a name is in.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Space {
+    /// The caller's.
+    User,
+    /// The kernel's own copy.
+    Kernel,
+}
+
+/// How many names there are.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Count {
+    /// The second is not looked at.
+    One,
+    /// Both.
+    Two,
+}
+
+/// Something that was done to what one or two names say. `wanted`: it passes whatever they are. `a` and `flags` are the record's.
+#[inline(always)]
+pub fn named(event: Event, claim: Claim, wanted: bool, names: Names, a: u32, flags: u32, count: Count) {
+    let mut wanted = wanted;
+    let mut body = FileBody { a, b: 0, flags, text: [NONE; 2], pad: 0 };
     let mut tail = TAIL;
     // The target of a symbolic link is a text, not a path.
     let first = if flags & FILE_SYMBOLIC != 0 {
-        text_only(claim, TAIL, from)
+        text_only(claim, TAIL, names.names[0], names.space)
     } else {
-        name_below(claim, TAIL, from_dir, from)
+        behind(claim, TAIL, names.dirs[0], names.names[0], names.space)
     };
     if first.path.end == WALK_FAULT {
         return event.lost(Fate::LostRead);
     }
-    let mut wanted = event.passes_all() || passes(event, claim, first);
-    body.text[0] = path::append(claim, &mut tail, first.path);
-    let second = name_below(claim, tail, to_dir, to);
-    if second.path.end == WALK_FAULT {
-        return event.lost(Fate::LostRead);
+    wanted = wanted || passes(event, claim, first);
+    let text = path::append(claim, &mut tail, first.path);
+    // From here on all that became of the first are one to the verifier.
+    wanted = claim.unknown(u64::from(wanted)) != 0;
+    tail = claim.unknown(tail);
+    let text = claim.unknown(u64::from(text.flags) << 16 | u64::from(text.len));
+    body.text[0] = Text { len: text as u16, flags: (text >> 16) as u16 };
+    if count == Count::Two {
+        let second = behind(claim, tail, names.dirs[1], names.names[1], names.space);
+        if second.path.end == WALK_FAULT {
+            return event.lost(Fate::LostRead);
+        }
+        wanted = wanted || passes(event, claim, second);
+        if !wanted {
+            return event.filtered();
+        }
+        if !event.within_budget() {
+            return;
+        }
+        body.text[1] = path::append(claim, &mut tail, second.path);
+    } else {
+        if !wanted {
+            return event.filtered();
+        }
+        if !event.within_budget() {
+            return;
+        }
     }
-    wanted = wanted || passes(event, claim, second);
-    if !wanted {
-        return event.filtered();
-    }
-    if !event.within_budget() {
-        return;
-    }
-    body.text[1] = path::append(claim, &mut tail, second.path);
     write(event, claim, tail, body);
 }
 
@@ -348,8 +381,8 @@ fn of_descriptor(claim: Claim, fd: u32) -> Path {
 
 /// The caller's text alone, at the end of the path room. `spare` is where the record has room for it meanwhile.
 #[inline(always)]
-fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
-    match take(claim, spare, name) {
+fn text_only(claim: Claim, spare: u64, name: u64, space: Space) -> Named {
+    match take(claim, spare, name, space) {
         Some(len) => {
             Named { path: Path { begin: (PATH_MAX as u64 - len) as u32, end: WALK_ROOT }, unclear: false }
         }
@@ -360,7 +393,12 @@ fn text_only(claim: Claim, spare: u64, name: u64) -> Named {
 /// The caller's text behind the directory from which the kernel followed it.
 #[inline(always)]
 pub fn name_below(claim: Claim, spare: u64, dir: u32, name: u64) -> Named {
-    match take(claim, spare, name) {
+    behind(claim, spare, dir, name, Space::User)
+}
+
+#[inline(always)]
+fn behind(claim: Claim, spare: u64, dir: u32, name: u64, space: Space) -> Named {
+    match take(claim, spare, name, space) {
         Some(len) => below(claim, len, dir),
         None => Named { path: Path::UNREAD, unclear: false },
     }
@@ -391,14 +429,18 @@ fn below(claim: Claim, len: u64, dir: u32) -> Named {
     Named { path, unclear: len != 0 && unclear(claim, path) }
 }
 
-/// Copies a caller's text to the end of the path room; its length.
+/// Copies a name to the end of the path room; its length.
 #[inline(always)]
-fn take(claim: Claim, spare: u64, name: u64) -> Option<u64> {
+fn take(claim: Claim, spare: u64, name: u64, space: Space) -> Option<u64> {
     // SAFETY: the spare place is bounded to 16 KiB, the record has 24; the path room has 4096 bytes of slack behind the
     // mask.
     unsafe {
         let at = claim.record().add(bounded(spare, 0x3fff) as usize);
-        let n = bpf_probe_read_user_str(at.cast::<c_void>(), PATH_MAX as u32, name as *const c_void);
+        let (to, from) = (at.cast::<c_void>(), name as *const c_void);
+        let n = match space {
+            Space::User => bpf_probe_read_user_str(to, PATH_MAX as u32, from),
+            Space::Kernel => bpf_probe_read_kernel_str(to, PATH_MAX as u32, from),
+        };
         if n <= 0 {
             return None;
         }
@@ -437,6 +479,16 @@ fn unclear(claim: Claim, path: Path) -> bool {
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let len = path.len();
     let room = room(claim);
+    // What an earlier path left in front of this one does not belong to it, but to the word that it begins in.
+    if path.begin >= 8 {
+        let before = bounded(u64::from(path.begin) - 8, 0xfff) as usize;
+        let mut i = 0;
+        while i < 8 {
+            // SAFETY: masked; the room has slack behind the mask.
+            unsafe { *room.add(before + i) = 0 };
+            i += 1;
+        }
+    }
     // SAFETY: constant places before the end of the path.
     if unsafe { *room.add(PATH_MAX - 1) } == b'/' && len > 1 {
         return true;
@@ -449,10 +501,10 @@ fn unclear(claim: Claim, path: Path) -> bool {
     while behind <= SEARCHED {
         // SAFETY: as above; the room is aligned.
         let word = unsafe { *room.add(PATH_MAX - behind).cast::<u64>() };
-        let slash = word ^ ONES * b'/' as u64;
+        let slash = word ^ (ONES * b'/' as u64);
         let slash = slash.wrapping_sub(ONES) & !slash & HIGH;
         // '.' is 0x2e, '/' is 0x2f.
-        let either = word & ONES * 0xfe ^ ONES * b'.' as u64;
+        let either = (word & (ONES * 0xfe)) ^ (ONES * b'.' as u64);
         let either = either.wrapping_sub(ONES) & !either & HIGH;
         // All ones while the word's end still belongs to the path.
         let within = opaque((opaque((behind as u64 - 8).wrapping_sub(len)) as i64 >> 63) as u64);

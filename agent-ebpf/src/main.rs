@@ -6,6 +6,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key by value would be copied once more onto a stack of 512 bytes"
+)]
 
 mod credentials;
 mod dns;
@@ -25,6 +29,8 @@ mod snapshot;
 mod syscalls;
 mod task;
 mod text;
+mod uring;
+mod uring_accept;
 
 /// Helpers of the tracing family are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -13,9 +13,9 @@ use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     btf_maps::SkStorage,
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_skc_to_tcp_sock},
-    macros::{btf_map, btf_tracepoint, cgroup_sock, cgroup_sock_addr, map},
+    macros::{btf_map, btf_tracepoint, cgroup_sock, cgroup_sock_addr, fexit, map},
     maps::LruHashMap,
-    programs::{BtfTracePointContext, SockAddrContext, SockContext},
+    programs::{BtfTracePointContext, FExitContext, SockAddrContext, SockContext},
 };
 
 use crate::{
@@ -133,20 +133,20 @@ pub fn net_release(ctx: SockContext) -> i32 {
 /// [`net_state_interrupt`]'s.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn net_state(ctx: BtfTracePointContext) -> u32 {
-    state_changed(&ctx, Held::ByTask)
+    state_changed(&ctx, Held::Task)
 }
 
 /// The same, of sockets that no task holds: packets, timers, and the end of close, which runs with interrupts' work put off.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn net_state_interrupt(ctx: BtfTracePointContext) -> u32 {
-    state_changed(&ctx, Held::ByNone)
+    state_changed(&ctx, Held::Nobody)
 }
 
 /// The twin of [`net_state_interrupt`], called right after it. That one may itself be interrupted just as it finds that an event is not
 /// its own; what ends in that interrupt it is not called for (on 6.1 one to five of 40,000 ends in a storm), and this one tells it.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn net_state_twin(ctx: BtfTracePointContext) -> u32 {
-    state_changed(&ctx, Held::ByNoneTwin)
+    state_changed(&ctx, Held::NobodyTwin)
 }
 
 /// accept and accept4; called from `sys_exit`.
@@ -156,17 +156,28 @@ pub fn net_accept(ctx: BtfTracePointContext) -> u32 {
     if call.shape == SOCKETCALL && !matches!(call.first(), CALL_ACCEPT | CALL_ACCEPT4) {
         return 0;
     }
-    let _ = accepted(call.result);
+    let _ = accepted(file_of(call.result));
+    0
+}
+
+/// fexit/inet_csk_accept, which gives the new socket: accept by whatever way, a system call or io_uring, and nothing else's cost.
+#[fexit]
+pub fn accept_return(ctx: FExitContext) -> u32 {
+    if let Ok(sk) = ctx.ret::<u64>()
+        && sk != 0
+    {
+        let _ = accepted_socket(sk);
+    }
     0
 }
 
 /// Who holds a socket's lock.
 #[derive(Clone, Copy, PartialEq)]
 enum Held {
-    ByNone,
+    Nobody,
     /// The same, asked a second time.
-    ByNoneTwin,
-    ByTask,
+    NobodyTwin,
+    Task,
 }
 
 #[inline(always)]
@@ -174,7 +185,7 @@ fn state_changed(ctx: &BtfTracePointContext, held: Held) -> u32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: a socket, known to the verifier.
     let by_task = unsafe { field::<i32>(sk, off!(sk_owned)) } != 0;
-    if by_task != (held == Held::ByTask) {
+    if by_task != (held == Held::Task) {
         return 0;
     }
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
@@ -183,19 +194,19 @@ fn state_changed(ctx: &BtfTracePointContext, held: Held) -> u32 {
         return 0;
     }
     match new {
-        LISTEN if held != Held::ByNoneTwin => listening(sk),
+        LISTEN if held != Held::NobodyTwin => listening(sk),
         // close or shutdown, in the context of who does it.
-        FIN_WAIT1 | LAST_ACK if held != Held::ByNoneTwin && (old == ESTABLISHED || old == CLOSE_WAIT) => {
+        FIN_WAIT1 | LAST_ACK if held != Held::NobodyTwin && (old == ESTABLISHED || old == CLOSE_WAIT) => {
             closing(sk)
         }
         CLOSE if !matches!(old, SYN_SENT | SYN_RECV | CLOSE | LISTEN | NEW_SYN_RECV) => match held {
-            Held::ByTask => ended(sk),
-            Held::ByNone => {
+            Held::Task => ended(sk),
+            Held::Nobody => {
                 let _ = TOLD.insert(&(sk as u64), &1, 0);
                 ended(sk);
             }
-            Held::ByNoneTwin if TOLD.remove(&(sk as u64)).is_err() => ended(sk),
-            Held::ByNoneTwin => {}
+            Held::NobodyTwin if TOLD.remove(&(sk as u64)).is_err() => ended(sk),
+            Held::NobodyTwin => {}
         },
         _ => {}
     }
@@ -340,15 +351,20 @@ fn closed(record: &mut NetRecord, tcp: Option<*const u8>) {
     }
 }
 
+/// A connection was accepted, whose file this is.
 #[inline(always)]
-fn accepted(fd: u64) -> Option<()> {
-    let file = file_of(fd)?;
+pub fn accepted(file: Option<u64>) -> Option<()> {
+    let file = file?;
     let socket: u64 = peek(file + u64::from(off!(file_private_data)))?;
     // The descriptor may have been given to something else meanwhile.
     if peek::<u64>(socket + u64::from(off!(socket_file)))? != file {
         return None;
     }
-    let sk: u64 = peek(socket + u64::from(off!(socket_sk)))?;
+    accepted_socket(peek(socket + u64::from(off!(socket_sk)))?)
+}
+
+#[inline(always)]
+fn accepted_socket(sk: u64) -> Option<()> {
     let family: u16 = peek(sk + u64::from(off!(sk_family)))?;
     if (family != AF_INET && family != AF_INET6)
         || peek::<u16>(sk + u64::from(off!(sk_protocol)))? != TCP as u16

@@ -227,7 +227,7 @@ fn veiled(number: u64, unknown: u64) -> u64 {
 /// A mask of the first `len` bytes of a word.
 #[inline(always)]
 fn up_to(len: u64) -> u64 {
-    if len >= 8 { u64::MAX } else { (1 << (len * 8 & 63)) - 1 }
+    if len >= 8 { u64::MAX } else { (1 << ((len * 8) & 63)) - 1 }
 }
 
 /// A bit of a table in a map value.

@@ -15,6 +15,35 @@ pub(crate) fn objects() -> PathBuf {
 }
 
 pub(crate) fn run_build() -> Result<()> {
+    let mut command = kernel_side(&["build"])?;
+    progress::run("build the eBPF objects", &mut command)
+}
+
+/// Runs clippy over what is no part of the host workspace: the kernel side, by its own compiler's clippy, and the fuzz targets.
+pub(crate) fn lint() -> Result<()> {
+    let toolchain = setup::ensure()?.0;
+    match setup::clippy_of(&toolchain)? {
+        Some(clippy) => {
+            let mut command = kernel_side(&["check"])?;
+            // What `cargo clippy` itself does, which would take the wrong compiler's.
+            command.env("RUSTC_WORKSPACE_WRAPPER", clippy).env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+            progress::run("clippy over the kernel side", &mut command)?;
+        }
+        None => progress::say(format!(
+            "SKIPPED: clippy over the kernel side: {} has none, and none can be installed",
+            toolchain.rustc.display()
+        )),
+    }
+    for package in ["detect/fuzz", "enrich/fuzz"] {
+        let mut command = Command::new("cargo");
+        command.current_dir(root().join(package)).args(["clippy", "--quiet", "--all-targets", "--"]);
+        progress::run(&format!("clippy over {package}"), command.args(["-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+/// cargo for the kernel side.
+fn kernel_side(task: &[&str]) -> Result<Command> {
     let (toolchain, linker) = setup::ensure()?;
     let mut command = Command::new("cargo");
     command
@@ -27,13 +56,14 @@ pub(crate) fn run_build() -> Result<()> {
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
         .env("RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf")
-        .args(["build", "--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none"]);
+        .args(task)
+        .args(["--release", "-Zbuild-std=core", "--target", "bpfel-unknown-none"]);
     // `-Z` flags are cargo's own, and the cargo at hand is usually a stable one.
     command.env("RUSTC_BOOTSTRAP", "1");
     if toolchain.release == Release::Nightly {
         command.env("RUSTUP_TOOLCHAIN", "nightly");
     }
-    progress::run("build the eBPF objects", &mut command)
+    Ok(command)
 }
 
 pub(crate) fn run() -> Result<()> {

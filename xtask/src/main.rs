@@ -33,6 +33,8 @@ enum Task {
     Setup(setup::Options),
     /// Build the eBPF objects.
     Ebpf,
+    /// Run clippy, warnings denied, over what is no part of the workspace: the kernel side and the fuzz targets.
+    Lint,
     /// Play real attacks by harmless stand-ins against Hemostat on this host: seen, contained, undone.
     Demo(demo::Options),
     /// A real Kubernetes of one node on this machine: up, down, status, logs.
@@ -67,6 +69,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup(options) => setup::run(&options),
         Task::Ebpf => ebpf::run(),
+        Task::Lint => ebpf::lint(),
         Task::Cluster(options) => cluster::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Crds(options) => crds::run(&options),

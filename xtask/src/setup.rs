@@ -72,6 +72,37 @@ pub(crate) fn ensure() -> Result<(KernelToolchain, PathBuf)> {
     Ok((toolchain, linker))
 }
 
+/// clippy's driver of the same release as the compiler: it stands beside it, or comes with its component or package. `None` where neither
+/// can be had.
+pub(crate) fn clippy_of(toolchain: &KernelToolchain) -> Result<Option<PathBuf>> {
+    let driver = toolchain.rustc.with_file_name("clippy-driver");
+    let same = || {
+        let release = |program: &Path, arguments: &[&str]| {
+            let version = output(program, arguments)?;
+            version
+                .lines()
+                .find_map(|line| line.strip_prefix("release:"))
+                .map(|release| release.trim().to_owned())
+        };
+        // With `--rustc` first it answers as the compiler that it is built from.
+        driver.exists() && release(&driver, &["--rustc", "-vV"]) == release(&toolchain.rustc, &["-vV"])
+    };
+    if !same() {
+        let installed = match toolchain.release {
+            Release::Nightly => run_logged(
+                "install nightly's clippy",
+                "rustup.log",
+                Command::new("rustup").args(["component", "add", "clippy", "--toolchain", "nightly"]),
+            ),
+            Release::Stable => apt_install(&["rust-web-clippy"], "linting the kernel side"),
+        };
+        if let Err(error) = installed {
+            say(format!("{error:#}"));
+        }
+    }
+    Ok(same().then_some(driver))
+}
+
 /// The first compiler that has its library source and is new enough: what HEMOSTAT_EBPF_RUSTC names, rustup's nightly, the
 /// distribution's.
 fn find_toolchain() -> Option<KernelToolchain> {

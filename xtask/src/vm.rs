@@ -31,10 +31,10 @@ const FAILED: i32 = 35;
 /// Longest wait for the first line, for the next one, and for the end: emulated, all of it takes some minutes.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
-const RUN_LIMIT: Duration = Duration::from_secs(1200);
+const RUN_LIMIT: Duration = Duration::from_secs(1800);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs. How the agent dies at every step
 /// (contain_crash) is a matter of its own journal, not of the kernel, and each death is a program's emulated start.
-const SUITES: [&str; 12] = [
+const SUITES: [&str; 13] = [
     "contain_network",
     "contain_freeze",
     "contain_file",
@@ -47,6 +47,7 @@ const SUITES: [&str; 12] = [
     "contain_unknown",
     "held",
     "live",
+    "order",
 ];
 
 /// What came of a run in the guest.

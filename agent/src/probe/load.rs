@@ -68,6 +68,16 @@ pub enum OwnEvents {
     Seen,
 }
 
+/// Which of its forms a hook takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forms {
+    /// The best that the kernel gives.
+    #[default]
+    Best,
+    /// Any other than the best, as on a kernel that does not have it; the best where no other works. For tests.
+    Fallback,
+}
+
 /// How to load.
 #[derive(Debug, Clone)]
 pub struct ProbeConfig {
@@ -79,6 +89,8 @@ pub struct ProbeConfig {
     pub budgets: Budgets,
     /// Whether the agent sees itself.
     pub own_events: OwnEvents,
+    /// Which forms the hooks take.
+    pub forms: Forms,
     /// Folder in bpffs for the map of held processes. Two agents with one folder would judge each other's.
     pub pins: PathBuf,
 }
@@ -90,6 +102,7 @@ impl Default for ProbeConfig {
             bulk_ring: 8 << 20,
             budgets: Budgets::default(),
             own_events: OwnEvents::default(),
+            forms: Forms::default(),
             pins: PathBuf::from("/sys/fs/bpf/hemostat"),
         }
     }
@@ -116,6 +129,7 @@ pub struct Probes {
     /// What stands in each generation of the maps.
     written: [Option<Tables>; 2],
     wanted: Vec<EventClass>,
+    forms: Forms,
     missing_offsets: Vec<String>,
     sees_itself: Option<String>,
     blind_at_start: Option<String>,
@@ -172,6 +186,7 @@ impl Probes {
             generation: 0,
             written: [None, None],
             wanted: Vec::new(),
+            forms: config.forms,
             missing_offsets,
             sees_itself: None,
             blind_at_start: None,
@@ -354,7 +369,7 @@ impl Probes {
         if missing.is_empty() && (self.live.contains_key(hooks::HUB.name) || !self.hub_needed()) {
             return Ok(());
         }
-        let attacher = Attacher::new()
+        let attacher = Attacher::new(self.forms)
             .map_err(|err| ProbeError::NoBtf { path: VMLINUX, source: io::Error::other(err) })?;
         for hook in missing {
             self.attach_one(&attacher, hook)?;
@@ -505,6 +520,10 @@ fn offsets() -> Result<Offsets, ProbeError> {
                 // Without it addresses are read by a helper: slower, and nothing is missed.
                 "cast" => return cast.and_then(|_| types.words_structure(member)).unwrap_or(MISSING),
                 "tracepoint" => types.tracepoint_arguments(member),
+                // There is another way where a kernel does not have it.
+                _ if member.starts_with('?') => {
+                    return types.offset(structure, &member[1..]).unwrap_or(MISSING);
+                }
                 _ => types.offset(structure, member),
             };
             found.unwrap_or_else(|| {

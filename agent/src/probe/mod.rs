@@ -23,7 +23,7 @@ pub use counts::CgroupBudget;
 pub use decode::DecodeError;
 pub use error::ProbeError;
 pub use held::HeldProcess;
-pub use load::{Budgets, OwnEvents, ProbeConfig, Probes};
+pub use load::{Budgets, Forms, OwnEvents, ProbeConfig, Probes};
 pub use reader::{Reader, StopFlag};
 pub use release::release_held;
 pub(crate) use release::{continue_process, unpin};

@@ -1,6 +1,7 @@
 //! See `bodies::correlate`.
 #![no_main]
 
+#[expect(dead_code, reason = "each target uses one of them")]
 #[path = "../bodies.rs"]
 mod bodies;
 

@@ -2,22 +2,30 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, Write},
     path::{Path, PathBuf},
     process::Stdio,
     time::Instant,
 };
 
 use agent::{
-    probe::{Budgets, ProbeConfig, Probes},
+    probe::{Budgets, ProbeConfig, Probes, Reader},
     record::{Body, Record},
 };
-use model::{CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
+use model::{CgroupId, ClassPlan, EventClass, FilterPlan, HookState, KernelTest, Pid};
 
 use crate::{
     Check, Failure,
+    file::Folder,
+    flood::{CANNOT, FLOODS},
     scene::{PATIENCE, Scene, acts, command, same},
 };
+
+/// Of each class and each way in which it is seen.
+pub(crate) const BY_CLASS: &[Check] = &[Check {
+    name: "accounting: i2_of every class and way, generated = submitted + filtered + lost, exactly",
+    run: every_class,
+}];
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "accounting: i2_a full critical ring loses what it counts, exactly", run: full_ring },
@@ -67,6 +75,133 @@ fn full_ring(scene: &mut Scene) -> Result<(), Failure> {
         }
     }
     Err(format!("counted {:?}, given out {given:?}", probes.counts()?).into())
+}
+
+/// Each way to cause events, in a cgroup of its own, with rings of one page that nobody reads meanwhile. What the budgets say of the cgroup
+/// is of nobody else; what the counters say is of all the machine, and must agree with what the rings give out in the end.
+fn every_class(scene: &mut Scene) -> Result<(), Failure> {
+    const NO_LIMIT: u64 = u64::MAX;
+    let no_limit = Budgets { critical: NO_LIMIT, life: NO_LIMIT, file: NO_LIMIT, net: NO_LIMIT };
+    let rounds = if scene.quick { 60 } else { 200 };
+    let config = ProbeConfig {
+        critical_ring: 4096,
+        bulk_ring: 4096,
+        budgets: no_limit,
+        pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-e", std::process::id()).into(),
+        forms: scene.forms(),
+        ..ProbeConfig::default()
+    };
+    let _guard = Pins(config.pins.clone());
+    let mut probes = Probes::load(&config, &FilterPlan::default())?;
+    let mut reader = probes.reader()?;
+    let (mut given, mut wrong) = (0, Vec::new());
+    for flood in FLOODS {
+        let plan = FilterPlan { classes: [(flood.class, ClassPlan::All)].into(), hold: vec![] };
+        probes.apply_plan(&plan)?;
+        let unseen = probes.hooks().into_iter().find(|hook| {
+            hook.classes.contains(&flood.class)
+                && matches!(hook.state, HookState::Failed { .. } | HookState::NothingToSee { .. })
+        });
+        if let Some(hook) = unseen {
+            println!("  SKIPPED {}: {hook:?}", flood.name);
+            continue;
+        }
+        let before = probes.counts()?.get(&flood.class).copied().unwrap_or_default();
+        let cgroup = Cgroup::new(&format!("flood-{}", flood.name))?;
+        let folder = Folder::new("flood")?;
+        if !cgroup.flood(flood.name, folder.path(), rounds)? {
+            println!("  SKIPPED {}: not on this kernel", flood.name);
+            continue;
+        }
+        let generated = match flood.class {
+            // Both are of one budget, and the actor itself ends, too.
+            EventClass::Fork | EventClass::Exit => 2 * rounds + 1,
+            _ => flood.each * rounds,
+        };
+        let told = told_of(&probes, cgroup.id, group(flood.class), generated);
+        let after = probes.counts()?.get(&flood.class).copied().unwrap_or_default();
+        if told != generated {
+            wrong.push(format!("{}: {told} of {generated}: {before:?}, {after:?}", flood.name));
+        }
+        if after.lost_ring == before.lost_ring {
+            wrong.push(format!("{}: the ring did not overflow: {after:?}", flood.name));
+        }
+        if !agree(&probes, &mut reader, &mut given)? {
+            wrong.push(format!("{}: given out {given}, counted {:?}", flood.name, probes.counts()?));
+        }
+        if let Some(test) = nothing_of(flood.class) {
+            let classes = [(flood.class, ClassPlan::AnyOf(vec![test]))].into();
+            probes.apply_plan(&FilterPlan { classes, hold: vec![] })?;
+            let before = probes.counts()?.get(&flood.class).copied().unwrap_or_default();
+            let cgroup = Cgroup::new(&format!("drought-{}", flood.name))?;
+            let folder = Folder::new("drought")?;
+            cgroup.flood(flood.name, folder.path(), rounds)?;
+            let begun = Instant::now();
+            // The end of a connection can come a moment after its close.
+            let filtered = loop {
+                let after = probes.counts()?.get(&flood.class).copied().unwrap_or_default();
+                let filtered = after.filtered - before.filtered;
+                if filtered >= generated || begun.elapsed() > PATIENCE {
+                    break filtered;
+                }
+                std::thread::yield_now();
+            };
+            let passed = told_of(&probes, cgroup.id, group(flood.class), 0);
+            if filtered < generated || passed > 0 {
+                wrong.push(format!("{}: {filtered} filtered and {passed} passed of {generated}", flood.name));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ").into()) }
+}
+
+/// What was let through to the ring, taken or refused there, of what a cgroup did; waits until it is as much as `expected`.
+fn told_of(probes: &Probes, cgroup: CgroupId, group: u64, expected: u64) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let all = probes.budgets();
+        let of_it = all.iter().find(|budget| budget.cgroup == cgroup && budget.group == group);
+        let told = of_it.map_or(0, |budget| budget.passed + budget.cut);
+        if told >= expected || begun.elapsed() > PATIENCE {
+            return told;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Reads the rings out: whether every event that was seen has its fate, and as many came out as were taken.
+fn agree(probes: &Probes, reader: &mut Reader, given: &mut u64) -> Result<bool, Failure> {
+    // What is seen meanwhile is counted, too: until nothing more comes.
+    for _ in 0..1000 {
+        reader.look(&mut |_| *given += 1)?;
+        let counts = probes.counts()?;
+        let exact =
+            counts.values().all(|count| count.seen == count.submitted + count.filtered + count.lost());
+        if exact && counts.values().map(|count| count.submitted).sum::<u64>() == *given {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The number of the group whose budget a class uses up (agent-abi/src/class.rs).
+fn group(class: EventClass) -> u64 {
+    use EventClass::*;
+    match class {
+        Fork | Exit => 1,
+        FileOpen | FileDelete | FileRename | FileLink | FileMode | FileOwner => 2,
+        Connect | Accept | Bind | Listen | SocketClose | Dns => 3,
+        _ => 0,
+    }
+}
+
+/// A test that nothing of a flood passes, where its class has tests.
+fn nothing_of(class: EventClass) -> Option<KernelTest> {
+    match group(class) {
+        2 => Some(KernelTest::PathPrefix("/no/such/folder/".into())),
+        3 if class != EventClass::Dns => Some(KernelTest::Port(1)),
+        _ => None,
+    }
 }
 
 fn budgets(scene: &mut Scene) -> Result<(), Failure> {
@@ -187,6 +322,28 @@ impl Cgroup {
     /// Runs an actor in it to its end; the actor waits for the end of its standard input first.
     fn run(&self, words: &[&str]) -> Result<Pid, Failure> {
         self.run_with_input(words, &[])
+    }
+
+    /// Runs a flood in it to its end; `false` where this kernel cannot do that.
+    fn flood(&self, name: &str, folder: &str, rounds: u64) -> Result<bool, Failure> {
+        let mut child = command(&["flood", name, folder, &rounds.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        // Until it says that it is ready: what that takes is not of this cgroup.
+        let mut ready = String::new();
+        if let Some(stdout) = &mut child.stdout {
+            std::io::BufReader::new(stdout).read_line(&mut ready)?;
+        }
+        if ready == "ready\n" {
+            fs::write(self.path.join("cgroup.procs"), child.id().to_string())?;
+        }
+        drop(child.stdin.take());
+        match child.wait()?.code() {
+            Some(0) => Ok(true),
+            Some(code) if code == i32::from(CANNOT) => Ok(false),
+            code => Err(format!("the flood {name} ended with {code:?}").into()),
+        }
     }
 
     /// The same, with something to read.

@@ -143,6 +143,9 @@ fn act(words: &[&str]) -> Result<ExitCode, Failure> {
         ["replay"] => crate::replay::play(io::stdin())?,
         ["net", rest @ ..] => return crate::net::help(rest),
         ["file", rest @ ..] => return crate::file::help(rest),
+        ["flood", rest @ ..] => return crate::flood::help(rest),
+        ["rights", rest @ ..] => return crate::rights::help(rest),
+        ["uring", rest @ ..] => return crate::uring::help(rest),
         other => return crate::kernel::help(other),
     }
     Ok(ExitCode::SUCCESS)

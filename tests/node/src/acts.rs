@@ -113,7 +113,7 @@ pub(crate) fn act(act: &Activity) -> Result<(), Failure> {
             // SAFETY: struct io_uring_params has 120 bytes; the descriptor goes with this process.
             unsafe { libc::syscall(libc::SYS_io_uring_setup, *entries, parameters.as_mut_ptr()) };
         }
-        Activity::Bpf { .. } => load_nothing(),
+        Activity::Bpf { .. } => drop(load_nothing()),
         _ => {}
     }
     Ok(())
@@ -218,8 +218,8 @@ fn on_a_child(act: &Activity) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads a socket filter that lets nothing through and attaches it nowhere (union bpf_attr of linux/bpf.h).
-fn load_nothing() {
+/// Loads a socket filter that lets nothing through and attaches it nowhere (union bpf_attr of linux/bpf.h); its descriptor.
+pub(crate) fn load_nothing() -> i32 {
     const BPF_PROG_LOAD: libc::c_long = 5;
     let program: [u64; 2] = [0xb7, 0x95];
     let licence = c"GPL";
@@ -228,5 +228,7 @@ fn load_nothing() {
     attributes[1] = program.as_ptr() as u64;
     attributes[2] = licence.as_ptr() as u64;
     // SAFETY: what the attributes point to lives during the call; the descriptor goes with this process.
-    unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, attributes.as_ptr(), size_of_val(&attributes)) };
+    unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, attributes.as_ptr(), size_of_val(&attributes)) as i32
+    }
 }

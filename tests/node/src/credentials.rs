@@ -73,6 +73,7 @@ fn earlier_process(scene: &mut Scene) -> Result<(), Failure> {
     let mut child = actor_with_stdin(&["set-ids-after-stdin", "4321", "4321"])?;
     let config = agent::probe::ProbeConfig {
         pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-b", std::process::id()).into(),
+        forms: scene.forms(),
         ..agent::probe::ProbeConfig::default()
     };
     let mut own = Scene::with(&config, scene.quick)?;

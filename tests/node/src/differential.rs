@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent::{
-    probe::{OwnEvents, ProbeConfig},
+    probe::{Forms, OwnEvents, ProbeConfig},
     record::{Body, Record},
     tree::{Limits, ProcSource, ProcessTree, procfs::ProcFacts},
     workload::WorkloadSource,
@@ -55,6 +55,7 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
     // What is held at its exec is another matter; here everybody runs.
     let plan = FilterPlan { hold: vec![], ..set.plan().clone() };
     let config = ProbeConfig {
+        forms: Forms::Best,
         budgets: NO_BUDGETS,
         own_events: OwnEvents::LeftOut,
         // All that all programs of this machine do goes through it.

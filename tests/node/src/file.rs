@@ -27,8 +27,7 @@ pub(crate) const CHECKS: &[Check] = &[
         name: "file: a path of 300 components is whole, one beyond 4 KiB is cut at its front",
         run: deep,
     },
-    Check { name: "file: opens through io_uring and 32-bit calls are seen", run: other_ways },
-    Check { name: "file: i2_an open into a ring's own table is counted as not read", run: fixed_slot },
+    Check { name: "file: opens by 32-bit calls are seen", run: other_ways },
     Check { name: "file: i1_the filter passes what a test wants, and no more", run: filter },
     Check { name: "file: of 50,000 creates every one is right", run: storm },
     Check { name: "file: i2_beyond the ring's limit every event is counted", run: accounting },
@@ -55,7 +54,7 @@ impl Folder {
         Ok(Self(fs::canonicalize(path)?))
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 }
@@ -66,27 +65,25 @@ impl Drop for Folder {
     }
 }
 
-/// Probes with a bulk ring so large that a storm fits even where the reader gets no CPU time: what is tested is that each
-/// event is right, not how fast they are read.
-pub(crate) struct Roomy {
+/// Probes as an agent loads them: its rings, its budgets.
+pub(crate) struct Usual {
     pins: PathBuf,
 }
 
-impl Roomy {
-    pub(crate) fn open(name: &str, quick: bool) -> Result<(Self, Scene), Failure> {
+impl Usual {
+    pub(crate) fn open(name: &str, like: &Scene) -> Result<(Self, Scene), Failure> {
         let pins = PathBuf::from(format!("/sys/fs/bpf/hemostat-node-tests-{}-{name}", std::process::id()));
         let config = agent::probe::ProbeConfig {
-            bulk_ring: 32 << 20,
-            budgets: NO_BUDGETS,
             pins: pins.clone(),
+            forms: like.forms(),
             ..agent::probe::ProbeConfig::default()
         };
-        let roomy = Self { pins };
-        Ok((roomy, Scene::with(&config, quick)?))
+        let usual = Self { pins };
+        Ok((usual, Scene::with(&config, like.quick)?))
     }
 }
 
-impl Drop for Roomy {
+impl Drop for Usual {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.pins.join("held"));
         let _ = fs::remove_dir(&self.pins);
@@ -209,49 +206,20 @@ fn deep(scene: &mut Scene) -> Result<(), Failure> {
     Ok(())
 }
 
-/// There is no descriptor by which the program could look at the file, so it is not seen: that is counted, and so told.
-fn fixed_slot(scene: &mut Scene) -> Result<(), Failure> {
-    let dir = Folder::new("slot")?;
-    scene.all_of(&[EventClass::FileOpen])?;
-    scene.needs(EventClass::FileOpen)?;
-    let lost = |scene: &Scene| -> Result<u64, Failure> {
-        Ok(scene.probes.counts()?.get(&EventClass::FileOpen).map_or(0, |count| count.lost_read))
-    };
-    let before = lost(scene)?;
-    let (code, records) = scene.during(|_| {
-        let mut child = crate::scene::actor(&["file", "uring-fixed", dir.path()])?;
-        Ok((child.id(), child.wait()?.code()))
-    })?;
-    if code.1 == Some(77) {
-        return Err(Box::new(crate::scene::Skip("this kernel has no io_uring".into())));
-    }
-    same("the actor's end", &code.1, &Some(0))?;
-    let path = format!("{}/uring", dir.path());
-    same("it is there", &std::path::Path::new(&path).exists(), &true)?;
-    let seen = opens(&records, Pid(code.0)).into_iter().filter(|file| file.path == path).count();
-    let counted = lost(scene)? - before;
-    // Another program of this machine may add to the count.
-    if seen == 1 || counted >= 1 { Ok(()) } else { Err(format!("seen {seen}, counted {counted}").into()) }
-}
-
 fn other_ways(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("ways")?;
     scene.all_of(&[EventClass::FileOpen])?;
     scene.needs(EventClass::FileOpen)?;
-    for (way, what) in [("uring", "io_uring"), ("compat", "32-bit calls")] {
-        let (pid, records) = scene.during(|_| {
-            let mut child = actor(&["file", way, dir.path()])?;
-            Ok(child.wait()?.success().then(|| Pid(child.id())))
-        })?;
-        let Some(pid) = pid else {
-            println!("  SKIPPED {what}: not on this kernel");
-            continue;
-        };
-        let expected = whole(format!("{}/{way}", dir.path()));
-        let found: Vec<_> = opens(&records, pid).into_iter().filter(|file| **file == expected).collect();
-        same(what, &found.len(), &1)?;
-    }
-    Ok(())
+    let (pid, records) = scene.during(|_| {
+        let mut child = actor(&["file", "compat", dir.path()])?;
+        Ok(child.wait()?.success().then(|| Pid(child.id())))
+    })?;
+    let Some(pid) = pid else {
+        return Err(Box::new(crate::scene::Skip("this kernel takes no 32-bit calls".into())));
+    };
+    let expected = whole(format!("{}/compat", dir.path()));
+    let found: Vec<_> = opens(&records, pid).into_iter().filter(|file| **file == expected).collect();
+    same("32-bit calls", &found.len(), &1)
 }
 
 fn filter(scene: &mut Scene) -> Result<(), Failure> {
@@ -292,7 +260,7 @@ const WORKERS: u32 = 5;
 fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let dir = Folder::new("storm")?;
     let each = if scene.quick { 500 } else { 10_000 };
-    let (_pins, mut scene) = Roomy::open("files", scene.quick)?;
+    let (_pins, mut scene) = Usual::open("files", scene)?;
     scene.all_of(&[EventClass::FileOpen, EventClass::FileDelete])?;
     scene.needs(EventClass::FileOpen)?;
     let cgroup = crate::actor::cgroup_id(std::process::id())?;

@@ -11,8 +11,6 @@ pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
         ["calls", dir] => calls(dir)?,
         ["paths", dir] => paths(dir)?,
         ["deep", dir] => deep(dir)?,
-        ["uring", dir] => return uring(dir, Slot::Descriptor),
-        ["uring-fixed", dir] => return uring(dir, Slot::Fixed),
         ["compat", dir] => return compat(dir),
         other => return Err(format!("no such script: {other:?}").into()),
     }
@@ -143,63 +141,6 @@ fn deep(dir: &str) -> Result<(), Failure> {
     }
     fs::write("leaf2", "")?;
     Ok(())
-}
-
-/// Where a ring puts an opened file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Descriptor,
-    /// In its own table: no descriptor ever names it.
-    Fixed,
-}
-
-/// Opens `uring` in the folder by a ring with one entry; fails where the kernel has none.
-fn uring(dir: &str, slot: Slot) -> Result<ExitCode, Failure> {
-    fs::write(format!("{dir}/uring-before"), "")?;
-    let name = c(&format!("{dir}/uring"))?;
-    // SAFETY: the layout is that of include/uapi/linux/io_uring.h; mappings live until the process ends.
-    unsafe {
-        let mut params = [0_u32; 30];
-        let fd = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) as RawFd;
-        if fd < 0 {
-            return Ok(ExitCode::from(77));
-        }
-        let map = |len: usize, offset: i64| {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd,
-                offset,
-            )
-        };
-        // struct io_uring_params: sq_off begins at word 10 (head, tail, ring_mask, ring_entries, flags, dropped, array).
-        let (tail, array) = (params[11] as usize, params[16] as usize);
-        let ring = map(4096, 0).cast::<u8>();
-        let entries = map(4096, 0x1000_0000).cast::<u8>();
-        let entry = entries;
-        entry.write(18); // IORING_OP_OPENAT
-        entry.add(4).cast::<i32>().write(libc::AT_FDCWD);
-        entry.add(16).cast::<u64>().write(name.as_ptr() as u64);
-        entry.add(24).cast::<u32>().write(0o600);
-        entry.add(28).cast::<i32>().write(libc::O_CREAT | libc::O_WRONLY);
-        if slot == Slot::Fixed {
-            const IORING_REGISTER_FILES: i32 = 2;
-            let empty = [-1_i32];
-            if libc::syscall(libc::SYS_io_uring_register, fd, IORING_REGISTER_FILES, empty.as_ptr(), 1) < 0 {
-                return Ok(ExitCode::from(77));
-            }
-            entry.add(44).cast::<u32>().write(1); // file_index, counted from 1
-        }
-        ring.add(array).cast::<u32>().write(0);
-        ring.add(tail).cast::<u32>().write(1);
-        let done = libc::syscall(libc::SYS_io_uring_enter, fd, 1, 1, 1, std::ptr::null::<u8>(), 0);
-        if done != 1 || fs::metadata(format!("{dir}/uring")).is_err() {
-            return Err(format!("io_uring_enter gave {done}").into());
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Opens `compat` in the folder by int 0x80; ends by a signal where the kernel takes no 32-bit calls.

@@ -44,6 +44,7 @@ pub(crate) fn set_up() -> io::Result<()> {
     mount("securityfs", "/sys/kernel/security", "securityfs")?;
     mount("tmpfs", "/tmp", "tmpfs")?;
     mount("tmpfs", "/dev/shm", "tmpfs")?;
+    mount("devpts", "/dev/pts", "devpts")?;
     for folder in ["/etc", "/run", "/var", "/root"] {
         std::fs::create_dir_all(folder)?;
     }

@@ -11,8 +11,10 @@ mod container;
 mod cost;
 mod credentials;
 mod differential;
+mod fallback;
 mod file;
 mod file_calls;
+mod flood;
 mod guest;
 mod hold;
 mod kernel;
@@ -20,12 +22,16 @@ mod net;
 mod net_calls;
 mod process;
 mod replay;
+mod rights;
+mod ring;
 mod scene;
 mod suites;
 mod swap;
+mod uring;
 
 use std::process::ExitCode;
 
+use agent::probe::Forms;
 use scene::{Scene, Skip};
 
 /// One named check.
@@ -86,40 +92,65 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> bool {
     let quick = arguments.iter().any(|word| word == "--quick");
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with("--")).collect();
-    let checks: Vec<Check> = [
+    let all = [
         process::CHECKS,
+        rights::CHECKS,
         credentials::CHECKS,
         kernel::CHECKS,
         file::CHECKS,
         net::CHECKS,
+        uring::CHECKS,
+        accounting::BY_CLASS,
         accounting::CHECKS,
         swap::CHECKS,
         hold::CHECKS,
         differential::CHECKS,
         churn::CHECKS,
         container::CHECKS,
-    ]
-    .into_iter()
-    .flatten()
-    .map(|check| Check { name: check.name, run: check.run })
-    .filter(|check| wanted.is_empty() || wanted.iter().any(|word| check.name.contains(word.as_str())))
-    .collect();
+        fallback::CHECKS,
+    ];
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    let mut plays: Vec<(String, Forms, &Check)> =
+        all.iter().copied().flatten().map(|check| (check.name.to_owned(), Forms::Best, check)).collect();
+    // Once more as on a kernel that lacks the best forms.
+    plays.extend(
+        fallback::AGAIN
+            .iter()
+            .copied()
+            .flatten()
+            .map(|check| (format!("fallback: {}", check.name), Forms::Fallback, check)),
+    );
+    plays.retain(|(name, ..)| wants(name));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let mut scene = None;
-    for check in checks {
-        let outcome = Scene::fresh(&mut scene, quick).and_then(|scene| (check.run)(scene));
+    let mut scene: Option<Scene> = None;
+    // Asked once, when it is first needed.
+    let mut another = None;
+    for (name, forms, check) in plays {
+        scene = scene.filter(|scene| scene.forms() == forms);
+        let outcome = Scene::fresh(&mut scene, forms, quick).and_then(|scene| {
+            if forms == Forms::Fallback {
+                let another = match &another {
+                    Some(another) => another,
+                    None => another.insert(fallback::is_another(scene)?),
+                };
+                if let fallback::Another::No(why) = another {
+                    return Err(Box::new(Skip((*why).into())));
+                }
+            }
+            (check.run)(scene)
+        });
         match outcome {
             Ok(()) => {
                 passed += 1;
-                println!("ok {}", check.name);
+                println!("ok {name}");
             }
             Err(why) if why.is::<Skip>() => {
                 skipped += 1;
-                println!("SKIPPED {}: {why}", check.name);
+                println!("SKIPPED {name}: {why}");
             }
             Err(why) => {
                 failed += 1;
-                println!("FAILED {}: {why}", check.name);
+                println!("FAILED {name}: {why}");
                 // What is left of a failed check must not meet the next.
                 scene = None;
             }

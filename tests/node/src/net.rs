@@ -246,7 +246,7 @@ fn filter(scene: &mut Scene) -> Result<(), Failure> {
 
 fn storm(scene: &mut Scene) -> Result<(), Failure> {
     let each: u32 = if scene.quick { 250 } else { 5_000 };
-    let (_pins, mut scene) = crate::file::Roomy::open("net", scene.quick)?;
+    let (_pins, mut scene) = crate::file::Usual::open("net", scene)?;
     scene.all_of(&ALL)?;
     ALL.iter().try_for_each(|class| scene.needs(*class))?;
     let cgroup = crate::actor::cgroup_id(std::process::id())?;

@@ -226,6 +226,7 @@ fn forks(scene: &mut Scene) -> Result<(), Failure> {
 /// The nearest peer gets 77–83 % of the command lines here (research/peers.md).
 fn storm(scene: &mut Scene) -> Result<(), Failure> {
     const WORKERS: usize = 4;
+    let (_pins, mut scene) = crate::file::Usual::open("execs", scene)?;
     let total = if scene.quick { 400 } else { 5_000 };
     let each = (total / WORKERS).to_string();
     let (workers, records) = scene.during(|_| {

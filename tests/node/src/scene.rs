@@ -12,7 +12,7 @@ use std::{
 };
 
 use agent::{
-    probe::{OwnEvents, ProbeConfig, ProbeError, Probes, StopFlag},
+    probe::{Forms, OwnEvents, ProbeConfig, ProbeError, Probes, StopFlag},
     record::{Body, ExecFacts, Record},
 };
 use model::{Activity, CgroupId, ClassPlan, EventClass, FilterPlan, Pid};
@@ -59,14 +59,15 @@ pub(crate) struct Scene {
     reader: Option<JoinHandle<Result<(), ProbeError>>>,
     sentinels: u64,
     pins: std::path::PathBuf,
+    forms: Forms,
 }
 
 impl Scene {
     /// The scene of the check before, made anew if there is none, with the plan of a node without rules.
-    pub(crate) fn fresh(slot: &mut Option<Self>, quick: bool) -> Result<&mut Self, Failure> {
+    pub(crate) fn fresh(slot: &mut Option<Self>, forms: Forms, quick: bool) -> Result<&mut Self, Failure> {
         let scene = match slot.take() {
             Some(scene) => slot.insert(scene),
-            None => slot.insert(Self::open(quick)?),
+            None => slot.insert(Self::open(forms, quick)?),
         };
         scene.probes.apply_plan(&FilterPlan::default())?;
         scene.probes.set_budgets(NO_BUDGETS)?;
@@ -76,7 +77,7 @@ impl Scene {
         Ok(scene)
     }
 
-    fn open(quick: bool) -> Result<Self, Failure> {
+    fn open(forms: Forms, quick: bool) -> Result<Self, Failure> {
         // SAFETY (of the claim): geteuid cannot fail.
         if !rustix::process::geteuid().is_root() {
             return Err(Box::new(Skip("loading eBPF needs root".into())));
@@ -84,6 +85,7 @@ impl Scene {
         let config = ProbeConfig {
             budgets: NO_BUDGETS,
             own_events: OwnEvents::LeftOut,
+            forms,
             pins: format!("/sys/fs/bpf/hemostat-node-tests-{}", std::process::id()).into(),
             ..ProbeConfig::default()
         };
@@ -114,7 +116,13 @@ impl Scene {
             reader: Some(reader),
             sentinels: 0,
             pins: config.pins.clone(),
+            forms: config.forms,
         })
+    }
+
+    /// Which forms its hooks take; for a scene of a check's own.
+    pub(crate) fn forms(&self) -> Forms {
+        self.forms
     }
 
     /// From now on only what this cgroup does is kept, beside execs, forks and exits of all.

@@ -3,6 +3,10 @@
 use std::{
     net::{TcpListener, TcpStream},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,8 +26,15 @@ pub(crate) fn mix(seconds: u64, files: u64, execs: u64, connects: u64, folder: &
     let folder = folder.to_path_buf();
     let listener = TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
     let address = listener.local_addr().context("ask for the port")?;
+    let accepted = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&accepted);
     // Ends with the program: nobody waits for it.
-    thread::spawn(move || listener.incoming().for_each(drop));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            drop(stream);
+            counted.fetch_add(1, Ordering::Release);
+        }
+    });
     let file_storm = thread::spawn(move || {
         at_rate(files, until, |index| storm::create_one(&folder.join(format!("mix-{index}"))))
     });
@@ -44,7 +55,12 @@ pub(crate) fn mix(seconds: u64, files: u64, execs: u64, connects: u64, folder: &
     }
     let creates = file_storm.join().map_err(|_| anyhow::anyhow!("the file storm panicked"))??;
     let connected = connect_storm.join().map_err(|_| anyhow::anyhow!("the connect storm panicked"))??;
-    Ok(json!({"creates": creates, "execs": execs_done, "connects": connected}))
+    let patience = Instant::now() + Duration::from_secs(10);
+    while accepted.load(Ordering::Acquire) < connected && Instant::now() < patience {
+        thread::sleep(SLICE);
+    }
+    let accepts = accepted.load(Ordering::Acquire);
+    Ok(json!({"creates": creates, "execs": execs_done, "connects": connected, "accepts": accepts}))
 }
 
 /// Does `work` at `per_second` until the end, or as fast as it goes if that is slower; gives how often it was done.

@@ -46,7 +46,20 @@ pub(crate) struct Watcher {
 const OBSERVE: &str = "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata:\n  name: bench\nspec:\n  mode: Shadow\n";
 
 /// A folder that goes with the value.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new one.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("hemostat-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -56,15 +69,20 @@ impl Drop for Scratch {
 
 impl Watcher {
     pub(crate) fn start(programs: &Programs) -> Result<Self> {
-        let state = std::env::temp_dir().join(format!("hemostat-bench-{}", std::process::id()));
-        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
-        let scratch = Scratch(state.clone());
+        Self::start_with(programs, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(programs: &Programs, arguments: &[&str]) -> Result<Self> {
+        let scratch = Scratch::new("bench")?;
+        let state = scratch.path().to_path_buf();
         let log = state.join("hemostat.log");
         // The rules see what they find on this host, but nothing of anybody else may be frozen for the sake of a figure.
         let observe = state.join("observe.yaml");
         fs::write(&observe, OBSERVE).with_context(|| format!("write {}", observe.display()))?;
         let observe = observe.to_str().context("a state folder whose name is no text")?;
-        let more = ["--reactions", "off", "--playbooks", observe];
+        let mut more = vec!["--reactions", "off", "--playbooks", observe];
+        more.extend(arguments);
         let standalone = Standalone::start(&programs.hemostat.hemostat, state, log, &more)?;
         Ok(Self { standalone, _state: scratch })
     }

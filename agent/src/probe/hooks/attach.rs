@@ -12,7 +12,10 @@ use aya::{
 };
 
 use super::{Direction, Form, Hook, Part};
-use crate::probe::error::{chain, program_failure};
+use crate::probe::{
+    error::{chain, program_failure},
+    load::Forms,
+};
 
 /// The links of a hook: it is live as long as this is kept.
 pub(in crate::probe) struct Attached {
@@ -35,19 +38,25 @@ impl Attached {
 pub(in crate::probe) struct Attacher {
     btf: Btf,
     cgroup: Option<File>,
+    forms: Forms,
 }
 
 impl Attacher {
     /// Reads the kernel's types and what it allows.
-    pub(in crate::probe) fn new() -> Result<Self, String> {
+    pub(in crate::probe) fn new(forms: Forms) -> Result<Self, String> {
         let btf = Btf::from_sys_fs().map_err(|err| chain(&err))?;
-        Ok(Self { btf, cgroup: cgroup2_mount().and_then(|path| File::open(path).ok()) })
+        Ok(Self { btf, cgroup: cgroup2_mount().and_then(|path| File::open(path).ok()), forms })
     }
 
     /// Attaches the hook, or says form by form why not.
     pub(in crate::probe) fn attach(&self, ebpf: &mut Ebpf, hook: &Hook) -> Result<Attached, String> {
         let mut because = Vec::new();
-        for (index, form) in hook.forms.iter().enumerate() {
+        let mut order: Vec<(usize, &Form)> = hook.forms.iter().enumerate().collect();
+        if self.forms == Forms::Fallback && order.len() > 1 {
+            because.push("the best form is to be left out".to_owned());
+            order.rotate_left(1);
+        }
+        for (index, form) in order {
             match self.attach_form(ebpf, form) {
                 Ok(links) => return Ok(Attached { form: index, because: because.join("; "), links }),
                 Err(why) => because.push(format!("{}: {why}", form.label)),

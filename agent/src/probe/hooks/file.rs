@@ -29,17 +29,39 @@ pub(super) const HOOKS: &[Hook] = &[
             },
         ],
     },
+    // Requests make no system call. What is done by them is the same in all classes but mode and owner, which io_uring cannot change.
     Hook {
-        name: "file_open_uring",
-        classes: &[EventClass::FileOpen],
+        name: "file_uring",
+        classes: &[
+            EventClass::FileOpen,
+            EventClass::FileDelete,
+            EventClass::FileRename,
+            EventClass::FileLink,
+        ],
         forms: &[
             Form {
-                label: "tp_btf/io_uring_complete: openat, openat2",
-                parts: &[Part::TpBtf { program: "file_uring", tracepoint: "io_uring_complete" }],
+                label: "tp_btf/io_uring_submit_req, io_uring_complete, io_uring_cqe_overflow",
+                parts: &[
+                    Part::TpBtf { program: "uring_submit", tracepoint: "io_uring_submit_req" },
+                    Part::TpBtf { program: "uring_done", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
             },
             Form {
-                label: "tp_btf/io_uring_complete (before 6.17): openat, openat2",
-                parts: &[Part::TpBtf { program: "file_uring_old", tracepoint: "io_uring_complete" }],
+                label: "tp_btf/io_uring_submit_req, io_uring_complete (before 6.17), io_uring_cqe_overflow",
+                parts: &[
+                    Part::TpBtf { program: "uring_submit", tracepoint: "io_uring_submit_req" },
+                    Part::TpBtf { program: "uring_done_old", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
+            },
+            Form {
+                label: "tp_btf/io_uring_submit_sqe (before 6.3), io_uring_complete, io_uring_cqe_overflow",
+                parts: &[
+                    Part::TpBtf { program: "uring_submit", tracepoint: "io_uring_submit_sqe" },
+                    Part::TpBtf { program: "uring_done_old", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
             },
         ],
     },
@@ -47,7 +69,7 @@ pub(super) const HOOKS: &[Hook] = &[
         name: "file_change",
         classes: &[EventClass::FileDelete, EventClass::FileMode, EventClass::FileOwner],
         forms: &[Form {
-            label: "tp_btf/sys_exit: unlink, rmdir, chmod, chown and their kin; not by io_uring",
+            label: "tp_btf/sys_exit: unlink, rmdir, chmod, chown and their kin",
             parts: &[Part::SyscallExit { program: "file_change", slot: 2 }],
         }],
     },
@@ -55,7 +77,7 @@ pub(super) const HOOKS: &[Hook] = &[
         name: "file_pair",
         classes: &[EventClass::FileRename, EventClass::FileLink],
         forms: &[Form {
-            label: "tp_btf/sys_exit: rename, link, symlink and their kin; not by io_uring",
+            label: "tp_btf/sys_exit: rename, link, symlink and their kin",
             parts: &[Part::SyscallExit { program: "file_pair", slot: 3 }],
         }],
     },

@@ -22,10 +22,43 @@ pub(super) const HOOKS: &[Hook] = &[
     Hook {
         name: "accept",
         classes: &[EventClass::Accept, EventClass::SocketClose],
-        forms: &[Form {
-            label: "tp_btf/sys_exit: accept, accept4; not by io_uring",
-            parts: &[Part::SyscallExit { program: "net_accept", slot: 4 }],
-        }],
+        forms: &[
+            Form {
+                label: "fexit/inet_csk_accept",
+                parts: &[Part::Fexit { program: "accept_return", function: "inet_csk_accept" }],
+            },
+            Form {
+                label: "tp_btf/sys_exit: accept, accept4; tp_btf/io_uring_complete",
+                parts: &[
+                    Part::SyscallExit { program: "net_accept", slot: 4 },
+                    Part::TpBtf { program: "uring_accept_submit", tracepoint: "io_uring_submit_req" },
+                    Part::TpBtf { program: "uring_accept_done", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_accept_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
+            },
+            Form {
+                label: "tp_btf/sys_exit: accept, accept4; tp_btf/io_uring_complete (before 6.17)",
+                parts: &[
+                    Part::SyscallExit { program: "net_accept", slot: 4 },
+                    Part::TpBtf { program: "uring_accept_submit", tracepoint: "io_uring_submit_req" },
+                    Part::TpBtf { program: "uring_accept_done_old", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_accept_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
+            },
+            Form {
+                label: "tp_btf/sys_exit: accept, accept4; tp_btf/io_uring_complete (before 6.3)",
+                parts: &[
+                    Part::SyscallExit { program: "net_accept", slot: 4 },
+                    Part::TpBtf { program: "uring_accept_submit", tracepoint: "io_uring_submit_sqe" },
+                    Part::TpBtf { program: "uring_accept_done_old", tracepoint: "io_uring_complete" },
+                    Part::TpBtf { program: "uring_accept_overflow", tracepoint: "io_uring_cqe_overflow" },
+                ],
+            },
+            Form {
+                label: "tp_btf/sys_exit: accept, accept4; this kernel has no io_uring",
+                parts: &[Part::SyscallExit { program: "net_accept", slot: 4 }],
+            },
+        ],
     },
     Hook {
         name: "bind",

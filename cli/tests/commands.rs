@@ -442,6 +442,7 @@ fn what_cannot_start_is_told_before_anything_is_made() {
         for part in parts {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+        assert!(!text.contains("is in force"), "nothing is: {text}");
         assert!(!Path::new(&at("state")).exists(), "nothing is left behind: {text}");
     }
     for words in [&["standalone", "--spool-mb", "0"][..], &["standalone", "--node", "A_b!"]] {

@@ -1,6 +1,10 @@
 //! The hooks, for real: every class is loaded and attached as on a watched machine, and one event of each is made.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+};
 
 use agent::{
     bpffs::Bpffs,

@@ -51,9 +51,10 @@ pub(super) fn look() -> Vec<Look> {
         ..ProbeConfig::default()
     };
     if std::io::stderr().is_terminal() {
-        eprintln!(
-            "loading every hook to see what this kernel takes: some seconds (--no-hooks leaves it out)"
-        );
+        let told =
+            "loading every hook to see what this kernel takes: some seconds (--no-hooks leaves it out)";
+        // Whoever has closed standard error needs no word.
+        let _untold = writeln!(std::io::stderr(), "{told}");
     }
     let looks = match Probes::load(&config, &plan) {
         Ok(probes) => of_hooks(&probes),

@@ -182,7 +182,6 @@ impl Controller {
     /// When the journal, the audit key or log, or the socket cannot be used. A broken playbook is no reason: it is named in
     /// the health, and the others are used.
     pub async fn start(config: ControllerConfig) -> Result<ControllerHandle, StartError> {
-        Self::look_at_socket(&config.socket).await?;
         let (inbox, taken) = mpsc::channel(config.limits.inbox);
         let health = HealthBoard::default();
         let metrics = Arc::new(Metrics::default());

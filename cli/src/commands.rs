@@ -73,11 +73,19 @@ fn refused(error: ClientError) -> anyhow::Error {
     Ended::with(exit, error.to_string())
 }
 
-/// A node's name as somebody gives it: it is printed and logged as it is, so on one line and bounded.
+/// A node's name as somebody gives it: one that a host or a node of Kubernetes can have.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     const MAX: usize = 253;
-    if text.is_empty() || text.len() > MAX || text.chars().any(char::is_control) {
-        return Err(format!("a node's name has 1 to {MAX} bytes and no control characters"));
+    let within = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if !text.chars().all(within)
+        || !ends(text.chars().next())
+        || !ends(text.chars().last())
+        || text.len() > MAX
+    {
+        return Err(format!(
+            "a node's name has 1 to {MAX} letters (a to z), digits, `-`, `_` and `.`, with a letter or digit at both ends"
+        ));
     }
     Ok(text.to_owned())
 }
@@ -103,7 +111,7 @@ pub(crate) fn incident_id(text: &str) -> Result<String, String> {
 pub(crate) fn files_below(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
-        let kind = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+        let kind = std::fs::metadata(path).with_context(|| not_looked_at(path))?;
         if kind.is_dir() {
             collect(path, endings, &mut found)?;
         } else {
@@ -113,6 +121,19 @@ pub(crate) fn files_below(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<Pat
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Where it was looked, and what else can be given: `rules` and `playbooks` are what is meant where nothing is named.
+fn not_looked_at(path: &Path) -> String {
+    let here = std::env::current_dir().map(|here| here.display().to_string()).unwrap_or_default();
+    match path.to_str() {
+        Some(name @ ("rules" | "playbooks")) => format!(
+            "look at {name}, which is meant where nothing else is said, in {here}: name files or folders, or give --{name} to a command \
+             that takes it"
+        ),
+        _ if path.is_relative() => format!("look at {} in {here}", path.display()),
+        _ => format!("look at {}", path.display()),
+    }
 }
 
 fn collect(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) -> Result<()> {

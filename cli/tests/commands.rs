@@ -365,3 +365,102 @@ fn what_the_pages_tell_to_do_can_be_done() {
     }
     assert!(!page("docs/gate.md").contains("hemostat incidents ID"), "a word is missing");
 }
+
+#[test]
+fn playbook_check_tells_every_mistake_in_one_round_with_what_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.yaml").display().to_string();
+    let text = "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {name: p}\nspec:\n  trigger:\n    when: process.stdio.stdn == 'socket'\n  steps:\n    - {name: run, action: node.net-quarantine, with: {alow: [10.0.0.0/8]}}\n    - {name: a, action: node.freeze, when: process.exe == 3}\n    - {name: b, action: node.freeze, when: size(process.exe)}\n";
+    fs::write(&path, text).unwrap();
+    let (code, told) = run(&["playbook", "check", &path]);
+    assert_eq!(code, Some(1), "{told}");
+    for wanted in [
+        ":6:25: error: `process.stdio` has no `stdn`",
+        "did you mean `stdin`?",
+        ":8:14: error: no step may be called `run`",
+        "unknown field `alow`",
+        "did you mean `allow`?",
+        ":9:52: error: `process.exe` is a text and `3` is a number",
+        ":10:44: error: `size(process.exe)` is a number, where true or false is needed",
+        "5 errors",
+    ] {
+        assert!(told.contains(wanted), "{wanted} is not in\n{told}");
+    }
+}
+
+#[test]
+fn what_is_meant_where_nothing_is_named_is_said_with_where_it_was_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().canonicalize().unwrap().display().to_string();
+    for (words, option) in [
+        (&["rules", "explain", "x"][..], "--rules"),
+        (&["rules", "check"], "name files or folders"),
+        (&["playbook", "graph", "x"], "--playbooks"),
+        (&["playbook", "check", "nope"], "nope"),
+    ] {
+        let (code, text) = said(hemostat(words).current_dir(&here).output().unwrap());
+        assert_eq!(code, Some(1), "{words:?}: {text}");
+        assert!(text.contains(option) && text.contains(&here), "{words:?}: {text}");
+    }
+    let (_, looks) = doctor(&["--rules", "nope", "--playbooks", "nope"]);
+    for what in ["rules", "playbooks"] {
+        assert!(look(&looks, what)["next"].as_str().unwrap().contains(&format!("--{what}")), "{looks:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_start_is_told_before_anything_is_made() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root: standalone looks at its rights first");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    fs::create_dir(at("rules")).unwrap();
+    fs::create_dir(at("broken")).unwrap();
+    fs::write(at("broken/r.yml"), "title: A\nid: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image|containz: /x}, condition: s}\nlevel: high\n").unwrap();
+    let (long, used) = (at(&"x".repeat(120)), at("used.sock"));
+    let _answers = UnixListener::bind(&used).unwrap();
+    let standalone = |socket: &str, rules: &str, playbooks: &str| {
+        let words = ["--socket", socket, "standalone", "--reactions", "off", "--rules", rules, "--playbooks"];
+        run(&[&words[..], &[playbooks, "--state", &at("state")]].concat())
+    };
+    let free = at("free.sock");
+    for ((code, text), parts) in [
+        (standalone(&long, &at("rules"), &at("rules")), &["at most 107", "--socket"][..]),
+        (
+            standalone(&used, &at("rules"), &at("rules")),
+            &["another controller answers", "hemostat status", "--socket"],
+        ),
+        (standalone(&free, &at("rules"), &at("nope")), &["nope", "--playbooks"]),
+        (
+            standalone(&free, &at("broken"), &at("rules")),
+            &["no rule can be used", "containz", "hemostat rules check"],
+        ),
+    ] {
+        assert_eq!(code, Some(1), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("is in force"), "nothing is: {text}");
+        assert!(!Path::new(&at("state")).exists(), "nothing is left behind: {text}");
+    }
+    for words in [&["standalone", "--spool-mb", "0"][..], &["standalone", "--node", "A_b!"]] {
+        let (code, text) = run(words);
+        assert_eq!(code, Some(2), "{words:?}: {text}");
+    }
+}
+
+#[test]
+fn a_controller_without_a_cluster_says_what_to_give_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut command = hemostat(&["controller", "--state", state.to_str().unwrap()]);
+    command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST").env("HOME", dir.path());
+    let (code, text) = said(command.output().unwrap());
+    assert_eq!(code, Some(1), "{text}");
+    for part in ["--kubeconfig", "KUBECONFIG", "hemostat standalone"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(!state.exists(), "nothing is left behind");
+}

@@ -229,7 +229,7 @@ fn a_person_decides_undoes_and_looks_by_command() {
     assert_eq!(scene.both_forms(&["status"])["paused"], Value::Null);
     let second = scene.sleepers.start(&scene.place);
     let two = scene.incident("the second waits", |line| line["id"] != one && line["waiting"] == 1);
-    scene.says(&["incidents", "show", "inc-"], 5, &["inc-"]);
+    scene.says(&["incidents", "show", "inc-"], 2, &["inc-", "id is needed"]);
     scene.says(&["deny", &two, "--all", "--reason", "harmless"], 0, &[&two]);
     scene.says(&["deny", &two, "run"], 6, &["error: "]);
     assert!(scene.sleepers.is_home(second) && !scene.sleepers.is_frozen(second));

@@ -286,7 +286,13 @@ impl Followed {
                 "a feed was read"
             ),
             Err(problem) => {
-                self.problem = Some(format!("{problem}; what was read of it before stays in force"))
+                let held = intelligence.snapshot();
+                let remains = if views(&held).iter().any(|feed| feed.feed == self.source.spec.name) {
+                    "what was read of it before stays in force"
+                } else {
+                    "nothing of it is in force; it is looked for every few seconds"
+                };
+                self.problem = Some(format!("{problem}; {remains}"));
             }
         }
         self.problem != before
@@ -389,6 +395,7 @@ mod tests {
         let mut one = Followed { source, mark: None, problem: None };
         let (all, clock) = (Intelligence::default(), crate::wall_clock());
         assert!(one.look(&all, &clock) && one.problem.as_ref().unwrap().contains("cannot be read"));
+        assert!(one.problem.as_ref().unwrap().contains("nothing of it is in force"), "{:?}", one.problem);
         fs::write(&path, "198.51.100.7\n").unwrap();
         assert!(one.look(&all, &clock), "it is mended");
         assert_eq!((views(&all.snapshot())[0].indicators, one.problem.as_ref()), (1, None));

@@ -64,9 +64,13 @@ impl RuleBook {
             [first, rest @ ..] => {
                 let more =
                     if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+                let others = match self.rules.is_empty() && self.correlations.is_empty() {
+                    true => "no rule is in use, so nothing is found",
+                    false => "all others are in use",
+                };
                 health.degraded(
                     Part::Rules,
-                    format!("{first}{more}; all others are in use: `hemostat rules check` shows each"),
+                    format!("{first}{more}; {others}: `hemostat rules check` shows each"),
                 );
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -144,7 +144,37 @@ impl Attacher {
     }
 }
 
+/// Bytes of a unix socket's path, at most: `sun_path` of unix(7) without its closing zero.
+const MAX_SOCKET_PATH: usize = 107;
+
 impl Controller {
+    /// Whether the control socket can be made there as far as that is known before anything else is begun: the path is short enough, and
+    /// no other controller answers.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub async fn look_at_socket(path: &Path) -> Result<(), StartError> {
+        let refused = |kind, text: String| {
+            let source = io::Error::new(kind, text);
+            Err(StartError::Socket { path: path.to_owned(), source })
+        };
+        // It is bound under a name of its own first.
+        let length = path.as_os_str().len().max(path.with_extension("new").as_os_str().len());
+        if length > MAX_SOCKET_PATH {
+            let text = format!(
+                "its path has {length} bytes with what is put to it, and a unix socket's at most {MAX_SOCKET_PATH}: give a shorter one \
+                 (--socket or HEMOSTAT_SOCKET)"
+            );
+            return refused(io::ErrorKind::InvalidInput, text);
+        }
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            let text = "another controller answers on this socket: `hemostat status` asks it; stop it first, or give this one a --socket \
+                        and a --state of its own";
+            return refused(io::ErrorKind::AddrInUse, text.into());
+        }
+        Ok(())
+    }
+
     /// Loads what is stored, goes on with every run that was not over (I7), and listens on the control socket. Must be called
     /// within a tokio runtime.
     ///
@@ -172,7 +202,7 @@ impl Controller {
         let path = config.socket.clone();
         let pods = config.pods.clone();
         let mut feeds = config.feeds.clone();
-        crate::intel::place(&mut feeds, config.journal.parent().unwrap_or(std::path::Path::new(".")));
+        crate::intel::place(&mut feeds, config.journal.parent().unwrap_or(Path::new(".")));
         let following = crate::intel::follow(
             feeds,
             Arc::clone(&config.intelligence),
@@ -190,7 +220,7 @@ impl Controller {
         // The journal's lock keeps a second controller away before the socket is touched.
         let thread = core::spawn(shared, taken, Handle::current())?;
         let revision = served.revision.clone();
-        let server = serve(path.clone(), served).await.map_err(|source| StartError::Socket { path, source });
+        let server = serve(path.clone(), served).await;
         let tasks = TaskTracker::new();
         let handle = ControllerHandle {
             inbox,
@@ -206,7 +236,14 @@ impl Controller {
             paused: is_paused,
             plans: in_use,
         };
-        handle.tasks.spawn(server?);
+        match server {
+            Ok(server) => handle.tasks.spawn(server),
+            Err(source) => {
+                // What the core has begun to write is written to its end: the next start must not take it for a crash.
+                handle.shutdown().await;
+                return Err(StartError::Socket { path, source });
+            }
+        };
         handle.tasks.spawn(following);
         Ok(handle)
     }

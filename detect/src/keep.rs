@@ -71,7 +71,7 @@ pub enum Remains {
     Before,
     /// What is sound of it.
     Rest,
-    /// Nothing: there was nothing before either.
+    /// Nothing of it: there was nothing before either, or no part of it can be used.
     Nothing,
 }
 
@@ -193,12 +193,16 @@ impl Kept {
             }
             load(files)
         };
+        let rules = by_file(&loaded, files.len());
         for told in errors(&loaded) {
             let same = |known: &Problem| {
                 known.what == told.message && place(told, files) == Some((&known.name, known.place))
             };
             if !problems.iter().any(same) {
-                problems.push(problem(told, files, Remains::Rest));
+                let of = told.labels.first().and_then(|label| rules.get(label.span.file.0 as usize));
+                let remains =
+                    if of.is_some_and(BTreeSet::is_empty) { Remains::Nothing } else { Remains::Rest };
+                problems.push(problem(told, files, remains));
             }
         }
         (loaded, problems)

@@ -217,7 +217,8 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process { process } => {
-                write!(f, "pid {} (started {} ns after boot)", process.pid, process.start.0)
+                let (seconds, rest) = (process.start.0 / 1_000_000_000, process.start.0 % 1_000_000_000);
+                write!(f, "pid {} (started {seconds}.{:03} s after boot)", process.pid, rest / 1_000_000)
             }
             Self::Cgroup { path, .. } => write!(f, "cgroup {path}"),
             Self::File { path, .. } => write!(f, "file {path}"),

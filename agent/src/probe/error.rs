@@ -7,6 +7,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 /// Why probes could not be loaded or driven.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
+    /// Somebody told the start to give up.
+    #[error("given up: Hemostat was told to end while it attached its hooks")]
+    Halted,
     /// The kernel's types are not to be had.
     #[error(
         "the kernel's type information {path} cannot be read ({source}): Hemostat needs a kernel built with \

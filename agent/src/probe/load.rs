@@ -26,6 +26,7 @@ use super::{
     counts::{self, BudgetMap, CgroupBudget, CountMap},
     decode,
     error::ProbeError,
+    halt::Halt,
     held::{self, HeldMap, HeldProcess},
     hooks::{self, Attached, Attacher, Hook},
     object::{CAST, Object},
@@ -93,6 +94,8 @@ pub struct ProbeConfig {
     pub forms: Forms,
     /// Folder in bpffs for the map of held processes. Two agents with one folder would judge each other's.
     pub pins: PathBuf,
+    /// Gives up the start when it is told.
+    pub halt: Halt,
 }
 
 impl Default for ProbeConfig {
@@ -104,6 +107,7 @@ impl Default for ProbeConfig {
             own_events: OwnEvents::default(),
             forms: Forms::default(),
             pins: PathBuf::from("/sys/fs/bpf/hemostat"),
+            halt: Halt::default(),
         }
     }
 }
@@ -112,6 +116,7 @@ impl Default for ProbeConfig {
 pub struct Probes {
     ebpf: Ebpf,
     live: BTreeMap<&'static str, Result<Attached, String>>,
+    halt: Halt,
     control: Array<MapData, u64>,
     switches: Array<MapData, [u8; size_of::<ClassSwitch>()]>,
     quick: Array<MapData, [u8; size_of::<Quick>()]>,
@@ -142,6 +147,7 @@ impl Probes {
     /// # Errors
     /// [`ProbeError`] where nothing can be seen at all; a single hook that fails is reported by [`Probes::hooks`].
     pub fn load(config: &ProbeConfig, plan: &FilterPlan) -> Result<Self, ProbeError> {
+        config.halt.check()?;
         let Offsets { words: offsets, missing: missing_offsets, cast } = offsets()?;
         let bpffs = Bpffs::default();
         bpffs.ensure().map_err(|source| pin_error("mount bpffs", bpffs.at().into(), source))?;
@@ -180,6 +186,7 @@ impl Probes {
             held: take(&mut ebpf, "HELD")?,
             ebpf,
             live: BTreeMap::new(),
+            halt: config.halt.clone(),
             _rings: [critical_map, bulk_map],
             reader: Some(reader),
             undecoded,
@@ -384,6 +391,7 @@ impl Probes {
     }
 
     fn attach_one(&mut self, attacher: &Attacher, hook: &'static Hook) -> Result<(), ProbeError> {
+        self.halt.check()?;
         let attached = attacher.attach(&mut self.ebpf, hook);
         if let Err(because) = &attached {
             match hooks::nothing_to_see(hook) {

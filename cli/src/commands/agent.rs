@@ -5,7 +5,7 @@ mod rules;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use ::agent::{Agent, AgentConfig, AgentHandle, host_name};
+use ::agent::{AgentConfig, AgentHandle, host_name};
 use anyhow::{Context, Result};
 use detect::matcher::{RuleSet, Swap};
 use model::{Down, NodeId, RulesVersion, Up};
@@ -21,7 +21,7 @@ use wire::{
 };
 
 use self::{identity::Keys, rules::Rules};
-use super::standalone::{make_private, masker, start_log};
+use super::standalone::{Begun, begin, make_private, masker, start_log};
 use crate::{
     exit::{Ended, Exit},
     render::is_live,
@@ -66,7 +66,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     reactions: super::standalone::Reactions,
     /// Size of the spool in MB.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     spool_mb: u64,
     /// Log lines as JSON.
     #[arg(long)]
@@ -127,9 +127,19 @@ async fn watch_node(options: Options) -> Result<Exit> {
             masker(options.mask.as_deref())?,
         )
     };
-    let started =
-        tokio::task::spawn_blocking(move || Agent::start(config, link)).await.context("start the agent")?;
-    let mut agent = started.map_err(|error| anyhow::Error::new(error).context("start the agent"))?;
+    let mut agent = match begin(config, link, &mut terminate, &mut interrupt).await? {
+        Begun::Watching(agent) => *agent,
+        Begun::Told => {
+            connection.close().await;
+            stop.cancel();
+            for task in [between, keeping] {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "a task of the agent ended badly");
+                }
+            }
+            return Ok(Exit::Good);
+        }
+    };
     let status = agent.status();
     let live = status.hooks.iter().filter(|hook| is_live(&hook.state)).count();
     tracing::info!(%node, hooks = live, rules = status.rules, controller = options.controller, "watching this node");

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::ValueHint;
 use controller::{
-    ControllerConfig,
+    Controller, ControllerConfig,
     ingest::SourceSpec,
     intel::FeedSource,
     reconcile::{self, ClusterConfig, ClusterError, ServiceConfig, lease::LeaseConfig},
@@ -95,8 +95,9 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 }
 
 async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
-    make_private(&options.state)?;
     let client = client(options.kubeconfig.as_deref()).await?;
+    Controller::look_at_socket(&shared.socket).await.context("start the controller")?;
+    make_private(&options.state)?;
     let identity =
         options.identity.clone().unwrap_or_else(|| format!("{}-{}", agent::host_name(), std::process::id()));
     let cluster = ClusterConfig {
@@ -163,7 +164,16 @@ async fn client(kubeconfig: Option<&std::path::Path>) -> Result<Client> {
                 .await
                 .with_context(|| format!("use {}", path.display()))?
         }
-        None => Config::infer().await.context("find out how the API server is reached")?,
+        None => Config::infer().await.map_err(|error| {
+            Ended::with(
+                Exit::Bad,
+                format!(
+                    "there is no cluster to control: this runs in no pod with a service account, and no kubeconfig says how the API server is \
+                     reached. Give --kubeconfig FILE (or KUBECONFIG), deploy it with the chart (docs/install-kubernetes.md), or watch this host alone \
+                     with `hemostat standalone`. ({error})"
+                ),
+            )
+        })?,
     };
     super::api_server::client(config).context("make a client of the API server")
 }

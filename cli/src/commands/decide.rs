@@ -156,7 +156,7 @@ fn listed(incident: &Incident, waiting: &[&ApprovalRequest], word: Word) -> Stri
     );
     for request in waiting {
         out.push_str(&format!(
-            "  {}: would {} ({}; {} left)\n    hemostat {} {} {}\n",
+            "  {}: {} ({}; {} left)\n    hemostat {} {} {}\n",
             request.step,
             one_line(&request.would, 300),
             one_line(&request.because, 300),

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use agent::{Agent, AgentConfig, AgentHandle, edge::Authority, mask::Masker};
+use agent::{Agent, AgentConfig, AgentHandle, StartError, edge::Authority, mask::Masker, probe::Halt};
 use anyhow::{Context, Result};
 use controller::{
     Controller, ControllerConfig, ControllerHandle, Plans,
@@ -21,10 +21,12 @@ use controller::{
 use detect::matcher::{RuleSet, Swap};
 use model::NodeId;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::JoinHandle,
 };
 use tracing_subscriber::EnvFilter;
+use wire::link::AgentLink;
 
 pub(crate) use self::reactions::Reactions;
 use self::rules::{Read, RuleFolders};
@@ -36,13 +38,16 @@ use crate::{
 /// Messages that wait in each direction between agent and controller (I11).
 const LINK_CAPACITY: usize = 256;
 
+/// Where playbooks are looked for when no path is given; there need be none.
+const DEFAULT_PLAYBOOKS: &str = "playbooks";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rule files and folders (Sigma).
     #[arg(long, default_value = "rules")]
     rules: Vec<PathBuf>,
     /// Playbook and policy files and folders.
-    #[arg(long, default_value = "playbooks")]
+    #[arg(long, default_value = DEFAULT_PLAYBOOKS)]
     playbooks: Vec<PathBuf>,
     /// State folder: journal, audit log, spool, evidence, quarantined files. Made with mode 0700.
     #[arg(long, env = "HEMOSTAT_STATE", default_value = "/var/lib/hemostat")]
@@ -58,7 +63,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     reactions: Reactions,
     /// Size of the spool in MB.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     spool_mb: u64,
     /// What to read beside the kernel, as FORMAT=PLACE: kubernetes-audit, auth (syslog), journal (`journalctl -o json`), okta, keycloak,
     /// entra, hubble, vpc-flow, ocsf, cloudtrail, gcp-flow, security-events or netflow. A place is a log's path, a folder with a slash at its
@@ -122,8 +127,10 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         ));
     }
     let mut signals = Signals::new()?;
+    Controller::look_at_socket(&shared.socket).await.context("start the controller")?;
+    there_are_playbooks(&options.playbooks)?;
+    let (mut folders, Read { set, problems, .. }) = RuleFolders::open(&options.rules)?;
     make_private(&options.state)?;
-    let (mut folders, Read { set, problems }) = RuleFolders::open(&options.rules)?;
     let rules = Arc::new(Swap::new(Arc::new(set)));
     let masker = masker(options.mask.as_deref())?;
     let node = NodeId::new(options.node.clone().unwrap_or_else(agent::host_name));
@@ -157,15 +164,15 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         spool_limit: options.spool_mb << 20,
         ..AgentConfig::new(node.clone(), options.state.join("node"), Arc::clone(&rules), masker)
     };
-    // Loading the programs takes some tenths of a second of plain computing.
-    let started = tokio::task::spawn_blocking(move || Agent::start(config, agent_end))
-        .await
-        .context("start the agent")?;
-    let agent = match started {
-        Ok(agent) => agent,
+    let agent = match begin(config, agent_end, &mut signals.terminate, &mut signals.interrupt).await {
+        Ok(Begun::Watching(agent)) => *agent,
+        Ok(Begun::Told) => {
+            end_sources(sources, controller).await?;
+            return Ok(Exit::Good);
+        }
         Err(error) => {
             controller.shutdown().await;
-            return Err(anyhow::Error::new(error).context("start the agent"));
+            return Err(error);
         }
     };
     agent.say_of_rules(problems);
@@ -176,9 +183,58 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         tracing::warn!("degraded: {degraded}");
     }
     let why = until_told(agent, &controller, plans, &mut signals, &mut folders, &options).await;
-    // They end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
+    end_sources(sources, controller).await?;
+    match why {
+        None => Ok(Exit::Good),
+        Some(blind) => {
+            Err(Ended::with(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
+        }
+    }
+}
+
+/// How the start of an agent ended.
+pub(crate) enum Begun {
+    /// It watches.
+    Watching(Box<AgentHandle>),
+    /// A signal came first; nothing is attached.
+    Told,
+}
+
+/// Starts the agent, and gives it up at a signal: loading the programs is plain computing, of seconds on a busy machine.
+pub(crate) async fn begin(
+    config: AgentConfig,
+    link: AgentLink,
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+) -> Result<Begun> {
+    tracing::info!("attaching the hooks to the kernel: a second or so, longer on a busy machine");
+    let halt = config.probes.halt.clone();
+    let mut starting = tokio::task::spawn_blocking(move || Agent::start(config, link));
+    let started = tokio::select! {
+        started = &mut starting => started.context("start the agent")?,
+        _ = terminate.recv() => return give_up(&halt, starting).await,
+        _ = interrupt.recv() => return give_up(&halt, starting).await,
+    };
+    let agent = started.map_err(|error| anyhow::Error::new(error).context("start the agent"))?;
+    Ok(Begun::Watching(Box::new(agent)))
+}
+
+async fn give_up(halt: &Halt, starting: JoinHandle<Result<AgentHandle, StartError>>) -> Result<Begun> {
+    tracing::info!(
+        "told to end: the start is given up; containments stay in force (hemostat release lifts them)"
+    );
+    halt.tell();
+    match starting.await.context("give up the start")? {
+        // It was through already.
+        Ok(agent) => agent.shutdown().await,
+        Err(error) => tracing::debug!(%error, "the start is given up"),
+    }
+    Ok(Begun::Told)
+}
+
+/// Sources end first, so that what was read is remembered as read; those that a broken controller keeps waiting end after it.
+async fn end_sources(mut sources: IngestHandle, controller: ControllerHandle) -> Result<()> {
     let sources = tokio::task::spawn_blocking(move || {
-        let mut sources = sources;
         sources.stop();
         sources
     })
@@ -186,12 +242,24 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
     .context("stop the sources")?;
     controller.shutdown().await;
     sources.join();
-    match why {
-        None => Ok(Exit::Good),
-        Some(blind) => {
-            Err(Ended::with(Exit::Bad, format!("the agent sees nothing any more and has ended: {blind}")))
+    Ok(())
+}
+
+/// What was named must be there, as with rules: at the start that is a mistake in the command.
+fn there_are_playbooks(paths: &[PathBuf]) -> Result<()> {
+    for path in paths.iter().filter(|path| path.as_os_str() != DEFAULT_PLAYBOOKS) {
+        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+            return Err(Ended::with(
+                Exit::Bad,
+                format!(
+                    "there is no playbooks folder {}: make it, or say with --playbooks where playbooks are; those that come with Hemostat are \
+                     in the folder playbooks of its source",
+                    path.display()
+                ),
+            ));
         }
     }
+    Ok(())
 }
 
 fn follow_sources(
@@ -212,9 +280,9 @@ fn follow_sources(
 }
 
 struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -302,7 +370,7 @@ async fn reload(
         }
         Err(error) => tracing::error!(%error, "the playbooks before stay in force"),
     }
-    let Read { set, mut problems } = folders.read();
+    let Read { set, mut problems, .. } = folders.read();
     let (count, authority) = (set.len(), authority(controller, &set, options));
     match agent.set_rules_with(Arc::new(set), authority) {
         Ok(()) => tracing::info!(rules = count, problems = problems.len(), "rules read again"),

@@ -164,7 +164,7 @@ fn runs(out: &mut String, incident: &Incident, now: Timestamp) {
         for request in &run.waiting {
             let _never_fails = writeln!(
                 out,
-                "  WAITS for a person: step {} would {} ({}; {} left)\n    hemostat approve {} {}\n    hemostat deny {} {}",
+                "  WAITS for a person: step {} is {} ({}; {} left)\n    hemostat approve {} {}\n    hemostat deny {} {}",
                 request.step,
                 one_line(&request.would, 300),
                 one_line(&request.because, 300),

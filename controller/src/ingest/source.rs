@@ -47,7 +47,12 @@ const BEHIND: Duration = Duration::from_secs(29 * 60);
 pub(super) fn run(spec: &SourceSpec, config: &IngestConfig, controller: &Attacher, stop: &Receiver<()>) {
     let mut source = Source::new(spec, config);
     source.pods = controller.pods();
-    tracing::info!(source = %source.name, "following a source");
+    if source.arrivals.is_none() && matches!(source.log.try_exists(), Ok(false)) {
+        let log = source.log.display();
+        tracing::warn!(source = %source.name, %log, "a source's log is not there yet; it is read from its beginning as soon as it is, and `hemostat status` tells of it until then");
+    } else {
+        tracing::info!(source = %source.name, "following a source");
+    }
     loop {
         match source.follow(controller, stop) {
             Ok(()) => break,

@@ -62,6 +62,7 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
         bulk_ring: 64 << 20,
         critical_ring: 16 << 20,
         pins: format!("/sys/fs/bpf/hemostat-node-tests-{}-d", std::process::id()).into(),
+        ..ProbeConfig::default()
     };
     let mut everything = Scene::with(&config, scene.quick)?;
     everything.all_of(&EventClass::ALL)?;

@@ -1,6 +1,10 @@
 //! The hooks, for real: every class is loaded and attached as on a watched machine, and one event of each is made.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+};
 
 use agent::{
     bpffs::Bpffs,
@@ -46,9 +50,15 @@ pub(super) fn look() -> Vec<Look> {
         pins: format!("/sys/fs/bpf/{FOLDER}{}", std::process::id()).into(),
         ..ProbeConfig::default()
     };
+    if std::io::stderr().is_terminal() {
+        let told =
+            "loading every hook to see what this kernel takes: some seconds (--no-hooks leaves it out)";
+        // Whoever has closed standard error needs no word.
+        let _untold = writeln!(std::io::stderr(), "{told}");
+    }
     let looks = match Probes::load(&config, &plan) {
         Ok(probes) => of_hooks(&probes),
-        Err(error) => vec![Look::new("hooks", Verdict::Bad, error.to_string())],
+        Err(error) => vec![Look::new("hooks", Verdict::Bad, error.to_string()).next(what_to_do())],
     };
     let _nothing_pinned = std::fs::remove_dir_all(&config.pins);
     if let Err(error) = Bpffs::default().leave() {
@@ -57,11 +67,20 @@ pub(super) fn look() -> Vec<Look> {
     looks
 }
 
+fn what_to_do() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "look above for what this machine lacks; if it lacks nothing, please report it with this kernel's version"
+    } else {
+        "run as root: sudo hemostat doctor"
+    }
+}
+
 fn of_hooks(probes: &Probes) -> Vec<Look> {
     let heard: BTreeMap<EventClass, bool> = match probes.canary() {
         Ok(reports) => reports.into_iter().map(|report| (report.class, report.arrived)).collect(),
         Err(error) => {
-            return vec![Look::new("hooks", Verdict::Bad, format!("no canary could be made: {error}"))];
+            let found = format!("no canary could be made: {error}");
+            return vec![Look::new("hooks", Verdict::Bad, found).next(what_to_do())];
         }
     };
     probes.hooks().iter().map(|hook| of_hook(hook, &heard)).collect()
@@ -87,10 +106,20 @@ fn of_hook(hook: &HookStatus, heard: &BTreeMap<EventClass, bool>) -> Look {
         .collect();
     if silent.is_empty() {
         if hook.classes.is_empty() {
-            return Look::new(what, verdict, format!("{to}; the file and network hooks stand on it"));
+            let look = Look::new(what, verdict, format!("{to}; the file and network hooks stand on it"));
+            return match verdict {
+                Verdict::Lesser => {
+                    look.next("nothing: the hooks that stand on it say themselves what arrives")
+                }
+                _ => look,
+            };
         }
         let classes: Vec<String> = hook.classes.iter().map(|class| format!("{class:?}")).collect();
-        return Look::new(what, verdict, format!("{to}; a live event of {} arrived", classes.join(", ")));
+        let look = Look::new(what, verdict, format!("{to}; a live event of {} arrived", classes.join(", ")));
+        return match verdict {
+            Verdict::Lesser => look.next("nothing: a stand-in sees these events here, as the live one shows"),
+            _ => look,
+        };
     }
     Look::new(what, Verdict::Bad, format!("{to}, but no event of {} arrived", silent.join(", ")))
         .next("the hook is attached and is not called: please report it with this kernel's version")

@@ -37,7 +37,10 @@ fn of_rules(paths: &[PathBuf]) -> Look {
     }
     let files = match read_rules(paths) {
         Ok(files) => files,
-        Err(error) => return Look::new("rules", Verdict::Bad, format!("{error:#}")),
+        Err(error) => {
+            return Look::new("rules", Verdict::Bad, format!("{error:#}"))
+                .next("say with --rules where the rules are; those that come with Hemostat are in the folder rules of its source");
+        }
     };
     let loaded = load(&files);
     let errors = loaded.errors();
@@ -65,7 +68,11 @@ fn of_playbooks(paths: &[PathBuf]) -> Look {
     }
     let files = match files_below(paths, &[".yaml", ".yml"]) {
         Ok(files) => files,
-        Err(error) => return Look::new("playbooks", Verdict::Bad, format!("{error:#}")),
+        Err(error) => {
+            return Look::new("playbooks", Verdict::Bad, format!("{error:#}")).next(
+                "say with --playbooks where the playbooks are; those that come with Hemostat are in the folder playbooks of its source",
+            );
+        }
     };
     let (mut good, mut errors) = (0_usize, 0_usize);
     for path in files {

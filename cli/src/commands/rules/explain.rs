@@ -58,7 +58,10 @@ pub(super) fn run(shared: &Shared, wanted: &str, paths: &[PathBuf], event: Optio
         kernel: set.explain_plan(RuleIndex(u32::try_from(position).unwrap_or(u32::MAX))).to_vec(),
         events: events
             .iter()
-            .map(|event| explain::render(&explain::explain(rule, &View::new(event))))
+            .map(|(of, event)| {
+                let why = explain::render(&explain::explain(rule, &View::new(event)));
+                of.as_ref().map_or_else(|| why.clone(), |of| format!("{of}:\n{why}"))
+            })
             .collect(),
     };
     render::print(shared.output, &explained, |_| page(&explained))?;
@@ -120,8 +123,14 @@ fn find<'a>(rules: &'a [Rule], files: &[SourceFile], wanted: &str) -> Result<(us
     }
 }
 
-/// Events of a file that holds an event, a finding or an incident.
-fn read_events(path: &Path) -> Result<Vec<Event>> {
+/// How a verdict on a finding's event is told apart from those of the others.
+fn called(finding: &Finding) -> Option<String> {
+    let title = render::one_line(&finding.rule.title, 100);
+    Some(format!("the event of finding {} ({title}; rule {})", finding.id, finding.rule.id))
+}
+
+/// Events of a file that holds an event, a finding or an incident; what a finding is called.
+fn read_events(path: &Path) -> Result<Vec<(Option<String>, Event)>> {
     let mut text = String::new();
     if path == Path::new("-") {
         std::io::stdin().lock().take(MAX_EVENT).read_to_string(&mut text).context("read standard input")?;
@@ -130,12 +139,12 @@ fn read_events(path: &Path) -> Result<Vec<Event>> {
         file.take(MAX_EVENT).read_to_string(&mut text).with_context(|| format!("read {}", path.display()))?;
     }
     if let Ok(incident) = serde_json::from_str::<Incident>(&text) {
-        return Ok(incident.findings.into_iter().map(|finding| finding.event).collect());
+        return Ok(incident.findings.into_iter().map(|finding| (called(&finding), finding.event)).collect());
     }
     if let Ok(finding) = serde_json::from_str::<Finding>(&text) {
-        return Ok(vec![finding.event]);
+        return Ok(vec![(called(&finding), finding.event)]);
     }
     let event = serde_json::from_str::<Event>(&text)
         .with_context(|| format!("{} holds no event, finding or incident as JSON", path.display()))?;
-    Ok(vec![event])
+    Ok(vec![(None, event)])
 }

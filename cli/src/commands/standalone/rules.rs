@@ -23,16 +23,24 @@ pub(super) struct RuleFolders {
 
 /// What was read.
 pub(super) struct Read {
+    finds: Finds,
     pub(super) set: RuleSet,
     /// What is wrong, with its place and what is used nevertheless; a line each.
     pub(super) problems: Vec<String>,
+}
+
+/// Whether there is any rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finds {
+    Something,
+    Nothing,
 }
 
 impl RuleFolders {
     /// Reads them for the first time.
     ///
     /// # Errors
-    /// One that is not there: at the start that is a mistake in the command.
+    /// One that is not there, or when none of their rules can be used: at the start that is a mistake in the command.
     pub(super) fn open(paths: &[PathBuf]) -> Result<(Self, Read)> {
         let next = "make it, or say with --rules where rules are; those that come with Hemostat are in the folder rules of its source";
         for path in paths {
@@ -45,6 +53,20 @@ impl RuleFolders {
         }
         let mut folders = Self { paths: paths.to_vec(), kept: Kept::default() };
         let read = folders.read();
+        if read.finds == Finds::Nothing
+            && let Some(first) = read.problems.first()
+        {
+            let more = match read.problems.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            return Err(Ended::with(
+                Exit::Bad,
+                format!(
+                    "no rule can be used, so nothing would be found: {first}{more}; `hemostat rules check` shows each"
+                ),
+            ));
+        }
         Ok((folders, read))
     }
 
@@ -66,11 +88,16 @@ impl RuleFolders {
             let named: Vec<&str> = gone.iter().take(NAMED).map(String::as_str).collect();
             tracing::info!(rules = gone.len(), "not in force any more: {}", named.join(", "));
         }
-        if set.is_empty() && loaded.correlations.is_empty() {
+        let finds = match set.is_empty() && loaded.correlations.is_empty() {
+            true => Finds::Nothing,
+            false => Finds::Something,
+        };
+        if finds == Finds::Nothing {
             let places: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
             tracing::warn!("no rule is loaded from {}: nothing will be found", places.join(", "));
         }
         Read {
+            finds,
             set: set.feeding(&loaded.correlations, &loaded.rules),
             problems: problems.iter().map(ToString::to_string).collect(),
         }
@@ -93,6 +120,17 @@ mod tests {
         let (_, read) = RuleFolders::open(&[dir.path().to_path_buf()]).unwrap();
         assert_eq!(read.set.len(), 1);
         assert!(matches!(&read.problems[..], [one] if one.contains("dangling.yml")), "{:?}", read.problems);
+    }
+
+    #[test]
+    fn a_start_without_a_single_usable_rule_is_refused_with_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("bad.yml"), RULE.replace("Image", "Image|containz")).unwrap();
+        let open = || RuleFolders::open(&[dir.path().to_path_buf()]);
+        let error = open().err().unwrap().to_string();
+        assert!(error.contains("bad.yml:4:23") && error.contains("hemostat rules check"), "{error}");
+        fs::write(dir.path().join("good.yml"), RULE).unwrap();
+        assert_eq!(open().unwrap().1.set.len(), 1, "one is enough to begin with");
     }
 
     #[test]

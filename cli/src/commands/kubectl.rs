@@ -186,6 +186,7 @@ impl Cluster {
                     {
                         (Exit::Conflict, "")
                     }
+                    422 if status.message.contains("nobody decides") => (Exit::Forbidden, ""),
                     422 => (Exit::Usage, ""),
                     _ => (Exit::Bad, ""),
                 };

@@ -206,7 +206,7 @@ async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_hal
     scene.wait(&["inc", "-A"], |it| {
         it["items"][0]["status"]["summary"]["actions"].as_str().is_some_and(|n| n.starts_with("1/"))
     });
-    assert_eq!(state(&scene.get(&["ract", "-n", "pay"]), "node.freeze"), "Verified");
+    scene.wait(&["ract", "-n", "pay"], |it| state(it, "node.freeze") == "Verified");
     assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
     until("one is kept", || secrets(&scene).len() == 1).await;
     node.close().await;

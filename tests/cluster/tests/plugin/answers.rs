@@ -69,13 +69,13 @@ fn who_may_not_answer_is_told_why() {
     let own = scene.question("who", "inc-bb01", "own", |it| it["requestedBy"] = "ada".into());
     refused(
         scene.plugin("ada", 80, &["approve", &own]),
-        6,
+        4,
         "nobody decides on what they asked for themselves",
     );
     let party = scene.question("who", "inc-bb01", "party", |it| it["parties"] = json!(["bob"]));
     refused(
         scene.plugin("bob", 80, &["approve", &party]),
-        6,
+        4,
         "nobody decides on an incident that they are part of",
     );
     let named = scene.question("who", "inc-bb01", "named", |it| it["approvers"] = json!(["user:grace"]));

@@ -192,7 +192,7 @@ fn a_person_decides_undoes_and_looks_by_command() {
     assert_eq!(scene.both_forms(&["incidents", "show", one])["id"], one);
     scene.says(&["incidents", "show", "inc-none"], 5, &["inc-none"]);
     scene.says(&["incidents", "frobnicate"], 2, &["frobnicate"]);
-    scene.says(&["approve", one], 2, &["run: would node.freeze", "--all", "nothing was decided"]);
+    scene.says(&["approve", one], 2, &["run: node.freeze", "--all", "nothing was decided"]);
     scene.says(&["approve", "inc-none", "run"], 5, &["inc-none"]);
     scene.says(&["approve", one, "nothing"], 6, &["nothing"]);
     assert!(scene.sleepers.is_home(first), "nothing was done as yet");

@@ -218,6 +218,20 @@ impl ApiServer {
     /// The API server answers nobody until [`ApiServer::wake`].
     pub fn stun(&self) {
         self.signal("STOP");
+        // On a busy machine its threads stand some time after the signal was sent.
+        let stands =
+            |stat: &str| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        let all_stand = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+            tasks
+                .flatten()
+                .all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stands(&stat)))
+        };
+        let until = Instant::now() + Duration::from_secs(120);
+        while !all_stand() {
+            assert!(Instant::now() < until, "the API server does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// It goes on.

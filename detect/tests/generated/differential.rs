@@ -115,6 +115,13 @@ proptest! {
         let loaded = generate::load(&text);
         // "Parts of a timestamp" are numbers to compare; rsigma refuses the rule. The compiled matcher is compared below.
         prop_assume!(!items(&loaded.rules[0]).iter().any(|item| compares_a_time(item)));
+        // Where a rule looks for words anywhere rsigma is not shown the time, whose text it would look into.
+        let asks_for_time = |item: &Item| item.field.as_ref().is_some_and(|field| field.text == "UtcTime");
+        let asks = items(&loaded.rules[0]).iter().any(|item| asks_for_time(item));
+        prop_assume!(!(asks && has_keywords(&loaded.rules[0])));
+        // rsigma has no table of placeholders; what they stand for is compared below.
+        let stands_for = |item: &Item| item.modifiers.iter().any(|modifier| modifier.value == Modifier::Expand);
+        prop_assume!(!items(&loaded.rules[0]).iter().any(|item| stands_for(item)));
         let theirs = rsigma_parser::parse_sigma_yaml(&print::rule(&generate::expanded(&rule))).unwrap();
         let mut engine = Engine::new();
         engine.add_collection(&theirs).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;

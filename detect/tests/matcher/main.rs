@@ -178,16 +178,21 @@ fn rules_and_their_own_events_agree_with_both_oracles() {
     let (text, rules) = generated(1200);
     let mut matcher = compile(&rules).matcher();
     let peer = peer::Peer::new(&text).expect("rsigma-eval takes the rules");
-    let (mut positive, mut negative) = (0, 0);
+    let (mut positive, mut negative, mut compared) = (0, 0, 0);
     for (index, rule) in rules.iter().enumerate() {
         for event in from_rule::events(rule, index as u64) {
             let expected = by_reference(&rules, &event);
             assert_eq!(hits(&mut matcher, &event), expected, "event of {}: {event:#?}", rule.key());
-            let mut of_peer = peer.evaluate(&event);
-            of_peer.sort();
-            let mut ids: Vec<_> = expected.iter().map(|index| rules[*index].key().to_owned()).collect();
-            ids.sort();
-            assert_eq!(of_peer, ids, "rsigma-eval on the event of {}: {event:#?}", rule.key());
+            // That a rule for files being made also sees a rename is our routing: rsigma-eval goes by the name of the category.
+            let category = rule.logsource.category.as_ref().map(|category| category.value.as_str());
+            if category == Some(Category::of(&event).name()) {
+                let mut of_peer = peer.evaluate(&event);
+                of_peer.sort();
+                let mut ids: Vec<_> = expected.iter().map(|index| rules[*index].key().to_owned()).collect();
+                ids.sort();
+                assert_eq!(of_peer, ids, "rsigma-eval on the event of {}: {event:#?}", rule.key());
+                compared += 1;
+            }
             if expected.contains(&index) {
                 positive += 1;
             } else {
@@ -198,6 +203,7 @@ fn rules_and_their_own_events_agree_with_both_oracles() {
     // Each rule has one event meant to match; a few conditions demand what no single event can be.
     assert!(positive >= 1100, "only {positive} of 1200 rules were made to match");
     assert!(negative >= 1200, "only {negative} near misses");
+    assert!(compared >= 4000, "only {compared} events were shown to rsigma-eval");
 }
 
 #[test]

@@ -234,6 +234,11 @@ pub(crate) fn help(words: &[&str]) -> Result<ExitCode, Failure> {
                 )
             };
             check(done as i32)?;
+            // As it was found: the same is loaded again by others.
+            let name =
+                std::ffi::CString::new(crate::guest::SPARE_MODULE_NAME).map_err(std::io::Error::other)?;
+            // SAFETY: a string that lives during the call.
+            check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), 0) } as i32)?;
         }
         // SAFETY: all of these fail without an effect.
         ["failing-calls"] => unsafe {

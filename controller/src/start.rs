@@ -148,16 +148,12 @@ impl Attacher {
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Controller {
-    /// Whether the control socket can be made there as far as that is known before anything else is begun: the path is short enough, and
-    /// no other controller answers.
+    /// Whether a control socket can have this path at all: it is short enough. One that stands by asks no more, since the other may
+    /// answer there until it takes over.
     ///
     /// # Errors
     /// Why not, and what to do.
-    pub async fn look_at_socket(path: &Path) -> Result<(), StartError> {
-        let refused = |kind, text: String| {
-            let source = io::Error::new(kind, text);
-            Err(StartError::Socket { path: path.to_owned(), source })
-        };
+    pub fn look_at_path(path: &Path) -> Result<(), StartError> {
         // It is bound under a name of its own first.
         let length = path.as_os_str().len().max(path.with_extension("new").as_os_str().len());
         if length > MAX_SOCKET_PATH {
@@ -165,12 +161,24 @@ impl Controller {
                 "its path has {length} bytes with what is put to it, and a unix socket's at most {MAX_SOCKET_PATH}: give a shorter one \
                  (--socket or HEMOSTAT_SOCKET)"
             );
-            return refused(io::ErrorKind::InvalidInput, text);
+            let source = io::Error::new(io::ErrorKind::InvalidInput, text);
+            return Err(StartError::Socket { path: path.to_owned(), source });
         }
+        Ok(())
+    }
+
+    /// Whether the control socket can be made there as far as that is known before anything else is begun: the path is short enough, and
+    /// no other controller answers.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub async fn look_at_socket(path: &Path) -> Result<(), StartError> {
+        Self::look_at_path(path)?;
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             let text = "another controller answers on this socket: `hemostat status` asks it; stop it first, or give this one a --socket \
                         and a --state of its own";
-            return refused(io::ErrorKind::AddrInUse, text.into());
+            let source = io::Error::new(io::ErrorKind::AddrInUse, text);
+            return Err(StartError::Socket { path: path.to_owned(), source });
         }
         Ok(())
     }

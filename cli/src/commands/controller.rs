@@ -96,7 +96,7 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 
 async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
     let client = client(options.kubeconfig.as_deref()).await?;
-    Controller::look_at_socket(&shared.socket).await.context("start the controller")?;
+    Controller::look_at_path(&shared.socket).context("start the controller")?;
     make_private(&options.state)?;
     let identity =
         options.identity.clone().unwrap_or_else(|| format!("{}-{}", agent::host_name(), std::process::id()));

@@ -1,11 +1,11 @@
 //! Carries out one phase of one action, whatever the action: checks first, then the phase.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use model::{
-    ActionFailure, ClusterAction, CommandOutcome, Effect, NodeAction, NodeCommand, NodeId, OnDrift, Phase,
-    PhaseDone, RollbackState, Timestamp,
+    ActionFailure, ActionRecord, ClusterAction, CommandOutcome, Effect, NodeAction, NodeCommand, NodeId,
+    OnDrift, Phase, PhaseDone, RollbackState, Timestamp,
 };
 
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     job::{ActConfig, Job, Look},
     protect,
 };
+
+/// How long one look at what is in force may take.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Carries out commands in the API server. Every phase may be repeated: what is done already is not done again.
 pub struct Executor {
@@ -48,6 +51,32 @@ impl Executor {
             phase: command.phase.name().into(),
             at: self.now(),
             result,
+        }
+    }
+
+    /// Whether the effect of an action that was verified is still there. Nothing is changed, whatever is found: this is no way to an action.
+    ///
+    /// # Errors
+    /// When the target is gone, or it cannot be told.
+    pub async fn look(&self, record: &ActionRecord) -> Result<Effect, ActionFailure> {
+        let (NodeAction::Cluster(action), Some(RollbackState::Cluster(captured)), Some(incident)) =
+            (&record.action, &record.rollback, &record.incident)
+        else {
+            let because = "it is not looked at in the API server".into();
+            return Err(ActionFailure::Unsupported { operation: record.action.name().into(), because });
+        };
+        let job = Job {
+            api: &self.api,
+            config: &self.config,
+            id: &record.id,
+            incident,
+            target: &record.target,
+            action: action.name(),
+            deadline: self.now().plus(LOOK),
+        };
+        match actions::verify(&job, action, captured).await? {
+            Look::InForce => Ok(Effect::InForce),
+            Look::Missing(found) => Ok(Effect::Missing { found }),
         }
     }
 

@@ -26,5 +26,6 @@ pub use api::percent_encoded;
 pub use executor::Executor;
 pub use job::{ActConfig, Own};
 pub use notify::{Channel, ChannelKind};
+pub use protect::network_path;
 pub use scanner::{Scanner, ScannerError, ScannerKind};
 pub use serve::{Attach, serve};

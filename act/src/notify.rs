@@ -161,11 +161,7 @@ async fn send(job: &Job<'_>, channel: &Channel, with: &Notify) -> Result<String,
                 None => format!("Bearer {secret}"),
             });
             let label = label(job);
-            let search = format!(
-                "{url}/rest/api/2/search?fields=key&jql={}",
-                percent_encoded(&format!("labels = \"{label}\""))
-            );
-            let found = ask(job, Method::GET, &search, None, proof.clone(), &key).await?;
+            let found = jira_issues(job, url, &label, proof.clone(), &key).await?;
             let made = match found["issues"].get(0) {
                 Some(issue) => issue.clone(),
                 None => {
@@ -195,6 +191,26 @@ async fn send(job: &Job<'_>, channel: &Channel, with: &Notify) -> Result<String,
             };
             Ok(made["html_url"].as_str().unwrap_or_default().to_owned())
         }
+    }
+}
+
+/// Issues with a label. Jira in the cloud took away the one way of searching, Jira in a data center does not have the other
+/// (<https://developer.atlassian.com/changelog/#CHANGE-2046>).
+async fn jira_issues(
+    job: &Job<'_>,
+    url: &str,
+    label: &str,
+    proof: Option<String>,
+    key: &str,
+) -> Result<Value, ActionFailure> {
+    let question = format!("fields=key&jql={}", percent_encoded(&format!("labels = \"{label}\"")));
+    let search = format!("{url}/rest/api/2/search?{question}");
+    match ask(job, Method::GET, &search, None, proof.clone(), key).await {
+        Err(failure) if failure.to_string().contains(&answers(StatusCode::GONE)) => {
+            let search = format!("{url}/rest/api/3/search/jql?{question}");
+            ask(job, Method::GET, &search, None, proof, key).await
+        }
+        other => other,
     }
 }
 
@@ -291,9 +307,13 @@ async fn once(
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT
     {
-        return Err(failed(format!("it answers {status}")));
+        return Err(failed(answers(status)));
     }
-    Err(job.unsupported(format!("it answers {status}")))
+    Err(job.unsupported(answers(status)))
+}
+
+fn answers(status: StatusCode) -> String {
+    format!("it answers {status}")
 }
 
 fn secret(channel: &Channel) -> Result<Option<String>, ActionFailure> {

@@ -58,16 +58,20 @@ pub(crate) fn pods(job: &Job<'_>, found: &Value) -> Result<(), ActionFailure> {
     {
         return Err(job.protected(format!("its priority is {class}: the cluster cannot do without it")));
     }
-    let of_network = spec["volumes"].as_array().into_iter().flatten().find_map(|volume| {
-        let path = volume["hostPath"]["path"].as_str()?;
-        NETWORK_PATHS.into_iter().find(|kept| path.starts_with(kept))
-    });
+    let paths = spec["volumes"].as_array().into_iter().flatten();
+    let of_network = network_path(paths.filter_map(|volume| volume["hostPath"]["path"].as_str()));
     match of_network {
         Some(path) => {
             Err(job.protected(format!("it belongs to the pods' network: it has {path} of its node")))
         }
         None => Ok(()),
     }
+}
+
+/// The first of a node's folders that a pod has, by the `hostPath` of its volumes, and that the pods' network is installed in.
+#[must_use]
+pub fn network_path<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+    paths.find_map(|path| NETWORK_PATHS.into_iter().find(|kept| path.starts_with(kept)))
 }
 
 /// Whether an account is the one that we act as.

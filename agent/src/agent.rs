@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use detect::matcher::{RuleIndex, RuleSet, Swap};
+use detect::{
+    fold::{self, Fold},
+    matcher::{RuleIndex, RuleSet, Swap},
+};
 use model::{
     ActionFailure, ActionRecord, CommandOutcome, FilterPlan, NodeAction, NodeCommand, NodeId, NodeStatus,
     ProcessKey, Reaction, Target, Timestamp,
@@ -25,10 +28,9 @@ use crate::{
     aside::is_reader,
     bpffs::LeaveAtEnd,
     clock::Clock,
-    contain::{Contain, ContainConfig, Lineage, OpenError, ProtectedList},
+    contain::{Contain, ContainConfig, Guard, Lineage, OpenError, ProtectedList},
     contain_folder,
     edge::{Authority, Draft, Edge, EdgeCounts, EdgeParts, Holder, ReactionBounds, Reactor},
-    finding::Fold,
     house::{House, LossWatch, ProbeLosses, Shared, lock},
     mask::Masker,
     probe::{HeldProcess, ProbeConfig, ProbeError, Probes, StopFlag, continue_process, unpin},
@@ -70,6 +72,8 @@ pub struct AgentConfig {
     pub probes: ProbeConfig,
     /// What is never contained.
     pub protected: ProtectedList,
+    /// What its controller says must be left alone; `None` on a host that is in no cluster.
+    pub guard: Option<Guard>,
     /// What is masked.
     pub masker: Masker,
     /// Size of the spool in bytes.
@@ -96,6 +100,7 @@ impl AgentConfig {
             rules,
             probes: ProbeConfig::default(),
             protected: ProtectedList::default(),
+            guard: None,
             masker,
             spool_limit: 256 << 20,
             status_every: Duration::from_secs(5),
@@ -163,6 +168,7 @@ impl Agent {
 
         let contain = Arc::new(Contain::open(ContainConfig {
             protected: config.protected.clone(),
+            guard: config.guard.clone(),
             lineage: Some(Arc::new(TreeLineage(Arc::clone(&tree)))),
             mask: Arc::new(config.masker.clone()),
             ..ContainConfig::new(config.node.clone(), contain_folder(&config.state))
@@ -205,12 +211,13 @@ impl Agent {
             counts: Arc::new(EdgeCounts::default()),
             losses: Mutex::new(LossWatch::default()),
             rules: Arc::clone(&config.rules),
+            guard: config.guard.clone(),
             authority: Arc::new(RwLock::new(config.authority)),
             blind: AtomicBool::new(false),
             notes: Mutex::new(notes),
             of_rules: Mutex::default(),
         });
-        let fold = Arc::new(Mutex::new(Fold::default()));
+        let fold = Arc::new(Mutex::new(Fold::new(fold::Limits::NODE)));
         let news = Arc::new(Notify::new());
         let edge = Edge::new(EdgeParts {
             node: config.node.clone(),

@@ -15,13 +15,14 @@ use std::{
 };
 
 use detect::{
+    fold::{Acted, Fold, Folded},
     matcher::{Follower, RuleIndex, RuleSet},
     schema::Context,
 };
 use model::{
-    ActionFailure, ActionRecord, Activity, AgentEpoch, BootNs, Event, EventId, Finding, FindingId,
-    FreezeScope, Level, LossWindow, NodeAction, NodeId, Process, ProcessKey, Reaction, RuleRef, Seq, Target,
-    Timestamp,
+    ActionFailure, ActionId, ActionRecord, ActionState, Activity, AgentEpoch, BootNs, Event, EventId,
+    Finding, FindingId, FreezeScope, Level, LossWindow, NodeAction, NodeId, Process, ProcessKey, Reaction,
+    RuleRef, Seq, Target, Timestamp,
 };
 
 use bounds::Budget;
@@ -31,7 +32,7 @@ use reacted::Reacted;
 
 use crate::{
     clock::Clock,
-    finding::{Acted, Fold, Folded, Recent},
+    finding::Recent,
     record::{Body, Held, Record},
     tree::{ProcessTree, View},
 };
@@ -259,27 +260,24 @@ impl Edge {
             return;
         }
         // First act, then tell.
-        let reactions = self.react(&event, at, &rules, generation, held);
+        let Reactions { done: reactions, refused } = self.react(&event, at, &rules, generation, held);
         self.parts.counts.matches.fetch_add(self.hits.len() as u64, Ordering::Relaxed);
         for hit in std::mem::take(&mut self.hits) {
             let Some(rule) = rules.rule(hit) else { continue };
             let id = FindingId::derive(&event.id, &rule.id);
             let acted =
                 if reactions.is_empty() || rule.reaction == Reaction::None { Acted::No } else { Acted::Yes };
-            let (folded, mut matched) = {
+            let (folded, matched) = {
                 let mut fold = self.parts.fold.lock().unwrap_or_else(PoisonError::into_inner);
                 if self.told_apart != Some(generation) {
                     fold.feed(rules.fed().map(|rule| rule.id.clone()));
                     self.told_apart = Some(generation);
                 }
-                fold.take_in(rule, &event.process, &id, event.time, acted, || {
+                fold.take_in(rule, &event, &id, acted, || {
                     rules.matched_with(hit, &detect::schema::View::with_context(&event, Context { target }))
                 })
             };
             let Folded::First(cause) = folded else { continue };
-            if cause.is_mixed() {
-                matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
-            }
             let finding = Finding {
                 id,
                 rule: rule.clone(),
@@ -290,7 +288,8 @@ impl Edge {
                 last: event.time,
                 ancestors: event.ancestors.to_vec(),
                 context: self.recent.of(event.process.key),
-                reactions: reactions.clone(),
+                // What was refused is a fact of the incident, too: told once for each cause, so that it floods nobody.
+                reactions: reactions.iter().chain(&refused).cloned().collect(),
                 loss: LossWindow::default(), // the reporter asks the probes
             };
             if self.draft(Draft::Finding(Box::new(finding), at), rule.level) == Told::No {
@@ -313,9 +312,10 @@ impl Edge {
         rules: &RuleSet,
         generation: u64,
         held: Held,
-    ) -> Vec<ActionRecord> {
+    ) -> Reactions {
         let process = event.process.key;
         let mut records = Vec::new();
+        let mut refused = None;
         // What a person has lifted stays lifted: a process is reacted to once by one set of rules. One that is held again must be
         // answered for again.
         if (held == Held::Yes || self.reacted.may(process, generation, at))
@@ -328,7 +328,10 @@ impl Edge {
             // An accomplice could send SIGCONT: a freeze follows.
             match self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records) {
                 Ok(()) => self.reacted.done(process, generation),
-                Err(failure) => self.reacted.failed(process, generation, at, rule, &failure),
+                Err(failure) => {
+                    self.reacted.failed(process, generation, at, rule, &failure);
+                    refused = self.refusal(process, at, &failure);
+                }
             }
             if !records.is_empty() {
                 self.budget.spend(rule, at);
@@ -341,7 +344,32 @@ impl Edge {
                 self.parts.holder.taken_over(process);
             }
         }
-        records
+        Reactions { done: records, refused }
+    }
+
+    /// What people are told of a reaction that must not be (I6, I9): a record of what was not done, and why. What merely failed is tried
+    /// again.
+    fn refusal(&self, process: ProcessKey, at: BootNs, failure: &ActionFailure) -> Option<ActionRecord> {
+        let is_refusal =
+            matches!(failure, ActionFailure::Protected { .. } | ActionFailure::Unattributed { .. });
+        is_refusal.then(|| {
+            let action = NodeAction::Freeze(FreezeScope::Subtree);
+            let what = format!("{} {} {} {}", self.parts.epoch, process.pid, process.start.0, at.0);
+            let id = model::short_hash([self.parts.node.as_str(), "refused", &what], 6);
+            ActionRecord {
+                id: ActionId::new(format!("act-{id}-refused")),
+                incident: None,
+                run: None,
+                step: None,
+                action,
+                target: Target::Process { process },
+                state: ActionState::Failed,
+                rollback: None,
+                planned: self.parts.clock.now(),
+                applied: None,
+                detail: format!("a rule asked for it, and the node did not do it: {failure}"),
+            }
+        })
     }
 
     /// The rule among the hits that asks for a reaction, may have it, and has not had too many.
@@ -409,6 +437,14 @@ impl Edge {
         }
         if told { Told::Yes } else { Told::No }
     }
+}
+
+/// What came of what rules asked for.
+struct Reactions {
+    /// In force.
+    done: Vec<ActionRecord>,
+    /// Not done, because it must not be.
+    refused: Option<ActionRecord>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

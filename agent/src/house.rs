@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{
     allocator, aside,
     clock::Clock,
-    contain::Contain,
+    contain::{Contain, Guard},
     edge::{Authority, Draft, EdgeCounts},
     probe::Probes,
     reporter::Losses,
@@ -110,6 +110,8 @@ pub struct Shared {
     pub losses: Mutex<LossWatch>,
     /// The rules in force.
     pub rules: Arc<detect::matcher::Swap>,
+    /// What the controller says must be left alone.
+    pub guard: Option<Guard>,
     /// Whether the node may act by itself.
     pub authority: Arc<RwLock<Authority>>,
     /// The reader has ended though nobody asked it to.
@@ -164,20 +166,8 @@ impl Shared {
                 "{withheld} reactions were withheld because rules asked for too many in a minute: only observed"
             ));
         }
-        {
-            let spool = lock(&self.spool);
-            let loss = spool.loss();
-            if spool.is_disk_full() {
-                degraded.push("the disk is full: reports wait in memory".into());
-            }
-            if loss.total() > 0 {
-                let [low, medium, high, critical] = loss.dropped;
-                degraded.push(format!(
-                    "the spool gave up {low} low, {medium} medium, {high} high and {critical} critical reports; {} were damaged",
-                    loss.damaged
-                ));
-            }
-        }
+        degraded.extend(lock(&self.spool).complaints());
+        degraded.extend(self.guard.as_ref().and_then(Guard::degraded));
         degraded.extend(lock(&self.notes).iter().cloned());
         {
             let problems = lock(&self.of_rules);

@@ -8,15 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use detect::fold::Fold;
 use model::{BootNs, LossWindow, Report, Timestamp};
 use tokio::sync::Notify;
 
-use crate::{
-    edge::Draft,
-    finding::{Fold, fit},
-    mask::Masker,
-    spool::Spool,
-};
+use crate::{edge::Draft, finding::fit, mask::Masker, spool::Spool};
 
 /// Repeated findings are told at most this often.
 const REPEATS_EVERY: Duration = Duration::from_secs(1);
@@ -109,5 +105,49 @@ impl Reporter {
         }
         drop(spool);
         self.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::mpsc::sync_channel};
+
+    use detect::fold;
+    use model::{EventClass, Seq};
+
+    use super::*;
+    use crate::test_data::finding;
+
+    /// Says that 3 execs were lost from 60 s before the event on.
+    struct Three;
+
+    impl Losses for Three {
+        fn around(&mut self, at: BootNs, time: Timestamp, before: Duration) -> LossWindow {
+            assert_eq!((at, before), (BootNs(7), LOSS_BEFORE));
+            LossWindow { from: time, to: time.plus(before), lost: BTreeMap::from([(EventClass::Exec, 3)]) }
+        }
+    }
+
+    #[test]
+    fn i2_what_was_lost_around_an_event_goes_with_its_finding_and_what_the_edge_told_is_stored_before_the_end()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Mutex::new(Spool::open(folder.path(), 16 << 20).unwrap()));
+        let (tell, drafts) = sync_channel(4);
+        tell.send(Draft::Finding(Box::new(finding("r")), BootNs(7))).unwrap();
+        drop(tell);
+        let reporter = Reporter {
+            drafts,
+            fold: Arc::new(Mutex::new(Fold::new(fold::Limits::NODE))),
+            masker: Masker::new(None).unwrap(),
+            spool: Arc::clone(&spool),
+            news: Arc::default(),
+            losses: Box::new(Three),
+        };
+        reporter.run();
+        let stored = spool.lock().unwrap().read(Seq(0), 10).unwrap();
+        let [told] = &stored[..] else { panic!("{stored:?}") };
+        let Report::Finding(finding) = &told.report else { panic!("{told:?}") };
+        assert_eq!(finding.loss.lost, BTreeMap::from([(EventClass::Exec, 3)]));
     }
 }

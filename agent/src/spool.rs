@@ -170,6 +170,28 @@ impl Spool {
         self.loss
     }
 
+    /// What a person should know: that the disk is full, and what was lost, with what to do.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if self.is_disk_full() {
+            said.push(
+                "the disk is full: reports wait in memory; make room where the state folder is".to_owned(),
+            );
+        }
+        let SpoolLoss { dropped: [low, medium, high, critical], damaged } = self.loss;
+        if low + medium + high + critical > 0 {
+            said.push(format!(
+                "the spool gave up {low} low, {medium} medium, {high} high and {critical} critical reports at its limit or for want of \
+                 disk: bring the controller back, or make room"
+            ));
+        }
+        if damaged > 0 {
+            said.push(format!("{damaged} reports in the spool were damaged and skipped; the log says where"));
+        }
+        said
+    }
+
     /// Whether the disk takes nothing at present.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {

@@ -132,6 +132,8 @@ impl Uplink {
                             tracing::warn!(key = %command.key, "too many commands wait; this one was not taken");
                         }
                     }
+                    // Whoever holds the link takes it (`hemostat agent`).
+                    Some(Down::Guard(_)) => {}
                     // Whoever holds the link compiles them (`hemostat agent`); here nobody asked for any.
                     Some(Down::Rules(part)) => tracing::debug!(digest = part.digest, "rules that nobody takes"),
                 },

@@ -12,7 +12,7 @@ use std::{
 
 use model::{CgroupId, Pid, Workload};
 
-pub use parse::parse;
+pub use parse::{PodOf, parse, pod_of};
 
 /// What the process tree asks for a cgroup.
 pub trait WorkloadSource: Send {

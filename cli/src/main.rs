@@ -70,6 +70,8 @@ enum Command {
     Verdict(commands::decide::Judgement),
     /// Close an incident; what is in force stays.
     Close(commands::decide::Closing),
+    /// Take findings that are another story out of an incident, into one of their own.
+    Split(commands::decide::Splitting),
     /// Keep everything automatic from beginning: new runs ask, runs that go on stop before their next step, nodes only observe.
     Pause(commands::gate::Switch),
     /// Let automatic response begin again.
@@ -142,6 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Rollback(rollback) => commands::asking(commands::decide::rollback(&shared, rollback)),
         Command::Verdict(judgement) => commands::asking(commands::decide::verdict(&shared, judgement)),
         Command::Close(closing) => commands::asking(commands::decide::close(&shared, closing)),
+        Command::Split(splitting) => commands::asking(commands::decide::split(&shared, splitting)),
         Command::Pause(switch) => commands::asking(commands::gate::pause(&shared, switch)),
         Command::Resume(switch) => commands::asking(commands::gate::resume(&shared, switch)),
         Command::Policy(task) => commands::asking(commands::gate::policy(&shared, task)),

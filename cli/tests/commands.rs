@@ -2,6 +2,8 @@
 //! next step.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
 
+mod program;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -197,7 +199,17 @@ fn doctor_says_of_each_thing_how_it_is_and_what_to_do() {
     let at = |name: &str| dir.path().join(name).display().to_string();
     let state = at("state");
     let (_, looks) = doctor(&["--state", &state]);
-    for what in ["kernel", "kernel types (BTF)", "rights", "cgroup v2", "bpffs", "BPF LSM", "clock", "disk"] {
+    for what in [
+        "kernel",
+        "kernel types (BTF)",
+        "rights",
+        "cgroup v2",
+        "bpffs",
+        "BPF LSM",
+        "socket destroy",
+        "clock",
+        "disk",
+    ] {
         let verdict = look(&looks, what)["verdict"].as_str().unwrap().to_owned();
         assert!(["good", "lesser", "bad", "skipped"].contains(&verdict.as_str()), "{what}: {verdict}");
         assert!(!look(&looks, what)["found"].as_str().unwrap().is_empty(), "{what}");
@@ -230,6 +242,55 @@ fn doctor_says_of_each_thing_how_it_is_and_what_to_do() {
 }
 
 #[test]
+fn doctor_looks_at_a_certificate_as_the_other_end_will() {
+    use wire::identity::{Authority, Subject, write_secret};
+    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = model::Timestamp(i64::try_from(since.as_nanos()).unwrap());
+    let long_ago = model::Timestamp(now.0 - 3 * 86_400_000_000_000);
+    let node = Subject::Node(model::NodeId::new("n1"));
+    let ours = Authority::create("ours", now, DAY).unwrap();
+    let theirs = Authority::create("theirs", now, DAY).unwrap();
+    fs::write(at("ca.pem"), ours.certificate()).unwrap();
+    let issued = [
+        ("good", ours.issue(&node, now, DAY).unwrap()),
+        ("controller", ours.issue(&Subject::Controller, now, DAY).unwrap()),
+        ("expired", ours.issue(&node, long_ago, DAY).unwrap()),
+        ("foreign", theirs.issue(&node, now, DAY).unwrap()),
+    ];
+    for (name, pem) in &issued {
+        fs::write(at(&format!("{name}.pem")), &pem.certificate).unwrap();
+        write_secret(&at(&format!("{name}.key")), &pem.key).unwrap();
+    }
+    fs::write(at("torn.pem"), &issued[0].1.certificate[..100]).unwrap();
+    for (certificate, key, verdict, part) in [
+        ("good", "good", "good", "certificate of node n1 (valid 20"),
+        ("controller", "controller", "good", "certificate of the controller (valid 20"),
+        ("expired", "expired", "bad", "has expired"),
+        ("foreign", "foreign", "bad", "give both ends certificates of one authority"),
+        ("good", "foreign", "bad", "the key is another certificate's"),
+        ("torn", "good", "bad", "torn.pem"),
+        ("none", "good", "bad", "none.pem"),
+    ] {
+        let file = |name: &str, kind: &str| at(&format!("{name}.{kind}")).display().to_string();
+        let (_, looks) = doctor(&[
+            "--certificate",
+            &file(certificate, "pem"),
+            "--key",
+            &file(key, "key"),
+            "--authority",
+            &file("ca", "pem"),
+        ]);
+        let look = look(&looks, "certificate");
+        assert_eq!(look["verdict"], verdict, "{certificate} with the key of {key}: {look}");
+        assert!(look["found"].as_str().unwrap().contains(part), "{certificate}, {key}: {look}");
+        assert_eq!(look["next"].as_str().unwrap().is_empty(), verdict == "good", "{look}");
+    }
+}
+
+#[test]
 fn without_root_doctor_names_the_rights_that_are_missing() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: not root: this test takes root away from a process, which needs root");
@@ -238,9 +299,7 @@ fn without_root_doctor_names_the_rights_that_are_missing() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("hemostat");
-    // By another process: whatever a test beside this forks meanwhile would hold a file that is written here, and what is written is not run.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_hemostat")).arg(&program).status().unwrap();
-    assert!(copied.success());
+    program::copy(env!("CARGO_BIN_EXE_hemostat"), &program);
     let mut command = Command::new(&program);
     command.args(["-o", "json", "--socket", "/nonexistent/s", "doctor"]).current_dir(dir.path());
     let output = command.uid(65534).gid(65534).output().unwrap();

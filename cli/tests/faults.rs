@@ -1,6 +1,8 @@
 //! Bad input and faults, as a person at the machine meets them: each gets its exit code, its place and the next step.
 #![expect(clippy::unwrap_used, reason = "tests, and what they share")]
 
+mod program;
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
@@ -133,7 +135,7 @@ fn without_root_it_says_what_is_needed() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // The build folder need not be open to everybody.
     let program = dir.path().join("hemostat");
-    fs::copy(env!("CARGO_BIN_EXE_hemostat"), &program).unwrap();
+    program::copy(env!("CARGO_BIN_EXE_hemostat"), &program);
     let as_nobody =
         |words: &[&str]| said(Command::new(&program).args(words).uid(65534).gid(65534).output().unwrap());
     let (code, text) = as_nobody(&["standalone"]);

@@ -115,7 +115,7 @@ fn its_own_files_are_no_findings_and_a_program_of_its_name_is_seen() {
     );
     fs::write(place.at("rules/state.yml"), rule).unwrap();
     let namesake = place.at("hemostat");
-    fs::copy("/usr/bin/touch", &namesake).unwrap();
+    place::program::copy("/usr/bin/touch", &namesake);
     let _running = match place.start("exec") {
         Ok(running) => running,
         Err(said) => {

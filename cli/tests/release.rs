@@ -1,6 +1,8 @@
 //! `hemostat release` on the worst night: no agent, no journal, or no rights.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
+mod program;
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
@@ -89,7 +91,7 @@ fn what_cannot_be_looked_at_without_root_is_not_called_empty() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("hemostat");
-    fs::copy(env!("CARGO_BIN_EXE_hemostat"), &program).unwrap();
+    program::copy(env!("CARGO_BIN_EXE_hemostat"), &program);
     let state = dir.path().join("state");
     fs::create_dir_all(state.join("node/contain")).unwrap();
     fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();

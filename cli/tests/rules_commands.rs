@@ -115,6 +115,45 @@ fn test_runs_what_stands_beside_the_rules_and_explains_what_failed() {
     }
 }
 
+/// Rules of another taxonomy and with placeholders, and the tables that say what they mean: all of them files of one folder.
+#[test]
+fn tables_among_the_rules_reach_check_and_test() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().display().to_string();
+    let rule = "title: Salt\nid: 00000000-0000-4000-8000-000000000009\ntaxonomy: acme\nlogsource: {product: linux, category: process_creation}\n\
+        detection: {s: {proc.path|expand: '%tools%', process.command_line|contains: x}, condition: s}\nlevel: low\n";
+    let tests = "tests:\n  - {name: a, event: {category: process_creation, Image: /opt/salt/minion, CommandLine: x}, expect: match}\n  \
+        - {name: b, event: {category: process_creation, Image: /opt/other, CommandLine: x}, expect: no match}\n";
+    write(dir.path(), "a.yml", &rule.replace("process.command_line", "CommandLine"));
+    write(dir.path(), "a.test.yml", tests);
+    let (code, out, _) = rules(&["rules", "check", &folder]);
+    assert_eq!(code, Some(1));
+    for said in ["the taxonomy `acme` is not known", "unknown placeholder `%tools%`"] {
+        assert!(out.contains(said), "{said} in:\n{out}");
+    }
+    write(
+        dir.path(),
+        "z.yml",
+        "placeholders:\n  tools: /opt/salt/*\n---\ntaxonomy: acme\nfields: {proc.path: Image}\n",
+    );
+    let (code, out, _) = rules(&["rules", "check", "--strict", &folder]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("the files give: placeholder tools, taxonomy acme"), "{out}");
+    let (code, tested) = json(&["test", &folder]);
+    assert_eq!((code, &tested["passed"]), (Some(0), &2.into()), "{tested}");
+    // What is wrong with a table is told at its place.
+    write(
+        dir.path(),
+        "z.yml",
+        "placeholders: {tools: /opt/salt/*}\n---\ntaxonomy: acme\nfields: {proc.path: Imag}\n",
+    );
+    let (code, out, _) = rules(&["rules", "check", &folder]);
+    assert_eq!(code, Some(1));
+    for said in ["unknown field `Imag`", "z.yml:4:21", "did you mean `Image`"] {
+        assert!(out.contains(said), "{said} in:\n{out}");
+    }
+}
+
 #[test]
 fn explain_shows_each_predicate_of_an_event() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,14 +9,14 @@ use std::{
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, body::Bytes, header};
 use hyper_util::rt::TokioIo;
-use model::{StepName, Verdict};
+use model::{FindingId, StepName, Verdict};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
     api::{
         ActionView, ApiError, AuditPage, Automatic, Because, Decide, Done, Explanation, Health, IncidentList,
-        IncidentView, Judge, Playbooks, PromotionView, Status,
+        IncidentView, Judge, Playbooks, PromotionView, Split, Status,
     },
     audit::Query,
 };
@@ -242,6 +242,15 @@ impl Client {
             &Because { because: because.into() },
         )
         .await
+    }
+
+    /// Takes findings out of an incident into one of their own; both go on, and are never put together again.
+    ///
+    /// # Errors
+    /// When there is no answer or it is a refusal.
+    pub async fn split(&self, id: &str, findings: &[FindingId], because: &str) -> Result<Done, ClientError> {
+        let body = Split { findings: findings.to_vec(), because: because.into() };
+        self.post(&format!("/v1/incidents/{}/split", act::percent_encoded(id)), &body).await
     }
 
     /// Actions in force.

@@ -67,6 +67,8 @@ pub struct ControllerConfig {
     pub grouping: GroupingConfig,
     /// A group of findings is shown and responded to once one of them has this level.
     pub open_at: Level,
+    /// The collector that traces of incidents are sent to (OTLP over gRPC, for example `http://127.0.0.1:4317`); none where absent.
+    pub traces: Option<String>,
     /// The limits.
     pub limits: Limits,
     /// Where the present comes from.
@@ -110,6 +112,7 @@ impl ControllerConfig {
             correlation: correlation_limits(),
             grouping: GroupingConfig::default(),
             open_at: Level::Medium,
+            traces: None,
             limits: Limits::default(),
             clock: wall_clock(),
             steady: boot_clock(),

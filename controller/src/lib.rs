@@ -28,6 +28,8 @@ pub mod replay;
 mod rules;
 mod start;
 mod store;
+mod trace;
+mod trusted;
 
 pub use act;
 pub use config::{Clock, ControllerConfig, Limits, wall_clock};

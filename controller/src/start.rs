@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     playbooks::Plans,
     store::StoreError,
+    trace::{self, Sending},
 };
 
 /// Why a controller does not start.
@@ -109,6 +110,7 @@ pub(crate) struct Inside {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) revision: watch::Receiver<u64>,
     pub(crate) paused: watch::Receiver<bool>,
+    pub(crate) plans: watch::Receiver<Plans>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -216,7 +218,15 @@ impl Controller {
             Arc::clone(&config.intelligence),
             (Arc::clone(&config.clock), health.clone(), stop.clone()),
         );
+        let (traces, taken_traces) = match config.traces.clone() {
+            Some(endpoint) => {
+                let (sending, taken) = Sending::new(Arc::clone(&metrics));
+                (Some(sending), Some((endpoint, taken)))
+            }
+            None => (None, None),
+        };
         let shared = Shared {
+            traces,
             config: Arc::new(config),
             health: health.clone(),
             metrics: Arc::clone(&metrics),
@@ -253,6 +263,10 @@ impl Controller {
             }
         };
         handle.tasks.spawn(following);
+        if let Some((endpoint, taken)) = taken_traces {
+            let sending = trace::follow(endpoint, taken, Arc::clone(&handle.metrics), handle.stop.clone());
+            handle.tasks.spawn(sending);
+        }
         Ok(handle)
     }
 }
@@ -309,6 +323,7 @@ impl ControllerHandle {
             metrics: Arc::clone(&self.metrics),
             revision: self.revision.clone(),
             paused: self.paused.clone(),
+            plans: self.plans.clone(),
             stop: self.stop.clone(),
             tasks: self.tasks.clone(),
         }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 pub use page::tables;
 
 use crate::{
-    Playbook, ResponsePolicy, approval::Approval, incident::Incident, response_action::ResponseAction,
-    rule_set::RuleSet,
+    Playbook, ResponsePolicy, approval::Approval, incident::Incident, narrative::Narrative,
+    response_action::ResponseAction, rule_set::RuleSet,
 };
 
 /// A definition could not be made.
@@ -35,7 +35,7 @@ pub enum DefinitionError {
     },
 }
 
-/// All six, as the API server takes them.
+/// All seven, as the API server takes them.
 ///
 /// # Errors
 /// When a type's schema is none that the API server understands.
@@ -47,6 +47,7 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, DefinitionError> {
         Incident::crd(),
         ResponseAction::crd(),
         Approval::crd(),
+        Narrative::crd(),
     ]
     .into_iter()
     .map(|definition| {

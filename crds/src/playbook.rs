@@ -7,7 +7,7 @@ use model::Level;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionName, Parameters, ParametersFrom, Period, PlaybookStatus, TargetSpec, cel::rule};
+use crate::{ActionName, Observe, Parameters, ParametersFrom, Period, PlaybookStatus, TargetSpec, cel::rule};
 
 /// A response to one kind of attack, as a graph of steps. docs/playbooks.md explains every field.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -247,6 +247,9 @@ pub struct Step {
     /// How its effect is observed.
     #[serde(default)]
     pub verify: Verify,
+    /// What the sensors are watched for once its effect was seen; nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Observe>,
     /// From its beginning to its verified effect; waiting for a person does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
@@ -256,7 +259,7 @@ pub struct Step {
     /// Whether a person is asked.
     #[serde(default)]
     pub approval: Approval,
-    /// What to do instead when the action fails or its effect is not seen, in this order.
+    /// What to do instead when the action fails, its effect is not seen or a sign is observed that the attack goes on, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
     pub alternatives: Vec<Alternative>,

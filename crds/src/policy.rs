@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionName, Mode, Moment, Network, Period, Radius, ResponsePolicyStatus, cel::rule_at,
+    ActionName, Mode, Moment, Network, Period, PromotionRules, Radius, ResponsePolicyStatus, cel::rule_at,
     playbook::LevelName,
 };
 
@@ -72,6 +72,9 @@ pub struct ResponsePolicySpec {
     pub budgets: Budgets,
     /// What the gate asks of the evidence (docs/gate.md).
     pub gate: GateRules,
+    /// What a playbook has to show before its next mode is proposed.
+    #[serde(skip_serializing_if = "PromotionRules::is_empty")]
+    pub promotion: PromotionRules,
     /// Times of planned work, in which a person is asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

@@ -28,6 +28,7 @@ use model::Timestamp;
 
 use crate::{
     ast::{Correlation, Generate, Rule},
+    diagnostic::Diagnostic,
     schema::Field,
 };
 
@@ -140,6 +141,11 @@ pub fn quiet(correlations: &[Correlation]) -> BTreeSet<String> {
     };
     let loud: BTreeSet<String> = referred(Generate::RulesToo).collect();
     referred(Generate::Correlation).filter(|key| !loud.contains(key)).collect()
+}
+
+/// What is odd about correlations over these rules: hits that lack a field that is asked of them.
+pub(crate) fn warnings(correlations: &[Correlation], rules: &[Rule]) -> Vec<Diagnostic> {
+    compile::compile(correlations, rules).1
 }
 
 /// By rule key: the fields that correlations look at in its hits. Hits that differ in one of them must not be folded into one.

@@ -45,7 +45,7 @@ pub struct InForce {
     pub loaded: Loaded,
     /// What is wrong with what was found.
     pub problems: Vec<Problem>,
-    /// Rules, correlations and filters that were in force and are not any more.
+    /// Rules, correlations, filters and tables that were in force and are not any more.
     pub gone: BTreeSet<String>,
 }
 
@@ -260,6 +260,11 @@ fn by_file(loaded: &Loaded, count: usize) -> Vec<BTreeSet<String>> {
     for Meta { span, key, .. } in metas.chain(loaded.filters.iter().map(|one| &one.meta)) {
         if let Some(rules) = all.get_mut(span.file.0 as usize) {
             rules.insert(key.clone());
+        }
+    }
+    for table in &loaded.tables {
+        if let Some(rules) = all.get_mut(table.span.file.0 as usize) {
+            rules.extend(table.gives.iter().cloned());
         }
     }
     all

@@ -3,6 +3,7 @@
 //! - [`ast`]: what a rule file says, with a source span on every node
 //! - [`correlation`]: correlations at work
 //! - [`coverage`]: ATT&CK techniques and the rules for them
+//! - [`fold`]: what repeats is one finding with a count
 //! - [`incident`]: findings that belong together
 //! - [`matcher`]: rules compiled, events evaluated
 //! - [`plan`]: what the kernel may drop
@@ -13,7 +14,7 @@
 //! - [`schema`]: the categories and fields of events, and Sigma's names for them
 //! - [`source`]: rule texts and places in them
 //! - [`specimen`]: events made from rules
-//! - [`taxonomy`]: other taxonomies' names for the fields
+//! - [`tables`]: documents that give placeholders their values and taxonomies their names; [`taxonomy`]: other taxonomies' names for the fields
 //! - [`text`]: how texts are compared
 
 pub mod ast;
@@ -21,6 +22,7 @@ pub mod correlation;
 pub mod coverage;
 pub mod diagnostic;
 pub mod explain;
+pub mod fold;
 pub mod incident;
 pub mod keep;
 pub mod limits;
@@ -34,6 +36,7 @@ pub mod rule_test;
 pub mod schema;
 pub mod source;
 pub mod specimen;
+pub mod tables;
 pub mod taxonomy;
 pub mod text;
 mod text_match;

@@ -18,12 +18,17 @@ pub const WINDASH_CHARACTERS: usize = 4;
 pub const EXPANSIONS: usize = 4096;
 /// Bytes of one value.
 pub const VALUE_BYTES: usize = 16 * 1024;
+/// Wildcards of one value: each may have to be tried at every place of a text.
+pub const WILDCARDS: usize = 64;
 /// Bytes of one condition.
 pub const CONDITION_BYTES: usize = 4096;
 /// Nesting of parentheses and `not` in a condition.
 pub const CONDITION_DEPTH: usize = 64;
 /// Bytes of a compiled regular expression.
 pub const REGEX_BYTES: usize = 1 << 20;
+/// Characters that counted repetitions (`a{100}`) may add to a regular expression. In the worst case as many are tried at each character of a
+/// text: measured, 16 KiB take 0.2 s at most at this bound, and 2.7 s were it only for [`REGEX_BYTES`].
+pub const REGEX_COPIES: u64 = 1024;
 /// Rules that one correlation may refer to.
 pub const CORRELATION_RULES: usize = 64;
 /// Longest window of a correlation, in seconds: 30 days.

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     ast::{Correlation, Filter, FilterTargets, Logsource, Meta, Rule, RuleReference},
+    correlation,
     diagnostic::{Code, Diagnostic, Severity},
     lint,
     parse::{Cursor, Document, join_filter, parse_document},
     schema::CategorySet,
     source::{FileId, SourceFile, Span},
+    tables::{self, Table},
     taxonomy::{self, FieldNames},
     yaml,
 };
@@ -16,11 +18,12 @@ use crate::{
 /// What rule files may rely on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Values of placeholders (`expand`), without the percent signs; values may hold wildcards.
+    /// Values of placeholders (`expand`), without the percent signs; values may hold wildcards. Documents of the files add to them
+    /// ([`tables`]).
     pub placeholders: BTreeMap<String, Vec<String>>,
     /// Categories that some source feeds.
     pub sources: CategorySet,
-    /// Taxonomies beside Sigma's own that rules may name.
+    /// Taxonomies beside Sigma's own that rules may name. Documents of the files add to them.
     pub taxonomies: Vec<FieldNames>,
 }
 
@@ -40,6 +43,8 @@ pub struct Loaded {
     pub correlations: Vec<Correlation>,
     /// In the order of the files.
     pub filters: Vec<Filter>,
+    /// What gave placeholders their values, and taxonomies their names, in the order of the files.
+    pub tables: Vec<Table>,
     /// In the order of places.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -62,9 +67,11 @@ pub fn load(files: &[SourceFile]) -> Loaded {
 #[must_use]
 pub fn load_with(files: &[SourceFile], options: &Options) -> Loaded {
     let mut loaded = Loaded::default();
+    let mut options = options.clone();
+    loaded.tables = tables::read(files, &mut options, &mut loaded.diagnostics);
     for (index, file) in files.iter().enumerate() {
         let id = FileId(u32::try_from(index).unwrap_or(u32::MAX));
-        read(file, id, options, &mut loaded);
+        read(file, id, &options, &mut loaded);
     }
     refuse_duplicates(&mut loaded);
     link_correlations(&mut loaded);
@@ -73,6 +80,7 @@ pub fn load_with(files: &[SourceFile], options: &Options) -> Loaded {
         lint::check(rule, options.sources, &mut loaded.diagnostics);
     }
     lint::check_correlations(&loaded.correlations, &loaded.rules, &mut loaded.diagnostics);
+    loaded.diagnostics.extend(correlation::warnings(&loaded.correlations, &loaded.rules));
     loaded.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.span));
     loaded
 }
@@ -80,7 +88,7 @@ pub fn load_with(files: &[SourceFile], options: &Options) -> Loaded {
 fn read(file: &SourceFile, id: FileId, options: &Options, loaded: &mut Loaded) {
     let documents = yaml::documents(id, &file.text, &mut loaded.diagnostics);
     let several = documents.len() > 1;
-    for (position, node) in documents.iter().enumerate() {
+    for (position, node) in documents.iter().enumerate().filter(|(_, node)| !tables::is_table(node, file)) {
         let fallback = if several { format!("{}#{}", file.name, position + 1) } else { file.name.clone() };
         let mut cursor = Cursor::new(file, options, &mut loaded.diagnostics);
         match parse_document(node, &fallback, &mut cursor) {
@@ -225,7 +233,18 @@ fn apply_filters(loaded: &mut Loaded) {
             for reference in references {
                 let target = loaded.rules.iter().find(|rule| refers(&rule.meta, &reference.text));
                 match target {
-                    Some(rule) => reference.key.clone_from(&rule.meta.key),
+                    Some(rule) => {
+                        reference.key.clone_from(&rule.meta.key);
+                        if !covers(&filter.logsource, &rule.logsource) {
+                            let message = format!("this filter does not reach the rule `{}`", reference.text);
+                            let label = "its logsource is not the filter's, nor narrower";
+                            loaded.diagnostics.push(
+                                Diagnostic::warning(Code::Suspicious, message, reference.span, label)
+                                    .label(filter.logsource.span, "the filter's")
+                                    .label(rule.logsource.span, "the rule's"),
+                            );
+                        }
+                    }
                     None => {
                         let message = format!("no rule has the id or name `{}`", reference.text);
                         let label = "this filter does not apply to it";

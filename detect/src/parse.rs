@@ -13,5 +13,6 @@ mod pattern;
 pub(crate) use cursor::Cursor;
 pub(crate) use detection::join_filter;
 pub(crate) use document::{Document, parse_document};
-pub(crate) use mapping::{Mapping, text_of};
+pub(crate) use lower::is_placeholder;
+pub(crate) use mapping::{Mapping, text_of, within_value_limit};
 pub(crate) use pattern::parse_pattern;

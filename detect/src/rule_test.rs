@@ -134,6 +134,27 @@ pub fn written_events(tests: &[SourceFile]) -> Vec<model::Event> {
         .collect()
 }
 
+/// The sequences that test files write down for a correlation that must come true, each event as often as it is to happen.
+#[must_use]
+pub fn written_sequences(tests: &[SourceFile]) -> Vec<Vec<model::Event>> {
+    let mut unread = Vec::new();
+    let cases = tests.iter().flat_map(|file| format::read(FileId(0), file, &mut unread));
+    cases
+        .filter(|case| matches!(case.expected, Expected::Match))
+        .filter_map(|case| match case.subject {
+            Subject::Event(_) => None,
+            Subject::Sequence(events) => {
+                let mut whole = Vec::new();
+                for event in &events {
+                    let drafted = event.draft(Taxonomy::Sigma).ok()?;
+                    whole.extend(event.times().map(|time| drafted.clone().at(time).event().clone()));
+                }
+                Some(whole)
+            }
+        })
+        .collect()
+}
+
 struct Runner<'a> {
     rules: &'a [SourceFile],
     loaded: &'a Loaded,

@@ -9,8 +9,8 @@ use crate::{
     load::Options,
     parse::{Cursor, Mapping, text_of},
     schema::{CategorySet, Field, Taxonomy},
-    source::{FileId, SourceFile},
-    yaml,
+    source::{FileId, SourceFile, Spanned},
+    yaml::{self, Node},
 };
 
 /// The names of one taxonomy.
@@ -41,32 +41,43 @@ pub fn read(file: &SourceFile, id: FileId) -> Result<FieldNames, Vec<Diagnostic>
     // Reading a mapping file needs none of the mappings.
     let options = Options { placeholders: BTreeMap::new(), sources: CategorySet::EMPTY, taxonomies: vec![] };
     let mut cursor = Cursor::new(file, &options, &mut diagnostics);
-    let names = documents.first().and_then(|document| {
-        let mapping = Mapping::read(document, "a mapping file", &mut cursor)?;
-        mapping.refuse_unknown(&["taxonomy", "fields"], "a mapping file", &mut cursor);
-        mapping.require("taxonomy", "the mapping file", &mut cursor);
-        let taxonomy = mapping.text("taxonomy", &mut cursor);
-        let fields = mapping.require("fields", "the mapping file", &mut cursor)?;
-        let pairs = Mapping::read(fields, "`fields`", &mut cursor)?;
-        let mut found = BTreeMap::new();
-        for (name, node) in &pairs.pairs {
-            let Some(ours) = text_of(node, "a field's name", &mut cursor) else { continue };
-            match Taxonomy::Sigma.resolve(&ours.value) {
-                Some(field) => {
-                    found.insert(name.value.to_owned(), field);
-                }
-                None => {
-                    let known = Field::ALL.iter().map(|field| field.name());
-                    let message = format!("unknown field `{}`", ours.value);
-                    let diagnostic =
-                        Diagnostic::error(Code::UnknownField, message, ours.span, "docs/fields.md has all");
-                    cursor.report(diagnostic.did_you_mean(&ours.value, known));
-                }
+    let names = documents.first().and_then(|document| names(document, &mut cursor));
+    let plain = |names: Names| FieldNames {
+        taxonomy: names.taxonomy.value,
+        fields: names.fields.into_iter().map(|(name, field)| (name.value, field)).collect(),
+    };
+    names.filter(|_| cursor.errors() == 0).map(plain).ok_or(diagnostics)
+}
+
+/// What a mapping file says, with places.
+pub(crate) struct Names {
+    pub(crate) taxonomy: Spanned<String>,
+    pub(crate) fields: Vec<(Spanned<String>, Field)>,
+}
+
+/// Reads a document of a mapping file; what is wrong is reported, and the rest may still be returned.
+pub(crate) fn names(document: &Node, cursor: &mut Cursor<'_>) -> Option<Names> {
+    let mapping = Mapping::read(document, "a mapping file", cursor)?;
+    mapping.refuse_unknown(&["title", "description", "taxonomy", "fields"], "a mapping file", cursor);
+    mapping.require("taxonomy", "the mapping file", cursor);
+    let taxonomy = mapping.text("taxonomy", cursor);
+    let fields = mapping.require("fields", "the mapping file", cursor)?;
+    let pairs = Mapping::read(fields, "`fields`", cursor)?;
+    let mut found = vec![];
+    for (name, node) in &pairs.pairs {
+        let Some(ours) = text_of(node, "a field's name", cursor) else { continue };
+        match Taxonomy::Sigma.resolve(&ours.value) {
+            Some(field) => found.push((name.map(str::to_owned), field)),
+            None => {
+                let known = Field::ALL.iter().map(|field| field.name());
+                let message = format!("unknown field `{}`", ours.value);
+                let diagnostic =
+                    Diagnostic::error(Code::UnknownField, message, ours.span, "docs/fields.md has all");
+                cursor.report(diagnostic.did_you_mean(&ours.value, known));
             }
         }
-        Some(FieldNames { taxonomy: taxonomy?.value, fields: found })
-    });
-    names.filter(|_| cursor.errors() == 0).ok_or(diagnostics)
+    }
+    Some(Names { taxonomy: taxonomy?, fields: found })
 }
 
 #[cfg(test)]

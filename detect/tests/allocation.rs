@@ -55,6 +55,29 @@ fn i11_evaluating_an_event_allocates_nothing() {
     }
 }
 
+/// What is said of a finding is said as often as it is met: a process in a loop must not make it cost more where rules are many.
+#[test]
+fn i11_what_is_said_of_a_match_takes_no_more_memory_where_rules_are_many() {
+    let events = events::generate(4000, 1, Strings::Repeating);
+    let said = |count: usize| {
+        let loaded = load(&[SourceFile { name: "rules.yml".into(), text: rules::yaml(count, 11) }]);
+        let set = Arc::new(RuleSet::compile(&loaded.rules, Options::default()).0);
+        let (mut matcher, mut hits, mut explained, mut largest) = (set.matcher(), vec![], 0, 0);
+        for event in &events {
+            hits.clear();
+            matcher.evaluate(event, &mut hits);
+            for hit in &hits {
+                let counted = allocation_counter::measure(|| drop(set.matched(*hit, event)));
+                (explained, largest) = (explained + 1, largest.max(counted.bytes_total));
+            }
+        }
+        assert!(explained > 1, "only {explained} hits of {count} rules");
+        println!("{count} rules: {largest} bytes at most for one of {explained} hits");
+        largest
+    };
+    assert!(said(50) < 128 * 1024 && said(900) < 128 * 1024);
+}
+
 /// Records are no exception: an audit log, too, is read at thousands a second.
 #[test]
 fn i11_evaluating_a_record_allocates_nothing() {

@@ -59,6 +59,10 @@ fn diagnostics_look_like_this() {
     }
     assert_eq!(text, std::fs::read_to_string(data.join("wrong.txt")).unwrap_or_default());
     assert_eq!(loaded.rules.len(), 2, "the rules without errors load");
+    // One of every kind of mistake.
+    let kinds: std::collections::BTreeSet<&str> =
+        loaded.diagnostics.iter().map(|one| one.code.name()).collect();
+    assert_eq!(kinds.len(), 20, "{kinds:?}");
 }
 
 #[test]
@@ -109,6 +113,19 @@ fn values_mean_what_the_specification_says() {
     assert!(is("Image|utf16|base64: 'a'", "//5hAA=="));
     assert!(is("ProcessId|gte: 4242", "") && !is("ProcessId|gt: 4242", "") && is("ProcessId|lt: 4242.5", ""));
     assert!(is("ProcessId: 4242", "") && is("ProcessId: '42*'", ""));
+    // Numbers of YAML 1.2's core schema, and texts that only look like one.
+    for number in ["0x1092", "0o10222", "+4242", "4242.0", "4.242e3", "'4242'"] {
+        assert!(is(&format!("ProcessId: {number}"), ""), "{number}");
+    }
+    for none in ["0x1093", "0o4242", "'0x1092'", "4_242", "-4242", "4242.5"] {
+        assert!(!is(&format!("ProcessId: {none}"), ""), "{none}");
+    }
+    assert!(
+        is("Image: yes", "YES")
+            && is("Image: 0x1F", "31")
+            && !is("Image: 0x1F", "0x1F")
+            && is("Image: '0x1F'", "0x1f")
+    );
     assert!(is("UtcTime|year: 2026", "") && is("UtcTime|month|lt: 2", "") && is("UtcTime|hour: 0", ""));
 }
 
@@ -147,6 +164,17 @@ fn conditions_have_sigmas_precedence_and_quantifiers() {
     assert!(holds("t or f and f") && holds("not f and t") && !holds("not (t or f)") && holds("f or not f"));
     assert!(holds("1 of them") && !holds("all of them") && holds("2 of them") && !holds("3 of them"));
     assert!(holds("all of t*") && holds("1 of *") && holds("1 of _*") && holds("any of them"));
+    // `_g` holds: a pattern that does not begin with an underscore does not mean it.
+    let hidden = |condition: &str| {
+        matches(&detection(condition).replace("_g: {Image: /a}", "_g: {Image: /b}"), &[(Field::Image, "/a")])
+    };
+    assert!(hidden("all of *u*") && !hidden("1 of _*") && !hidden("all of _* or all of them"));
+    assert!(matches(
+        &detection("all of *")
+            .replace("f: {Image: /b}", "f: {Image: /a}")
+            .replace("_g: {Image: /a}", "_g: {Image: /b}"),
+        &[(Field::Image, "/a")]
+    ));
     assert!(holds("NOT f AND t OR f"), "operators in capitals");
     assert_eq!(load_text(&rule(&detection("T"))).errors(), 1, "names are case-sensitive");
     assert!(holds("[f, t]"), "a list of conditions is joined with or");
@@ -171,7 +199,7 @@ fn correlations_are_read_whole() {
         "title: A\nname: a\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /a}, condition: s}\n\
          ---\ntitle: B\nname: b\nlogsource: {product: linux, category: process_creation}\ndetection: {s: {Image: /b}, condition: s}\n\
          ---\ntitle: C\nname: c\ncorrelation:\n  type: value_avg\n  rules: a\n  group-by: [User, ip]\n  timespan: 90m\n\
-         \x20 aliases: {ip: {a: SourceIp}}\n  condition: {field: SentBytes, gt: 3.5, lte: 10}\n  generate: true\n\
+         \x20 aliases: {ip: {a: CurrentDirectory}}\n  condition: {field: ProcessId, gt: 3.5, lte: 10}\n  generate: true\n\
          ---\ntitle: D\nname: d\ncorrelation: {type: temporal, rules: [a, c], timespan: 1d, condition: a and not c}\n",
     );
     assert_eq!(loaded.diagnostics, []);
@@ -181,7 +209,10 @@ fn correlations_are_read_whole() {
         c.condition.bounds.iter().map(|b| (b.how, b.than)).collect::<Vec<_>>(),
         [(Comparison::Gt, 3.5), (Comparison::Lte, 10.0)]
     );
-    assert_eq!((c.generate, c.aliases[0].fields[0].1.value.as_str()), (Generate::RulesToo, "SourceIp"));
+    assert_eq!(
+        (c.generate, c.aliases[0].fields[0].1.value.as_str()),
+        (Generate::RulesToo, "CurrentDirectory")
+    );
     assert_eq!(c.rules[0].key, "a");
     let Some(TemporalExpr::And(parts, _)) = &d.condition.expr else { panic!() };
     assert!(matches!((&parts[0], &parts[1]), (TemporalExpr::Rule(0, _), TemporalExpr::Not(..))));

@@ -48,7 +48,7 @@ const MODIFIERS: [&str; 31] = [
 
 /// An item, a command line for which it holds, and one for which it does not. The events have process number 4242, happen on
 /// 2026-01-01 at 00:00:00 UTC and have the parent `/bin/sh`; `None` is that no command line makes it so.
-const EXAMPLES: [(&str, Option<&str>, Option<&str>); 48] = [
+const EXAMPLES: [(&str, Option<&str>, Option<&str>); 50] = [
     ("CommandLine|contains: bc", Some("aBCd"), Some("b c")),
     ("CommandLine|startswith: ab", Some("ABc"), Some("cab")),
     ("CommandLine|endswith: bc", Some("aBC"), Some("bca")),
@@ -90,6 +90,8 @@ const EXAMPLES: [(&str, Option<&str>, Option<&str>); 48] = [
     ("CommandLine|expand: '%tools%'", Some("/bin/B"), Some("%tools%")),
     ("CommandLine|expand|endswith: '%tools%'", Some("x/bin/b"), Some("/bin/c")),
     ("CommandLine|fieldref: ParentImage", Some("/BIN/sh"), Some("/bin/sh x")),
+    ("CommandLine|fieldref|endswith: ParentImage", Some("x /bin/SH"), Some("/bin/sh x")),
+    ("CommandLine|fieldref|contains: ParentImage", Some("x /bin/sh x"), Some("x /bin/s")),
     ("CommandLine|fieldref|startswith: ParentImage", Some("/bin/sh x"), Some("x /bin/sh")),
     ("UtcTime|minute: 0", Some(""), None),
     ("UtcTime|hour|lt: 1", Some(""), None),
@@ -116,7 +118,8 @@ fn every_modifier_means_what_its_example_says() {
         let loaded = load_with(&[SourceFile { name: "r.yml".into(), text }], &options);
         assert_eq!(loaded.errors(), 0, "{item}: {:?}", loaded.diagnostics);
         let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
-        let mut matcher = Arc::new(set).matcher();
+        let set = Arc::new(set);
+        let mut matcher = set.matcher();
         for (line, expected) in [(holds, true), (fails, false)] {
             let Some(line) = line else { continue };
             let drafted = event(line);
@@ -124,6 +127,13 @@ fn every_modifier_means_what_its_example_says() {
             let mut hits = vec![];
             matcher.evaluate(drafted.event(), &mut hits);
             assert_eq!(!hits.is_empty(), expected, "{item} on {line:?}, compiled");
+            // What speaks for the match is the field that is asked for, where it is not its absence.
+            let field = item.split(['|', ':']).next().unwrap_or("");
+            if expected && !item.contains("|neq") && !item.contains("|exists") && !item.contains("null") {
+                let said: Vec<String> =
+                    hits.iter().flat_map(|hit| set.matched(*hit, drafted.event()).into_keys()).collect();
+                assert_eq!(said, [field], "{item} on {line:?}");
+            }
         }
     }
 }

@@ -307,6 +307,9 @@ fn a_plan_asks_for_no_more_than_the_rule() {
     for item in ["BpfCommand|contains: LOAD", "BpfCommand: 99", "BpfName: x"] {
         assert_eq!(plan_of("bpf", item).classes.get(&EventClass::Bpf), Some(&ClassPlan::All), "{item}");
     }
+    // A start that every path has is no test.
+    let plan = plan_of("file_delete", "TargetFilename|startswith: '/ä'");
+    assert_eq!(plan.classes.get(&EventClass::FileDelete), Some(&ClassPlan::All));
     let plan = plan_of("file_event", "TargetFilename|contains: /.SSH/");
     let both = KernelTest::AllOf(vec![KernelTest::Write, KernelTest::PathContains("/.ssh/".into())]);
     assert_eq!(plan.classes.get(&EventClass::FileOpen), Some(&ClassPlan::AnyOf(vec![both])));

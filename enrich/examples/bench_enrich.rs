@@ -22,7 +22,7 @@ use std::{
 
 use hemostat_enrich::{
     Feed, FeedSpec, Format, Intelligence, Limits,
-    join::{Cluster, Sources, enrich},
+    join::{Cluster, Flows, Sources, enrich},
     observe::{Observed, Seen},
     read::read,
 };
@@ -112,7 +112,13 @@ fn measure(
         let begun = Instant::now();
         let uid = one.pods[0].cgroup_uid.clone();
         one.pods[0].attribution = pods.get(&uid).cloned().ok_or("a pod is missing")?;
-        let known = Sources { intelligence: &snapshot, earlier: &[], cluster: Cluster::Known, now: NOW };
+        let known = Sources {
+            intelligence: &snapshot,
+            earlier: &[],
+            cluster: Cluster::Known,
+            flows: Flows::None,
+            now: NOW,
+        };
         let found = enrich(&one, &known);
         times.push(begun.elapsed().as_secs_f64());
         matches += found.intelligence.len();

@@ -2,7 +2,7 @@
 
 use model::{
     AttributedPod, Attribution, Enrichment, FactKind, Incident, IncidentId, IntelligenceMatch, MissingFact,
-    OwnerChain, PodFacts, PodNetwork, StatedFact, Timestamp, Verdict,
+    OwnerChain, PodFacts, PodNetwork, Reach, StatedFact, Timestamp, Verdict,
 };
 
 use crate::{index::Relation, intelligence::Snapshot, observe::observed};
@@ -12,6 +12,8 @@ pub const SENSITIVITY: [&str; 3] =
     ["hemostat.dev/sensitivity", "data-classification", "app.kubernetes.io/data-classification"];
 /// A feed that is older is told as such: nobody writes it any more, or it is not fetched.
 const STALE_AFTER: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
+/// Peers of one pod that are told as facts.
+const MAX_PEERS_TOLD: usize = 8;
 /// Bytes of a label's value shown.
 const MAX_VALUE: usize = 128;
 
@@ -37,6 +39,8 @@ pub struct Sources<'a> {
     pub earlier: &'a [Earlier],
     /// Whether there is a cluster that could know of pods.
     pub cluster: Cluster,
+    /// Whether flow logs are read.
+    pub flows: Flows,
     /// Now.
     pub now: Timestamp,
 }
@@ -47,6 +51,15 @@ pub enum Cluster {
     /// There is.
     Known,
     /// There is none, or it is not asked.
+    None,
+}
+
+/// Whether flow logs are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flows {
+    /// Some were.
+    Known,
+    /// None was, so that a pod without peers need not be alone.
     None,
 }
 
@@ -118,6 +131,8 @@ fn places(all: &mut Enrichment, incident: &Incident, sources: &Sources<'_>) {
                 let state = |kind, what| StatedFact { kind, what, source: told.clone(), known: *since };
                 topology(pod).into_iter().for_each(|what| all.facts.push(state(FactKind::Topology, what)));
                 all.facts.extend(sensitivity(pod).map(|what| state(FactKind::Sensitivity, what)));
+                all.facts.extend(secrets(pod).map(|what| state(FactKind::Sensitivity, what)));
+                surroundings(all, pod);
                 if let Some(container) = container {
                     let digest = container.image_id.as_deref().unwrap_or("digest not told yet");
                     let what = format!("container {}: image {} ({digest})", container.name, container.image);
@@ -130,11 +145,12 @@ fn places(all: &mut Enrichment, incident: &Incident, sources: &Sources<'_>) {
             Attribution::Unresolved { because } => all.missing.push(pod_missing(known, &because.to_string())),
         }
     }
-    let because = "Hemostat does not read Secrets, Services and image scans";
-    all.missing.push(MissingFact {
-        what: "mounted secrets, exposure to the internet, vulnerabilities".into(),
-        because: because.into(),
-    });
+    let because = "image scans are made by a step (cluster.scan-image), not beforehand";
+    all.missing.push(MissingFact { what: "vulnerabilities".into(), because: because.into() });
+    if sources.flows == Flows::None {
+        let because = "no flow log is read (--source hubble=…, vpc=…, netflow=…)";
+        all.missing.push(MissingFact { what: "who talks to whom".into(), because: because.into() });
+    }
 }
 
 fn pod_missing(known: &AttributedPod, because: &str) -> MissingFact {
@@ -170,6 +186,36 @@ fn sensitivity(pod: &PodFacts) -> Option<String> {
         let value = &value[..value.floor_char_boundary(MAX_VALUE)];
         Some(format!("{label} of the {whose} {}: {value}", pod.path()))
     })
+}
+
+fn secrets(pod: &PodFacts) -> Option<String> {
+    let names: Vec<String> =
+        pod.secrets.iter().map(|secret| format!("{} ({})", secret.name, secret.how)).collect();
+    (!names.is_empty()).then(|| format!("pod {} has Secrets before it: {}", pod.path(), names.join(", ")))
+}
+
+/// From where it is reached is a matter of what is at stake; with whom it talks, of where it is.
+fn surroundings(all: &mut Enrichment, pod: &PodFacts) {
+    for door in &pod.doors {
+        let from = match door.reach {
+            Reach::Internet => "the internet",
+            Reach::Network => "the nodes' network",
+        };
+        all.facts.push(StatedFact {
+            kind: FactKind::Sensitivity,
+            what: format!("pod {} is reached from {from} by {}", pod.path(), door.what),
+            source: "the API server".into(),
+            known: door.known,
+        });
+    }
+    for peer in pod.peers.iter().take(MAX_PEERS_TOLD) {
+        all.facts.push(StatedFact {
+            kind: FactKind::Topology,
+            what: format!("pod {} talks {peer}, {} times", pod.path(), peer.count),
+            source: "flow logs".into(),
+            known: peer.last,
+        });
+    }
 }
 
 fn history(all: &mut Enrichment, sources: &Sources<'_>) {

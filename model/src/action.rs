@@ -422,6 +422,14 @@ pub enum ActionFailure {
         /// By what.
         because: String,
     },
+    /// Whose it is is not certainly known, so that nothing is done to it without being told to (I9); trying again may help.
+    #[error("{target} is not certainly known: {because}")]
+    Unattributed {
+        /// Which.
+        target: String,
+        /// What is not known.
+        because: String,
+    },
     /// This kernel or machine cannot do it.
     #[error("{operation} cannot be done here: {because}")]
     Unsupported {

@@ -63,6 +63,8 @@ pub enum Down {
     Command(Box<NodeCommand>),
     /// Part of the rules that the node is to load.
     Rules(Box<RulesPart>),
+    /// What the node leaves alone, whatever its rules ask for.
+    Guard(Box<crate::NodeGuard>),
 }
 
 /// A piece of a [`RuleBundle`] as JSON: bundles may be longer than a frame. Parts come in order; a part of another digest begins

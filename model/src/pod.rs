@@ -126,9 +126,100 @@ pub struct PodFacts {
     pub created: Timestamp,
     /// When it was gone, as far as that was seen.
     pub deleted: Option<Timestamp>,
+    /// Secrets that it mounts or has in its environment, at most [`PodFacts::MAX_SECRETS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<MountedSecret>,
+    /// From where it can be reached besides the cluster, the widest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<Door>,
+    /// With whom it talked, the newest first, at most [`PodFacts::MAX_PEERS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+}
+
+/// A Secret that a pod has before it; what is in it is never read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MountedSecret {
+    /// Name, in the pod's namespace.
+    pub name: String,
+    /// How it has it: `volume` or `environment`.
+    pub how: String,
+}
+
+/// A way by which a pod is reached from outside of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Door {
+    /// From how far.
+    pub reach: Reach,
+    /// Which.
+    pub what: String,
+    /// Since when it is known so.
+    pub known: Timestamp,
+}
+
+/// From how far something is reached; the widest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// From anywhere, as far as the API server tells: firewalls in between are not known.
+    Internet,
+    /// From the nodes' network.
+    Network,
+}
+
+impl std::fmt::Display for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Internet => "internet",
+            Self::Network => "network",
+        })
+    }
+}
+
+/// Who began a conversation, seen from the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// The pod.
+    Out,
+    /// The other.
+    In,
+}
+
+/// Somebody whom a pod talked to, by flow logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Who began.
+    pub direction: Direction,
+    /// `namespace/name` of a pod, or an address.
+    pub other: String,
+    /// The port that was asked for.
+    pub port: Option<u16>,
+    /// How often it was told.
+    pub count: u64,
+    /// First and last time.
+    pub first: Timestamp,
+    /// See `first`.
+    pub last: Timestamp,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let arrow = match self.direction {
+            Direction::Out => "to",
+            Direction::In => "from",
+        };
+        write!(f, "{arrow} {}", self.other)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))
+    }
 }
 
 impl PodFacts {
+    /// Secrets kept of one pod (I11).
+    pub const MAX_SECRETS: usize = 32;
+    /// Peers kept of one pod (I11).
+    pub const MAX_PEERS: usize = 16;
+
     /// Labels kept of one object (I11).
     pub const MAX_LABELS: usize = 64;
     /// Owners followed upwards (I11).

@@ -6,9 +6,10 @@ use model::{
 };
 
 use crate::{
+    desk::{Desk, Word},
     document::{Answer, Command, Document, Lane, Milestone, Moment, PlanTold, Response, Seen, Short},
     entities, processes,
-    text::{LONGEST, shell_word, shown, span},
+    text::{LONGEST, shown, span},
 };
 
 /// Findings told in full (I11).
@@ -29,7 +30,7 @@ pub struct Known<'a> {
     pub now: Timestamp,
 }
 
-/// Tells an incident.
+/// Tells an incident to one who answers on the controller's machine; [`answers`] has the commands of other places.
 #[must_use]
 pub fn document(incident: &Incident, known: &Known<'_>) -> Document {
     let (processes, processes_left_out) = processes::forest(incident);
@@ -44,7 +45,7 @@ pub fn document(incident: &Incident, known: &Known<'_>) -> Document {
         told: known.now,
         techniques: incident.techniques.iter().take(MOST_LINES).map(|one| shown(one, 20)).collect(),
         summary: summary(incident, known),
-        answers: answers(incident, known.now),
+        answers: answers(incident, known.now, &Desk::Socket),
         milestones: milestones(incident),
         timeline,
         timeline_left_out,
@@ -100,12 +101,13 @@ fn summary(incident: &Incident, known: &Known<'_>) -> Vec<String> {
     out
 }
 
-fn answers(incident: &Incident, now: Timestamp) -> Vec<Answer> {
-    let id = shell_word(incident.id.as_str());
+/// What a person is asked, with the commands by which they answer at `desk`.
+#[must_use]
+pub fn answers(incident: &Incident, now: Timestamp, desk: &Desk<'_>) -> Vec<Answer> {
     let mut out = Vec::new();
     for run in &incident.runs {
         for request in &run.waiting {
-            let step = shell_word(request.step.as_str());
+            let command = |verb| desk.answer(verb, incident, &run.id, &request.step);
             let left = u64::try_from(request.expires.since(now).as_micros()).unwrap_or(u64::MAX);
             out.push(Answer {
                 question: format!(
@@ -118,8 +120,8 @@ fn answers(incident: &Incident, now: Timestamp) -> Vec<Answer> {
                 because: shown(&request.because, LONGEST * 4),
                 until: Some(request.expires),
                 commands: vec![
-                    Command { label: "Approve".into(), command: format!("hemostat approve {id} {step}") },
-                    Command { label: "Deny".into(), command: format!("hemostat deny {id} {step}") },
+                    Command { label: "Approve".into(), command: command("approve") },
+                    Command { label: "Deny".into(), command: command("deny") },
                 ],
             });
         }
@@ -130,16 +132,13 @@ fn answers(incident: &Incident, now: Timestamp) -> Vec<Answer> {
             .iter()
             .any(|action| processes::in_force(action) && action.action.undo().has_undo());
         let mut commands = vec![
-            Command { label: "An attack".into(), command: format!("hemostat verdict {id} true-positive") },
-            Command {
-                label: "A false positive".into(),
-                command: format!("hemostat verdict {id} false-positive"),
-            },
+            Command { label: "An attack".into(), command: desk.word(Word::TruePositive, incident) },
+            Command { label: "A false positive".into(), command: desk.word(Word::FalsePositive, incident) },
         ];
         if undo {
             commands.push(Command {
                 label: "Undo everything".into(),
-                command: format!("hemostat rollback {id}"),
+                command: desk.word(Word::UndoAll, incident),
             });
         }
         out.push(Answer {

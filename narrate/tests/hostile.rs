@@ -5,7 +5,7 @@ mod sample;
 
 use std::collections::BTreeSet;
 
-use hemostat_narrate::{html, markdown};
+use hemostat_narrate::{Desk, answers, html, markdown};
 use proptest::prelude::*;
 use pulldown_cmark::{Event, Options, Parser, Tag};
 
@@ -269,6 +269,69 @@ fn i11_an_enormous_incident_makes_a_bounded_document() {
     let told = hemostat_narrate::document(&incident, &known);
     assert!(told.processes.len() <= 48 && told.processes_left_out > 1900);
     assert!(html::render(&told).len() < 2_000_000 && markdown::render(&told).len() < 1_000_000);
+    // Where there is little room, what is asked stays, and what is left out is counted.
+    let whole = serde_json::to_string(&told).unwrap().len();
+    for most in [whole, 256 * 1024, 128 * 1024] {
+        let json = told.json_within(most).unwrap();
+        assert!(json.len() <= most, "{} of {most}", json.len());
+        let kept: hemostat_narrate::Document = serde_json::from_str(&json).unwrap();
+        assert!(kept.is_whole());
+        assert_eq!((&kept.answers, &kept.summary), (&told.answers, &told.summary));
+        let all = |of: &hemostat_narrate::Document| {
+            [
+                of.timeline.len() as u64 + of.timeline_left_out,
+                of.processes.len() as u64 + of.processes_left_out,
+                of.findings.len() as u64 + of.findings_left_out,
+                of.graph.entities.len() as u64 + of.graph.left_out,
+            ]
+        };
+        assert_eq!(all(&kept), all(&told));
+        check_html(&html::render(&kept));
+    }
+    assert_eq!(told.json_within(100), None, "not even what is asked");
+}
+
+#[test]
+fn a_document_that_points_nowhere_is_not_whole() {
+    let told = sample::told(&str::to_owned);
+    assert!(told.is_whole());
+    let mut nowhere = told.clone();
+    nowhere.graph.links[0].to = 999;
+    let mut looped = told.clone();
+    looped.processes[0].parent = Some(0);
+    let mut deep = told;
+    deep.processes[1].depth = u32::MAX;
+    for broken in [nowhere, looped, deep] {
+        assert!(!broken.is_whole());
+    }
+}
+
+#[test]
+fn in_a_cluster_the_commands_are_those_of_kubectl_quoted_for_the_shell() {
+    let incident = sample::incident(&str::to_owned);
+    let (run, request) = incident.runs.iter().find_map(|run| Some((run, run.waiting.first()?))).unwrap();
+    let asked = hemostat_narrate::Question {
+        run: run.id.clone(),
+        step: request.step.clone(),
+        approval: "appr-1-run".into(),
+    };
+    for (namespace, word) in [("pay", "pay"), ("a;b $(c)", "'a;b $(c)'")] {
+        let questions = [asked.clone()];
+        let desk = Desk::Cluster { namespace, incident: "inc-7f3a9c21", questions: &questions };
+        let all: Vec<String> = answers(&incident, sample::START, &desk)
+            .into_iter()
+            .flat_map(|answer| answer.commands)
+            .map(|command| command.command)
+            .collect();
+        let wanted = [
+            format!("kubectl hemostat approve appr-1-run -n {word}"),
+            format!("kubectl hemostat deny appr-1-run -n {word}"),
+            format!("kubectl hemostat verdict inc-7f3a9c21 true-positive -n {word}"),
+            format!("kubectl hemostat verdict inc-7f3a9c21 false-positive -n {word}"),
+            format!("kubectl hemostat revert inc-7f3a9c21 -n {word}"),
+        ];
+        assert_eq!(all, wanted);
+    }
 }
 
 proptest! {

@@ -56,6 +56,7 @@ pub(crate) fn check(
             when,
             ways,
             verify: step.verify,
+            observe: step.observe.clone(),
             timeout: step.timeout.map_or(DEFAULT_TIMEOUT, |period| period.0),
             on_failure: step.on_failure,
             approval: step.approval,
@@ -155,6 +156,7 @@ impl Check<'_> {
                     "raise timeout or lower attempts",
                 );
             }
+            self.observation(index, step);
             let asks = step.approval == Approval::Required || self.spec.mode == Mode::Approve;
             if asks && self.spec.maximum_duration.0 < std::time::Duration::from_secs(60) {
                 let message = format!(
@@ -166,6 +168,28 @@ impl Check<'_> {
         }
         if self.spec.maximum_duration.0.is_zero() {
             self.error("spec.maximumDuration", "must be more than nothing".into());
+        }
+    }
+
+    fn observation(&mut self, index: usize, step: &Step) {
+        let Some(observe) = &step.observe else { return };
+        let path = format!("spec.steps[{index}].observe");
+        if observe.period.0 > MAXIMUM_TIMEOUT || observe.period.0.is_zero() {
+            let most = crds::Period(MAXIMUM_TIMEOUT);
+            self.error(&format!("{path}.for"), format!("watched for more than nothing and at most {most}"));
+        }
+        if observe.against.is_empty() {
+            let message = "names no sign: give Connections, Return or Spread";
+            self.error(&format!("{path}.against"), message.into());
+        }
+        let twice = |at: usize| observe.against[..at].contains(&observe.against[at]);
+        for at in (0..observe.against.len()).filter(|&at| twice(at)) {
+            let message = format!("{} is there twice", observe.against[at]);
+            self.error(&format!("{path}.against[{at}]"), message);
+        }
+        if step.verify.policy == crds::VerifyPolicy::Skip {
+            let message = "is watched from the seen effect on, and `verify.policy: Skip` looks for none";
+            self.error(&path, message.into());
         }
     }
 

@@ -2,9 +2,12 @@
 
 mod place;
 
+use std::collections::BTreeSet;
+
 use model::{
-    Account, Activity, Backing, CgroupId, Event, Fact, FactKind, Finding, Incident, IntelligenceMatch,
-    NodeId, ObjectRef, ObjectWrite, Process, ProcessKey, Record, Timestamp, Workload,
+    Account, Activity, Attribution, Backing, CgroupId, Event, Fact, FactKind, Finding, Incident,
+    IntelligenceMatch, NodeId, ObjectRef, ObjectWrite, PodFacts, Process, ProcessKey, Record, Timestamp,
+    Workload,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -130,7 +133,20 @@ fn incident_facts(incident: &Incident) -> Value {
         "intelligence": known.iter().take(MAX_LIST).map(intelligence).collect::<Value>(),
         "intelligence_confidence": known.iter().map(|one| one.confidence).max().unwrap_or(0),
         "sensitivity": sensitivity.take(MAX_LIST).collect::<Vec<&str>>(),
+        "secrets": listed(incident, |pod| pod.secrets.iter().map(|secret| secret.name.clone()).collect()),
+        "exposure": listed(incident, |pod| pod.doors.iter().map(|door| door.reach.to_string()).collect()),
+        "peers": listed(incident, |pod| pod.peers.iter().map(|peer| peer.other.clone()).collect()),
     })
+}
+
+/// What the certainly known pods of an incident have, sorted, each once.
+fn listed(incident: &Incident, of: impl Fn(&PodFacts) -> Vec<String>) -> Vec<String> {
+    let pods = incident.pods.iter().filter_map(|known| match &known.attribution {
+        Attribution::Resolved { pod, .. } => Some(&**pod),
+        _ => None,
+    });
+    let all: BTreeSet<String> = pods.flat_map(of).collect();
+    all.into_iter().take(MAX_LIST).collect()
 }
 
 /// What a feed says of something that was seen.
@@ -354,6 +370,52 @@ mod tests {
         });
         assert!(holds(&incident, bad));
         assert!(holds(&incident, "incident.sensitivity.exists(s, s.endsWith(': secret'))"));
+        let at_stake =
+            "'internet' in incident.exposure && 'db' in incident.secrets && 'pod pay/db-0' in incident.peers";
+        assert!(!holds(&incident, at_stake));
+        incident.pods.push(in_sight());
+        assert!(holds(&incident, at_stake));
+    }
+
+    fn in_sight() -> model::AttributedPod {
+        let at = model::Timestamp(1);
+        let what = "Service pay/web of type LoadBalancer".into();
+        let pod = model::PodFacts {
+            uid: "u".into(),
+            namespace: "pay".into(),
+            name: "web-1".into(),
+            labels: std::collections::BTreeMap::new(),
+            namespace_labels: std::collections::BTreeMap::new(),
+            owners: vec![],
+            chain: model::OwnerChain::Whole,
+            service_account: None,
+            node: None,
+            network: model::PodNetwork::Pod,
+            origin: model::PodOrigin::Api,
+            addresses: vec![],
+            created: at,
+            deleted: None,
+            secrets: vec![model::MountedSecret { name: "db".into(), how: "volume".into() }],
+            doors: vec![model::Door { reach: model::Reach::Internet, what, known: at }],
+            peers: vec![model::Peer {
+                direction: model::Direction::Out,
+                other: "pod pay/db-0".into(),
+                port: Some(5432),
+                count: 1,
+                first: at,
+                last: at,
+            }],
+        };
+        let source = model::PodSource::Watch;
+        let attribution =
+            model::Attribution::Resolved { pod: Box::new(pod), container: None, known: at, source };
+        model::AttributedPod {
+            cgroup_uid: "u".into(),
+            container_id: "c".into(),
+            node: model::NodeId::new("n"),
+            asked: at,
+            attribution,
+        }
     }
 
     #[test]

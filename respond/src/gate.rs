@@ -14,6 +14,7 @@ mod wants;
 use std::collections::BTreeMap;
 
 pub use confidence::{Cases, Corpus, lower_bound};
+pub(crate) use context::is_on;
 pub use context::{Rollout, SWITCH};
 use crds::{EvidenceRule, Exclusion, Match, Mode, Protected, ResponsePolicySpec};
 pub use explain::{Explanation, PolicyWord, SettingWord, explain};
@@ -68,6 +69,9 @@ pub struct Evidence {
     pub playbook: Option<Cases>,
     /// What playbooks wanted within the last hour.
     pub wants: Option<Vec<Want>>,
+    /// What was said, by verdict and whatever rule found it, of those who did it and of where ([`Want::entities`]); who is absent was never
+    /// judged.
+    pub entities: Option<BTreeMap<String, Cases>>,
     /// Whether the workload is being rolled out.
     pub rollout: Rollout,
     /// The playbook was taken back by itself ([`promotion`]).
@@ -84,6 +88,7 @@ impl Evidence {
             corpus: None,
             playbook,
             wants: Some(Vec::new()),
+            entities: Some(BTreeMap::new()),
             rollout: Rollout::None,
             demoted: None,
         }
@@ -150,6 +155,28 @@ pub fn decide(plan: &Plan, situation: &Situation<'_>) -> RunStart {
             GateOutcome::Shadow => Vec::new(),
             GateOutcome::Automatic | GateOutcome::Approval => situation.reactions.to_vec(),
         },
+    }
+}
+
+/// What judgements of a run say something of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgedAs {
+    /// Of what rule and playbook do when there is an attack.
+    #[default]
+    Attacks,
+    /// Of a drill, a demo, a bench (`gate: {evidence: Shown}` in a policy): they say nothing of attacks.
+    Exercises,
+}
+
+/// What judgements of a run of `plan` in this situation say something of.
+#[must_use]
+pub fn judged_as(plan: &Plan, situation: &Situation<'_>) -> JudgedAs {
+    let matching: Vec<&(String, ResponsePolicySpec)> =
+        situation.policies.iter().filter(|(_, policy)| matches(&policy.matches, plan, situation)).collect();
+    match Rules::of(plan, &matching).evidence.value {
+        EvidenceRule::Shown => JudgedAs::Exercises,
+        EvidenceRule::Enforced => JudgedAs::Attacks,
     }
 }
 

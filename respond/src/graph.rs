@@ -20,7 +20,7 @@ pub struct Vertex {
     pub needs: Vec<String>,
     /// `exact`, `nothing to undo`, or what stays lost.
     pub undo: String,
-    /// Notes: condition, approval, alternatives, what a failure does.
+    /// Notes: condition, approval, what is watched for, alternatives, what a failure does.
     pub notes: Vec<String>,
 }
 
@@ -43,6 +43,10 @@ impl Plan {
         }
         if step.approval == Approval::Required || own.is_some_and(crate::plan::Way::irreversible) {
             notes.push("asks a person".into());
+        }
+        if let Some(observe) = &step.observe {
+            let signs: Vec<String> = observe.against.iter().map(ToString::to_string).collect();
+            notes.push(format!("watched {} for {}", observe.period, signs.join(", ")));
         }
         for way in step.ways.iter().skip(1) {
             notes.push(format!("else {}", way.kind.name()));

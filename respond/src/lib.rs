@@ -6,6 +6,7 @@
 //! [`run::Run::begin`] → [`run::Run::step`] with every answer, until the run is over.
 
 pub mod action;
+pub mod alone;
 mod check;
 pub mod expression;
 pub mod facts;

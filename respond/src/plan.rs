@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crds::{
-    Approval, BlastRadius, Mode, OnFailure, Parameters, Playbook, PlaybookSpec, Step, TargetKind, Verify,
+    Approval, BlastRadius, Mode, Observe, OnFailure, Parameters, Playbook, PlaybookSpec, Step, TargetKind,
+    Verify,
     source::{Located, Problem, Severity},
 };
 use model::{PlaybookName, StepName, short_hash};
@@ -39,6 +40,7 @@ pub(crate) struct PlanStep {
     /// The step's own action, then its alternatives.
     pub(crate) ways: Vec<Way>,
     pub(crate) verify: Verify,
+    pub(crate) observe: Option<Observe>,
     pub(crate) timeout: Duration,
     pub(crate) on_failure: OnFailure,
     pub(crate) approval: Approval,

@@ -13,6 +13,7 @@ mod rollback;
 mod shadow;
 mod state;
 mod view;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use model::{Actor, AuditKind, GateOutcome, RunState, Timestamp};
 pub use shadow::StepPreview;
 use state::Phase;
 pub use state::Run;
+pub use watch::{Happened, Sight};
 
 use crate::plan::Plan;
 
@@ -136,6 +138,7 @@ impl Run {
             Input::Rollback { scope, by, because, on_drift } => {
                 self.ask_rollback(scope, (by, because), on_drift, now, &mut out);
             }
+            Input::Sight(sight) => self.observe(&sight, now, &mut out),
             Input::Reaction(record) => self.adopt_reaction(*record, now, &mut out),
             Input::Released { action, by } => self.released(&action, &by, now, &mut out),
             Input::NodeLost(node) => self.node_lost(node, now, &mut out),
@@ -162,6 +165,11 @@ impl Run {
         // the crash may have come before all of them were taken over
         for record in self.start.reactions.clone() {
             self.adopt_reaction(record, now, &mut out);
+        }
+        self.taken_up = Some(now);
+        for index in 0..self.actions.len() {
+            let deadline = self.step_deadline(index);
+            self.actions[index].pending.wait_until(deadline);
         }
         self.resume(None, now, &mut out);
         out.extend(self.waiting().into_iter().map(Effect::AskApproval));

@@ -3,6 +3,8 @@
 
 mod object;
 
+pub(crate) use object::protected_namespace;
+
 use crds::{BlastRadius, Network, Parameters, Protected, Radius, TargetKind};
 use ipnet::IpNet;
 use model::{BootNs, CgroupId, ClusterAction, INIT_PID, NodeAction, Pid, ProcessKey, Target};

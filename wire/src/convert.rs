@@ -1,6 +1,8 @@
 //! Where [`model`] becomes bytes and bytes become [`model`]: the only module that knows both.
 
-use model::{AgentEpoch, CommandOutcome, Down, NodeCommand, NodeId, NodeStatus, Report, RulesPart, Seq, Up};
+use model::{
+    AgentEpoch, CommandOutcome, Down, NodeCommand, NodeGuard, NodeId, NodeStatus, Report, RulesPart, Seq, Up,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -87,6 +89,7 @@ impl FromController {
             Self::Down(Down::Ack { .. }) => "an acknowledgement",
             Self::Down(Down::Command(_)) => "a command",
             Self::Down(Down::Rules(_)) => "rules",
+            Self::Down(Down::Guard(_)) => "what is left alone",
             Self::OutcomeReceived { .. } => "a receipt",
         }
     }
@@ -111,6 +114,13 @@ pub(crate) fn from_controller(frame: proto::ControllerFrame) -> Result<FromContr
             let proto::RulesPart { digest, part, parts, data } = part;
             Ok(FromController::Down(Down::Rules(Box::new(RulesPart { digest, part, parts, data }))))
         }
+        controller_frame::Frame::Guard(body) => {
+            let guard = read::<NodeGuard>("guard", Some(body))?;
+            if !guard.is_bounded() {
+                return Err(FrameError::Unbounded { kind: "guard" });
+            }
+            Ok(FromController::Down(Down::Guard(Box::new(guard))))
+        }
         controller_frame::Frame::OutcomeReceived(receipt) => {
             Ok(FromController::OutcomeReceived { key: receipt.key, phase: receipt.phase })
         }
@@ -129,6 +139,7 @@ pub(crate) fn frame_from_down(down: &Down) -> Result<proto::ControllerFrame, Fra
             let RulesPart { digest, part, parts, data } = part.as_ref().clone();
             controller_frame::Frame::Rules(proto::RulesPart { digest, part, parts, data })
         }
+        Down::Guard(guard) => controller_frame::Frame::Guard(write("guard", guard)?),
     };
     Ok(proto::ControllerFrame { frame: Some(frame) })
 }
@@ -168,7 +179,7 @@ fn write<T: Serialize>(kind: &'static str, value: &T) -> Result<proto::Body, Fra
 
 #[cfg(test)]
 mod tests {
-    use model::{ActionFailure, ActionId, CommandKey, Timestamp};
+    use model::{ActionFailure, ActionId, CommandKey, PodGuard, Timestamp};
 
     use super::*;
 
@@ -189,6 +200,24 @@ mod tests {
         {
             assert_eq!(up_from_frame(frame_from_up(&up).unwrap()).unwrap(), up);
         }
+    }
+
+    #[test]
+    fn what_is_left_alone_comes_out_the_same_and_keeps_its_bounds() {
+        let mut guard = NodeGuard {
+            generation: 7,
+            pods: [("u".to_owned(), PodGuard::Never { because: "x".into() })].into(),
+            units: vec!["a.service".into()],
+            ..NodeGuard::default()
+        };
+        let sent = Down::Guard(Box::new(guard.clone()));
+        match from_controller(frame_from_down(&sent).unwrap()).unwrap() {
+            FromController::Down(down) => assert_eq!(down, sent),
+            other => panic!("{other:?}"),
+        }
+        guard.nothing = Some("x".repeat(NodeGuard::MAX_BECAUSE + 1));
+        let long = from_controller(frame_from_down(&Down::Guard(Box::new(guard))).unwrap());
+        assert!(matches!(long, Err(FrameError::Unbounded { kind: "guard" })));
     }
 
     #[test]

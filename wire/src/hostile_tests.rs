@@ -138,7 +138,8 @@ async fn an_expired_node_certificate_is_refused_by_the_controller() {
     let mut stream = tls::connect(tcp, &address.to_string(), &identity).await.unwrap();
     let refusal = scene.listener.refused().await.unwrap().to_string();
     assert!(
-        refusal.contains("certificate of node n1 (valid 20") && refusal.contains("it has expired"),
+        refusal.contains("certificate of node n1 (valid 20")
+            && refusal.contains("it has expired: give that machine a new one"),
         "{refusal}"
     );
     // The agent's side learns it with its first read.

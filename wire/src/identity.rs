@@ -94,6 +94,14 @@ pub enum IdentityError {
         /// Which.
         certificate: String,
     },
+    /// A certificate that another end would not take.
+    #[error("our {certificate} is of no use: {because}")]
+    Unfit {
+        /// Which.
+        certificate: String,
+        /// Why, and what to do.
+        because: String,
+    },
     /// A certificate outside its time.
     #[error("our {certificate} {problem}: issue a new one")]
     OutsideItsTime {
@@ -333,6 +341,15 @@ impl Identity {
             return Ok(());
         };
         Err(IdentityError::OutsideItsTime { certificate: self.describe(), problem })
+    }
+
+    /// Whether another end that trusts the same authority would take it: its time, its key, who issued it and for what.
+    ///
+    /// # Errors
+    /// Says which certificate, what is wrong, and what to do.
+    pub fn check(&self, now: Timestamp) -> Result<(), IdentityError> {
+        self.check_time(now)?;
+        crate::tls::check(self, now)
     }
 
     pub(crate) fn of(own: &IssuedPem, authority: &str) -> Result<Self, IdentityError> {

@@ -21,4 +21,6 @@ mod proto {
 }
 
 #[cfg(test)]
+mod hostile_controller_tests;
+#[cfg(test)]
 mod hostile_tests;

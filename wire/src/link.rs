@@ -205,6 +205,12 @@ pub enum FrameError {
         /// Of how many.
         parts: u32,
     },
+    /// A body with more in it than is taken.
+    #[error("its {kind} has more in it than is taken")]
+    Unbounded {
+        /// Of what.
+        kind: &'static str,
+    },
     /// The node it names is not the one in the certificate.
     #[error("it speaks for node {said:?} with the certificate of node {certified:?}")]
     ForeignNode {

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use model::{NodeId, Timestamp};
@@ -24,6 +25,7 @@ use rustls::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::CertifiedKey,
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -83,14 +85,14 @@ pub(crate) async fn accept(
         Some((_, certificate)) => {
             return Err(LinkError::RefusedPeer {
                 peer: format!("{} from {from}", describe(certificate)),
-                because: "it does not name exactly one node".into(),
+                because: "it does not name exactly one node (one URI hemostat://node/NAME)".into(),
             });
         }
         None if strangers == Strangers::MayAsk => None,
         None => {
             return Err(LinkError::RefusedPeer {
                 peer: from.to_string(),
-                because: "it showed no certificate".into(),
+                because: "it showed no certificate; an agent shows the one that its authority gave it".into(),
             });
         }
     };
@@ -339,6 +341,46 @@ impl ServerCertVerifier for Witness<WebPkiServerVerifier> {
     left_to_inner!();
 }
 
+/// What the other end will look at, before there is one: the key fits the certificate, and the certificate is from the authority that is
+/// trusted here, in its time, and for this side of a connection.
+pub(crate) fn check(identity: &Identity, now: Timestamp) -> Result<(), IdentityError> {
+    let unfit = |because: String| IdentityError::Unfit { certificate: identity.describe(), because };
+    let provider = Arc::new(ring::default_provider());
+    CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider).map_err(
+        |source| {
+            unfit(match source {
+                rustls::Error::InconsistentKeys(_) => {
+                    "the key is another certificate's: give the one made with it".into()
+                }
+                other => other.to_string(),
+            })
+        },
+    )?;
+    let Some((leaf, above)) = identity.chain.split_first() else {
+        return Err(unfit("there is none".into()));
+    };
+    let unusable = |source: String| IdentityError::Unusable { because: source };
+    let roots = Arc::new(roots(&identity.trusted)?);
+    let at = UnixTime::since_unix_epoch(Duration::from_nanos(u64::try_from(now.0).unwrap_or(0)));
+    let verdict = match identity.subject {
+        Subject::Node(_) => WebPkiClientVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|source| unusable(source.to_string()))?
+            .verify_client_cert(leaf, above, at)
+            .map(drop),
+        Subject::Controller => {
+            let name =
+                ServerName::try_from(CONTROLLER_NAME).map_err(|source| unusable(source.to_string()))?;
+            WebPkiServerVerifier::builder_with_provider(roots, provider)
+                .build()
+                .map_err(|source| unusable(source.to_string()))?
+                .verify_server_cert(leaf, above, &name, &[], at)
+                .map(drop)
+        }
+    };
+    verdict.map_err(|source| unfit(reason(&source)))
+}
+
 fn roots(trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, IdentityError> {
     let mut roots = RootCertStore::empty();
     for certificate in trusted {
@@ -388,19 +430,19 @@ fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "it has expired".into(),
+        ) => "it has expired: give that machine a new one; if it is new, compare the clocks of the two".into(),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => "it is not valid yet; compare the clocks of the two machines".into(),
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        ) => "it was not issued by the authority that is trusted here".into(),
+        ) => "it was not issued by the authority that is trusted here: give both ends certificates of one authority".into(),
         rustls::Error::InvalidCertificate(
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
-        ) => "it is not for this side of a connection".into(),
+        ) => "it is not for this side of a connection: a node's is of no use to a controller, nor the other way round".into(),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => format!("it does not name the controller ({CONTROLLER_NAME})"),
+        ) => format!("it does not name the controller ({CONTROLLER_NAME}): is this its address, and the certificate its own?"),
         other => other.to_string(),
     }
 }

@@ -250,6 +250,7 @@ async fn a_foreign_certificate_is_refused_on_both_sides_with_its_name_and_time()
     let refusal = listener.refused().await.unwrap().to_string();
     assert!(refusal.contains("node n1") && refusal.contains("not issued by the authority"), "{refusal}");
     assert!(refusal.contains("valid 20") && refusal.contains("somebody else"), "{refusal}");
+    assert!(refusal.contains("give both ends certificates of one authority"), "{refusal}");
     let said = because(&mut connection).await;
     assert!(said.contains("refused our certificate") && said.contains("issuer is not trusted"), "{said}");
     connection.close().await;
@@ -259,7 +260,9 @@ async fn a_foreign_certificate_is_refused_on_both_sides_with_its_name_and_time()
     agent_end.up.send(hello("n1")).await.unwrap();
     let said = because(&mut connection).await;
     assert!(
-        said.contains("certificate of the controller") && said.contains("not issued by the authority"),
+        said.contains("certificate of the controller")
+            && said.contains("not issued by the authority")
+            && said.contains("give both ends certificates of one authority"),
         "{said}"
     );
     connection.close().await;

@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// How many crash points are played, drawn by --seed; all of them with 0.
     #[arg(long, default_value_t = 0)]
     points: usize,
+    /// So many points at the beginning are left out: a long list is played in pieces.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
     /// Of the drawing.
     #[arg(long, default_value_t = SEED)]
     seed: u64,
@@ -90,6 +93,7 @@ pub(crate) fn as_test(program: &Path) -> Result<(u64, u64)> {
         profile: "dev".into(),
         program: Some(program.to_owned()),
         points: 0,
+        skip: 0,
         seed: SEED,
         victim: Vec::new(),
     })
@@ -144,7 +148,12 @@ fn play_all(options: &Options) -> Result<(u64, u64)> {
         count("proof uninstalled".into(), stage.uninstall(&mut stages, asks), begun);
     }
     if !crash.is_empty() {
-        let draw = crash::Draw { points: options.points, seed: options.seed, victims: &options.victim };
+        let draw = crash::Draw {
+            points: options.points,
+            skip: options.skip,
+            seed: options.seed,
+            victims: &options.victim,
+        };
         crash::prove(&mut stages, &setup, &draw, &mut count)?;
     }
     Ok((held, failed))

@@ -68,6 +68,16 @@ async fn people_are_told_once_after_failures_and_secrets_are_in_no_message() {
         other_side(vec![(200, json!([])), (201, json!({"html_url": "https://example.com/issues/1"}))]);
     let (pager, paged) = other_side(vec![(202, json!({}))]);
     let (jira, asked) = other_side(vec![(200, json!({"issues": [{"key": "SEC-7"}]}))]);
+    // As in the cloud, where the old way of searching is gone.
+    let (fresh, filed) = other_side(vec![
+        (410, json!({"errorMessages": ["The requested API has been removed."]})),
+        (200, json!({"issues": []})),
+        (201, json!({"id": "1", "key": "SEC-8"})),
+    ]);
+    let (slack, posted) = other_side(vec![(200, json!("ok"))]);
+    // Whoever knows Slack's address may write there: it is the secret.
+    let address = folder.path().join("address");
+    std::fs::write(&address, format!("{slack}\n")).unwrap();
     let (broken, _) = other_side(vec![(400, json!({}))]);
     let channels = vec![
         channel(json!({"name": "hook", "kind": "webhook", "url": hook, "secretFile": secret})),
@@ -76,6 +86,10 @@ async fn people_are_told_once_after_failures_and_secrets_are_in_no_message() {
         ),
         channel(json!({"name": "pager", "kind": "pagerDuty", "url": pager, "secretFile": secret})),
         channel(json!({"name": "jira", "kind": "jira", "url": jira, "project": "SEC", "secretFile": secret})),
+        channel(
+            json!({"name": "fresh", "kind": "jira", "url": fresh, "project": "SEC", "secretFile": secret}),
+        ),
+        channel(json!({"name": "chat", "kind": "slack", "secretFile": address})),
         channel(json!({"name": "broken", "kind": "webhook", "url": broken})),
     ];
     let Some(world) = World::with_channels("notify.send", channels).await else { return };
@@ -103,6 +117,22 @@ async fn people_are_told_once_after_failures_and_secrets_are_in_no_message() {
         "the ticket that is there"
     );
     assert_eq!(asked.lock().unwrap().len(), 1);
+
+    let act = world.begin(tell("x"), to("fresh")).await.unwrap();
+    let ticket = act.apply().await.unwrap()["url"].as_str().unwrap().to_owned();
+    assert!(ticket.ends_with("/browse/SEC-8"), "{ticket}");
+    let filed = filed.lock().unwrap().clone();
+    assert_eq!(filed.len(), 3, "{filed:?}");
+    assert!(filed[1].0.starts_with("GET /rest/api/3/search/jql?fields=key&jql=labels"), "{filed:?}");
+    assert!(filed[2].0.starts_with("POST /rest/api/2/issue"), "{filed:?}");
+    assert!(filed[2].1.contains(r#""key":"SEC""#), "{filed:?}");
+
+    // What was attacked writes no mention and no link there.
+    let act = world.begin(tell("<!channel> & <https://example.com|here>"), to("chat")).await.unwrap();
+    act.apply().await.unwrap();
+    let posted = posted.lock().unwrap().clone();
+    assert_eq!(posted.len(), 1);
+    assert!(posted[0].1.contains("&lt;!channel&gt; &amp; &lt;https://example.com|here&gt;"), "{posted:?}");
 
     let act = world.begin(tell("x"), to("pager")).await.unwrap();
     act.apply().await.unwrap();

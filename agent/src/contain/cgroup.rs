@@ -317,10 +317,17 @@ pub(super) fn find_mount(kind: &str) -> io::Result<Option<PathBuf>> {
 
 /// Failure of an operation on a cgroup; a cgroup that is gone is [`ActionFailure::TargetGone`].
 pub(super) fn failure(operation: &str, path: &str, source: &io::Error) -> ActionFailure {
-    if process::is_gone(source) || source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) {
+    if process::is_gone(source) || was_removed(source) {
         return ActionFailure::TargetGone { target: format!("cgroup {path}") };
     }
     ActionFailure::io(operation, format!("cgroup {path}"), source)
+}
+
+/// Whether the error says that a cgroup is gone: whoever writes to one that was removed while it was open is told ENODEV
+/// (kernfs_get_active, fs/kernfs/dir.c).
+pub(super) fn was_removed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 /// Undoes the octal escapes of /proc/self/mounts.

@@ -59,7 +59,7 @@ impl Contain {
         let result = match known {
             Some(Ok(outcome)) => return outcome,
             Some(Err(refusal)) => Err(refusal),
-            None if now > command.deadline => Err(ActionFailure::Expired),
+            None if now > command.deadline && !self.is_done(command) => Err(ActionFailure::Expired),
             None => self.phase(command, &clock),
         };
         let outcome = CommandOutcome {
@@ -99,7 +99,7 @@ impl Contain {
         }
         let id = self.reaction_id(&action, &target, now);
         let _alone = self.busy.enter(&id);
-        let task = Task::new(&self.scene, &id, &target);
+        let task = Task::of_the_node(&self.scene, &id, &target);
         let mut rollback = act(&action).capture(&task)?;
         if let RollbackState::Stop { processes } = &mut rollback {
             // Who reacts with a stop takes over a process that the hook has just stopped at its exec; it ran until then.
@@ -440,6 +440,19 @@ impl Contain {
         let mut journal = self.scene.journal();
         let durability = durability_of(&journal, &line);
         journal.append_done(line, durability)
+    }
+
+    /// Nothing is left to be done for this command: its answer is what has been done, however late it is asked for. Who heard "expired" of
+    /// what is in force would take it for not done, and nobody would ever lift it.
+    fn is_done(&self, command: &NodeCommand) -> bool {
+        let state = self.record(&command.action_id).map(|record| record.state);
+        match &command.phase {
+            Phase::Apply { .. } => {
+                matches!(state, Some(ActionState::Applied | ActionState::Verified | ActionState::Unverified))
+            }
+            Phase::Revert { .. } => matches!(state, Some(ActionState::Reverted | ActionState::Vacuous)),
+            Phase::Capture | Phase::Verify { .. } => false,
+        }
     }
 
     fn outputs(&self, id: &ActionId) -> Outputs {

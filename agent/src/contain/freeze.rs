@@ -76,7 +76,7 @@ impl Act for Freeze {
                     None => {
                         let held = Held::open(*process)?;
                         let from = cgroup_of(task, &held)?;
-                        task.scene.protected.check_process(&held, &from)?;
+                        task.check_process(&held, &from)?;
                         held
                     }
                 };
@@ -253,7 +253,7 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
             let held = Held::open(*process)?;
             // the jail that another action put it in is not its home
             let path = homes::true_home(task, held.pid(), held.stat, cgroup_of(task, &held)?)?;
-            task.scene.protected.check_process(&held, &path)?;
+            task.check_process(&held, &path)?;
             path
         }
         Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => {
@@ -274,7 +274,7 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
             });
         }
     }
-    task.scene.protected.check_cgroup(&cgroup)?;
+    task.check_cgroup(&cgroup)?;
     Ok(cgroup)
 }
 
@@ -303,7 +303,7 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
     let held = Held::open(process)?;
     // Another freeze may hold it already: it gets a jail of its own all the same, below its true home (see `homes`).
     let home = homes::true_home(task, held.pid(), held.stat, cgroup_of_fresh(task, &held)?)?;
-    task.scene.protected.check_process(&held, &home)?;
+    task.check_process(&held, &home)?;
     let place = jail::place(task, &home).map_err(|error| cgroup::failure("look at", &home, &error))?;
     let path = jail::jail_path(place, task.id);
     let was_stopped = stop::was_stopped(task, &held);
@@ -347,7 +347,7 @@ fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure>
         _ => task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error))?,
     };
     if !jail::is_jail(task, path) {
-        task.scene.protected.check_cgroup(&cgroup)?;
+        task.check_cgroup(&cgroup)?;
     }
     let _one_at_a_time = task.scene.foreign.lock();
     task.step("freeze");
@@ -422,7 +422,7 @@ fn stop_some(
     for held in some.iter().copied() {
         if held.key != root.key {
             let Ok(cgroup) = cgroup_of(task, held) else { continue };
-            if let Some(because) = task.scene.protected.process_reason(held, &cgroup)? {
+            if let Some(because) = task.process_reason(held, &cgroup)? {
                 spared.add(held.key, because);
                 continue;
             }

@@ -101,11 +101,11 @@ fn take_some(
         let Some(at) = at.filter(|at| *at != jail.path) else { continue };
         // in another freeze's jail it is not at home
         let from = homes::true_home(task, held.pid(), held.stat, at.clone())?;
-        if let Some(because) = task.scene.protected.process_reason(&held, &from)? {
+        if let Some(because) = task.process_reason(&held, &from)? {
             spared.add(held.key, because);
             continue;
         }
-        if at == from && !hold.contains(&at) && task.scene.protected.may_pause(&at) {
+        if at == from && !hold.contains(&at) && task.scene.protected.may_pause(&at, task.word) {
             hold.push(at);
         }
         members.push(MovedProcess { process: held.key, from });
@@ -139,13 +139,16 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
     task.note(Line::Paused { id: task.id.clone(), cgroups: paused.clone() })?;
     for cgroup in fresh {
         task.step("pause");
-        cgroup
-            .set_freeze_wish(Frozen::Yes)
-            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
         // one in uninterruptible sleep cannot fork either: no need to insist
-        let _still = cgroup
-            .await_event("frozen 1", Duration::from_millis(20))
-            .map_err(|error| cgroup::failure("hold still", &cgroup.path, &error))?;
+        let held = cgroup
+            .set_freeze_wish(Frozen::Yes)
+            .and_then(|()| cgroup.await_event("frozen 1", Duration::from_millis(20)));
+        match held {
+            Ok(_) => {}
+            // Whoever was in it has ended. Did that fail the freeze, a tree that makes and removes cgroups could not be frozen.
+            Err(error) if cgroup::was_removed(&error) => {}
+            Err(error) => return Err(cgroup::failure("hold still", &cgroup.path, &error).into()),
+        }
     }
     Ok(())
 }

@@ -321,14 +321,15 @@ fn let_go(task: &Task<'_>, held: &Held, way: &Way, of_the_root: &str) -> Result<
     use rustix::io::Errno;
     let cgroups = &task.scene.cgroups;
     let failed = |place: &str, error: io::Error| cgroup::failure("move a process back to", place, &error);
-    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let gone = cgroup::was_removed;
     task.step("move back");
     if let Some(jail) = &way.jail {
         match cgroups.cgroup(jail) {
-            Ok(cgroup) => {
-                let moved = move_to(task, &cgroup, held).map_err(|error| failed(jail, error))?;
-                return Ok(moved.then_some(Went::ToAnotherJail));
-            }
+            Ok(cgroup) => match move_to(task, &cgroup, held) {
+                Ok(moved) => return Ok(moved.then_some(Went::ToAnotherJail)),
+                Err(error) if gone(&error) => {}
+                Err(error) => return Err(failed(jail, error)),
+            },
             Err(error) if gone(&error) => {}
             Err(error) => return Err(failed(jail, error)),
         }
@@ -359,6 +360,7 @@ fn let_go(task: &Task<'_>, held: &Held, way: &Way, of_the_root: &str) -> Result<
                     why = "takes no processes any more";
                 }
             }
+            Err(error) if gone(&error) => {}
             Err(error) => return Err(failed(place, error)),
         }
     }
@@ -382,7 +384,7 @@ pub(super) fn resume(task: &Task<'_>) -> Result<(), ActionFailure> {
     for path in &paused {
         match task.scene.cgroups.cgroup(path).and_then(|cgroup| cgroup.set_freeze_wish(Frozen::No)) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if cgroup::was_removed(&error) => {}
             Err(error) => return Err(cgroup::failure("thaw", path, &error)),
         }
     }

@@ -161,7 +161,7 @@ fn kill_rounds(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<usiz
     while let Some(key) = round.pop() {
         let Some(held) = Held::open_if_there(key)? else { continue };
         let Ok(cgroup) = cgroup_of(task, &held) else { continue };
-        if let Some(because) = task.scene.protected.process_reason(&held, &cgroup)? {
+        if let Some(because) = task.process_reason(&held, &cgroup)? {
             spared.add(held.key, because);
             continue;
         }
@@ -219,7 +219,7 @@ fn lives(who: &str) -> ActionFailure {
 fn checked(task: &Task<'_>, key: ProcessKey) -> Result<Held, ActionFailure> {
     let held = Held::open(key)?;
     let cgroup = cgroup_of(task, &held)?;
-    task.scene.protected.check_process(&held, &cgroup)?;
+    task.check_process(&held, &cgroup)?;
     Ok(held)
 }
 

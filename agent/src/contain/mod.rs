@@ -13,6 +13,7 @@ mod evidence;
 mod file;
 mod freeze;
 mod gather;
+mod guard;
 mod homes;
 mod jail;
 mod journal;
@@ -40,11 +41,13 @@ use model::NodeId;
 
 pub use engine::{Contain, Lifted, Which, told_in_force};
 pub use evidence::EvidenceLimits;
+pub use guard::Guard;
 pub use journal::JournalError;
 pub use mask::{Mask, MaskAll};
 pub use protect::ProtectedList;
 pub use recover::{Drift, Recovered};
 pub use scene::{Lineage, StepHook};
+pub use sockets::{Protocol, sockets_that_can_be_destroyed};
 pub use unknown::{Stray, Unknown, journals_in_use, list as list_strays};
 
 /// How containment works on this node.
@@ -60,6 +63,8 @@ pub struct ContainConfig {
     pub bpffs: PathBuf,
     /// What is never touched, besides what is protected always.
     pub protected: ProtectedList,
+    /// What the controller says must be left alone; `None` on a host that is in no cluster.
+    pub guard: Option<Guard>,
     /// Bounds of an evidence capture.
     pub evidence: EvidenceLimits,
     /// Files larger than this are not quarantined (bytes).
@@ -82,6 +87,7 @@ impl ContainConfig {
             cgroup2_root: None,
             bpffs: PathBuf::from("/sys/fs/bpf"),
             protected: ProtectedList::default(),
+            guard: None,
             evidence: EvidenceLimits::default(),
             max_file_bytes: 1 << 30,
             lineage: None,
@@ -131,7 +137,7 @@ impl Contain {
             state_dir,
             bpffs: config.bpffs,
             boot: boot.trim().to_owned(),
-            protected: protect::Protected::new(config.protected, cgroups.clone()),
+            protected: protect::Protected::new(config.protected, cgroups.clone()).with(config.guard),
             cgroups,
             lineage: config.lineage,
             mask: config.mask,

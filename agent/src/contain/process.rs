@@ -129,6 +129,11 @@ impl Held {
         has_ended(&self.fd)
     }
 
+    /// A copy of one of its descriptors.
+    pub(super) fn descriptor(&self, number: i32) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(&self.fd, number, rustix::process::PidfdGetfdFlags::empty())?)
+    }
+
     /// Waits for its end, at most `millis`.
     pub(super) fn wait_end(&self, millis: u32) -> bool {
         let wait =
@@ -147,11 +152,7 @@ impl Held {
 
     /// Whether it was sent this signal and has not taken it.
     pub(super) fn is_pending(&self, signal: Signal) -> io::Result<bool> {
-        let status = match fs::read_to_string(self.proc_path("status")) {
-            Ok(status) => status,
-            Err(error) if is_gone(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        };
+        let Some(status) = status(self.pid())? else { return Ok(false) };
         // of the process (ShdPnd) and of its first thread (SigPnd), as masks with bit 0 for signal 1
         let masks = status.lines().filter_map(|line| {
             let mask = line.strip_prefix("ShdPnd:").or_else(|| line.strip_prefix("SigPnd:"))?;
@@ -231,11 +232,16 @@ pub(super) fn living_thread(pid: u32) -> u32 {
 
 /// The process that a thread belongs to; `None` when it has ended.
 pub(super) fn of_thread(thread: u32) -> io::Result<Option<u32>> {
-    match fs::read_to_string(format!("/proc/{thread}/status")) {
-        Ok(status) => {
-            let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-            Ok(line.and_then(|pid| pid.trim().parse().ok()))
-        }
+    let status = status(thread)?;
+    let line = status.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("Tgid:")));
+    Ok(line.and_then(|pid| pid.trim().parse().ok()))
+}
+
+/// `/proc/PID/status` of a process or thread; `None` when it has ended. Its first line is the name that the process gave itself, which may be
+/// any bytes: were they read as text, one that is none would keep it from being contained.
+pub(super) fn status(pid: u32) -> io::Result<Option<String>> {
+    match fs::read(format!("/proc/{pid}/status")) {
+        Ok(status) => Ok(Some(String::from_utf8_lossy(&status).into_owned())),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::{
     cgroup::{self, Cgroup, Hierarchy},
+    guard::{Guard, Left, Word},
     process::{self, Held},
 };
 
@@ -106,6 +107,8 @@ pub(super) struct Protected {
     agent: u32,
     /// As of the start. An orphan is adopted by one of its ancestors, so this set can only shrink.
     ancestors: Vec<ProcessKey>,
+    /// In a cluster: what the controller says of pods.
+    guard: Option<Guard>,
 }
 
 impl Protected {
@@ -122,33 +125,54 @@ impl Protected {
             ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].iter().filter_map(|link| fs::read_link(link).ok());
         let mount_namespaces = mount_namespaces.collect();
         let agent = std::process::id();
-        Self { list, cgroups, executables, mount_namespaces, agent, ancestors: ancestors(agent) }
+        let ancestors = ancestors(agent);
+        Self { list, cgroups, executables, mount_namespaces, agent, ancestors, guard: None }
+    }
+
+    /// With what a controller says of pods.
+    pub(super) fn with(self, guard: Option<Guard>) -> Self {
+        Self { guard, ..self }
     }
 
     /// Refuses a process that is protected by itself or by its cgroup.
-    pub(super) fn check_process(&self, held: &Held, cgroup: &str) -> Result<(), ActionFailure> {
-        match self.process_reason(held, cgroup)? {
-            Some(because) => Err(ActionFailure::Protected { target: process::name(held.key), because }),
+    pub(super) fn check_process(&self, held: &Held, cgroup: &str, word: Word) -> Result<(), ActionFailure> {
+        match self.left(held, cgroup, word)? {
+            Some(left) => Err(left.failure(process::name(held.key))),
             None => Ok(()),
         }
     }
 
     /// Why a process is not to be touched, if it is not.
-    pub(super) fn process_reason(&self, held: &Held, cgroup: &str) -> Result<Option<String>, ActionFailure> {
+    pub(super) fn process_reason(
+        &self,
+        held: &Held,
+        cgroup: &str,
+        word: Word,
+    ) -> Result<Option<String>, ActionFailure> {
+        Ok(self.left(held, cgroup, word)?.map(Left::because))
+    }
+
+    fn left(&self, held: &Held, cgroup: &str, word: Word) -> Result<Option<Left>, ActionFailure> {
         if let Some(because) = self.reason(held, || cgroup.to_owned()) {
-            return Ok(Some(because));
+            return Ok(Some(Left::Protected(because)));
+        }
+        if let Some(left) = self.guard.as_ref().and_then(|guard| guard.reason(cgroup, word)) {
+            return Ok(Some(left));
         }
         let unit = self.unit_of(cgroup).map_err(|error| unreadable(held.key, &error))?;
-        Ok(unit.map(|unit| format!("it belongs to {unit}")))
+        Ok(unit.map(|unit| Left::Protected(format!("it belongs to {unit}"))))
     }
 
     /// Refuses a whole cgroup that is the root, that is on the list, or that has a protected process in it or below it.
-    pub(super) fn check_cgroup(&self, cgroup: &Cgroup) -> Result<(), ActionFailure> {
+    pub(super) fn check_cgroup(&self, cgroup: &Cgroup, word: Word) -> Result<(), ActionFailure> {
         let refused = |because: String| {
             Err(ActionFailure::Protected { target: format!("cgroup {}", cgroup.path), because })
         };
         if cgroup.is_root() {
             return refused("it is the root cgroup".into());
+        }
+        if let Some(left) = self.guard.as_ref().and_then(|guard| guard.reason(&cgroup.path, word)) {
+            return Err(left.failure(format!("cgroup {}", cgroup.path)));
         }
         let unit = self.unit_of(&cgroup.path);
         if let Some(unit) = unit.map_err(|error| cgroup::failure("look at", &cgroup.path, &error))? {
@@ -166,7 +190,7 @@ impl Protected {
             // looked up only for those that it matters for: there may be thousands
             let at = || self.cgroups.path_of(pid).ok().flatten().unwrap_or_else(|| cgroup.path.clone());
             let because = match may_hold_services {
-                true => self.process_reason(&held, &at())?,
+                true => self.process_reason(&held, &at(), word)?,
                 false => self.reason(&held, at),
             };
             if let Some(because) = because {
@@ -177,8 +201,8 @@ impl Protected {
     }
 
     /// Whether the whole cgroup may be held still for a moment.
-    pub(super) fn may_pause(&self, path: &str) -> bool {
-        self.cgroups.cgroup(path).is_ok_and(|cgroup| self.check_cgroup(&cgroup).is_ok())
+    pub(super) fn may_pause(&self, path: &str, word: Word) -> bool {
+        self.cgroups.cgroup(path).is_ok_and(|cgroup| self.check_cgroup(&cgroup, word).is_ok())
     }
 
     /// Why a file is not to be touched.
@@ -283,7 +307,7 @@ fn identity(path: &Path, flags: AtFlags) -> io::Result<Identity> {
 
 /// Real and effective user are root's, as the agent's user namespace sees them: the root of another namespace is nobody here.
 fn is_root_process(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = process::status(pid).ok().flatten().unwrap_or_default();
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let mut users = users.split_ascii_whitespace();
     users.next() == Some("0") && users.next() == Some("0")
@@ -316,7 +340,7 @@ mod tests {
     }
 
     fn refusal(protected: &Protected, pid: u32, cgroup: &str) -> Option<String> {
-        protected.process_reason(&Held::open_pid(pid).unwrap()?, cgroup).unwrap()
+        protected.process_reason(&Held::open_pid(pid).unwrap()?, cgroup, Word::Own).unwrap()
     }
 
     fn is_root(test: &str) -> bool {

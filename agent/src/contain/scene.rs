@@ -12,8 +12,9 @@ use model::{
 };
 
 use super::{
-    cgroup::Hierarchy,
+    cgroup::{Cgroup, Hierarchy},
     evidence::EvidenceLimits,
+    guard::Word,
     journal::{Durability, Journal, Line},
     mask::Mask,
     network::Spare,
@@ -67,6 +68,8 @@ pub(super) struct Task<'a> {
     pub(super) scene: &'a Scene,
     pub(super) id: &'a ActionId,
     pub(super) target: &'a Target,
+    /// On whose word it is done.
+    pub(super) word: Word,
     /// The process that `capture` took hold of and checked, for an `apply` that follows at once: on the way to a freeze
     /// looking at /proc twice costs a fifth of the time.
     pub(super) taken: RefCell<Option<Held>>,
@@ -89,14 +92,35 @@ impl<'a> Task<'a> {
             scene,
             id,
             target,
+            word: Word::Told,
             taken: RefCell::new(None),
             in_force: Cell::new(None),
             clean: Cell::new(Clean::Yes),
         }
     }
+
+    /// One that a rule asks for, and nobody else.
+    pub(super) fn of_the_node(scene: &'a Scene, id: &'a ActionId, target: &'a Target) -> Self {
+        Self { word: Word::Own, ..Self::new(scene, id, target) }
+    }
 }
 
 impl Task<'_> {
+    /// Refuses a process that is protected by itself or by its cgroup, or whose pod must be left alone (I6, I9).
+    pub(super) fn check_process(&self, held: &Held, cgroup: &str) -> Result<(), ActionFailure> {
+        self.scene.protected.check_process(held, cgroup, self.word)
+    }
+
+    /// Why a process is not to be touched, if it is not.
+    pub(super) fn process_reason(&self, held: &Held, cgroup: &str) -> Result<Option<String>, ActionFailure> {
+        self.scene.protected.process_reason(held, cgroup, self.word)
+    }
+
+    /// Refuses a whole cgroup, likewise.
+    pub(super) fn check_cgroup(&self, cgroup: &Cgroup) -> Result<(), ActionFailure> {
+        self.scene.protected.check_cgroup(cgroup, self.word)
+    }
+
     /// Writes a line before the effect that it announces.
     pub(super) fn note(&self, line: Line) -> Result<(), ActionFailure> {
         self.scene.step("journal");

@@ -38,7 +38,7 @@ impl Act for Stop {
             task.step("stop");
             seen.push(stop(task, &held)?);
         }
-        let stopped = seen.iter().filter(|stand| matches!(stand, Stand::Stopped | Stand::Frozen)).count();
+        let stopped = seen.iter().filter(|stand| stand.is_still()).count();
         let seen: Vec<&str> = seen.into_iter().map(Stand::word).collect();
         Ok(Outputs::from([("stopped".to_owned(), json!(stopped)), ("seen".to_owned(), json!(seen))]))
     }
@@ -71,8 +71,10 @@ pub(super) struct Continued {
 pub(super) enum Stand {
     /// By a signal, or by a tracer.
     Stopped,
-    /// With its cgroup.
+    /// With its cgroup, and a SIGSTOP is pending for when that is thawed.
     Frozen,
+    /// With its cgroup alone: whoever thaws that lets it run.
+    FrozenAlone,
     /// It has not taken the SIGSTOP that is pending.
     Asked,
     Runs,
@@ -80,10 +82,14 @@ pub(super) enum Stand {
 }
 
 impl Stand {
+    fn is_still(self) -> bool {
+        matches!(self, Self::Stopped | Self::Frozen | Self::FrozenAlone)
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
-            Self::Frozen => "frozen",
+            Self::Frozen | Self::FrozenAlone => "frozen",
             Self::Asked => "asked",
             Self::Runs => "running",
             Self::Ended => "ended",
@@ -107,7 +113,7 @@ pub(super) fn await_stand(task: &Task<'_>, held: &Held, deadline: Instant) -> Re
     // No event tells a stranger of a stop (only the parent's waitid does), so it looks.
     loop {
         let seen = stand(task, held)?;
-        if matches!(seen, Stand::Stopped | Stand::Frozen | Stand::Ended) || Instant::now() >= deadline {
+        if seen.is_still() || seen == Stand::Ended || Instant::now() >= deadline {
             return Ok(seen);
         }
         std::thread::yield_now();
@@ -126,7 +132,7 @@ fn stand(task: &Task<'_>, held: &Held) -> Result<Stand, ActionFailure> {
         if let Some(path) = path
             && task.scene.cgroups.cgroup(&path).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false)
         {
-            return Ok(Stand::Frozen);
+            return Ok(if asked { Stand::Frozen } else { Stand::FrozenAlone });
         }
         if asked {
             return Ok(Stand::Asked);
@@ -179,10 +185,12 @@ pub(super) fn verify_stopped(task: &Task<'_>, processes: &[StoppedProcess]) -> R
             Err(other) => return Err(other),
         };
         alive += 1;
-        if stand(task, &held)? == Stand::Runs {
-            let found = format!("{} is in state {}", process::name(held.key), char::from(held.stat.state));
-            return Ok(Effect::Missing { found });
-        }
+        let found = match stand(task, &held)? {
+            Stand::Runs => format!("is in state {}", char::from(held.stat.state)),
+            Stand::FrozenAlone => "was continued, and only its frozen cgroup holds it".into(),
+            Stand::Stopped | Stand::Frozen | Stand::Asked | Stand::Ended => continue,
+        };
+        return Ok(Effect::Missing { found: format!("{} {found}", process::name(held.key)) });
     }
     if alive == 0 {
         return Err(ActionFailure::TargetGone { target: "every stopped process".into() });
@@ -206,6 +214,6 @@ fn checked(task: &Task<'_>, key: ProcessKey) -> Result<Held, ActionFailure> {
     let cgroup =
         cgroup.map_err(|error| ActionFailure::io("find the cgroup of", process::name(key), &error))?;
     let cgroup = cgroup.ok_or_else(|| ActionFailure::TargetGone { target: process::name(key) })?;
-    task.scene.protected.check_process(&held, &cgroup)?;
+    task.check_process(&held, &cgroup)?;
     Ok(held)
 }

@@ -56,7 +56,7 @@ impl Reacted {
         self.note(process, Note { generation, state: State::Done });
     }
 
-    /// Notes a failure. A failure of the system is tried again; what was refused only if another event asks for it.
+    /// Notes a failure. A failure of the system, and a pod that is not known yet, is tried again; what was refused only if another event asks for it.
     pub(super) fn failed(
         &mut self,
         process: ProcessKey,
@@ -76,7 +76,11 @@ impl Reacted {
         let next = BootNs(at.0.saturating_add(pause));
         self.note(process, Note { generation, state: State::Failed { tries, next } });
         self.waiting.retain(|(waiting, _)| *waiting != process);
-        let may_help = matches!(failure, ActionFailure::Io { .. } | ActionFailure::Expired);
+        // A pod that was not told of yet will be: its controller hears of it as it is placed.
+        let may_help = matches!(
+            failure,
+            ActionFailure::Io { .. } | ActionFailure::Expired | ActionFailure::Unattributed { .. }
+        );
         if may_help && tries < Self::MAX_TRIES && self.waiting.len() < Self::MOST_WAITING {
             self.waiting.push_back((process, rule.clone()));
         }

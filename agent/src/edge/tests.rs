@@ -1,7 +1,7 @@
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use detect::{
-    load,
+    fold, load,
     matcher::{Options, RuleSet, Swap},
     source::SourceFile,
 };
@@ -50,6 +50,8 @@ type Log = Arc<Mutex<Vec<String>>>;
 enum Answer {
     Done,
     Protected,
+    /// In a pod that so many tries find unknown; then it is done.
+    Unattributed(u32),
     /// So many fail, then they are done.
     Busy(u32),
 }
@@ -77,6 +79,11 @@ impl Reactor for Watching {
             Answer::Protected => {
                 return Err(ActionFailure::Protected { target: target.to_string(), because: "test".into() });
             }
+            Answer::Unattributed(times) if *times > 0 => {
+                *times -= 1;
+                let because = "nobody told of its pod".into();
+                return Err(ActionFailure::Unattributed { target: target.to_string(), because });
+            }
             Answer::Busy(times) if *times > 0 => {
                 *times -= 1;
                 return Err(ActionFailure::Io {
@@ -85,7 +92,7 @@ impl Reactor for Watching {
                     because: "busy".into(),
                 });
             }
-            Answer::Busy(_) | Answer::Done => {}
+            Answer::Busy(_) | Answer::Unattributed(_) | Answer::Done => {}
         }
         drop(answer);
         Ok(ActionRecord {
@@ -153,7 +160,7 @@ fn bench(authority: Authority, answer: Answer, room: usize) -> Bench {
         clock: Arc::new(Clock::new()),
         tree: Arc::new(Mutex::new(tree)),
         rules: swap.follow(),
-        fold: Arc::default(),
+        fold: Arc::new(Mutex::new(Fold::new(fold::Limits::NODE))),
         reactor: Arc::new(Watching { log: Arc::clone(&log), answer: Mutex::new(answer) }),
         holder: Box::new(Letting(Arc::clone(&log))),
         authority: Arc::new(RwLock::new(authority)),
@@ -247,7 +254,40 @@ fn i9_a_refused_reaction_lets_a_held_process_go() {
     bench.edge.take_in(exec(9, 3, &["x", "stopme"], Held::Yes));
     assert_eq!(bench.done().last().unwrap(), "let go 9");
     assert_eq!(bench.counts.failed_reactions.load(Ordering::Relaxed), 2);
-    assert_eq!(bench.findings().len(), 1, "it is told all the same");
+    let findings = bench.findings();
+    let [told] = &findings[..] else { panic!("it is told all the same: {findings:?}") };
+    let [refused] = &told.reactions[..] else { panic!("and so is the refusal: {told:?}") };
+    assert_eq!((refused.state, refused.applied), (ActionState::Failed, None));
+    assert!(refused.detail.contains("is protected: test"), "{}", refused.detail);
+}
+
+#[test]
+fn i11_refusals_come_with_their_findings_and_are_bounded_as_these_are() {
+    let mut bench = bench(Authority::React, Answer::Protected, 64);
+    let (mut told, mut refused) = (0, 0);
+    for pid in 10..1010 {
+        bench.edge.take_in(exec(pid, SECOND, &["x", "freezeme"], Held::No));
+        for draft in bench.drafts.try_iter() {
+            let Draft::Finding(finding, _) = draft else { panic!("a refusal beside its finding") };
+            told += 1;
+            refused += finding.reactions.len();
+        }
+    }
+    assert!(told <= 128 && refused == told, "{told} told, {refused} refused");
+}
+
+#[test]
+fn i9_what_was_refused_because_its_pod_was_not_known_is_done_once_it_is() {
+    let mut bench = bench(Authority::React, Answer::Unattributed(2), 16);
+    bench.edge.take_in(exec(7, SECOND, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.findings()[0].reactions[0].state, ActionState::Failed);
+    for tenth in 10..200 {
+        bench.edge.try_again(BootNs(tenth * SECOND / 10));
+    }
+    let told: Vec<_> = bench.drafts.try_iter().collect();
+    let [Draft::Reaction(done)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(done.state, ActionState::Applied);
+    assert_eq!(bench.done().len(), 3);
 }
 
 #[test]
@@ -336,7 +376,7 @@ fn i11_a_flood_of_reacting_processes_is_bounded_and_every_reaction_is_told() {
     }
     let bounds = ReactionBounds::default();
     assert_eq!((reacted, bench.done().len()), (bounds.by_rule, bounds.by_rule));
-    assert_eq!(told, Fold::MAX_VARIANTS + 1);
+    assert_eq!(told, fold::Limits::NODE.variants + 1);
     assert_eq!(bench.counts.withheld_reactions.load(Ordering::Relaxed), 10_000 - bounds.by_rule as u64);
 }
 

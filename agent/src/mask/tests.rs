@@ -178,6 +178,16 @@ fn finding(args: Vec<String>, secret: &str) -> Finding {
     }
 }
 
+#[test]
+fn what_only_a_process_of_the_context_was_given_is_masked_too() {
+    let mut finding = finding(words(&["app"]), "plain");
+    let earlier = process(7, words(&["app", "--password=QZhunter2QZ"]));
+    finding.context.push(event(earlier, None, Activity::IoUringSetup { entries: 1 }));
+    masker_once().finding(&mut finding);
+    let out = serde_json::to_string(&finding).unwrap();
+    assert!(!out.contains("QZhunter2QZ"), "{out}");
+}
+
 /// The ways in which a secret is handed to a program.
 fn carrier() -> impl Strategy<Value = fn(&str) -> Vec<String>> {
     let carriers: Vec<fn(&str) -> Vec<String>> = vec![

@@ -63,15 +63,27 @@ impl Lane {
             .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
             .collect();
         paths.sort_unstable();
-        let mut segments = Vec::new();
+        let mut segments: Vec<Segment> = Vec::new();
         for path in paths {
+            // Never waited for, and never written through: a pipe, a device, a link.
+            let looked =
+                fs::symlink_metadata(&path).map_err(|source| SpoolError::new("look at", &path, source))?;
+            if !looked.is_file() {
+                let name = path.display();
+                notes.push(format!(
+                    "{name}: no regular file, so none of ours; it was left alone: move it away"
+                ));
+                continue;
+            }
             if let Some(segment) = mend(&path, notes, damaged)? {
                 segments.push(segment);
             } else {
                 fs::remove_file(&path).map_err(|source| SpoolError::new("remove", &path, source))?;
             }
         }
-        let durable = segments.last().map_or(Seq(0), |segment: &Segment| segment.last);
+        // Whatever somebody called them: they are read in the order of what is in them.
+        segments.sort_by_key(|segment| segment.first);
+        let durable = segments.iter().map(|segment| segment.last).max().unwrap_or(Seq(0));
         Ok(Self {
             folder: folder.to_owned(),
             segments,
@@ -87,7 +99,7 @@ impl Lane {
     }
 
     pub(super) fn last(&self) -> Option<Seq> {
-        self.segments.last().map(|segment| segment.last)
+        self.segments.iter().map(|segment| segment.last).max()
     }
 
     pub(super) fn append(&mut self, seq: Seq, bytes: &[u8]) -> Result<(), SpoolError> {
@@ -240,7 +252,7 @@ impl Segment {
                 // Damaged while we run: find the next one.
                 let mut rest = vec![0; room];
                 file.read_exact_at(&mut rest, offset).map_err(fault)?;
-                let skip = frame::next(&rest, 1).unwrap_or(room);
+                let skip = frame::next(&rest, 1, &mut { frame::MAX_SEARCH }).unwrap_or(room);
                 if !self.known_damage.contains(&offset) {
                     self.known_damage.push(offset);
                     *damaged += 1;
@@ -285,19 +297,19 @@ fn mend(path: &Path, notes: &mut Vec<String>, damaged: &mut u64) -> Result<Optio
     let mut file = File::options().read(true).write(true).open(path).map_err(fault("open"))?;
     (&mut file).take(MAX_SEGMENT).read_to_end(&mut bytes).map_err(fault("read"))?;
     let name = path.display();
-    let (mut at, mut end) = (0, 0);
+    let (mut at, mut end, mut search) = (0, 0, frame::MAX_SEARCH);
     let mut known_damage = Vec::new();
     let (mut first, mut last, mut reports) = (None, Seq(0), 0);
     while at < bytes.len() {
         if let Some(frame) = frame::decode(&bytes[at..]) {
             first.get_or_insert(frame.seq);
-            last = frame.seq;
+            last = last.max(frame.seq);
             reports += 1;
             at += frame.size;
             end = at;
             continue;
         }
-        match frame::next(&bytes, at + 1) {
+        match frame::next(&bytes, at + 1, &mut search) {
             Some(next) => {
                 *damaged += 1;
                 known_damage.push(at as u64);

@@ -37,7 +37,14 @@ impl Positions {
         notes: &mut Vec<String>,
     ) -> Result<Self, SpoolError> {
         let path = folder.join("positions");
-        let is_new = !path.exists();
+        let is_new = match std::fs::symlink_metadata(&path) {
+            Ok(looked) if looked.is_file() => false,
+            Ok(_) => {
+                let because = "it is no regular file: move it away, and positions go on from the clock";
+                return Err(SpoolError::new("use", &path, std::io::Error::other(because)));
+            }
+            Err(_) => true,
+        };
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -136,5 +143,6 @@ fn parse(slot: &[u8]) -> Option<[u64; 4]> {
     for (number, bytes) in parsed.iter_mut().zip(numbers.chunks_exact(8)) {
         *number = u64::from_le_bytes(bytes.try_into().ok()?);
     }
-    Some(parsed)
+    // Whole and yet no agent's: nothing may begin to count there.
+    parsed.iter().all(|number| *number < super::frame::MAX_POSITION).then_some(parsed)
 }

@@ -79,8 +79,9 @@ fn segment(path: &Path) -> io::Result<Vec<Spooled>> {
     let bytes = fs::read(path)?;
     let mut reports = Vec::new();
     let mut at = 0;
+    let mut search = frame::MAX_SEARCH;
     let mut last = Seq(0);
-    while let Some(begin) = frame::next(&bytes, at) {
+    while let Some(begin) = frame::next(&bytes, at, &mut search) {
         let Some(found) = frame::decode(&bytes[begin..]) else { break };
         at = begin + found.size;
         if found.seq > last

@@ -114,6 +114,26 @@ fn i3_reports_come_out_in_order_until_acknowledged_over_restarts() {
 }
 
 #[test]
+fn i3_what_a_crash_may_still_take_is_not_given_out_and_its_position_is_never_given_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder);
+    let durable = spool.append(&repeat(1)).unwrap();
+    spool.sync().unwrap();
+    let lost = (2..20).map(|n| spool.append(&repeat(n)).unwrap()).last().unwrap();
+    let given: Vec<Seq> = spool.read(Seq(0), usize::MAX).unwrap().iter().map(|spooled| spooled.seq).collect();
+    assert_eq!(given, [durable], "the others, in the same file, are not on the disk yet");
+    drop(spool);
+    // The machine loses power: nothing of the file has reached the disk.
+    for lane in fs::read_dir(folder.path()).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        for file in fs::read_dir(lane.path()).unwrap().flatten() {
+            fs::remove_file(file.path()).unwrap();
+        }
+    }
+    let mut spool = open(&folder);
+    assert!(spool.append(&repeat(99)).unwrap() > lost);
+}
+
+#[test]
 fn an_acknowledgement_beyond_what_was_sent_loses_nothing_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder);
@@ -143,6 +163,8 @@ fn i11_at_the_limit_the_oldest_of_the_lowest_level_goes_and_is_counted() {
     assert_eq!(left[..50], critical, "no critical one goes before a low one");
     let low = left.len() as u64 - 50;
     assert_eq!(spool.loss(), SpoolLoss { dropped: [2000 - low, 0, 0, 0], damaged: 0 });
+    let said = format!("gave up {} low, 0 medium, 0 high and 0 critical reports", 2000 - low);
+    assert!(spool.complaints().iter().any(|one| one.contains(&said) && one.contains("make room")));
     assert_eq!(left.last().unwrap(), &finding(Level::Low, &format!("1999 {long}")), "the newest stays");
     // With nothing lower left, the oldest critical ones go.
     for n in 0..2000 {
@@ -212,6 +234,91 @@ fn damage_while_running_is_skipped_and_named() {
     assert_eq!(all(&mut spool), [repeat(0), repeat(2)]);
     assert_eq!(spool.loss().damaged, 1);
     assert!(spool.notes()[0].contains("a damaged report at offset"), "{:?}", spool.notes());
+    assert!(spool.complaints().iter().any(|one| one.contains("1 reports in the spool were damaged")));
+}
+
+#[test]
+fn i11_what_is_no_file_of_ours_is_told_and_left_alone_and_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder);
+    spool.append(&repeat(1)).unwrap();
+    spool.sync().unwrap();
+    drop(spool);
+    let lane = folder.path().join("high");
+    let pipe = lane.join("00000000000000000000.seg");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::create_dir(lane.join("a.seg")).unwrap();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink(&precious, lane.join("link.seg")).unwrap();
+    let mut spool = open(&folder);
+    for name in ["00000000000000000000.seg", "a.seg", "link.seg"] {
+        let told = |note: &&String| note.contains(name) && note.contains("move it away");
+        assert!(spool.notes().iter().any(|note| told(&note)), "{name}: {:?}", spool.notes());
+    }
+    assert_eq!(all(&mut spool), [repeat(1)]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    drop(spool);
+    let positions = folder.path().join("positions");
+    fs::remove_file(&positions).unwrap();
+    assert!(Command::new("mkfifo").arg(&positions).status().unwrap().success());
+    let error = Spool::open(folder.path(), MIN_LIMIT).unwrap_err().to_string();
+    assert!(error.contains("positions") && error.contains("move it away"), "{error}");
+}
+
+#[test]
+fn positions_that_no_agent_gave_out_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder);
+    spool.append(&repeat(1)).unwrap();
+    spool.sync().unwrap();
+    drop(spool);
+    // Whole by their sums, and made by somebody else.
+    let forged = frame::encode(Seq(u64::MAX), &repeat(2));
+    fs::write(folder.path().join("high/99999999999999999999.seg"), &forged).unwrap();
+    let mut slot: Vec<u8> = [u64::MAX; 4].iter().flat_map(|number| number.to_le_bytes()).collect();
+    let crc = crc32fast::hash(&slot);
+    slot.extend_from_slice(&crc.to_le_bytes());
+    fs::write(folder.path().join("positions"), [slot.clone(), slot].concat()).unwrap();
+    let mut spool = open(&folder);
+    assert!(spool.notes().iter().any(|note| note.contains("both slots are damaged")), "{:?}", spool.notes());
+    assert!(
+        spool.notes().iter().any(|note| note.contains("99999999999999999999.seg")),
+        "{:?}",
+        spool.notes()
+    );
+    let next = spool.append(&repeat(3)).unwrap();
+    assert!(next.0 < frame::MAX_POSITION && spool.epoch().0 < frame::MAX_POSITION);
+    spool.sync().unwrap();
+    assert_eq!(all(&mut spool), [repeat(1), repeat(3)]);
+}
+
+#[test]
+fn files_under_other_names_are_read_in_the_order_of_what_is_in_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let lane = folder.path().join("high");
+    fs::create_dir_all(&lane).unwrap();
+    for (name, numbers) in [("a", 3..5), ("b", 1..3), ("c", 3..5)] {
+        let frames = numbers.map(|n| frame::encode(Seq(n), &repeat(n))).collect::<Vec<_>>();
+        fs::write(lane.join(format!("{name}.seg")), frames.concat()).unwrap();
+    }
+    let mut spool = open(&folder);
+    assert_eq!(all(&mut spool), (1..5).map(repeat).collect::<Vec<_>>(), "each once");
+    assert!(spool.append(&repeat(9)).unwrap() > Seq(4));
+    spool.acknowledge(Seq(2)).unwrap();
+    assert_eq!(all(&mut spool)[..2], [repeat(3), repeat(4)]);
+}
+
+#[test]
+fn i11_the_search_for_the_next_frame_is_bounded() {
+    let one = [b"HSF1".as_slice(), &(1_u32 << 20).to_le_bytes()].concat();
+    let mut bytes = one.repeat(512 << 10);
+    let good = bytes.len();
+    bytes.extend(frame::encode(Seq(1), &repeat(1)));
+    let mut search = 1 << 30;
+    assert_eq!(frame::next(&bytes, 0, &mut search), None, "given up");
+    assert!(search < (1 << 20) + 20);
+    assert_eq!(frame::next(&bytes, good - 80, &mut { 1 << 30 }), Some(good));
 }
 
 /// A file system of 256 KiB.
@@ -253,6 +360,9 @@ fn a_full_disk_loses_nothing_that_fits_in_memory_and_goes_on_when_there_is_room(
     }
     spool.sync().unwrap();
     assert!(spool.is_disk_full());
+    assert!(
+        spool.complaints().iter().any(|one| one.contains("the disk is full") && one.contains("make room"))
+    );
     assert_eq!(spool.loss().total(), 0);
     fs::remove_file(&ballast).unwrap();
     spool.sync().unwrap();

@@ -124,7 +124,9 @@ impl Procfs {
             None => (format!("[{comm}]"), ExeFile::default()),
         };
         let (args, args_truncated) = arguments(&mut self.aside, &folder);
-        let status = fs::read_to_string(format!("{folder}/status")).ok()?;
+        // A name that is no text must not hide what was there before us.
+        let status = fs::read(format!("{folder}/status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
         let namespace = |name: &str| {
             fs::metadata(format!("{folder}/ns/{name}")).map_or(0, |m| u32::try_from(m.ino()).unwrap_or(0))
         };

@@ -31,6 +31,31 @@ pub fn parse(path: &str) -> Workload {
     }
 }
 
+/// In whose pod a cgroup is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodOf {
+    /// In none.
+    None,
+    /// In this one, by the uid in the path.
+    Pod(String),
+    /// Where the kubelet keeps pods, and of none whose uid could be told.
+    Untold,
+}
+
+/// The pod of the cgroup at `path`. Unlike with [`parse`] the outermost one counts, since only the kubelet makes that: below its own cgroup
+/// a container may make what it likes, and call it after a pod that is protected.
+#[must_use]
+pub fn pod_of(path: &str) -> PodOf {
+    let mut kubelets = false;
+    for segment in path.split('/') {
+        if let Some(uid) = pod_uid(segment).filter(|_| kubelets || segment.contains("kubepods")) {
+            return PodOf::Pod(uid);
+        }
+        kubelets |= segment.starts_with("kubepods") || segment.starts_with("kubelet-kubepods");
+    }
+    if kubelets { PodOf::Untold } else { PodOf::None }
+}
+
 /// `pod<uid>` (cgroupfs driver) or `kubepods[-<qos>]-pod<uid with _>.slice` (systemd driver).
 fn pod_uid(segment: &str) -> Option<String> {
     // A segment of the cgroupfs driver given systemd's form: `kubelet-kubepods-…-pod<uid>.slice:cri-containerd:<id>`.
@@ -217,6 +242,36 @@ mod tests {
         for path in ["/", "/hemostat-demo", "/kubepods/besteffort", "/pod-of-whales", "/docker", "/.service"]
         {
             assert_eq!(parse(path), Workload::Host { cgroup_path: path.into() });
+        }
+    }
+
+    #[test]
+    fn the_outermost_pod_is_the_one_that_the_kubelet_made() {
+        let (ours, theirs) = (UID, "00000000-9d2e-4f7b-8a1c-2e3f4a5b6c7d");
+        let under = UID.replace('-', "_");
+        for path in [
+            format!("/kubepods/besteffort/pod{ours}/{ID}"),
+            format!("/kubepods/pod{ours}"),
+            format!("/kubepods/pod{ours}/{ID}/kubepods/pod{theirs}/{ID}"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"
+            ),
+            format!("/system.slice/kubepods-besteffort-pod{under}.slice:cri-containerd:{ID}"),
+            format!(
+                "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{ID}.scope"
+            ),
+            format!("/docker/0123456789abcdef/kubepods/pod{ours}/{ID}"),
+            format!("/kubepods/pod{ours}/{ID}/hemostat-act-1"),
+        ] {
+            assert_eq!(pod_of(&path), PodOf::Pod(ours.into()), "{path}");
+        }
+        for path in
+            ["/", "/system.slice/ssh.service", &format!("/docker/{ID}"), &format!("/user/pod{ours}/{ID}")]
+        {
+            assert_eq!(pod_of(path), PodOf::None, "{path}");
+        }
+        for path in ["/kubepods", "/kubepods/besteffort/pod../x", &format!("/kubepods.slice/{ID}")] {
+            assert_eq!(pod_of(path), PodOf::Untold, "{path}");
         }
     }
 

@@ -1,10 +1,20 @@
 //! Commands of the controller: each phase once, and none that is late, foreign or ambiguous.
 
-use model::{ActionFailure, ActionId, CommandKey, Effect, NodeCommand, NodeId, Phase, PhaseDone, Timestamp};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use hemostat_agent::contain::Which;
+use model::{
+    ActionFailure, ActionId, CommandKey, Effect, NodeCommand, NodeId, Phase, PhaseDone, RollbackState,
+    Timestamp,
+};
 
 use crate::{
     SUBTREE, command,
-    ground::{Ground, now, process},
+    ground::{Ground, now, open, process},
 };
 
 #[test]
@@ -56,4 +66,38 @@ fn i9_commands_that_are_late_foreign_or_ambiguous_are_refused() {
     let other_action = NodeCommand { action_id: ActionId::new("act-2"), ..good };
     assert!(matches!(contain.handle(&other_action, now()).result, Err(ActionFailure::TargetChanged { .. })));
     assert!(contain.in_force().is_empty());
+}
+
+/// The agent dies after the effect and before its answer; the same command comes again, late.
+#[test]
+fn i7_what_was_done_before_a_crash_is_not_called_expired_after_it() {
+    let Some(ground) = Ground::new("late answer") else { return };
+    let pid = ground.shell("while :; do :; done");
+    let before = ground.snapshot();
+    let mut config = ground.config();
+    let journal = config.state_dir.join("journal");
+    config.on_step = Some(Arc::new(move |step| {
+        let done = fs::read_to_string(&journal).unwrap_or_default().contains("\"line\":\"applied\"");
+        assert!(step != "journal" || !done, "the agent dies here");
+    }));
+    let target = process(pid);
+    let apply = || Phase::Apply { rollback: RollbackState::Nothing };
+    let died = catch_unwind(AssertUnwindSafe(|| {
+        let contain = open(&config);
+        contain.handle(&command(&SUBTREE, &target, Phase::Capture, "k"), now()).result.unwrap();
+        contain.handle(&command(&SUBTREE, &target, apply(), "k"), now())
+    }));
+    assert!(died.is_err(), "{died:?}");
+    config.on_step = None;
+    let contain = open(&config);
+    contain.recover(now());
+    assert_ne!(ground.snapshot(), before, "it is in force");
+    let late = NodeCommand { deadline: Timestamp(0), ..command(&SUBTREE, &target, apply(), "k") };
+    let again = contain.handle(&late, now());
+    assert!(matches!(again.result, Ok(PhaseDone::Applied { .. })), "{again:?}");
+    // And one that was not done is late.
+    let other = NodeCommand { deadline: Timestamp(0), ..command(&SUBTREE, &target, apply(), "other") };
+    assert_eq!(contain.handle(&other, now()).result, Err(ActionFailure::Expired));
+    contain.release(&Which::All);
+    assert_eq!(ground.snapshot(), before);
 }

@@ -137,14 +137,15 @@ impl Exact {
 
 fn signals_of(pid: u32) -> BTreeMap<String, String> {
     const KEPT: [&str; 6] = ["PPid", "Threads", "SigPnd", "ShdPnd", "SigIgn", "SigCgt"];
-    // A parent is told that a child stopped and went on, and a parent that is stopped itself has that pending.
-    const CHLD: u64 = 1 << 16;
+    // A parent is told that a child stopped and went on, and a parent that is stopped itself has that pending. Likewise our SIGCONT to one
+    // that blocked all in passing when somebody froze its cgroup: it is dropped as soon as it runs.
+    const PASSING: u64 = (1 << 16) | (1 << 17);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let fields = status.lines().filter_map(|line| line.split_once(':'));
     let kept = fields.filter(|(name, _)| KEPT.contains(name)).map(|(name, value)| {
         let value = match name {
             "SigPnd" | "ShdPnd" => {
-                format!("{:016x}", u64::from_str_radix(value.trim(), 16).unwrap() & !CHLD)
+                format!("{:016x}", u64::from_str_radix(value.trim(), 16).unwrap() & !PASSING)
             }
             _ => value.trim().to_owned(),
         };

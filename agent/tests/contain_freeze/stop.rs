@@ -122,3 +122,44 @@ fn a_stopped_process_is_adopted_and_only_ours_is_continued() {
     wait_for("ours to run", || state_of(ours) == Some('R'));
     assert_eq!(state_of(theirs), Some('T'), "theirs was stopped before us");
 }
+
+#[test]
+fn i4_who_is_continued_while_somebody_elses_freeze_holds_it_is_stopped_again() {
+    let Some(ground) = Ground::new("continued in a frozen cgroup") else { return };
+    let (frozen, _) = ground.sub("frozen");
+    for (was_stopped, name) in [(false, "a"), (true, "b")] {
+        let pid = ground.shell("while :; do :; done");
+        if was_stopped {
+            signal(pid, Signal::STOP);
+            wait_for("the stop", || state_of(pid) == Some('T'));
+        }
+        fs::write(frozen.join("cgroup.procs"), pid.to_string()).unwrap();
+        fs::write(frozen.join("cgroup.freeze"), "1").unwrap();
+        wait_for("the freeze", || {
+            fs::read_to_string(frozen.join("cgroup.events")).unwrap().contains("frozen 1")
+        });
+        let contain = ground.contain();
+        let apply =
+            |phase, name| contain.handle(&command(&NodeAction::Stop, &process(pid), phase, name), now());
+        let captured = apply(Phase::Capture, name).result.unwrap();
+        let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
+        apply(Phase::Apply { rollback }, name).result.unwrap();
+        assert_eq!(contain.watch(now()), []);
+
+        // An accomplice: only its cgroup holds it now, and he may thaw that, too.
+        signal(pid, Signal::CONT);
+        assert!(!contain.watch(now()).is_empty(), "it is seen to be continued");
+        assert_eq!(contain.watch(now()), []);
+        fs::write(frozen.join("cgroup.freeze"), "0").unwrap();
+        wait_for("the stop to hold it", || state_of(pid) == Some('T'));
+
+        contain.release(&Which::All);
+        if was_stopped {
+            assert_eq!(state_of(pid), Some('T'), "as it was found");
+        } else {
+            wait_for("it to go on", || state_of(pid) == Some('R'));
+        }
+        signal(pid, Signal::KILL);
+        wait_for("the end", || !lives(pid));
+    }
+}

@@ -229,7 +229,9 @@ pub fn state_of(pid: u32) -> Option<char> {
 
 /// Field of /proc/PID/stat, counted from the state.
 pub fn stat_field(pid: u32, index: usize) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // a name may be no text
+    let line = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&line);
     text.rsplit_once(')')?.1.split_ascii_whitespace().nth(index).map(str::to_owned)
 }
 

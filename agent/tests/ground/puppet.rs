@@ -91,7 +91,7 @@ impl Drop for Puppet {
     }
 }
 
-/// What the program does. Orders: `echo ADDR`, `connect ADDR`, `say N`, `udp ADDR` (a socket for one word); and of UDP sockets that stay
+/// What the program does. Orders: `echo ADDR`, `connect ADDR`, `connect-in PID ADDR` (in that one's network namespace), `say N`, `udp ADDR` (a socket for one word); and of UDP sockets that stay
 /// open: `udp-open ADDR` (to that, not connected), `udp-connect ADDR`, `udp-bind ADDR`, `udp-say N`, `udp-take N`, `udp-peer N`.
 pub fn perform() {
     if std::env::var_os("HEMOSTAT_PUPPET").is_none() {
@@ -136,6 +136,17 @@ pub fn perform() {
                 }
                 Err(error) => word(&error),
             },
+            ["connect-in", pid, address] => {
+                let connected = in_namespace_of(pid, || TcpStream::connect(address));
+                match connected {
+                    Ok(stream) => {
+                        stream.set_read_timeout(Some(silence())).unwrap();
+                        streams.push(stream);
+                        format!("ok {}", streams.len() - 1)
+                    }
+                    Err(error) => word(&error),
+                }
+            }
             ["say", index] => {
                 let stream = &mut streams[index.parse::<usize>().unwrap()];
                 exchange(stream).unwrap_or_else(|error| word(&error))
@@ -165,6 +176,19 @@ pub fn perform() {
         };
         println!("> {answer}");
     }
+}
+
+/// Goes into the network namespace of another process, and comes back.
+fn in_namespace_of<T>(pid: &str, job: impl FnOnce() -> T) -> T {
+    let enter = |namespace: &std::fs::File| {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(namespace), kind).unwrap();
+    };
+    let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    enter(&std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap());
+    let done = job();
+    enter(&own);
+    done
 }
 
 /// Says something that was never said before and waits for the echo of just that: what was sent into a silence arrives later.

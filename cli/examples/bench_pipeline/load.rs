@@ -15,7 +15,7 @@ pub(crate) const SEED: u64 = 20_261_123;
 pub(crate) const RULES: &str = "title: Bench Attack By A Login
 id: bench-auth
 logsource: {product: linux, service: sshd}
-detection: {s: {User|startswith: attacker-, AuthOutcome: success}, condition: s}
+detection: {s: {TargetUserName|startswith: attacker-, AuthOutcome: success}, condition: s}
 level: high
 ---
 title: Bench Attack By A Request
@@ -206,8 +206,11 @@ fn flow(chance: &mut Chance, port: u16) -> Flow {
     }
 }
 
+/// Number of the first interface that is attacked.
+pub(crate) const ATTACKED: u64 = 0xa000_0000;
+
 /// Address of an attacker: each attack has its own.
-pub(crate) fn attacker(n: u64) -> Ipv4Addr {
+fn attacker(n: u64) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + u32::try_from(n).unwrap_or(0))
 }
 
@@ -218,10 +221,11 @@ fn vpc(out: &mut String, at: Timestamp, attack: Option<u64>, chance: &mut Chance
         None => (Ipv4Addr::new(10, 2, chance.below(256) as u8, chance.below(256) as u8), 443),
     };
     let (packets, bytes) = (chance.below(90) + 1, chance.below(90_000) + 40);
+    // Of an attack the interface says which one it is.
+    let interface = attack.map_or_else(|| chance.below(4000), |n| ATTACKED + n);
     write!(
         out,
-        "2 123456789010 eni-{:08x} {source} 10.3.{}.{} {} {port} 6 {packets} {bytes} {seconds} {seconds} ACCEPT OK",
-        chance.below(4000),
+        "2 123456789010 eni-{interface:08x} {source} 10.3.{}.{} {} {port} 6 {packets} {bytes} {seconds} {seconds} ACCEPT OK",
         chance.below(256),
         chance.below(256),
         30_000 + chance.below(30_000)
@@ -240,9 +244,10 @@ fn hubble(
         None => (Ipv4Addr::new(10, 244, chance.below(256) as u8, chance.below(256) as u8), 8080),
     };
     let (from, to) = (chance.below(3000), chance.below(3000));
+    let pod = attack.map_or_else(|| format!("web-{from}"), |n| format!("attacker-{n}"));
     write!(
         out,
-        r#"{{"flow":{{"time":"{at}","uuid":"b{n:031x}","verdict":"FORWARDED","ethernet":{{"source":"aa:bb:cc:00:00:01","destination":"aa:bb:cc:00:00:02"}},"IP":{{"source":"{source}","destination":"10.244.9.{}","ipVersion":"IPv4"}},"l4":{{"TCP":{{"source_port":{},"destination_port":{port},"flags":{{"SYN":true}}}}}},"source":{{"ID":{from},"identity":{from},"namespace":"team-{}","labels":["k8s:app=web","k8s:io.kubernetes.pod.namespace=team-{}"],"pod_name":"web-{from}","workloads":[{{"name":"web","kind":"Deployment"}}]}},"destination":{{"ID":{to},"identity":{to},"namespace":"team-1","labels":["k8s:app=api"],"pod_name":"api-{to}"}},"Type":"L3_L4","node_name":"node-{}","is_reply":false,"traffic_direction":"EGRESS","trace_observation_point":"TO_ENDPOINT"}},"node_name":"node-1","time":"{at}"}}"#,
+        r#"{{"flow":{{"time":"{at}","uuid":"b{n:031x}","verdict":"FORWARDED","ethernet":{{"source":"aa:bb:cc:00:00:01","destination":"aa:bb:cc:00:00:02"}},"IP":{{"source":"{source}","destination":"10.244.9.{}","ipVersion":"IPv4"}},"l4":{{"TCP":{{"source_port":{},"destination_port":{port},"flags":{{"SYN":true}}}}}},"source":{{"ID":{from},"identity":{from},"namespace":"team-{}","labels":["k8s:app=web","k8s:io.kubernetes.pod.namespace=team-{}"],"pod_name":"{pod}","workloads":[{{"name":"web","kind":"Deployment"}}]}},"destination":{{"ID":{to},"identity":{to},"namespace":"team-1","labels":["k8s:app=api"],"pod_name":"api-{to}"}},"Type":"L3_L4","node_name":"node-{}","is_reply":false,"traffic_direction":"EGRESS","trace_observation_point":"TO_ENDPOINT"}},"node_name":"node-1","time":"{at}"}}"#,
         chance.below(256),
         30_000 + chance.below(30_000),
         from % 40,

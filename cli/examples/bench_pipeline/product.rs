@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use agent::finding::{Acted, Fold, Folded};
 use controller::{
     Controller, ControllerConfig,
     config::rules_below,
@@ -19,6 +18,7 @@ use controller::{
     wall_clock,
 };
 use detect::{
+    fold::{self, Acted, Fold, Folded},
     keep::{InForce, Kept},
     matcher::{Options, RuleSet, Swap},
 };
@@ -81,7 +81,7 @@ pub(crate) fn run(state: &Path) -> Result<(), Failed> {
 fn edge(set: &Arc<RuleSet>, mut link: AgentLink, judged: &AtomicU64, state: &Path) -> Result<(), Failed> {
     let mut maker = Maker::new(SEED + 1);
     let mut matcher = set.matcher();
-    let mut fold = Fold::default();
+    let mut fold = Fold::new(fold::Limits::NODE);
     fold.feed(set.fed().map(|rule| rule.id.clone()));
     let (mut hits, mut seq) = (Vec::new(), 0);
     let hello = Up::Hello { node: NodeId::new("bench-node"), epoch: AgentEpoch(1) };
@@ -99,8 +99,7 @@ fn edge(set: &Arc<RuleSet>, mut link: AgentLink, judged: &AtomicU64, state: &Pat
                 let Some(rule) = set.rule(*hit) else { continue };
                 let id = FindingId::derive(&event.id, &rule.id);
                 let values = || set.matched(*hit, &event);
-                let (folded, matched) =
-                    fold.take_in(rule, &event.process, &id, event.time, Acted::No, values);
+                let (folded, matched) = fold.take_in(rule, &event, &id, Acted::No, values);
                 let Folded::First(_) = folded else { continue };
                 seq += 1;
                 let finding = Finding {
@@ -120,7 +119,9 @@ fn edge(set: &Arc<RuleSet>, mut link: AgentLink, judged: &AtomicU64, state: &Pat
                 link.up.blocking_send(Up::Report { seq: Seq(seq), report })?;
             }
         }
-        while let Ok(Down::Ack { .. } | Down::Command(_) | Down::Rules(_)) = link.down.try_recv() {}
+        while let Ok(Down::Ack { .. } | Down::Command(_) | Down::Rules(_) | Down::Guard(_)) =
+            link.down.try_recv()
+        {}
         let all = judged.fetch_add(count, Ordering::Relaxed) + count;
         fs::write(state.join("edge"), all.to_string())?;
     }

@@ -43,10 +43,14 @@ type Failed = Box<dyn std::error::Error>;
 fn main() -> Result<ExitCode, Failed> {
     let given = |name: &str| std::env::args().any(|word| word == name);
     let templates = templates()?;
-    let mut parameters = Parameters::default();
+    let (mut parameters, mut few) = (Parameters::default(), Parameters::few());
     if given("--quick") {
-        (parameters.days, parameters.attacks, parameters.migrations) = (60, 160, 1);
-        (parameters.people, parameters.scans) = (1, 2);
+        for (one, attacks) in [(&mut parameters, 3_000), (&mut few, 160)] {
+            (one.days, one.attacks, one.migrations, one.people, one.scans) = (60, attacks, 1, 1, 2);
+        }
+    }
+    if !given("--json") {
+        println!("{} events that a shipped playbook answers by itself; {parameters:?}", templates.len());
     }
     let year = simulate(&parameters, &templates)?;
     let mut lines = vec![
@@ -71,19 +75,19 @@ fn main() -> Result<ExitCode, Failed> {
     .map(|(metric, value, unit, target, ok)| (metric.to_owned(), value, unit, target, ok))
     .collect::<Vec<_>>();
     // Coverage against precision: the more people do by hand what looks like an attack, the less is done without asking.
-    let base = parameters.people.max(1);
-    for people in [0, base * 4, base * 16, base * 64] {
-        let one = simulate(&Parameters { people, ..parameters.clone() }, &templates)?;
+    let base = few.people.max(1);
+    for people in [0, base, base * 4, base * 16, base * 64] {
+        let one = simulate(&Parameters { people, ..few.clone() }, &templates)?;
         let per_thousand = people as f64 * 1000.0 / (one.attacks.max(1) as f64);
         lines.push((
-            format!("curve: {per_thousand:.0} mistakable acts for 1,000 attacks: coverage"),
+            format!("few attacks, {per_thousand:.0} mistakable acts for 1,000: coverage"),
             one.coverage(),
             "%",
             None,
             true,
         ));
         lines.push((
-            format!("curve: {per_thousand:.0} mistakable acts for 1,000 attacks: precision"),
+            format!("few attacks, {per_thousand:.0} mistakable acts for 1,000: precision"),
             one.precision(),
             "%",
             None,

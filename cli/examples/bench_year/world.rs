@@ -41,13 +41,20 @@ impl Default for Parameters {
             namespaces: 40,
             workloads: 12,
             nodes: 50,
-            attacks: 1_000,
+            attacks: 20_000,
             jobs: 6,
-            pipelines: 1,
-            scans: 12,
-            migrations: 4,
-            people: 3,
+            pipelines: 10,
+            scans: 52,
+            migrations: 24,
+            people: 50,
         }
+    }
+}
+
+impl Parameters {
+    /// A quiet place: three attacks a day, so that each mistake weighs long.
+    pub(crate) fn few() -> Self {
+        Self { attacks: 1_000, pipelines: 1, scans: 12, migrations: 4, people: 3, ..Self::default() }
     }
 }
 
@@ -228,12 +235,15 @@ impl Maker<'_> {
             owner,
             service_account: None,
             node: Some(node.clone()),
+            installs_network: None,
             network: PodNetwork::Pod,
             mirror: None,
             addresses: vec![IpAddr::from([10, 244, (n >> 8) as u8, n as u8])],
             life: Life::Lives,
             containers: vec![ContainerSeen { facts, ids: vec![container.clone()] }],
             created: seconds(at),
+            secrets: Vec::new(),
+            host_ports: Vec::new(),
         };
         self.facts.push((seconds(at), Fact::Pod(Box::new(seen), PodSource::Watch)));
         Pod { uid, container, node }

@@ -5,7 +5,7 @@ mod rules;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use ::agent::{AgentConfig, AgentHandle, host_name};
+use ::agent::{AgentConfig, AgentHandle, contain::Guard, host_name};
 use anyhow::{Context, Result};
 use detect::matcher::{RuleSet, Swap};
 use model::{Down, NodeId, RulesVersion, Up};
@@ -103,6 +103,7 @@ async fn watch_node(options: Options) -> Result<Exit> {
     // Beside the agent: a node without a controller watches by the rules that it has.
     let keeping = tokio::spawn(keys.keep(stop.clone()));
     let mut rules = Rules::load(&options.state, options.reactions);
+    let guard = Guard::load(options.state.join("pods.json"));
 
     let swap = Arc::new(Swap::new(Arc::clone(&rules.set)));
     // Which controllers lead no more is remembered: none of them commands this node again.
@@ -116,9 +117,10 @@ async fn watch_node(options: Options) -> Result<Exit> {
     });
     let (parts, mut news) = mpsc::channel(1);
     let (version, versions) = watch::channel(rules.version.clone());
-    let (link, between) = between(link, parts, versions);
+    let (link, between) = between(link, parts, versions, guard.clone());
     let config = AgentConfig {
         authority: rules.authority.clone(),
+        guard: Some(guard),
         spool_limit: options.spool_mb << 20,
         ..AgentConfig::new(
             node.clone(),
@@ -205,11 +207,13 @@ async fn put_in_force(agent: &AgentHandle, rules: &mut Rules, version: &watch::S
     }
 }
 
-/// Between the link and the agent: rules go to whoever compiles them, and the status says which are loaded.
+/// Between the link and the agent: rules go to whoever compiles them, what is left alone is taken at once, and the status says which rules
+/// are loaded.
 fn between(
     outer: AgentLink,
     parts: mpsc::Sender<model::RulesPart>,
     versions: watch::Receiver<RulesVersion>,
+    guard: Guard,
 ) -> (AgentLink, JoinHandle<()>) {
     let (up, mut from_agent) = mpsc::channel::<Up>(CAPACITY);
     let (to_agent, down) = mpsc::channel::<Down>(CAPACITY);
@@ -229,6 +233,11 @@ fn between(
             while let Some(told) = outer_down.recv().await {
                 let taken = match told {
                     Down::Rules(part) => parts.send(*part).await.is_ok(),
+                    // In force before anything that is said after it.
+                    Down::Guard(said) => {
+                        let guard = guard.clone();
+                        tokio::task::spawn_blocking(move || guard.take(*said)).await.is_ok()
+                    }
                     other => to_agent.send(other).await.is_ok(),
                 };
                 if !taken {

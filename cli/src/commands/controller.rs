@@ -79,6 +79,9 @@ pub(crate) struct Options {
     /// A feed of threat intelligence, as FORMAT=PATH (`hemostat standalone --help`). May be given several times.
     #[arg(long = "feed", value_name = "FORMAT=PATH")]
     feeds: Vec<FeedSource>,
+    /// Send each incident's trace to this OpenTelemetry collector (OTLP over gRPC), for example http://127.0.0.1:4317. Off without it.
+    #[arg(long, value_name = "URL")]
+    traces: Option<String>,
     /// Log lines as JSON.
     #[arg(long)]
     log_json: bool,
@@ -124,6 +127,7 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
     let config = ControllerConfig {
         socket: shared.socket.clone(),
         feeds: options.feeds.clone(),
+        traces: options.traces.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     };
     let stop = CancellationToken::new();

@@ -76,6 +76,19 @@ pub(crate) struct Closing {
     reason: String,
 }
 
+#[derive(clap::Args)]
+pub(crate) struct Splitting {
+    /// The incident, or an unambiguous beginning of its name: four characters after `inc-` at least.
+    #[arg(value_parser = incident_id)]
+    incident: String,
+    /// Findings that are another story, by their whole names (`hemostat incidents show -o json`).
+    #[arg(required = true, num_args = 1..=256)]
+    findings: Vec<String>,
+    /// Why; goes into both timelines and the audit log.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
 pub(crate) async fn approve(shared: &Shared, decision: Decision) -> Result<Exit> {
     decide(shared, decision, Word::Approve).await
 }
@@ -193,6 +206,13 @@ pub(crate) async fn verdict(shared: &Shared, judgement: Judgement) -> Result<Exi
 
 pub(crate) async fn close(shared: &Shared, closing: Closing) -> Result<Exit> {
     let done = client(shared).close(&closing.incident, &closing.reason).await.map_err(refused)?;
+    tell(shared, &done)
+}
+
+pub(crate) async fn split(shared: &Shared, splitting: Splitting) -> Result<Exit> {
+    let findings: Vec<model::FindingId> = splitting.findings.into_iter().map(model::FindingId::new).collect();
+    let done =
+        client(shared).split(&splitting.incident, &findings, &splitting.reason).await.map_err(refused)?;
     tell(shared, &done)
 }
 

@@ -48,7 +48,7 @@ enum Task {
 
 /// A form of the narrative.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Form {
+pub(super) enum Form {
     /// One self-contained page.
     Html,
     /// Markdown.

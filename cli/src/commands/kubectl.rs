@@ -4,6 +4,7 @@
 mod act;
 mod in_force;
 mod named;
+mod narrative;
 mod plan;
 mod show;
 
@@ -18,6 +19,7 @@ use kube::{
     config::KubeConfigOptions,
 };
 
+use super::incidents::Form;
 use crate::{
     Shared,
     exit::{Ended, Exit},
@@ -51,6 +53,10 @@ enum Verb {
     Show {
         /// Its name, or an unambiguous beginning.
         incident: String,
+        /// The whole story as one document from which to decide: a page with pictures, Markdown for a ticket, or JSON. It is kept of
+        /// incidents that need a person.
+        #[arg(long, value_enum, value_name = "FORM")]
+        narrative: Option<Form>,
     },
     /// What the playbooks of a file would do here: checked, tried on the API server without a change, and compared with its policies and
     /// with the actions that the controller may do.
@@ -62,6 +68,17 @@ enum Verb {
     Approve(Decision),
     /// Say no to what waits.
     Deny(Decision),
+    /// Say what an incident was. A false positive undoes everything that can be undone; either word teaches the gate.
+    Verdict {
+        /// Its name, or an unambiguous beginning.
+        incident: String,
+        /// What it was.
+        #[arg(value_enum)]
+        is: Judgement,
+        /// Why.
+        #[arg(short = 'm', long, default_value = "")]
+        because: String,
+    },
     /// Undo one action, or everything of an incident that is in force.
     Revert {
         /// A ResponseAction or an incident.
@@ -77,6 +94,15 @@ enum Verb {
         /// Its name, or an unambiguous beginning.
         incident: String,
     },
+}
+
+/// What an incident was.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Judgement {
+    /// An attack.
+    TruePositive,
+    /// None: everything is undone.
+    FalsePositive,
 }
 
 #[derive(clap::Args)]
@@ -99,11 +125,13 @@ pub(crate) async fn run(_: &Shared, options: Options) -> Result<Exit> {
     let window = Window::of_stdout();
     match options.verb {
         Verb::Triage { all } => show::triage(&cluster, all, window).await,
-        Verb::Show { incident } => show::incident(&cluster, &incident, window).await,
+        Verb::Show { incident, narrative: None } => show::incident(&cluster, &incident, window).await,
+        Verb::Show { incident, narrative: Some(form) } => narrative::show(&cluster, &incident, form).await,
         Verb::Timeline { incident } => show::timeline(&cluster, &incident, window).await,
         Verb::Plan { file } => plan::plan(&cluster, &file, window).await,
         Verb::Approve(decision) => act::decide(&cluster, &decision, "Approve").await,
         Verb::Deny(decision) => act::decide(&cluster, &decision, "Deny").await,
+        Verb::Verdict { incident, is, because } => act::judge(&cluster, &incident, is, &because).await,
         Verb::InForce(options) => in_force::in_force(&cluster, &options, window).await,
         Verb::Revert { name, because } => act::revert(&cluster, &name, &because).await,
     }

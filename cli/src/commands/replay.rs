@@ -1,21 +1,20 @@
 //! `hemostat replay`: recorded events through rules, correlations, gate and playbooks in virtual time, and how two setups differ.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use agent::finding::{Acted, Fold, Folded};
 use anyhow::{Context, Result};
 use controller::{
     attribute::listed,
     ingest::{Format as Logs, SourceSpec, Zone},
     intel::{self, FeedSource},
     replay::{
-        First, KernelFold, Outcome, Recording, Setup, Surroundings,
+        Outcome, Recording, Setup, Surroundings,
         compare::{Difference, compare},
         page, play,
     },
 };
 use detect::incident::GroupingConfig;
-use model::{Event, FindingId, NodeId, RuleRef, Timestamp};
+use model::NodeId;
 use serde::Serialize;
 
 use crate::{
@@ -160,7 +159,6 @@ fn setups(options: &Options) -> Vec<Setup> {
         rules: rules.to_vec(),
         playbooks: playbooks.to_vec(),
         grouping: GroupingConfig { window: options.window.0, ..GroupingConfig::default() },
-        fold: Some(|| Box::<NodeFold>::default()),
         people: None,
     };
     let after = setup("after", &options.rules, &options.playbooks);
@@ -192,34 +190,4 @@ fn surroundings(options: &Options) -> Result<Surroundings> {
         .map_err(|problem| Ended::with(Exit::Bad, problem))?;
     let lateness: Duration = options.lateness.0;
     Ok(Surroundings { facts, intelligence, lateness, threads: options.threads })
-}
-
-/// Folds as the agent does.
-#[derive(Default)]
-struct NodeFold(Fold);
-
-impl KernelFold for NodeFold {
-    fn feed(&mut self, rules: &mut dyn Iterator<Item = String>) {
-        self.0.feed(rules);
-    }
-
-    fn take_in(
-        &mut self,
-        rule: &RuleRef,
-        event: &Event,
-        finding: &FindingId,
-        matched: &BTreeMap<String, String>,
-    ) -> First {
-        let values = || matched.clone();
-        let (folded, _) = self.0.take_in(rule, &event.process, finding, event.time, Acted::No, values);
-        match folded {
-            Folded::First(cause) if cause.is_mixed() => First::OfMany,
-            Folded::First(_) => First::Yes,
-            Folded::Again { .. } => First::No,
-        }
-    }
-
-    fn due(&mut self) -> Vec<(FindingId, u64, Timestamp)> {
-        self.0.due().into_iter().map(|one| (one.finding, one.count, one.last)).collect()
-    }
 }

@@ -78,6 +78,9 @@ pub(crate) struct Options {
     /// when the file changes. May be given several times.
     #[arg(long = "feed", value_name = "FORMAT=PATH")]
     feeds: Vec<FeedSource>,
+    /// Send each incident's trace to this OpenTelemetry collector (OTLP over gRPC), for example http://127.0.0.1:4317. Off without it.
+    #[arg(long, value_name = "URL")]
+    traces: Option<String>,
     /// Zone of log lines that name none (RFC 3164), for example Europe/Berlin, +01:00 or UTC; this machine's where nothing is said.
     #[arg(long, value_name = "ZONE")]
     source_zone: Option<Zone>,
@@ -140,6 +143,7 @@ async fn watch(shared: &Shared, options: Options) -> Result<Exit> {
         playbooks: options.playbooks.clone(),
         rules: options.rules.clone(),
         feeds: options.feeds.clone(),
+        traces: options.traces.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     })
     .await

@@ -7,6 +7,9 @@
     reason = "shared by several test binaries, each of which uses its own part"
 )]
 
+#[path = "../program/mod.rs"]
+pub mod program;
+
 use std::{
     fs,
     path::PathBuf,
@@ -36,16 +39,18 @@ pub struct Place {
     pub dir: tempfile::TempDir,
     /// What the node may do by itself.
     pub reactions: &'static str,
+    /// More words for it.
+    pub more: Vec<String>,
 }
 
 impl Place {
     pub fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap(), reactions: "off" };
+        let place = Self { dir: tempfile::tempdir().unwrap(), reactions: "off", more: Vec::new() };
         for folder in ["rules", "playbooks", "state"] {
             fs::create_dir(place.at(folder)).unwrap();
         }
         fs::write(place.at("rules/probe.yml"), RULES).unwrap();
-        fs::copy("/bin/true", place.at("hemostat-machine-probe")).unwrap();
+        program::copy("/bin/true", &place.at("hemostat-machine-probe"));
         place
     }
 
@@ -63,6 +68,7 @@ impl Place {
         command.arg(env!("CARGO_BIN_EXE_hemostat")).arg("--socket").arg(self.at("control.sock"));
         command.args(["standalone", "--reactions", self.reactions, "--rules"]).arg(self.at("rules"));
         command.arg("--playbooks").arg(self.at("playbooks")).arg("--state").arg(self.at("state"));
+        command.args(&self.more);
         command.env_remove("HEMOSTAT_SOCKET").env_remove("HEMOSTAT_STATE").env_remove("HEMOSTAT_LOG");
         command
     }

@@ -12,6 +12,7 @@
 //! | `POST /v1/incidents/ID/rollback` [`Because`] | [`Done`] |
 //! | `POST /v1/incidents/ID/verdict` [`Judge`] | [`Done`] |
 //! | `POST /v1/incidents/ID/close` [`Because`] | [`Done`] |
+//! | `POST /v1/incidents/ID/split` [`Split`] | [`Done`], with the new incident |
 //! | `GET /v1/incidents/ID/policy?playbook=` | [`Explanation`]: which policy decides what, and what the gate would say now |
 //! | `GET /v1/incidents/ID/narrative?format=` | the incident as one document: `html`, `md`, or `json` ([`narrate::Document`], the default) |
 //! | `POST /v1/pause` [`Because`], `POST /v1/resume` [`Because`] | [`Automatic`] |
@@ -264,6 +265,17 @@ pub struct Decide {
 #[serde(default, deny_unknown_fields)]
 pub struct Because {
     /// In a person's words.
+    pub because: String,
+}
+
+/// Findings of an incident that are another story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Those that go into an incident of their own.
+    pub findings: Vec<model::FindingId>,
+    /// In a person's words.
+    #[serde(default)]
     pub because: String,
 }
 

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiError, ApiErrorKind, AuditPage, Because, Condition, Decide, Judge, peer::actor_of};
+use super::{ApiError, ApiErrorKind, AuditPage, Because, Condition, Decide, Judge, Split, peer::actor_of};
 use crate::{
     audit::{AuditLog, Query as Wanted},
     core::{Ask, Asker, Change, Merged},
@@ -128,6 +128,7 @@ fn router(served: Served) -> Router {
         .route("/v1/incidents/{id}/rollback", post(rollback_incident))
         .route("/v1/incidents/{id}/verdict", post(verdict))
         .route("/v1/incidents/{id}/close", post(close))
+        .route("/v1/incidents/{id}/split", post(split))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/trust/{name}/begin-anew", post(begin_anew))
@@ -252,6 +253,11 @@ async fn verdict(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>,
 
 async fn close(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Because>) -> Answer {
     change(s, p, Change::Close { id, because: body_or_default(b)?.because }).await
+}
+
+async fn split(s: State<Served>, p: ConnectInfo<Peer>, Path(id): Path<String>, b: Body<Split>) -> Answer {
+    let Split { findings, because } = body(b)?;
+    change(s, p, Change::Split { id, findings, because }).await
 }
 
 async fn pause(s: State<Served>, p: ConnectInfo<Peer>, b: Body<Because>) -> Answer {
@@ -403,7 +409,13 @@ fn body_or_default<T: Default>(given: Body<T>) -> Result<T, ApiError> {
 }
 
 fn body<T>(given: Body<T>) -> Result<T, ApiError> {
-    given.map(|Json(body)| body).map_err(|e| ApiError::new(ApiErrorKind::Malformed, e.body_text()))
+    let refused = |error: JsonRejection| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            format!("the request has more than {MAX_BODY} bytes: say it shorter")
+        }
+        _ => error.body_text(),
+    };
+    given.map(|Json(body)| body).map_err(|e| ApiError::new(ApiErrorKind::Malformed, refused(e)))
 }
 
 fn query<T>(params: Params<T>) -> Result<T, ApiError> {

@@ -3,7 +3,7 @@
 //! A registry may ask for a token (distribution's token authentication) or for name and password, and may send us elsewhere for a layer. The
 //! name and the password go to the registry and to the place that it names for tokens; elsewhere, nothing that proves who we are.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{
@@ -11,13 +11,6 @@ use hyper::{
     body::{Bytes, Incoming},
     header::{self, HeaderValue},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -26,6 +19,7 @@ use super::{
     manifest::{Layer, MANIFEST, MAX_MANIFEST},
     reference::{Digest, Reference},
 };
+use crate::trusted::{self, Asking, Untrusted};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -42,8 +36,8 @@ const MAX_SAID: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PullError {
     /// What the registry is trusted by cannot be used.
-    #[error("the authorities to trust cannot be used: {0}")]
-    Authorities(String),
+    #[error(transparent)]
+    Authorities(#[from] Untrusted),
     /// Nobody answers there, or not as TLS wants it.
     #[error("{host} cannot be reached: {because}")]
     Unreachable {
@@ -110,7 +104,7 @@ pub(super) enum PullError {
 
 /// A registry, for one artifact.
 pub(super) struct Registry {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Asking,
     reference: Reference,
     login: Option<Login>,
     /// What the registry wants to see, once it has said so.
@@ -124,18 +118,7 @@ impl Registry {
         login: Option<Login>,
         authorities: Option<&str>,
     ) -> Result<Self, PullError> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(CONNECT));
-        let provider = ring::default_provider();
-        let builder = match authorities {
-            Some(pem) => HttpsConnectorBuilder::new().with_tls_config(trusting(pem)?),
-            None => HttpsConnectorBuilder::new()
-                .with_provider_and_native_roots(provider)
-                .map_err(|error| PullError::Authorities(error.to_string()))?,
-        };
-        let connector = builder.https_only().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector);
+        let client = trusted::client(authorities.map(str::as_bytes), CONNECT)?;
         Ok(Self { client, reference, login, proof: None })
     }
 
@@ -321,22 +304,6 @@ impl Registry {
         let token = if given.token.is_empty() { given.access_token } else { given.token };
         if token.is_empty() { Err(refused(401, "the token is empty")) } else { Ok(token) }
     }
-}
-
-fn trusting(pem: &str) -> Result<ClientConfig, PullError> {
-    let broken = |because: String| PullError::Authorities(because);
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| broken(format!("it is no PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| broken(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(broken("there is no certificate in it".into()));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| broken(error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn compare(what: &str, wanted: &Digest, bytes: &[u8]) -> Result<(), PullError> {

@@ -1,8 +1,11 @@
 //! What the API server and the audit log tell the index, as plain data.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use model::{ContainerFacts, NodeId, Owner, PodNetwork, PodSource, Principal, Timestamp};
+use model::{ContainerFacts, MountedSecret, NodeId, Owner, PodNetwork, PodSource, Principal, Timestamp};
 
 /// Something that was told, about one object or about all of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,19 @@ pub enum Fact {
         /// Their uids, sorted.
         uids: Vec<String>,
     },
+    /// A Service as it stands.
+    Service(ServiceSeen),
+    /// All Services that there are, by uid, sorted.
+    ServicesListed(Vec<String>),
+    /// An Ingress as it stands.
+    Ingress(IngressSeen),
+    /// All Ingresses that there are, by uid, sorted.
+    IngressesListed(Vec<String>),
+    /// A Service or an Ingress is gone.
+    DoorGone {
+        /// Which.
+        uid: String,
+    },
     /// A person ran a command in a pod.
     Exec(ExecSeen),
 }
@@ -70,6 +86,8 @@ pub struct PodSeen {
     pub node: Option<NodeId>,
     /// Whose network it uses.
     pub network: PodNetwork,
+    /// Which folder of its node it has that the pods' network is installed in.
+    pub installs_network: Option<&'static str>,
     /// `kubernetes.io/config.mirror`: the hash that a static pod's cgroup is called after.
     pub mirror: Option<String>,
     /// `status.podIPs`.
@@ -80,6 +98,50 @@ pub struct PodSeen {
     pub containers: Vec<ContainerSeen>,
     /// When the API server made it.
     pub created: Timestamp,
+    /// Secrets that it mounts or has in its environment.
+    pub secrets: Vec<MountedSecret>,
+    /// Ports of its node that lead to it.
+    pub host_ports: Vec<u16>,
+}
+
+/// What is kept of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSeen {
+    /// uid.
+    pub uid: String,
+    /// Its place in the order of changes.
+    pub version: Version,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `spec.type`.
+    pub kind: String,
+    /// Labels of the pods behind it.
+    pub selector: BTreeMap<String, String>,
+    /// Addresses and names outside of the cluster.
+    pub addresses: Vec<String>,
+    /// Its ports, for people.
+    pub ports: Vec<String>,
+}
+
+/// What is kept of an Ingress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressSeen {
+    /// uid.
+    pub uid: String,
+    /// Its place in the order of changes.
+    pub version: Version,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Hosts that it answers for; any where there is none.
+    pub hosts: Vec<String>,
+    /// Services behind it.
+    pub services: BTreeSet<String>,
+    /// Where it is reached, as far as told.
+    pub addresses: Vec<String>,
 }
 
 /// Whether a pod still runs or will.

@@ -14,9 +14,13 @@ use model::{
     Attribution, NodeId, Owner, OwnerChain, PodFacts, PodNetwork, PodOrigin, PodSource, Timestamp, Unresolved,
 };
 
-use respond::gate::Rollout;
+use respond::{
+    alone::Place,
+    gate::{Rollout, SWITCH},
+};
 
 use super::{
+    doors::{Doors, Room},
     fact::{Fact, Life, OwnerSeen, PodSeen, Version},
     sessions::Sessions,
 };
@@ -61,6 +65,10 @@ pub struct Index {
     pods: HashMap<String, KnownPod>,
     owners: HashMap<String, KnownOwner>,
     namespaces: HashMap<String, (Version, BTreeMap<String, String>)>,
+    /// Pods placed on a node, and how often one of them changed.
+    nodes: HashMap<NodeId, (u64, BTreeSet<String>)>,
+    /// How often a namespace changed.
+    namespaces_changed: u64,
     /// The hash of a static pod's manifest → uids of its pictures in the API server.
     mirrors: HashMap<String, BTreeSet<String>>,
     /// `namespace/name` → uids that were called so.
@@ -71,6 +79,7 @@ pub struct Index {
     gone: BTreeSet<(Timestamp, String)>,
     owners_gone: BTreeSet<(Timestamp, String)>,
     pub(super) sessions: Sessions,
+    doors: Doors,
     overflow: u64,
 }
 
@@ -128,7 +137,15 @@ impl Index {
             Fact::Owner(seen) => self.owner_seen(seen),
             Fact::OwnerGone { uid } => self.owner_gone(uid, now),
             Fact::Namespace { name, version, labels } => self.namespace_seen(name, version, labels),
-            Fact::NamespaceGone { name } => drop(self.namespaces.remove(&name)),
+            Fact::NamespaceGone { name } => {
+                self.namespaces_changed += 1;
+                drop(self.namespaces.remove(&name));
+            }
+            Fact::Service(seen) => self.overflow += u64::from(self.doors.service(seen, now) == Room::None),
+            Fact::ServicesListed(uids) => self.doors.services_listed(&uids),
+            Fact::Ingress(seen) => self.overflow += u64::from(self.doors.ingress(seen, now) == Room::None),
+            Fact::IngressesListed(uids) => self.doors.ingresses_listed(&uids),
+            Fact::DoorGone { uid } => self.doors.gone(&uid),
             Fact::Exec(seen) => self.sessions.take(seen),
         }
         self.forget(now);
@@ -194,6 +211,11 @@ impl Index {
         }
     }
 
+    /// Whether an address is, or was, some pod's.
+    pub(super) fn is_a_pods(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address)
+    }
+
     /// The pod that was called so at `at`: a name is used again, and then means another pod.
     pub(super) fn named_at(&self, namespace: &str, name: &str, at: Timestamp) -> Option<&str> {
         let uids = self.names.get(&(namespace.to_owned(), name.to_owned()))?;
@@ -218,6 +240,28 @@ impl Index {
     /// A label of a namespace.
     pub(super) fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
         self.namespaces.get(namespace)?.1.get(label).map(String::as_str)
+    }
+
+    /// Changes whenever something changes that [`Index::on_node`] tells of that node.
+    pub(super) fn node_version(&self, node: &NodeId) -> (u64, u64) {
+        (self.nodes.get(node).map_or(0, |(changed, _)| *changed), self.namespaces_changed)
+    }
+
+    /// Each pod that is placed on a node, with the uid in its cgroup's path, and since when it is gone.
+    pub(super) fn on_node(&self, node: &NodeId, mut tell: impl FnMut(&str, &Place<'_>, Option<Timestamp>)) {
+        let Some((_, uids)) = self.nodes.get(node) else { return };
+        for pod in uids.iter().filter_map(|uid| self.pods.get(uid)) {
+            let Some(seen) = &pod.seen else { continue };
+            let place = Place {
+                uid: &seen.uid,
+                namespace: &seen.namespace,
+                name: &seen.name,
+                switch: seen.labels.get(SWITCH).map(String::as_str),
+                namespace_switch: self.namespace_label(&seen.namespace, SWITCH),
+                network: seen.installs_network,
+            };
+            tell(seen.mirror.as_ref().unwrap_or(&seen.uid), &place, pod.deleted);
+        }
     }
 
     /// Whether pods of two templates of one workload are there at the same time.
@@ -303,6 +347,9 @@ impl Index {
             addresses: seen.addresses.clone(),
             created: seen.created,
             deleted: pod.deleted,
+            secrets: seen.secrets.clone(),
+            doors: self.doors.of(seen, pod.known),
+            peers: Vec::new(),
         }
     }
 
@@ -351,6 +398,12 @@ impl Index {
             self.mirrors.entry(hash.clone()).or_default().insert(uid.clone());
         }
         self.names.entry((seen.namespace.clone(), seen.name.clone())).or_default().insert(uid.clone());
+        if let Some(node) = &seen.node {
+            // A node is known as long as a pod of it is, so that their number is bounded, too.
+            let (changed, pods) = self.nodes.entry(node.clone()).or_default();
+            pods.insert(uid.clone());
+            *changed += 1;
+        }
         hold(known, &seen, &mut self.addresses);
         known.seen = Some(seen);
         let_go(known, now);
@@ -416,7 +469,11 @@ impl Index {
         match self.namespaces.get(&name) {
             Some((known, _)) if *known >= version => {}
             None if self.namespaces.len() >= self.limits.namespaces => self.overflow += 1,
-            _ => drop(self.namespaces.insert(name, (version, labels))),
+            Some((_, known)) if *known == labels => drop(self.namespaces.insert(name, (version, labels))),
+            _ => {
+                self.namespaces_changed += 1;
+                drop(self.namespaces.insert(name, (version, labels)));
+            }
         }
     }
 
@@ -443,6 +500,15 @@ impl Index {
             take_out(&mut self.addresses, &held.address, uid);
         }
         let Some(seen) = seen else { return };
+        if let Some(node) = &seen.node
+            && let Some((changed, pods)) = self.nodes.get_mut(node)
+        {
+            pods.remove(uid);
+            *changed += 1;
+            if pods.is_empty() {
+                self.nodes.remove(node);
+            }
+        }
         if let Some(hash) = &seen.mirror {
             take_out(&mut self.mirrors, hash, uid);
         }

@@ -1,6 +1,9 @@
 //! Objects of a cluster as `kubectl get … -A -o json` lists them, for who plays what happened there.
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Service},
+    networking::v1::Ingress,
+};
 use kube::core::PartialObjectMeta;
 use model::{Owner, PodSource, Timestamp};
 use serde::Deserialize;
@@ -51,6 +54,16 @@ pub fn facts(json: &[u8]) -> Result<Vec<(Timestamp, Fact)>, ListError> {
             "Namespace" => {
                 let object: PartialObjectMeta<Namespace> = serde_json::from_value(item)?;
                 read::namespace(&object).map(|fact| (made(&object), fact))
+            }
+            "Service" => {
+                let service: Service = serde_json::from_value(item)?;
+                let at = service.metadata.creation_timestamp.as_ref().map_or(Timestamp(0), read::time);
+                read::service(&service).map(|seen| (at, Fact::Service(seen)))
+            }
+            "Ingress" => {
+                let ingress: Ingress = serde_json::from_value(item)?;
+                let at = ingress.metadata.creation_timestamp.as_ref().map_or(Timestamp(0), read::time);
+                read::ingress(&ingress).map(|seen| (at, Fact::Ingress(seen)))
             }
             _ => {
                 let api_version = item.get("apiVersion").and_then(Value::as_str).unwrap_or_default();

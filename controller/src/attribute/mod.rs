@@ -3,7 +3,9 @@
 //! The index ([`index`]) is pure: facts in, answers out. Facts come from a watch of the API server ([`watch`]) and from its audit log
 //! ([`Pods::heard`]). docs/attribution.md tells what is known when, and every limit.
 
+mod doors;
 pub mod fact;
+mod flows;
 pub mod index;
 pub mod listed;
 mod read;
@@ -15,17 +17,21 @@ mod watch;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
-use model::{Attribution, ExecSession, Finding, NodeId, PodFacts, Record, Timestamp, Unresolved, Workload};
+use model::{
+    Attribution, Door, ExecSession, Finding, NodeId, Peer, PodFacts, Record, Timestamp, Unresolved, Workload,
+};
 
 pub use self::watch::{WatchConfig, watch};
-use respond::gate::Rollout;
+use respond::{alone::Place, gate::Rollout};
+use tokio::sync::watch as changing;
 
 use self::{
     fact::Fact,
+    flows::Flows,
     index::{Index, Limits, Size},
 };
 use crate::config::Clock;
@@ -47,7 +53,10 @@ pub struct Pods {
 struct Inner {
     index: RwLock<Index>,
     sight: RwLock<BTreeMap<&'static str, Sight>>,
+    flows: Mutex<Flows>,
     clock: Clock,
+    /// Something was told, or a kind came in or out of sight.
+    changed: changing::Sender<()>,
 }
 
 /// Whether a kind of objects is known at present.
@@ -65,7 +74,9 @@ impl Pods {
     /// An empty one; nothing is known until [`watch`] runs.
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        let inner = Inner { index: RwLock::new(Index::new(limits)), sight: RwLock::default(), clock };
+        let (index, flows) = (RwLock::new(Index::new(limits)), Mutex::default());
+        let inner =
+            Inner { index, sight: RwLock::default(), flows, clock, changed: changing::Sender::new(()) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -73,10 +84,43 @@ impl Pods {
     pub fn tell(&self, fact: Fact) {
         let now = (self.inner.clock)();
         self.write().take(fact, now);
+        self.inner.changed.send_replace(());
     }
 
-    /// Takes in a record of the API server's audit log, if it tells of a session.
+    /// Tells that something was told.
+    pub(crate) fn changes(&self) -> changing::Receiver<()> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Changes whenever something changes that [`Pods::on_node`] tells.
+    pub(crate) fn node_version(&self, node: &NodeId) -> (u64, u64) {
+        self.read().node_version(node)
+    }
+
+    /// Each pod of a node, with the uid in its cgroup's path, and since when it is gone.
+    pub(crate) fn on_node(&self, node: &NodeId, tell: impl FnMut(&str, &Place<'_>, Option<Timestamp>)) {
+        self.read().on_node(node, tell);
+    }
+
+    /// All kinds are in sight.
+    #[cfg(test)]
+    pub(crate) fn see_all(&self) {
+        for kind in ["Pod", "Namespace"] {
+            self.see(kind, Sight::Clear);
+        }
+    }
+
+    /// Takes in a record of the API server's audit log, if it tells of a session, or of a flow log, if it tells of a pod.
     pub fn heard(&self, record: &Record, time: Timestamp) {
+        if let Some(flow) = flows::flow(record) {
+            let ends = {
+                let index = self.read();
+                flow.ends().map(|end| index.is_a_pods(end).then_some(end))
+            };
+            let mut known = self.flows();
+            ends.into_iter().flatten().for_each(|end| known.learn(&flow, end, time));
+            return;
+        }
         if let Some(seen) = read::exec(record, time) {
             self.tell(Fact::Exec(seen));
         }
@@ -90,6 +134,45 @@ impl Pods {
             return None;
         };
         Some(self.find(&event.id.node, uid, container_id))
+    }
+
+    /// What changes while a pod stays the same, as it is now: from where it is reached and with whom it talked.
+    #[must_use]
+    pub fn surroundings(&self, uid: &str) -> Option<(Vec<Door>, Vec<Peer>)> {
+        let pod = self.pod(uid)?;
+        let since = Flows::horizon((self.inner.clock)()).max(pod.created);
+        let mut talks: Vec<_> = {
+            let flows = self.flows();
+            pod.addresses.iter().flat_map(|address| flows.of(*address, since)).collect()
+        };
+        talks.sort_by_key(|(line, talk)| (std::cmp::Reverse(talk.last), *line));
+        talks.truncate(PodFacts::MAX_PEERS);
+        let index = self.read();
+        let peer = |(line, talk): (flows::Line, flows::Talk)| {
+            let other = index.pod_at(line.other, talk.last).and_then(|uid| index.pod(uid));
+            let other = other.map_or_else(|| line.other.to_string(), |pod| format!("pod {}", pod.path()));
+            let flows::Talk { first, last, count } = talk;
+            Peer { direction: line.direction, other, port: line.port, count, first, last }
+        };
+        let peers = talks.into_iter().map(peer).collect();
+        Some((pod.doors, peers))
+    }
+
+    /// Whether a flow log told of a pod.
+    #[must_use]
+    pub fn has_flows(&self) -> bool {
+        !self.flows().is_empty()
+    }
+
+    /// The newest conversation of a pod after `since`, by flow logs: when, and with whom. What its own node asks it is none: the kubelet looks
+    /// whether it is well, however it is isolated.
+    #[must_use]
+    pub fn talked_since(&self, uid: &str, since: Timestamp) -> Option<(Timestamp, std::net::IpAddr)> {
+        let pod = self.pod(uid)?;
+        let flows = self.flows();
+        let talks = pod.addresses.iter().flat_map(|address| flows.of(*address, since));
+        let others = talks.filter(|(line, _)| line.asker == flows::Asker::Other);
+        others.map(|(line, talk)| (talk.last, line.other)).max()
     }
 
     /// As [`Pods::attribute`], from a cgroup's path.
@@ -173,6 +256,11 @@ impl Pods {
 
     fn see(&self, kind: &'static str, sight: Sight) {
         self.inner.sight.write().unwrap_or_else(PoisonError::into_inner).insert(kind, sight);
+        self.inner.changed.send_replace(());
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.inner.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A panic while the lock was held can leave at most one fact half taken in, and the next list mends that.

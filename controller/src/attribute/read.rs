@@ -1,25 +1,39 @@
 //! Objects of the API server and records of its audit log as facts. Everything in them is somebody's word: bounded here.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use detect::schema::Field;
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Namespace, Pod},
+    api::{
+        core::v1::{ContainerStatus, Namespace, Pod, Service},
+        networking::v1::Ingress,
+    },
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
 use kube::{Resource, ResourceExt as _, api::ObjectMeta, core::PartialObjectMeta};
 use model::{
-    ContainerFacts, ContainerKind, Fact as Value, NodeId, Owner, PodFacts, PodNetwork, Record, RecordKind,
-    Timestamp,
+    ContainerFacts, ContainerKind, Fact as Value, MountedSecret, NodeId, Owner, PodFacts, PodNetwork, Record,
+    RecordKind, Timestamp,
 };
 
-use super::fact::{ContainerSeen, ExecSeen, Fact, Life, OwnerSeen, PodSeen, Version};
+use super::fact::{
+    ContainerSeen, ExecSeen, Fact, IngressSeen, Life, OwnerSeen, PodSeen, ServiceSeen, Version,
+};
 
 /// The annotation by which the API server's picture of a static pod names it (kubernetes.io/docs/reference/labels-annotations-taints).
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Containers of one pod.
 const MAX_CONTAINERS: usize = 64;
+
+/// Ports, addresses and hosts of one Service or Ingress.
+const MAX_PORTS: usize = 16;
+
+/// Rules of one Ingress, and paths of one rule.
+const MAX_RULES: usize = 256;
 
 /// Bytes of a label's value, an image's name.
 const MAX_TEXT: usize = 512;
@@ -47,12 +61,106 @@ pub(super) fn pod(pod: &Pod) -> Option<PodSeen> {
         service_account: spec.and_then(|spec| spec.service_account_name.clone()),
         node: spec.and_then(|spec| spec.node_name.clone()).map(NodeId::new),
         network: if host_network { PodNetwork::Host } else { PodNetwork::Pod },
+        installs_network: act::network_path(
+            spec.and_then(|spec| spec.volumes.as_ref())
+                .into_iter()
+                .flatten()
+                .filter_map(|volume| Some(volume.host_path.as_ref()?.path.as_str())),
+        ),
         mirror: pod.annotations().get(MIRROR).map(|hash| cut(hash)),
         addresses,
         life: if matches!(phase, "Succeeded" | "Failed") { Life::Ended } else { Life::Lives },
         containers: containers(pod),
         created: pod.metadata.creation_timestamp.as_ref().map_or(Timestamp(0), time),
+        secrets: secrets(pod),
+        host_ports: host_ports(pod),
     })
+}
+
+/// What is kept of a Service.
+pub(super) fn service(service: &Service) -> Option<ServiceSeen> {
+    let spec = service.spec.as_ref()?;
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let told = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let told = told.filter_map(|one| one.ip.as_deref().or(one.hostname.as_deref()));
+    let external = spec.external_ips.iter().flatten().map(String::as_str);
+    let ports = spec.ports.iter().flatten().take(MAX_PORTS).map(|port| match port.node_port {
+        Some(node) => format!("{} (node {node})", port.port),
+        None => port.port.to_string(),
+    });
+    Some(ServiceSeen {
+        uid: service.metadata.uid.clone()?,
+        version: version(&service.metadata),
+        namespace: service.metadata.namespace.clone()?,
+        name: service.metadata.name.clone()?,
+        kind: cut(spec.type_.as_deref().unwrap_or("ClusterIP")),
+        selector: labels(spec.selector.as_ref()),
+        addresses: told.chain(external).take(MAX_PORTS).map(cut).collect(),
+        ports: ports.collect(),
+    })
+}
+
+/// What is kept of an Ingress.
+pub(super) fn ingress(ingress: &Ingress) -> Option<IngressSeen> {
+    let spec = ingress.spec.as_ref()?;
+    let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let told = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let told = told.filter_map(|one| one.ip.as_deref().or(one.hostname.as_deref()));
+    let rules = || spec.rules.iter().flatten().take(MAX_RULES);
+    let paths =
+        rules().filter_map(|rule| rule.http.as_ref()).flat_map(|http| http.paths.iter().take(MAX_RULES));
+    let behind = paths.map(|path| &path.backend).chain(spec.default_backend.as_ref());
+    Some(IngressSeen {
+        uid: ingress.metadata.uid.clone()?,
+        version: version(&ingress.metadata),
+        namespace: ingress.metadata.namespace.clone()?,
+        name: ingress.metadata.name.clone()?,
+        hosts: rules().filter_map(|rule| rule.host.as_deref()).take(MAX_PORTS).map(cut).collect(),
+        services: behind
+            .filter_map(|to| to.service.as_ref())
+            .take(MAX_RULES)
+            .map(|to| cut(&to.name))
+            .collect(),
+        addresses: told.take(MAX_PORTS).map(cut).collect(),
+    })
+}
+
+/// Names of Secrets only: what is in them is never asked for.
+fn secrets(pod: &Pod) -> Vec<MountedSecret> {
+    let Some(spec) = pod.spec.as_ref() else { return Vec::new() };
+    let mut found = BTreeSet::new();
+    let mut note = |name: Option<&str>, how: &str| {
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            found.insert(MountedSecret { name: cut(name), how: how.to_owned() });
+        }
+    };
+    for volume in spec.volumes.iter().flatten() {
+        note(volume.secret.as_ref().and_then(|secret| secret.secret_name.as_deref()), "volume");
+        let parts = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for part in parts {
+            note(part.secret.as_ref().map(|secret| secret.name.as_str()), "volume");
+        }
+    }
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for from in container.env_from.iter().flatten() {
+            note(from.secret_ref.as_ref().map(|secret| secret.name.as_str()), "environment");
+        }
+        let values = container.env.iter().flatten().filter_map(|one| one.value_from.as_ref());
+        for value in values {
+            note(value.secret_key_ref.as_ref().map(|secret| secret.name.as_str()), "environment");
+        }
+    }
+    found.into_iter().take(PodFacts::MAX_SECRETS).collect()
+}
+
+fn host_ports(pod: &Pod) -> Vec<u16> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| u16::try_from(port.host_port?).ok())
+        .filter(|port| *port != 0)
+        .take(MAX_PORTS)
+        .collect()
 }
 
 /// What is kept of something that may own a pod.

@@ -41,11 +41,14 @@ fn seen(name: &str, version: u64) -> PodSeen {
         service_account: Some("api".into()),
         node: Some(NodeId::new("one")),
         network: PodNetwork::Pod,
+        installs_network: None,
         mirror: None,
         addresses: vec!["10.244.0.7".parse().unwrap()],
         life: Life::Lives,
         containers: vec![ContainerSeen { facts: container("api"), ids: vec![format!("id-of-{name}-api")] }],
         created: at(10),
+        secrets: Vec::new(),
+        host_ports: Vec::new(),
     }
 }
 

@@ -6,7 +6,8 @@ use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::{CronJob, Job},
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, Pod, Service},
+    networking::v1::Ingress,
 };
 use kube::{
     Api, Client, Resource,
@@ -47,6 +48,20 @@ pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: Cancel
     tasks.spawn(follow_owners::<DaemonSet>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<Job>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<CronJob>(pods.clone(), client.clone(), stop.clone()));
+    tasks.spawn(follow_doors(
+        pods.clone(),
+        client.clone(),
+        stop.clone(),
+        |service: &Service| read::service(service).map(|seen| (seen.uid.clone(), Fact::Service(seen))),
+        Fact::ServicesListed,
+    ));
+    tasks.spawn(follow_doors(
+        pods.clone(),
+        client.clone(),
+        stop.clone(),
+        |ingress: &Ingress| read::ingress(ingress).map(|seen| (seen.uid.clone(), Fact::Ingress(seen))),
+        Fact::IngressesListed,
+    ));
     tasks.spawn(follow_namespaces(pods, client, stop));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -110,6 +125,43 @@ where
         Event::Delete(object) => {
             if let Some(uid) = object.metadata.uid {
                 pods.tell(Fact::OwnerGone { uid });
+            }
+        }
+    })
+    .await;
+}
+
+/// Services and Ingresses.
+async fn follow_doors<K>(
+    pods: Pods,
+    client: Client,
+    stop: CancellationToken,
+    read: impl Fn(&K) -> Option<(String, Fact)> + Send,
+    all: impl Fn(Vec<String>) -> Fact + Send,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let kind: &'static str = if K::kind(&()).as_ref() == "Service" { "Service" } else { "Ingress" };
+    let config = watcher::Config::default().page_size(PAGE);
+    let stream = watcher(Api::<K>::all(client), config).default_backoff();
+    let mut listed = BTreeSet::new();
+    follow(kind, &pods.clone(), stream, stop, |event| match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(object) => {
+            if let Some((uid, fact)) = read(&object) {
+                listed.insert(uid);
+                pods.tell(fact);
+            }
+        }
+        Event::InitDone => pods.tell(all(std::mem::take(&mut listed).into_iter().collect())),
+        Event::Apply(object) => {
+            if let Some((_, fact)) = read(&object) {
+                pods.tell(fact);
+            }
+        }
+        Event::Delete(object) => {
+            if let Some(uid) = object.meta().uid.clone() {
+                pods.tell(Fact::DoorGone { uid });
             }
         }
     })

@@ -7,7 +7,7 @@ use model::{
     ActionId, ActionRecord, Finding, GateOutcome, Incident, IncidentId, NodeId, RunId, TimelineEntry,
 };
 use respond::{
-    gate::{self, Situation, Usage, Want},
+    gate::{self, JudgedAs, Situation, Usage, Want},
     plan::Plan,
     run::{Input as RunInput, Run, RunStart},
     trigger,
@@ -26,6 +26,13 @@ use crate::{
     metrics::kind,
     store::{ReadBack, StoreError, Table, Undone},
 };
+
+/// What a run that answers something is about.
+struct About<'a> {
+    finding: &'a Finding,
+    want: Want,
+    judged_as: JudgedAs,
+}
 
 impl Core {
     /// Answers a new finding of an incident, if a playbook does, nothing holds its process yet, and no person undid or refused
@@ -96,7 +103,8 @@ impl Core {
         let mut policies = self.state.book.policies_for(&incident);
         // So that the gate's own reasons say it, too.
         policies.extend(self.own_protection());
-        let evidence = self.evidence(&plan, &answered, turn.now);
+        let want = Want::of(&plan, &incident, &answered, &node, turn.now);
+        let evidence = self.evidence(&plan, &answered, &want);
         let paused = self.paused(turn.now);
         let mut situation = Situation {
             incident: &incident,
@@ -109,7 +117,6 @@ impl Core {
             paused: paused.as_ref(),
             now: turn.now,
         };
-        let want = Want::of(&plan, &situation);
         situation.used = self.usage(Some(&want), turn.now);
         let mut start = gate::decide(&plan, &situation);
         start.run = self.fresh(&start.run);
@@ -118,7 +125,8 @@ impl Core {
             // What would be done is written down already.
             return Ok(Answered::Not);
         }
-        self.begin(start, Some((&answered, want)), turn);
+        let judged_as = gate::judged_as(&plan, &situation);
+        self.begin(start, Some(About { finding: &answered, want, judged_as }), turn);
         Ok(if shadow { Answered::Not } else { Answered::Now })
     }
 
@@ -178,7 +186,8 @@ impl Core {
         Ok(())
     }
 
-    fn begin(&mut self, start: RunStart, answered: Option<(&Finding, Want)>, turn: &mut Turn) {
+    /// `about` nothing where a run only holds what the node did by itself.
+    fn begin(&mut self, start: RunStart, about: Option<About<'_>>, turn: &mut Turn) {
         let (id, incident) = (start.run.clone(), start.incident.clone());
         let outcome = match start.decision.outcome {
             GateOutcome::Automatic => "automatic",
@@ -199,16 +208,18 @@ impl Core {
             life: Life::Live,
             undoes,
             began: turn.now,
+            set: self.state.clock_set,
             outcome: start.decision.outcome,
             actions: 0,
-            answers: answered.as_ref().map(|(finding, _)| Answers {
+            answers: about.as_ref().map(|About { finding, .. }| Answers {
                 playbook: start.playbook.clone(),
                 finding: finding.id.clone(),
                 rule: finding.rule.id.clone(),
                 process: finding.event.process.key,
             }),
+            judged_as: about.as_ref().map(|about| about.judged_as).unwrap_or_default(),
             grip: Grip::None,
-            want: answered.map(|(_, want)| want),
+            want: about.map(|about| about.want),
         };
         let node = start.node.clone();
         let (run, effects) = match Run::begin(start, turn.now) {

@@ -3,14 +3,21 @@
 //! Deadlines are written down as times of the wall clock, since they outlive the process and the boot. So that an hour that never passed
 //! expires no approval and no step, and an hour that comes twice keeps nothing waiting, the runs are told by how much it was set. What was set
 //! while no controller ran is not known: then the wall clock counts.
+//!
+//! Where it is counted what was begun within the last hour, a clock counts that nobody sets: the wall clock without all by which it was set
+//! while a controller ran, which is stored, and each run remembers what it was when it began.
 
 use std::time::Duration;
 
 use model::{AuditKind, RunId, Timestamp};
 use respond::run::Input as RunInput;
 
-use super::{Core, turn::Turn};
-use crate::{audit::Draft, config::ControllerConfig};
+use super::{Core, rows::Rows, turn::Turn};
+use crate::{
+    audit::Draft,
+    config::ControllerConfig,
+    store::{ReadBack, Store, StoreError, Table},
+};
 
 /// Less is slewing, or the time between the two readings while the machine is busy.
 const SET: Duration = Duration::from_secs(2);
@@ -36,7 +43,28 @@ impl Clocks {
     }
 }
 
+/// Row of [`Table::Meta`]: the sum of what the clock was set by.
+const ROW: &[u8] = b"clock_set";
+
+/// By how much the clock was set in all, at a start. If it stands before what it told already, it was set back meanwhile, by that much at
+/// least: else whatever counts the last hour would count nothing but an old one until the clock has caught up.
+pub(super) fn load(store: &Store, rows: &Rows, now: Timestamp) -> Result<i64, StoreError> {
+    let stored: i64 = store.get(Table::Meta, ROW)?.unwrap_or_default();
+    let least = rows.latest().map_or(i64::MAX, |latest| now.0.saturating_sub(latest.0));
+    Ok(stored.min(least))
+}
+
 impl Core {
+    /// A moment of the present wall clock, by a clock that nobody sets.
+    pub(super) fn steadily(&self, now: Timestamp) -> Timestamp {
+        Timestamp(now.0.saturating_sub(self.state.clock_set))
+    }
+
+    /// In the first turn of all: what was found at the start counts also for the next one.
+    pub(super) fn remember_clock(&self, turn: &mut Turn) {
+        turn.batch.put(Table::Meta, ROW.to_vec(), &self.state.clock_set, ReadBack::No);
+    }
+
     /// First in a turn.
     pub(super) fn follow_clock(&mut self, turn: &mut Turn) {
         let now = Clocks { wall: turn.now, ..Clocks::read(&self.config) };
@@ -46,6 +74,8 @@ impl Core {
             return;
         };
         self.clocks = now;
+        self.state.clock_set = self.state.clock_set.saturating_add(by);
+        self.remember_clock(turn);
         let seconds = by as f64 / 1e9;
         tracing::warn!("the wall clock was set by {seconds:+.1} s: what runs wait for moves with it");
         turn.audit(Draft {

@@ -1,12 +1,15 @@
 //! What the gate decides from: what was recorded of the rule, the playbook and the place, and what is known of the incident beside its
 //! findings.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use enrich::join::{Cluster, Earlier, Sources as Known, enrich};
-use model::{Actor, AuditKind, Finding, Incident, IncidentId, RunId, Timestamp, Verdict};
+use enrich::join::{Cluster, Earlier, Flows, Sources as Known, enrich};
+use model::{
+    Actor, Attribution, AuditKind, Finding, Incident, IncidentId, RunId, SignalKind, SignalSays, Timestamp,
+    Verdict,
+};
 use respond::{
-    gate::{ACTORS_WITHIN, Evidence, Explanation, Paused, SWITCH, Situation, Usage, Want, explain},
+    gate::{ACTORS_WITHIN, Evidence, Explanation, JudgedAs, Paused, SWITCH, Situation, Usage, Want, explain},
     plan::Plan,
     run::{Input as RunInput, whole_run},
 };
@@ -15,11 +18,12 @@ use super::{
     Core,
     ingest::controller,
     runs::RunRow,
-    trust::{Said, Trust},
+    trust::{Said, Trust, Word},
     turn::Turn,
 };
 use crate::{
     api::{ApiError, ApiErrorKind, Automatic},
+    attribute::Pods,
     audit::Draft,
     store::StoreError,
 };
@@ -28,6 +32,8 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3600);
 /// Rules of one incident that a verdict is said of (I11).
 const MAX_RULES: usize = 64;
+/// Entities of one incident that a verdict is said of (I11).
+const MAX_ENTITIES: usize = 32;
 /// From so many findings on an incident is not looked at anew for each, but only after [`AGAIN`].
 const MANY: usize = 8;
 /// See [`MANY`].
@@ -37,15 +43,24 @@ const MAX_EARLIER: usize = 64;
 
 impl Core {
     /// What was recorded of what `plan` answers.
-    pub(super) fn evidence(&self, plan: &Plan, answered: &Finding, now: Timestamp) -> Evidence {
-        let trust: &Trust = &self.state.trust;
-        let wants = self.state.rows.wants_since(before(now, ACTORS_WITHIN)).cloned().collect();
+    pub(super) fn evidence(&self, plan: &Plan, answered: &Finding, want: &Want) -> Evidence {
+        let (trust, now): (&Trust, _) = (&self.state.trust, want.at);
+        // As the wall clock would have told the time of each had it always stood as it does now.
+        let wants =
+            self.state.rows.wants_since(before(self.steadily(now), ACTORS_WITHIN)).map(|(want, set)| {
+                let at = want.at.0.saturating_add(self.state.clock_set.saturating_sub(set));
+                Want { at: Timestamp(at), ..want.clone() }
+            });
+        let wants = wants.collect();
         let rollout = self.config.pods.as_ref().map(|pods| pods.rollout(answered)).unwrap_or_default();
         Evidence {
             pattern: Some(trust.of_rule(&answered.rule.id)),
             corpus: self.state.corpus.of(&answered.rule.id),
             playbook: Some(trust.of_playbook(plan.name())),
             wants: Some(wants),
+            entities: Some(
+                want.entities().map(|entity| (entity.clone(), trust.of_entity(&entity))).collect(),
+            ),
             rollout,
             demoted: self.state.promotions.demotion(plan.name()),
         }
@@ -63,7 +78,8 @@ impl Core {
         self.state.trust.paused().cloned().or_else(by_label)
     }
 
-    /// What automatic runs used in the last hour, in all and in the namespace of `want`; nothing where no policy asks for it.
+    /// What automatic runs used in the last hour, in all and in the namespace of `want`; nothing where no policy asks for it. The hour is
+    /// one that passed: a clock that is set neither frees a budget nor locks it.
     pub(super) fn usage(&self, want: Option<&Want>, now: Timestamp) -> Usage {
         let budgets = |spec: &crds::ResponsePolicySpec| spec.budgets != crds::Budgets::default();
         if !self.state.book.policies().iter().any(|(_, spec)| budgets(spec)) {
@@ -75,15 +91,18 @@ impl Core {
             // Runs of a time before namespaces were written down count for every one (I9).
             row.want.is_none() || (here.is_some() && place == here)
         };
-        self.state.rows.automatic_since(before(now, HOUR)).fold(Usage::default(), |sum, row| {
-            let (runs, actions) = if is_here(row) { (1, row.actions) } else { (0, 0) };
-            Usage {
-                runs: sum.runs.saturating_add(1),
-                actions: sum.actions.saturating_add(row.actions),
-                runs_here: sum.runs_here.saturating_add(runs),
-                actions_here: sum.actions_here.saturating_add(actions),
-            }
-        })
+        self.state.rows.automatic_since(before(self.steadily(now), HOUR)).fold(
+            Usage::default(),
+            |sum, row| {
+                let (runs, actions) = if is_here(row) { (1, row.actions) } else { (0, 0) };
+                Usage {
+                    runs: sum.runs.saturating_add(1),
+                    actions: sum.actions.saturating_add(row.actions),
+                    runs_here: sum.runs_here.saturating_add(runs),
+                    actions_here: sum.actions_here.saturating_add(actions),
+                }
+            },
+        )
     }
 
     /// Puts together what is known of an incident, before anything is decided about it.
@@ -115,7 +134,12 @@ impl Core {
         earlier.sort_by_key(|one| std::cmp::Reverse(one.opened));
         earlier.truncate(MAX_EARLIER);
         let Some(whole) = self.state.incidents.get(&self.state.store, id)? else { return Ok(()) };
-        let known = Known { intelligence: &snapshot, earlier: &earlier, cluster, now };
+        if let Some(pods) = &self.config.pods {
+            surroundings(pods, &mut whole.row.incident);
+        }
+        let told = self.config.pods.as_ref().is_some_and(Pods::has_flows);
+        let flows = if told { Flows::Known } else { Flows::None };
+        let known = Known { intelligence: &snapshot, earlier: &earlier, cluster, flows, now };
         let enrichment = enrich(&whole.row.incident, &known);
         let before = &whole.row.incident.enrichment;
         let same = (&before.intelligence, &before.facts, &before.missing)
@@ -154,12 +178,33 @@ impl Core {
             .map(|finding| finding.rule.id.clone())
             .collect();
         let runs: Vec<RunId> = incident.runs.iter().map(|run| run.id.clone()).collect();
+        let is_exercise =
+            |run: &RunId| self.state.rows.get(run).is_some_and(|row| row.judged_as == JudgedAs::Exercises);
+        let explained: BTreeSet<RunId> =
+            runs.iter().filter(|run| is_explained(incident, run) || is_exercise(run)).cloned().collect();
+        if !explained.is_empty() && explained.len() == runs.len() {
+            // What the context explains says nothing of what the rule finds elsewhere, and there no run acts by itself.
+            rules.clear();
+        }
         rules.sort();
         rules.dedup();
         rules.truncate(MAX_RULES);
         let said = Said::from(verdict);
         let rows: Vec<&RunRow> = runs.iter().filter_map(|run| self.state.rows.get(run)).collect();
         let shadow = !rows.is_empty() && rows.iter().all(|row| is_shadow(row));
+        let unexplained = rows.iter().copied().filter(|row| !explained.contains(&row.run));
+        let entities = entities(unexplained.clone());
+        let names = |row: &RunRow| row.answers.as_ref().map(|answers| answers.playbook.to_string());
+        let because: BTreeSet<String> = rules.iter().cloned().chain(unexplained.filter_map(names)).collect();
+        let again = said == Said::Wrong && self.is_again(&entities, id);
+        for entity in &entities {
+            let word = Word { said, shadow, because: because.clone() };
+            self.state.trust.say_of_entity(entity, id, word, turn.now, &mut turn.batch);
+        }
+        if again {
+            // The same one again: it was counted the first time, and is asked about since. What counted otherwise before does not stay so.
+            rules.retain(|rule| self.state.trust.has_case_of_rule(rule, id));
+        }
         for rule in rules {
             self.state.trust.say_of_rule(&rule, id, (said, shadow), turn.now, &mut turn.batch);
         }
@@ -171,6 +216,11 @@ impl Core {
                     |beside| beside.say(said.into(), turn.now),
                     &mut turn.batch,
                 );
+                let counted_once =
+                    again && !self.state.trust.has_case_of_playbook(&answers.playbook, &row.run);
+                if counted_once || explained.contains(&row.run) {
+                    continue;
+                }
                 self.state.trust.say_of_playbook(
                     &answers.playbook,
                     &row.run,
@@ -195,11 +245,24 @@ impl Core {
         if *step != whole_run() {
             return;
         }
-        let Some(answers) = self.state.rows.get(run).and_then(|row| row.answers.clone()) else { return };
+        let row = self.state.rows.get(run).filter(|row| row.judged_as == JudgedAs::Attacks);
+        let Some(answers) = row.and_then(|row| row.answers.clone()) else { return };
         let word = (said, false);
         self.state.promotions.change(run, |beside| beside.say(said.into(), turn.now), &mut turn.batch);
+        match self.state.incidents.get(&self.state.store, id) {
+            Ok(Some(whole)) if is_explained(&whole.row.incident, run) => return,
+            _ => {}
+        }
+        if said == Said::Refused && self.is_again(&entities(self.state.rows.get(run).into_iter()), id) {
+            return;
+        }
         self.state.trust.say_of_rule(&answers.rule, id, word, turn.now, &mut turn.batch);
         self.state.trust.say_of_playbook(&answers.playbook, run, word, turn.now, &mut turn.batch);
+    }
+
+    /// Whether somebody of these was judged a false positive before, of another incident.
+    fn is_again(&self, entities: &BTreeSet<String>, id: &IncidentId) -> bool {
+        entities.iter().any(|entity| self.state.trust.was_wrong_before(entity, id))
     }
 
     /// From now on nothing begins by itself. Who finds it so already is told since when, by whom and why, and that word stays.
@@ -300,7 +363,8 @@ impl Core {
             return Err(unknown(format!("{which} in use answers {id}; `hemostat playbook list` shows them")));
         };
         let policies = self.state.book.policies_for(&incident);
-        let (evidence, paused) = (self.evidence(plan, finding, now), self.paused(now));
+        let want = Want::of(plan, &incident, finding, &node, now);
+        let (evidence, paused) = (self.evidence(plan, finding, &want), self.paused(now));
         let mut situation = Situation {
             incident: &incident,
             finding,
@@ -312,13 +376,36 @@ impl Core {
             paused: paused.as_ref(),
             now,
         };
-        situation.used = self.usage(Some(&Want::of(plan, &situation)), now);
+        situation.used = self.usage(Some(&want), now);
         Ok(explain(plan, &situation))
     }
 }
 
 fn tail(because: &str) -> String {
     if because.is_empty() { String::new() } else { format!(": {because}") }
+}
+
+/// Brings what changes around the pods of an incident to what it is now.
+fn surroundings(pods: &Pods, incident: &mut Incident) {
+    for known in &mut incident.pods {
+        let Attribution::Resolved { pod, .. } = &mut known.attribution else { continue };
+        // One that is forgotten keeps what was known of it.
+        if let Some((doors, peers)) = pods.surroundings(&pod.uid) {
+            (pod.doors, pod.peers) = (doors, peers);
+        }
+    }
+}
+
+/// Whether the gate saw something beside the finding that may explain it (signal 2): a job, a pipeline, planned work, many targets at once.
+fn is_explained(incident: &Incident, run: &RunId) -> bool {
+    let signals =
+        incident.runs.iter().filter(|known| known.id == *run).flat_map(|known| &known.decision.signals);
+    signals.into_iter().any(|signal| signal.kind == SignalKind::Context && signal.says == SignalSays::Ask)
+}
+
+/// Who did what these runs answer, and where.
+fn entities<'a>(rows: impl Iterator<Item = &'a RunRow>) -> BTreeSet<String> {
+    rows.filter_map(|row| row.want.as_ref()).flat_map(Want::entities).take(MAX_ENTITIES).collect()
 }
 
 fn is_shadow(row: &RunRow) -> bool {

@@ -32,7 +32,7 @@ use crate::{
 /// Findings held in memory because they were counted lately.
 const RECENT: usize = 256;
 
-/// How long a node folds what repeats a finding into it (`agent::finding::Fold::EXPIRES`): so long it can be asked for.
+/// How long a node folds what repeats a finding into it (`detect::fold::Fold::EXPIRES`): so long it can be asked for.
 const REPEATS_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// How long health tells of findings that were left out.

@@ -26,6 +26,10 @@ const LEAST_BEGINNING: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Incidents {
     whole: HashMap<IncidentId, Whole>,
+    /// Those that somebody had hold of since the last turn: no other can have changed.
+    touched: BTreeSet<IncidentId>,
+    /// Findings, and incidents, that are held as whole ones.
+    held: usize,
     lines: BTreeMap<IncidentId, Line>,
     /// What people undid or refused, and in which incident.
     undone: BTreeMap<Undone, IncidentId>,
@@ -41,6 +45,8 @@ pub(super) struct Whole {
     /// As stored, but with its findings.
     pub(super) row: IncidentRow,
     used: u64,
+    /// What it counts for in [`Incidents::held`].
+    weight: usize,
     dirty: Dirty,
     dirty_findings: BTreeSet<u32>,
 }
@@ -86,7 +92,10 @@ impl Incidents {
         let line = Line { summary: summary(&row), visibility };
         self.lines.insert(id.clone(), line);
         self.uses += 1;
-        let whole = Whole { row, used: self.uses, dirty: Dirty::Yes, dirty_findings: BTreeSet::new() };
+        let whole =
+            Whole { row, used: self.uses, weight: 0, dirty: Dirty::Yes, dirty_findings: BTreeSet::new() };
+        self.touched.insert(id.clone());
+        self.held -= self.whole.get(&id).map_or(0, |before| before.weight);
         self.whole.entry(id).insert_entry(whole).into_mut()
     }
 
@@ -95,8 +104,12 @@ impl Incidents {
         self.uses += 1;
         if !self.whole.contains_key(id) {
             let Some(row) = load_row(store, id)? else { return Ok(None) };
-            let whole = Whole { row, used: self.uses, dirty: Dirty::No, dirty_findings: BTreeSet::new() };
+            let whole =
+                Whole { row, used: self.uses, weight: 0, dirty: Dirty::No, dirty_findings: BTreeSet::new() };
             self.whole.insert(id.clone(), whole);
+        }
+        if !self.touched.contains(id) {
+            self.touched.insert(id.clone());
         }
         let whole = self.whole.get_mut(id);
         Ok(match whole {
@@ -110,12 +123,19 @@ impl Incidents {
 
     /// Those that changed in this turn.
     pub(super) fn dirty_rows(&self) -> impl Iterator<Item = &IncidentRow> {
-        self.whole.values().filter(|whole| whole.dirty == Dirty::Yes).map(|whole| &whole.row)
+        let touched = self.touched.iter().filter_map(|id| self.whole.get(id));
+        touched.filter(|whole| whole.dirty == Dirty::Yes).map(|whole| &whole.row)
     }
 
     /// Puts what changed into the batch.
     pub(super) fn flush(&mut self, batch: &mut Batch) {
-        for (id, whole) in self.whole.iter_mut().filter(|(_, w)| w.dirty == Dirty::Yes) {
+        for id in &std::mem::take(&mut self.touched) {
+            let Some(whole) = self.whole.get_mut(id) else { continue };
+            let weight = whole.row.incident.findings.len() + 1;
+            self.held = self.held + weight - std::mem::replace(&mut whole.weight, weight);
+            if whole.dirty == Dirty::No {
+                continue;
+            }
             self.revision += 1;
             whole.row.revision = self.revision;
             if let Some(changed) = &mut self.changed {
@@ -138,9 +158,7 @@ impl Incidents {
 
     /// Lets go of what was used longest ago until at most `findings` are held. Only between turns, when all is stored.
     pub(super) fn evict(&mut self, findings: usize) {
-        let weight = |w: &Whole| w.row.incident.findings.len() + 1;
-        let mut total: usize = self.whole.values().map(weight).sum();
-        if total <= findings {
+        if self.held <= findings {
             return;
         }
         let mut by_use: Vec<(u64, IncidentId)> =
@@ -148,10 +166,10 @@ impl Incidents {
         by_use.sort_unstable();
         // A tenth more than needed, so that it is not sorted again for each.
         for (_, oldest) in by_use {
-            if total <= findings - findings / 10 {
+            if self.held <= findings - findings / 10 {
                 break;
             }
-            total -= self.whole.remove(&oldest).map_or(0, |w| weight(&w));
+            self.held -= self.whole.remove(&oldest).map_or(0, |whole| whole.weight);
         }
     }
 
@@ -178,7 +196,7 @@ impl Incidents {
         }
         for id in &ids {
             self.lines.remove(id);
-            self.whole.remove(id);
+            self.held -= self.whole.remove(id).map_or(0, |whole| whole.weight);
             batch.remove(Table::Incidents, id.as_str().as_bytes().to_vec());
             batch.remove(Table::Groups, id.as_str().as_bytes().to_vec());
             for index in 0..Incident::MAX_FINDINGS {

@@ -7,6 +7,7 @@ use model::{
     ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, IncidentId, IncidentState, NodeId, Report,
     Seq, Timestamp, Up,
 };
+use respond::run::Sight;
 use tokio::sync::mpsc;
 
 use super::{
@@ -163,6 +164,7 @@ impl Core {
     /// Takes a new finding in, wherever it comes from: correlations look at it, and unless its rule is only there for them it goes to
     /// its incident.
     pub(super) fn accept(&mut self, finding: Finding, turn: &mut Turn) -> Result<(), StoreError> {
+        self.watch(&Sight::of(&finding, finding.last), turn);
         if self.feed(&finding, turn) == Reports::ThroughCorrelations {
             return Ok(());
         }
@@ -468,7 +470,7 @@ fn is_source(name: &NodeId) -> bool {
     name.as_str().contains(':')
 }
 
-fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index: u32) {
+pub(super) fn put_place(turn: &mut Turn, finding: &FindingId, incident: &IncidentId, index: u32) {
     let place = Place { incident: incident.clone(), index };
     turn.batch.put(Table::FindingPlaces, seen_key(finding), &place, ReadBack::No);
     turn.places.insert(finding.clone(), (place.incident, index));

@@ -24,6 +24,15 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Stretches of time pass also where nothing changes.
 const AT_LEAST: Duration = Duration::from_secs(60);
 
+/// Where a story stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It came to an end, or something was added after that.
+    Over,
+    /// It goes on, or nothing is new.
+    More,
+}
+
 /// Facts of incidents.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -44,20 +53,24 @@ impl Ledger {
         Ok(this)
     }
 
-    /// An incident changed.
-    pub(super) fn note(&mut self, row: &IncidentRow, batch: &mut Batch) {
+    /// An incident changed; whether its story came to an end, or something was added to one that had.
+    pub(super) fn note(&mut self, row: &IncidentRow, batch: &mut Batch) -> Told {
         let id = &row.incident.id;
         let before = self.facts.get(id);
         match Facts::of(row, before) {
             Some(facts) if before != Some(&facts) => {
+                let told = |facts: &Facts| (facts.over, facts.remediated, facts.verdict, facts.undone);
+                let ended = facts.over && before.map(told) != Some(told(&facts));
                 batch.put(Table::Measures, id.as_str().as_bytes().to_vec(), &facts, ReadBack::No);
                 self.by_age.insert((facts.opened, id.clone()));
                 self.facts.insert(id.clone(), facts);
                 self.changed = true;
+                return if ended { Told::Over } else { Told::More };
             }
             None if before.is_some() => self.forget(id, batch),
             _ => {}
         }
+        Told::More
     }
 
     fn forget(&mut self, id: &IncidentId, batch: &mut Batch) {
@@ -89,9 +102,13 @@ impl Ledger {
 impl Core {
     /// What changed in this turn is counted.
     pub(super) fn note_facts(&mut self, batch: &mut Batch) {
+        let mut ended = Vec::new();
         for row in self.state.incidents.dirty_rows() {
-            self.state.measures.note(row, batch);
+            if self.state.measures.note(row, batch) == Told::Over {
+                ended.push(row.incident.id.clone());
+            }
         }
+        self.mark_for_trace(ended);
     }
 
     /// Measures, if it is time.
@@ -99,8 +116,13 @@ impl Core {
         if !self.state.measures.is_due() {
             return;
         }
+        self.state.measures.let_go(now, batch);
+        self.show_measures(now);
+    }
+
+    /// Shows what the facts say now. Also before the first turn, so that nobody who asks then is told of nothing.
+    pub(super) fn show_measures(&mut self, now: Timestamp) {
         let ledger = &mut self.state.measures;
-        ledger.let_go(now, batch);
         (ledger.changed, ledger.measured) = (false, Some(Instant::now()));
         let playbooks: Vec<String> = self.state.book.plans().map(|plan| plan.name().to_string()).collect();
         let measured = Measured::of(self.state.measures.facts.values(), &playbooks, now);

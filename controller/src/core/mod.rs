@@ -21,7 +21,10 @@ mod replayed;
 mod rows;
 mod runs;
 mod settle;
+mod sights;
+mod split;
 mod state;
+mod traced;
 mod trust;
 mod turn;
 
@@ -33,8 +36,8 @@ use std::{
 };
 
 use model::{
-    ActionFailure, ActionId, ActionRecord, Actor, CommandOutcome, Down, IncidentId, Level, NodeCommand,
-    NodeId, OnDrift, RunId, Seq, StepName, Timestamp, Up, Verdict,
+    ActionFailure, ActionId, ActionRecord, Actor, CommandOutcome, Down, FindingId, IncidentId, Level,
+    NodeCommand, NodeId, OnDrift, RunId, Seq, StepName, Timestamp, Up, Verdict,
 };
 use serde::Serialize;
 use tokio::{
@@ -54,6 +57,7 @@ use crate::{
     metrics::Metrics,
     playbooks::{Plans, Sources},
     start::StartError,
+    trace::Sending,
 };
 
 /// Number of a connection, so that the end of an old one does not close its successor.
@@ -166,6 +170,12 @@ pub(crate) enum Change {
         id: String,
         because: String,
     },
+    /// Takes findings out of an incident into one of their own.
+    Split {
+        id: String,
+        findings: Vec<FindingId>,
+        because: String,
+    },
     /// Nothing automatic begins from now on.
     Pause {
         because: String,
@@ -263,6 +273,8 @@ pub(crate) struct Core {
     again: Again,
     /// Both clocks at the last turn.
     clocks: Clocks,
+    /// Where traces are put, where they are wanted.
+    traces: Option<Sending>,
 }
 
 /// What the thread shares with the rest.
@@ -274,6 +286,7 @@ pub(crate) struct Shared {
     pub(crate) paused: watch::Sender<bool>,
     pub(crate) plans: watch::Sender<Plans>,
     pub(crate) stop: CancellationToken,
+    pub(crate) traces: Option<Sending>,
 }
 
 /// How long the core sleeps at most: the coarsest step of its deadlines.
@@ -288,30 +301,13 @@ pub(crate) fn spawn(
     inbox: mpsc::Receiver<Input>,
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
-    let started = (shared.config.clock)();
-    let mut state = State::load(&shared.config, &shared.health)?;
-    state.links.keep_with(shared.config.ledger.clone());
-    let Shared { config, health, metrics, revision, paused, plans, stop } = shared;
-    paused.send_replace(state.trust.paused().is_some());
+    let state = State::load(&shared.config, &shared.health)?;
+    let mut core = Core::new(shared, state);
+    core.state.links.keep_with(core.config.ledger.clone());
+    core.paused.send_replace(core.state.trust.paused().is_some());
     // Never as they stand in their files, not even for a moment: what was taken back stays so.
-    plans.send_replace(state.plans_in_force());
-    let (refused, stories, again) = (None, 0, Again::No);
-    let clocks = Clocks::read(&config);
-    let core = Core {
-        config,
-        state,
-        health,
-        metrics,
-        revision,
-        stop,
-        started,
-        refused,
-        stories,
-        paused,
-        plans,
-        again,
-        clocks,
-    };
+    core.plans.send_replace(core.state.plans_in_force());
+    core.show_measures(core.started);
     thread::Builder::new()
         .name("hemostat-core".into())
         .spawn(move || core.live(inbox, &runtime))
@@ -319,9 +315,32 @@ pub(crate) fn spawn(
 }
 
 impl Core {
+    fn new(shared: Shared, state: State) -> Self {
+        let Shared { config, health, metrics, revision, paused, plans, stop, traces } = shared;
+        let (started, clocks) = ((config.clock)(), Clocks::read(&config));
+        let (refused, stories, again) = (None, 0, Again::No);
+        Self {
+            config,
+            state,
+            health,
+            metrics,
+            revision,
+            stop,
+            started,
+            refused,
+            stories,
+            paused,
+            plans,
+            again,
+            clocks,
+            traces,
+        }
+    }
+
     /// Until the queue is closed: everybody who could put something in has ended, and all of it has been dealt with.
     fn live(mut self, mut inbox: mpsc::Receiver<Input>, runtime: &Handle) {
         let mut begin = self.turn();
+        self.remember_clock(&mut begin);
         self.recover(&mut begin);
         self.modes_of_git(&mut begin);
         // From now on it is known what comes late.

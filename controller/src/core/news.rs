@@ -3,6 +3,7 @@
 
 use detect::incident::incident_of_repeat;
 use model::{ActionId, ActionRecord, FindingId, IncidentId, NodeId, ProcessKey, RunId, Target, Timestamp};
+use respond::run::Sight;
 
 use super::{
     Core,
@@ -33,6 +34,7 @@ impl Core {
         let mut again = known.clone();
         (again.count, again.last) = (count, last);
         whole.repeat(index, count, last, turn.now);
+        self.watch(&Sight::again(&again, last), turn);
         if self.state.correlations.is_quiet(&again) {
             // Evidence: what its repetitions mean is for the correlation to say.
             return Ok(());

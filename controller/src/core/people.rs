@@ -55,6 +55,7 @@ impl Core {
             }
             Change::Judge { id, verdict, because } => self.judge(&id, verdict, by, &reason(because), turn),
             Change::Close { id, because } => self.close(&id, by, &reason(because), turn),
+            Change::Split { id, findings, because } => self.split(&id, &findings, by, &reason(because), turn),
             Change::Pause { because } => {
                 return Ok(Changed::Automatic(self.pause(by, &reason(because), turn)));
             }
@@ -320,7 +321,7 @@ impl Core {
     }
 
     /// A person's deed: into the audit log and the incident's history.
-    fn human(
+    pub(super) fn human(
         &mut self,
         incident: &IncidentId,
         run: Option<&RunId>,

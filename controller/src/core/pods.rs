@@ -17,8 +17,9 @@ use crate::{
 /// Findings that are asked for again; beyond, a further one is asked for once (I11).
 const MAX_WAITING: usize = 1024;
 
-/// How soon is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
+/// How soon is asked again at first, and at the latest: the longer it was waited in vain, the less soon. What is asked for 15 s is asked
+/// some 25 times.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Where those that wait are kept over a restart.
 const KEY: &[u8] = b"attributing";
@@ -40,6 +41,7 @@ impl Core {
             && self.state.attributing.len() < MAX_WAITING
         {
             self.state.attributing.insert((id.clone(), finding.id.clone()), turn.now);
+            self.state.ask_again = self.state.ask_again.min(turn.now.plus(AGAIN.0));
             self.keep_attributing(turn);
         }
         Ok(())
@@ -48,6 +50,9 @@ impl Core {
     /// Asks again for those of which not all is known.
     pub(super) fn attribute_again(&mut self, turn: &mut Turn) {
         let Some(pods) = self.config.pods.clone() else { return };
+        if turn.now < self.state.ask_again {
+            return;
+        }
         let waiting: Vec<_> = self.state.attributing.iter().map(|(key, at)| (key.clone(), *at)).collect();
         let before = waiting.len();
         for ((id, finding_id), since) in waiting {
@@ -70,11 +75,14 @@ impl Core {
         if self.state.attributing.len() != before {
             self.keep_attributing(turn);
         }
+        let soonest =
+            self.state.attributing.values().map(|since| turn.now.plus(pause(turn.now.since(*since))));
+        self.state.ask_again = soonest.min().unwrap_or(Timestamp(i64::MIN));
     }
 
     /// When is asked again.
     pub(super) fn next_attribution(&self, now: Timestamp) -> Option<Timestamp> {
-        (!self.state.attributing.is_empty()).then(|| now.plus(AGAIN))
+        (!self.state.attributing.is_empty()).then(|| self.state.ask_again.max(now))
     }
 
     fn ask(
@@ -136,6 +144,11 @@ impl Core {
 pub(super) fn load(store: &crate::store::Store) -> Result<Attributing, StoreError> {
     let waiting: Vec<((IncidentId, FindingId), Timestamp)> = store.get(Table::Meta, KEY)?.unwrap_or_default();
     Ok(waiting.into_iter().collect())
+}
+
+/// How long is waited before it is asked again.
+fn pause(waited: Duration) -> Duration {
+    (waited / 4).clamp(AGAIN.0, AGAIN.1)
 }
 
 /// How much is known of where a finding happened.

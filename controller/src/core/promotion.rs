@@ -12,9 +12,12 @@ use crds::Mode;
 use model::{Actor, AuditKind, IncidentId, PlaybookName, RunId, Timestamp};
 use respond::{
     action::describe,
-    gate::promotion::{
-        Comparison, Demotion, Moved, Score, Standing, Terms, begin_anew, content_of, load, missing,
-        mode_hunk, patch, review, weeks,
+    gate::{
+        JudgedAs,
+        promotion::{
+            Comparison, Demotion, Moved, Score, Standing, Terms, begin_anew, content_of, load, missing,
+            mode_hunk, patch, review, weeks,
+        },
     },
     plan::Plan,
     run::{Change as RunChange, RunStart},
@@ -103,10 +106,12 @@ impl Promotions {
         self.bound(batch);
     }
 
-    /// Forgets the playbook that did nothing for longest, where there are too many.
+    /// Forgets the playbook that did nothing for longest, where there are too many; one that was taken back at the very last, since it would
+    /// be trusted again.
     fn bound(&mut self, batch: &mut Batch) {
         while self.books.len() > MAX_PLAYBOOKS {
-            let last = |known: &Known| known.order.last().map(|(at, _)| *at);
+            let is_demoted = |known: &Known| known.standing.as_ref().is_some_and(|it| it.demoted.is_some());
+            let last = |known: &Known| (is_demoted(known), known.order.last().map(|(at, _)| *at));
             let oldest = self.books.iter().min_by_key(|(_, known)| last(known)).map(|(name, _)| name.clone());
             let Some((name, known)) = oldest.and_then(|name| self.books.remove_entry(&name)) else { break };
             batch.remove(Table::Promotion, standing_key(&name));
@@ -157,7 +162,7 @@ impl State {
 impl Core {
     /// A run of a playbook begins: what it does will stand beside what people do.
     pub(super) fn record_beside(&mut self, row: &RunRow, start: &RunStart, turn: &mut Turn) {
-        if row.answers.is_none() {
+        if row.answers.is_none() || row.judged_as == JudgedAs::Exercises {
             return;
         }
         let beside = Comparison {
@@ -245,10 +250,15 @@ impl Core {
             let Some(known) = self.state.promotions.books.get(&name) else { continue };
             let Some(standing) = &known.standing else { continue };
             let runs: Vec<&Comparison> = known.runs.values().collect();
-            let (standing, moved) = review(&name, standing, &runs, &Terms::SHIPPED, turn.now);
+            let (standing, moved) = review(&name, standing, &runs, &self.terms(&name), turn.now);
             self.state.promotions.stand(&name, standing, &mut turn.batch);
             self.tell_moved(&name, &moved, turn);
         }
+    }
+
+    /// What a playbook has to show, by the policies in force.
+    fn terms(&self, playbook: &PlaybookName) -> Terms {
+        Terms::of(playbook, self.state.book.policies().iter().map(|(_, policy)| policy))
     }
 
     /// A person said that what was recorded of it no longer counts; whether there was anything.
@@ -311,7 +321,7 @@ impl Core {
                 since: standing.since,
                 demoted: standing.demoted.clone(),
                 proposed: standing.proposed.clone(),
-                missing: missing(playbook, standing, &runs, &Terms::SHIPPED, now),
+                missing: missing(playbook, standing, &runs, &self.terms(playbook), now),
                 score: Score::of(runs.iter().copied().filter(|run| standing.counts(run))),
                 weeks: weeks(&runs, SHOWN_WEEKS),
                 runs: if one { runs.into_iter().take(SHOWN_RUNS).cloned().collect() } else { Vec::new() },
@@ -407,3 +417,6 @@ fn standing_key(playbook: &PlaybookName) -> Vec<u8> {
 fn run_key(run: &Comparison) -> Vec<u8> {
     [b"c", run.playbook.as_str().as_bytes(), b"\0", run.run.as_str().as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests;

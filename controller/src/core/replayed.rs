@@ -2,7 +2,7 @@
 
 use model::{Incident, IncidentId, Timestamp};
 
-use super::{Again, Clocks, Core, Input, Shared, State};
+use super::{Core, Input, Shared, State};
 use crate::{
     api::ApiError,
     start::StartError,
@@ -28,27 +28,9 @@ impl Core {
         let mut batch = Batch::default();
         batch.put(Table::Meta, b"correlation_seed".to_vec(), &SEED, ReadBack::No);
         store.commit(&batch)?;
-        let Shared { config, health, metrics, revision, paused, plans, stop } = shared;
-        let started = (config.clock)();
-        let mut state = State::load_from(store, &config, &health)?;
+        let mut state = State::load_from(store, &shared.config, &shared.health)?;
         state.corpus.wait();
-        let (refused, stories, again) = (None, 0, Again::No);
-        let clocks = Clocks::read(&config);
-        let mut core = Self {
-            config,
-            state,
-            health,
-            metrics,
-            revision,
-            stop,
-            started,
-            refused,
-            stories,
-            paused,
-            plans,
-            again,
-            clocks,
-        };
+        let mut core = Self::new(shared, state);
         let mut begin = core.turn();
         core.recover(&mut begin);
         core.correlate(&mut begin);

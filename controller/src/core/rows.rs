@@ -15,9 +15,9 @@ pub(super) struct Rows {
     by_process: HashMap<(NodeId, ProcessKey), BTreeSet<RunId>>,
     by_finding: HashMap<FindingId, BTreeSet<RunId>>,
     by_incident: HashMap<IncidentId, BTreeSet<RunId>>,
-    /// Of those that act by themselves.
+    /// Of those that act by themselves, by when they began by a clock that nobody sets.
     automatic: BTreeSet<(Timestamp, RunId)>,
-    /// Of those whose playbook wanted something.
+    /// Of those whose playbook wanted something, as above.
     wanting: BTreeSet<(Timestamp, RunId)>,
 }
 
@@ -31,10 +31,10 @@ impl Rows {
         }
         self.by_incident.entry(row.incident.clone()).or_default().insert(run.clone());
         if row.outcome == GateOutcome::Automatic {
-            self.automatic.insert((row.began, run.clone()));
+            self.automatic.insert((row.began_steadily(), run.clone()));
         }
         if row.want.is_some() {
-            self.wanting.insert((row.began, run.clone()));
+            self.wanting.insert((row.began_steadily(), run.clone()));
         }
         self.all.insert(run, row);
     }
@@ -46,8 +46,8 @@ impl Rows {
             take_out(&mut self.by_finding, &answers.finding, run);
         }
         take_out(&mut self.by_incident, &row.incident, run);
-        self.automatic.remove(&(row.began, run.clone()));
-        self.wanting.remove(&(row.began, run.clone()));
+        self.automatic.remove(&(row.began_steadily(), run.clone()));
+        self.wanting.remove(&(row.began_steadily(), run.clone()));
     }
 
     pub(super) fn contains(&self, run: &RunId) -> bool {
@@ -81,16 +81,22 @@ impl Rows {
         self.by_incident.get(incident).into_iter().flatten().filter_map(|run| self.all.get(run))
     }
 
-    /// The runs that act by themselves and were begun after `at`.
+    /// The runs that act by themselves and were begun after `at`, by a clock that nobody sets.
     pub(super) fn automatic_since(&self, at: Timestamp) -> impl Iterator<Item = &RunRow> {
         let after = self.automatic.iter().rev().take_while(move |(began, _)| *began > at);
         after.filter_map(|(_, run)| self.all.get(run))
     }
 
-    /// What playbooks wanted after `at`.
-    pub(super) fn wants_since(&self, at: Timestamp) -> impl Iterator<Item = &Want> {
+    /// What playbooks wanted after `at`, each with how far the clock had been set then.
+    pub(super) fn wants_since(&self, at: Timestamp) -> impl Iterator<Item = (&Want, i64)> {
         let after = self.wanting.iter().rev().take_while(move |(began, _)| *began > at);
-        after.filter_map(|(_, run)| self.all.get(run)?.want.as_ref())
+        after.filter_map(|(_, run)| self.all.get(run)).filter_map(|row| Some((row.want.as_ref()?, row.set)))
+    }
+
+    /// When the latest of all these began.
+    pub(super) fn latest(&self) -> Option<Timestamp> {
+        let last = |of: &BTreeSet<(Timestamp, RunId)>| of.last().map(|(began, _)| *began);
+        last(&self.automatic).max(last(&self.wanting))
     }
 }
 
@@ -122,6 +128,7 @@ mod tests {
             life: Life::Live,
             undoes: Vec::new(),
             began: Timestamp(i64::from(n)),
+            set: 0,
             outcome,
             actions: 1,
             answers: Some(Answers {
@@ -132,6 +139,7 @@ mod tests {
             }),
             grip: Grip::None,
             want: None,
+            judged_as: respond::gate::JudgedAs::default(),
         }
     }
 

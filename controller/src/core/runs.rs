@@ -33,6 +33,9 @@ pub(super) struct RunRow {
     /// The node's own reactions that this run undoes.
     pub(super) undoes: Vec<ActionId>,
     pub(super) began: Timestamp,
+    /// By how much the wall clock had been set in all when it began, in nanoseconds: so long as it was not set again, none of that matters.
+    #[serde(default)]
+    pub(super) set: i64,
     /// What the gate said, and how many actions came of it: for budgets.
     pub(super) outcome: GateOutcome,
     pub(super) actions: u32,
@@ -45,6 +48,9 @@ pub(super) struct RunRow {
     /// What its playbook wanted.
     #[serde(default)]
     pub(super) want: Option<respond::gate::Want>,
+    /// What judgements of it say something of.
+    #[serde(default)]
+    pub(super) judged_as: respond::gate::JudgedAs,
 }
 
 /// What a run answers.
@@ -80,6 +86,11 @@ pub(super) enum Life {
 impl RunRow {
     pub(super) fn is_live(&self) -> bool {
         self.life == Life::Live
+    }
+
+    /// When it began, by a clock that nobody sets ([`super::clocks`]).
+    pub(super) fn began_steadily(&self) -> Timestamp {
+        Timestamp(self.began.0.saturating_sub(self.set))
     }
 }
 
@@ -140,7 +151,9 @@ impl Core {
         self.correlate(turn);
         self.attribute_again(turn);
         self.enrich_again(turn.now);
+        self.watch_flows(turn);
         self.review_promotions(turn);
+        self.send_traces();
         let due: Vec<RunId> = self
             .state
             .runs
@@ -155,7 +168,8 @@ impl Core {
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         let runs = self.state.runs.values().filter_map(Run::next_deadline);
-        let asked = self.next_attribution((self.config.clock)());
+        let now = (self.config.clock)();
+        let asked = self.next_attribution(now).into_iter().chain(self.next_look(now));
         runs.chain(self.state.correlations.next_due()).chain(asked).min()
     }
 
@@ -277,6 +291,10 @@ impl Core {
     ) {
         let Some(run) = self.state.runs.get(id) else { return };
         let (summary, actions): (RunSummary, Vec<ActionRecord>) = (run.summary(), run.records());
+        match run.is_watching() {
+            true => self.state.watching.insert(id.clone()),
+            false => self.state.watching.remove(id),
+        };
         let life = if run.is_over() { Life::Over } else { Life::Live };
         self.state.promotions.change(id, |beside| beside.ended(summary.state), &mut turn.batch);
         let done = u32::try_from(actions.iter().filter(|a| a.step.is_some()).count()).unwrap_or(u32::MAX);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use detect::incident::{Correlator, Group};
-use model::{ActionId, AuditEntry, IncidentId, NodeId, RunId};
+use model::{ActionId, AuditEntry, IncidentId, NodeId, RunId, Timestamp};
 use respond::run::Run;
 
 use super::{
@@ -41,22 +41,30 @@ pub(super) struct State {
     /// Of adopted reactions: the run that undoes it.
     pub(super) undone_by: BTreeMap<ActionId, RunId>,
     pub(super) seen: Seen,
+    /// By how much the wall clock was set in all while a controller ran, in nanoseconds.
+    pub(super) clock_set: i64,
     pub(super) links: Links,
     pub(super) book: Book,
     /// Findings whose pods are not known yet.
     pub(super) attributing: super::pods::Attributing,
+    /// When they are asked for again.
+    pub(super) ask_again: Timestamp,
     /// Playbooks, policies and rules from elsewhere than folders.
     pub(super) sources: Arc<Sources>,
     /// What people said of findings and runs.
     pub(super) trust: Trust,
     /// How playbooks earn and lose their modes.
     pub(super) promotions: Promotions,
+    /// Incidents whose stories came to an end and are to be sent as traces.
+    pub(super) to_trace: BTreeSet<IncidentId>,
     /// Facts of incidents for the measures.
     pub(super) measures: Ledger,
     /// What came of the rules' own tests.
     pub(super) corpus: Corpora,
     /// Incidents with findings that what is known of them was not put together for yet.
     pub(super) to_enrich: BTreeSet<IncidentId>,
+    /// Runs that watch whether the attack goes on.
+    pub(super) watching: BTreeSet<RunId>,
 }
 
 /// The audit chain.
@@ -112,6 +120,7 @@ impl State {
         let nodes = by_text(store.scan::<NodeRow>(Table::Nodes, b"")?, NodeId::new);
         let adopted = by_text(store.scan::<Adopted>(Table::Adopted, b"")?, ActionId::new);
         let seen = store.get(Table::Meta, b"seen")?.unwrap_or_default();
+        let clock_set = super::clocks::load(&store, &rows, (config.clock)())?;
         let sources = Arc::<Sources>::default();
         let attributing = super::pods::load(&store)?;
         let book = Book::load(&config.playbooks, &sources);
@@ -134,15 +143,19 @@ impl State {
             adopted,
             undone_by,
             seen,
+            clock_set,
             links: Links::default(),
             book,
             attributing,
+            ask_again: Timestamp(i64::MIN),
             sources,
             trust,
             promotions,
             measures,
+            to_trace: BTreeSet::new(),
             corpus,
             to_enrich: BTreeSet::new(),
+            watching: BTreeSet::new(),
         })
     }
 }

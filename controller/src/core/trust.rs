@@ -1,12 +1,12 @@
 //! What people said of findings and runs, kept for the gate longer than the incidents themselves; and whether everything automatic is paused.
 //!
-//! A case is one incident for a rule, one run for a playbook. A later word on the same case takes the place of the earlier one, a verdict
+//! A case is one incident for a rule and for an entity (who did it, and where), one run for a playbook. A later word on the same case takes the place of the earlier one, a verdict
 //! that of an answer, and never the other way round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{IncidentId, PlaybookName, RunId, Timestamp, Verdict};
-use respond::gate::{Cases, Paused, promotion::Word};
+use respond::gate::{Cases, Paused, promotion};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Batch, ReadBack, Store, StoreError, Table};
@@ -15,6 +15,8 @@ use crate::store::{Batch, ReadBack, Store, StoreError, Table};
 const MAX_CASES: usize = 1000;
 /// Rules and playbooks of which cases are kept; the one of which nothing was said for longest is forgotten first.
 const MAX_SUBJECTS: usize = 4096;
+/// Entities of which cases are kept, likewise. Apart from the rules', so that many of them cannot have a rule forget.
+const MAX_ENTITIES: usize = 4096;
 /// Where the pause stands in [`Table::Meta`].
 const PAUSED: &[u8] = b"paused";
 
@@ -30,6 +32,8 @@ pub(super) struct Trust {
 enum Subject {
     Rule(String),
     Playbook(String),
+    /// Somebody or something that [`respond::gate::Want`] names.
+    Entity(String),
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +53,20 @@ struct Case {
     /// Whether the playbook only said what it would have done.
     #[serde(default)]
     shadow: bool,
+    /// Of an entity: the rules that found it and the playbooks that answered.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    because: BTreeSet<String>,
+}
+
+/// What was said of an entity.
+#[derive(Debug, Clone)]
+pub(super) struct Word {
+    /// The verdict.
+    pub(super) said: Said,
+    /// Whether playbooks only said what they would have done.
+    pub(super) shadow: bool,
+    /// The rules that found it and the playbooks that answered: what was said because of one that was mended since counts no longer.
+    pub(super) because: BTreeSet<String>,
 }
 
 /// What was said.
@@ -74,13 +92,26 @@ impl From<Verdict> for Said {
     }
 }
 
-impl From<Said> for Word {
+impl From<Said> for promotion::Word {
     fn from(said: Said) -> Self {
         match said {
             Said::Right => Self::Right,
             Said::Wrong => Self::Wrong,
             Said::Agreed => Self::Agreed,
             Said::Refused => Self::Refused,
+        }
+    }
+}
+
+impl Case {
+    fn new(subject: &str, case: &str, at: Timestamp, (said, shadow): (Said, bool)) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            case: case.to_owned(),
+            at,
+            said,
+            shadow,
+            because: BTreeSet::new(),
         }
     }
 }
@@ -97,6 +128,7 @@ impl Trust {
         for (key, case) in store.scan::<Case>(Table::Trust, b"")? {
             let subject = match key.first() {
                 Some(b'r') => Subject::Rule(case.subject.clone()),
+                Some(b'e') => Subject::Entity(case.subject.clone()),
                 _ => Subject::Playbook(case.subject.clone()),
             };
             this.ledgers.entry(subject).or_default().put(case);
@@ -127,6 +159,34 @@ impl Trust {
         self.of(&Subject::Playbook(playbook.as_str().to_owned()))
     }
 
+    /// Whether something was said of a rule because of this incident.
+    pub(super) fn has_case_of_rule(&self, rule: &str, incident: &IncidentId) -> bool {
+        self.has_case(&Subject::Rule(rule.to_owned()), incident.as_str())
+    }
+
+    /// Whether something was said of this run of a playbook.
+    pub(super) fn has_case_of_playbook(&self, playbook: &PlaybookName, run: &RunId) -> bool {
+        self.has_case(&Subject::Playbook(playbook.as_str().to_owned()), run.as_str())
+    }
+
+    fn has_case(&self, subject: &Subject, case: &str) -> bool {
+        self.ledgers.get(subject).is_some_and(|ledger| ledger.cases.contains_key(case))
+    }
+
+    /// What was said of what somebody or something did.
+    pub(super) fn of_entity(&self, entity: &str) -> Cases {
+        self.of(&Subject::Entity(entity.to_owned()))
+    }
+
+    /// Whether an incident other than this one was judged a false positive of this entity.
+    pub(super) fn was_wrong_before(&self, entity: &str, incident: &IncidentId) -> bool {
+        let ledger = self.ledgers.get(&Subject::Entity(entity.to_owned()));
+        ledger.is_some_and(|ledger| {
+            let here = ledger.cases.get(incident.as_str()).is_some_and(|case| case.said == Said::Wrong);
+            ledger.counts.wrong > u32::from(here)
+        })
+    }
+
     fn of(&self, subject: &Subject) -> Cases {
         self.ledgers.get(subject).map(|ledger| ledger.counts).unwrap_or_default()
     }
@@ -139,8 +199,21 @@ impl Trust {
         at: Timestamp,
         batch: &mut Batch,
     ) {
-        let case = Case { subject: rule.to_owned(), case: incident.as_str().to_owned(), at, said, shadow };
+        let case = Case::new(rule, incident.as_str(), at, (said, shadow));
         self.say(Subject::Rule(rule.to_owned()), case, batch);
+    }
+
+    pub(super) fn say_of_entity(
+        &mut self,
+        entity: &str,
+        incident: &IncidentId,
+        word: Word,
+        at: Timestamp,
+        batch: &mut Batch,
+    ) {
+        let case = Case::new(entity, incident.as_str(), at, (word.said, word.shadow));
+        let case = Case { because: word.because, ..case };
+        self.say(Subject::Entity(entity.to_owned()), case, batch);
     }
 
     pub(super) fn say_of_playbook(
@@ -151,21 +224,31 @@ impl Trust {
         at: Timestamp,
         batch: &mut Batch,
     ) {
-        let name = playbook.as_str().to_owned();
-        let case = Case { subject: name.clone(), case: run.as_str().to_owned(), at, said, shadow };
-        self.say(Subject::Playbook(name), case, batch);
+        let case = Case::new(playbook.as_str(), run.as_str(), at, (said, shadow));
+        self.say(Subject::Playbook(playbook.as_str().to_owned()), case, batch);
     }
 
-    /// Forgets what was said of a rule or playbook, since it is another one now; how many cases that were.
+    /// Forgets what was said of a rule, playbook or entity, since it is another one now; how many cases that were.
     pub(super) fn begin_anew(&mut self, name: &str, batch: &mut Batch) -> usize {
         let mut gone = 0;
-        for subject in [Subject::Rule(name.to_owned()), Subject::Playbook(name.to_owned())] {
+        for of in [Subject::Rule, Subject::Playbook, Subject::Entity] {
+            let subject = of(name.to_owned());
             let Some(ledger) = self.ledgers.remove(&subject) else { continue };
             for case in ledger.cases.into_values() {
                 batch.remove(Table::Trust, subject.key(&case.case));
                 gone += 1;
             }
         }
+        for (subject, ledger) in &mut self.ledgers {
+            let of_it = |case: &&Case| case.because.contains(name);
+            let cases: Vec<String> =
+                ledger.cases.values().filter(of_it).map(|case| case.case.clone()).collect();
+            for case in cases {
+                ledger.remove(&case);
+                batch.remove(Table::Trust, subject.key(&case));
+            }
+        }
+        self.ledgers.retain(|_, ledger| !ledger.cases.is_empty());
         gone
     }
 
@@ -180,11 +263,14 @@ impl Trust {
         for gone in ledger.put(case) {
             batch.remove(Table::Trust, subject.key(&gone));
         }
-        while self.ledgers.len() > MAX_SUBJECTS {
+        let is_entity = |subject: &Subject| matches!(subject, Subject::Entity(_));
+        let (kind, most) = if is_entity(&subject) { (true, MAX_ENTITIES) } else { (false, MAX_SUBJECTS) };
+        while self.ledgers.keys().filter(|one| is_entity(one) == kind).count() > most {
             let last = |ledger: &Ledger| ledger.order.last().map(|(at, _)| *at);
             let oldest = self
                 .ledgers
                 .iter()
+                .filter(|(one, _)| is_entity(one) == kind)
                 .min_by_key(|(_, ledger)| last(ledger))
                 .map(|(subject, _)| subject.clone());
             let Some((subject, ledger)) = oldest.and_then(|one| self.ledgers.remove_entry(&one)) else {
@@ -202,6 +288,7 @@ impl Subject {
         let (kind, name) = match self {
             Self::Rule(name) => (b'r', name),
             Self::Playbook(name) => (b'p', name),
+            Self::Entity(name) => (b'e', name),
         };
         let mut key = vec![kind];
         key.extend(name.as_bytes());
@@ -214,10 +301,7 @@ impl Subject {
 impl Ledger {
     /// Takes a case in; names of those that no longer count.
     fn put(&mut self, case: Case) -> Vec<String> {
-        if let Some(before) = self.cases.remove(&case.case) {
-            self.order.remove(&(before.at, before.case.clone()));
-            self.count(&before, |n| n.saturating_sub(1));
-        }
+        self.remove(&case.case);
         self.count(&case, |n| n + 1);
         self.order.insert((case.at, case.case.clone()));
         self.cases.insert(case.case.clone(), case);
@@ -230,6 +314,13 @@ impl Ledger {
             gone.push(oldest);
         }
         gone
+    }
+
+    fn remove(&mut self, case: &str) {
+        if let Some(before) = self.cases.remove(case) {
+            self.order.remove(&(before.at, before.case.clone()));
+            self.count(&before, |n| n.saturating_sub(1));
+        }
     }
 
     fn count(&mut self, case: &Case, change: impl Fn(u32) -> u32) {
@@ -256,6 +347,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("j.redb")).unwrap();
         (dir, store)
+    }
+
+    fn word(said: Said) -> Word {
+        Word { said, shadow: false, because: BTreeSet::from(["r".to_owned()]) }
     }
 
     fn say(trust: &mut Trust, store: &Store, case: usize, said: Said) {
@@ -316,6 +411,41 @@ mod tests {
             );
         }
         assert!(trust.ledgers.len() <= MAX_SUBJECTS);
+        let kept = trust.ledgers.len();
+        for entity in 0..MAX_ENTITIES + 5 {
+            let id = IncidentId::new("i");
+            trust.say_of_entity(&format!("image {entity}"), &id, word(Said::Wrong), Timestamp(1), &mut batch);
+        }
+        assert_eq!(trust.ledgers.len(), kept + MAX_ENTITIES, "entities drive out no rule");
+    }
+
+    #[test]
+    fn what_was_said_of_an_entity_survives_a_restart_and_is_told_apart_by_incident() {
+        let (_dir, store) = open();
+        let mut trust = Trust::load(&store).unwrap();
+        let mut batch = Batch::default();
+        let (one, other) = (IncidentId::new("inc-1"), IncidentId::new("inc-2"));
+        assert!(!trust.was_wrong_before("image x", &one));
+        trust.say_of_entity("image x", &one, word(Said::Wrong), Timestamp(1), &mut batch);
+        store.commit(&batch).unwrap();
+        let mut trust = Trust::load(&store).unwrap();
+        assert!(!trust.was_wrong_before("image x", &one), "that is the same case");
+        assert!(trust.was_wrong_before("image x", &other) && !trust.was_wrong_before("image y", &other));
+        assert_eq!(trust.of_entity("image x"), Cases { wrong: 1, ..Cases::default() });
+        assert_eq!(trust.of_rule("image x"), Cases::default(), "an entity is no rule");
+        let mut batch = Batch::default();
+        trust.say_of_entity("image x", &one, word(Said::Right), Timestamp(2), &mut batch);
+        assert!(!trust.was_wrong_before("image x", &other), "the last word counts");
+        assert_eq!(trust.begin_anew("image x", &mut batch), 1);
+        // What was said because of a rule that was mended since.
+        for (image, incident) in [("image x", &one), ("image y", &other)] {
+            trust.say_of_entity(image, incident, word(Said::Wrong), Timestamp(3), &mut batch);
+        }
+        assert_eq!(trust.begin_anew("r", &mut batch), 0, "of the rule itself nothing was said");
+        store.commit(&batch).unwrap();
+        for trust in [trust, Trust::load(&store).unwrap()] {
+            assert_eq!(trust.of_entity("image y"), Cases::default());
+        }
     }
 
     #[test]

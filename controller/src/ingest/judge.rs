@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use detect::{
+    fold::{self, Acted, Fold, Folded},
     matcher::{Follower, RuleIndex, Swap},
     schema::{Field, View},
 };
@@ -12,7 +13,6 @@ use model::{
 };
 
 use super::{
-    fold::{Fold, Folded},
     read::Told,
     report::{LinkLost, Reporter},
 };
@@ -39,7 +39,7 @@ impl Judge {
         Self {
             name,
             rules,
-            fold: Fold::default(),
+            fold: Fold::new(fold::Limits::RECORDS),
             fed: None,
             hits: Vec::new(),
             findings: 0,
@@ -50,7 +50,7 @@ impl Judge {
 
     /// As if nothing had been told: over a link that was lost it may not have been taken.
     pub(super) fn forget(&mut self) {
-        self.fold = Fold::default();
+        self.fold = Fold::new(fold::Limits::RECORDS);
         self.fed = None;
     }
 
@@ -100,17 +100,14 @@ impl Judge {
         &mut self,
         rule: &RuleRef,
         event: &Event,
-        mut matched: BTreeMap<String, String>,
+        matched: BTreeMap<String, String>,
         reporter: &mut Reporter,
     ) -> Result<(), LinkLost> {
         let Some(record) = event.record() else { return Ok(()) };
         let id = FindingId::derive(&event.id, &rule.id);
-        match self.fold.take_in(&rule.id, record, &matched, &id, event.time) {
-            Folded::Again => return Ok(()),
-            Folded::First => {}
-            Folded::FirstOfMany => {
-                matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
-            }
+        let (folded, matched) = self.fold.take_in(rule, event, &id, Acted::No, || matched);
+        if let Folded::Again { .. } = folded {
+            return Ok(());
         }
         self.findings += 1;
         reporter.report(Report::Finding(finding_of(id, rule, to_keep(record, event), matched)))

@@ -8,7 +8,6 @@
 mod arrive;
 mod dead;
 mod flow;
-pub(crate) mod fold;
 mod inbox;
 pub(crate) mod judge;
 mod position;

@@ -109,7 +109,7 @@ impl Reporter {
                     }
                 }
                 // Those of this process are in force already.
-                Ok(Down::Rules(_)) => {}
+                Ok(Down::Rules(_) | Down::Guard(_)) => {}
                 Ok(Down::Command(command)) => {
                     // A log is no place where something could be done; nothing should ask for it.
                     let failure = ActionFailure::Unsupported {

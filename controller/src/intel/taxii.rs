@@ -4,7 +4,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -19,14 +18,9 @@ use hyper::{
     body::Bytes,
     header::{self, HeaderValue},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::time::timeout;
+
+use crate::trusted::{self, Asking, Untrusted};
 
 /// How long a connection may take to come about, the beginning of an answer, and the rest of one.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -60,8 +54,8 @@ pub struct Collection {
 pub(super) enum FetchError {
     #[error("cannot read {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("the authorities to trust cannot be used: {0}")]
-    Authorities(String),
+    #[error(transparent)]
+    Authorities(#[from] Untrusted),
     #[error("{0} is no https address")]
     Address(String),
     #[error("{0} cannot be reached: {1}")]
@@ -86,7 +80,8 @@ pub(super) enum FetchError {
 pub(super) async fn fetch(collection: &Collection, path: &Path) -> Result<usize, FetchError> {
     let mut mirror = known(path);
     let host = collection.url.clone();
-    let client = client(collection)?;
+    let authorities = collection.ca.as_deref().map(secret).transpose()?;
+    let client = trusted::client(authorities.as_deref(), CONNECT)?;
     let proof = proof(collection)?;
     let after = mirror.added_after.clone();
     let mut next = None;
@@ -115,39 +110,6 @@ fn known(path: &Path) -> Mirror {
             Mirror::default()
         }
     }
-}
-
-fn client(
-    collection: &Collection,
-) -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, FetchError> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(CONNECT));
-    let broken = |because: String| FetchError::Authorities(because);
-    let builder = match &collection.ca {
-        Some(path) => HttpsConnectorBuilder::new().with_tls_config(trusting(&secret(path)?)?),
-        None => HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(ring::default_provider())
-            .map_err(|error| broken(error.to_string()))?,
-    };
-    let connector = builder.https_only().enable_http1().wrap_connector(http);
-    Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector))
-}
-
-fn trusting(pem: &[u8]) -> Result<ClientConfig, FetchError> {
-    let broken = |because: String| FetchError::Authorities(because);
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| broken(format!("it is no PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| broken(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(broken("there is no certificate in it".into()));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| broken(error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// What proves who we are; read anew for each fetch, so that it can be exchanged.
@@ -206,7 +168,7 @@ fn escaped(text: &str) -> String {
 }
 
 async fn page(
-    client: &Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: &Asking,
     at: &Uri,
     proof: Option<HeaderValue>,
     host: &str,

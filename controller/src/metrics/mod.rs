@@ -59,6 +59,8 @@ pub(crate) struct Metrics {
     pub(crate) correlation_hits: Family<Kind, Gauge>,
     pub(crate) correlation_groups: Gauge,
     pub(crate) source_records: Family<FormatResult, Counter>,
+    /// Traces, by what became of them.
+    pub(crate) traces: Family<Kind, Counter>,
     pub(crate) playbooks_proposed: Gauge,
     pub(crate) playbooks_demoted: Gauge,
     /// What docs/metrics.md defines, from stored facts.
@@ -90,6 +92,7 @@ impl Default for Metrics {
             correlation_hits: Family::default(),
             correlation_groups: Gauge::default(),
             source_records: Family::default(),
+            traces: Family::default(),
             playbooks_proposed: Gauge::default(),
             playbooks_demoted: Gauge::default(),
             measured: export::Shelf::default(),
@@ -104,6 +107,11 @@ impl Default for Metrics {
         r.register("reports_refused", "Reports that spoke for another node", m.refused.clone());
         r.register("incidents", "Incidents opened, by level", m.incidents.clone());
         r.register("decisions", "Decisions of the gate, by outcome", m.decisions.clone());
+        r.register(
+            "traces",
+            "Traces of incidents, by what became of them: sent, failed, dropped",
+            m.traces.clone(),
+        );
         r.register("transitions", "Transitions of runs journalled", m.transitions.clone());
         r.register("commands", "Commands sent to nodes, by phase", m.commands.clone());
         r.register("outcomes", "Answers of nodes, by phase and result", m.outcomes.clone());
@@ -218,7 +226,9 @@ mod tests {
     fn exported() -> std::collections::BTreeSet<String> {
         let metrics = Metrics::default();
         // A family without members is not told of.
-        for family in [&metrics.findings, &metrics.incidents, &metrics.decisions, &metrics.commands] {
+        for family in
+            [&metrics.findings, &metrics.incidents, &metrics.decisions, &metrics.commands, &metrics.traces]
+        {
             drop(family.get_or_create(&kind("x")));
         }
         drop(metrics.outcomes.get_or_create(&phase_result("apply", "done")));

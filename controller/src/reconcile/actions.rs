@@ -164,7 +164,8 @@ impl Mirror {
         let before = known.as_ref().and_then(|known| known.status.clone());
         let conditions: Vec<Condition> =
             before.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        let mut status = action_status(record, generation, &conditions, (self.clock)());
+        let gone = self.gone().get(&record.id).cloned();
+        let mut status = action_status(record, generation, &conditions, gone.as_deref(), (self.clock)());
         if let Some(before) = &before {
             // What was captured never changes (I4); what the object holds is what was read back.
             status.capture = before.capture.clone().or(status.capture);
@@ -221,9 +222,9 @@ impl Mirror {
     }
 }
 
-/// Whether an action that is over already when it is first heard of is worth an object: one that was done is.
+/// Whether an action that is over already when it is first heard of is worth an object: one that was done is, and one that a node refused.
 fn record_matters(record: &ActionRecord) -> bool {
-    record.applied.is_some() || record.run.is_some()
+    record.applied.is_some() || record.run.is_some() || record.state == ActionState::Failed
 }
 
 /// What an Event calls a state that people should hear of.

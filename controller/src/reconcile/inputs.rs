@@ -19,14 +19,16 @@ use kube::{
     runtime::events::{Event, EventType, Recorder},
 };
 use model::RuleBundle;
-use respond::plan::Plan;
+use respond::{alone::Scoped, plan::Plan};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    equipment::Equipment,
     follow::{Due, Known},
+    guard::InForce,
     object::{PLAYBOOK, with_meta},
     people::parsed,
     reach::{Failure, Reach},
@@ -38,7 +40,7 @@ use crate::{
     artifact::Artifacts,
     config::Clock,
     core::{Ask, Asker, Change, controller},
-    playbooks::{Sources, Text},
+    playbooks::{Plans, Sources, Text},
 };
 
 /// What no change tells of (nodes, ConfigMaps) is looked at this often.
@@ -59,10 +61,16 @@ pub(crate) struct Inputs {
     pub(crate) recorder: Recorder,
     /// What nodes are given.
     pub(crate) bundle: watch::Sender<Arc<RuleBundle>>,
+    /// What nodes leave alone follows from them; `None` until they were read.
+    pub(crate) policies_in_force: watch::Sender<InForce>,
     /// Everything was read and given to the core once.
     pub(crate) ready: watch::Sender<bool>,
     /// Whether everything automatic is paused: then no rule lets a node act.
     pub(crate) paused: watch::Receiver<bool>,
+    /// The playbooks in use, each in the mode that holds: one that was taken back lets no node act by itself.
+    pub(crate) in_use: watch::Receiver<Plans>,
+    /// What steps may need of this controller.
+    pub(crate) equipment: Equipment,
 }
 
 /// One playbook or policy as it was read.
@@ -83,6 +91,7 @@ impl Inputs {
         self.expect_artifacts().await;
         let mut fetched = self.artifacts.changes();
         let mut paused = self.paused.clone();
+        let mut in_use = self.in_use.clone();
         let mut compiled: (String, Compiled) = Default::default();
         let mut given = String::new();
         let mut look = tokio::time::interval(LOOK);
@@ -93,6 +102,7 @@ impl Inputs {
                 () = self.due.come() => {}
                 Ok(()) = fetched.changed() => {}
                 Ok(()) = paused.changed() => {}
+                Ok(()) = in_use.changed() => {}
                 _ = look.tick() => {}
             }
             drop(self.due.take());
@@ -106,6 +116,14 @@ impl Inputs {
 
     async fn pass(&self, compiled: &mut (String, Compiled), given: &mut String) -> Result<(), Failure> {
         let policies = self.policies.all();
+        let scoped = policies.iter().map(|object| scoped(object, &self.home)).collect();
+        self.policies_in_force.send_if_modified(|known| {
+            let is_news = known.as_deref() != Some(&scoped);
+            if is_news {
+                *known = Some(Arc::new(scoped));
+            }
+            is_news
+        });
         let playbooks: Vec<Arc<DynamicObject>> = self
             .playbooks
             .all()
@@ -132,6 +150,13 @@ impl Inputs {
             missing.push(lacks);
         }
         self.artifacts.keep_only(&sets.iter().map(|set| set.name.as_str()).collect());
+        let Some(known) = self.known_playbooks().await else {
+            tracing::warn!(
+                "the core does not say which modes hold: what nodes may do stays as it is; tried again"
+            );
+            return Ok(());
+        };
+        let plans: Vec<Arc<Plan>> = plans.iter().map(|plan| as_it_holds(plan, &known)).collect();
         let modes: Vec<(String, Mode)> =
             plans.iter().map(|plan| (plan.name().to_string(), plan.spec().mode)).collect();
         let paused = *self.paused.borrow();
@@ -167,16 +192,23 @@ impl Inputs {
                 }
             }
         }
-        self.say_playbooks(&checked).await?;
+        self.say_playbooks(&checked, &known).await?;
         self.say_policies(&policies, &checked).await?;
         self.say_rule_sets(&objects, (&sets, &missing), &compiled.1).await
     }
 
-    async fn say_playbooks(&self, checked: &BTreeMap<String, Checked>) -> Result<(), Failure> {
-        let asked = self.asker.ask(Ask::Playbooks).await.ok();
-        let known: Option<Playbooks> = asked.and_then(|json| serde_json::from_slice(&json).ok());
-        let runs: BTreeMap<String, PlaybookView> =
-            known.into_iter().flat_map(|all| all.loaded).map(|view| (view.name.clone(), view)).collect();
+    /// The playbooks as the core knows them, by name; `None` where it does not answer.
+    async fn known_playbooks(&self) -> Option<BTreeMap<String, PlaybookView>> {
+        let asked = self.asker.ask(Ask::Playbooks).await.ok()?;
+        let known: Playbooks = serde_json::from_slice(&asked).ok()?;
+        Some(known.loaded.into_iter().map(|view| (view.name.clone(), view)).collect())
+    }
+
+    async fn say_playbooks(
+        &self,
+        checked: &BTreeMap<String, Checked>,
+        runs: &BTreeMap<String, PlaybookView>,
+    ) -> Result<(), Failure> {
         for object in self.playbooks.all() {
             let name = object.name_any();
             let generation = object.metadata.generation.unwrap_or(0);
@@ -192,9 +224,14 @@ impl Inputs {
                 PlaybookStatus { observed_generation: generation, ..known.clone().unwrap_or_default() };
             status.conditions = before;
             if let Some(one) = checked.get(&file_of::<Playbook>(&object)) {
-                status.mode = one.plan.as_ref().map(|plan| plan.spec().mode);
+                status.mode = one.plan.as_ref().map(|plan| as_it_holds(plan, runs).spec().mode);
                 let said = accepted(&one.problems, (self.clock)(), generation);
                 Condition::set(&mut status.conditions, said);
+                let spec = one.plan.as_ref().map(|plan| plan.spec());
+                match spec.and_then(|spec| self.equipment.condition(spec, (self.clock)(), generation)) {
+                    Some(said) => Condition::set(&mut status.conditions, said),
+                    None => status.conditions.retain(|one| one.kind != "Equipped"),
+                }
             }
             if let Some(view) = runs.get(&name) {
                 let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -327,6 +364,32 @@ impl Inputs {
             tracing::debug!(%failure, reason, "an Event could not be written");
         }
     }
+}
+
+/// A playbook in the mode that holds: the written one, or less where its record took it back.
+fn as_it_holds(plan: &Arc<Plan>, known: &BTreeMap<String, PlaybookView>) -> Arc<Plan> {
+    let written = plan.spec().mode;
+    let view = known.get(plan.name().as_str());
+    // A mode that was just written anew is known to the core a moment later, and what it says of the old one says nothing of it.
+    let holds = view.filter(|view| view.mode == format!("{written:?}")).map(|view| view.in_force.as_str());
+    match holds {
+        Some("Shadow") if written > Mode::Shadow => Arc::new(plan.in_mode(Mode::Shadow)),
+        Some("Approve") if written > Mode::Approve => Arc::new(plan.in_mode(Mode::Approve)),
+        _ => Arc::clone(plan),
+    }
+}
+
+/// A policy as far as nodes go by it. Of one that cannot be read wholly what it protects is taken all the same, and it lets nodes do nothing
+/// by themselves where it holds.
+fn scoped(object: &DynamicObject, home: &str) -> Scoped {
+    let name = object.name_any();
+    let scope = object.namespace().filter(|namespace| namespace != home);
+    let spec = parsed::<ResponsePolicy>(object).map(|policy| policy.spec).unwrap_or_else(|| {
+        let protected = object.data.get("spec").and_then(|spec| spec.get("protected")).cloned();
+        let protected = protected.and_then(|said| serde_json::from_value(said).ok()).unwrap_or_default();
+        ResponsePolicySpec { protected, mode: Some(Mode::Approve), ..ResponsePolicySpec::default() }
+    });
+    Scoped { name, scope, spec }
 }
 
 /// The name under which an object's text is read.

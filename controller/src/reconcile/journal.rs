@@ -233,7 +233,7 @@ impl Mirror {
             None => self.reach.read(api.get(&name)).await?,
         };
         let generation = found.metadata.generation.unwrap_or(0);
-        let ours = super::show::action_status(record, generation, &[], (self.clock)());
+        let ours = super::show::action_status(record, generation, &[], None, (self.clock)());
         let theirs =
             parsed::<ResponseAction>(&found).and_then(|found| found.status).and_then(|status| status.capture);
         let same = match (&ours.capture, &theirs) {

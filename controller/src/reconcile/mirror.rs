@@ -75,6 +75,10 @@ pub(crate) struct Mirror {
     pub(crate) action_places: Mutex<HashMap<String, String>>,
     /// Names of the actions whose objects were seen.
     pub(crate) shown: Mutex<BTreeSet<String>>,
+    /// What was told of incidents that need a person ([`super::narratives`]).
+    pub(crate) told: Mutex<HashMap<IncidentId, u64>>,
+    /// Actions in force whose effect is not there any more, with what is found instead ([`super::vigil`]).
+    pub(crate) gone: Mutex<BTreeMap<model::ActionId, String>>,
     /// What undos need, in the API server.
     pub(crate) captures: Captures,
     /// Of each kind: what its definition drops.
@@ -210,7 +214,7 @@ impl Mirror {
         if let Err(failure) = self.sweep().await
             && !failure.is_away()
         {
-            tracing::warn!(%failure, "what is kept for undos could not be looked through");
+            tracing::warn!(%failure, "what is kept for undos and of narratives could not be looked through");
         }
     }
 
@@ -255,7 +259,8 @@ impl Mirror {
         for record in &story.view.incident.actions {
             self.show_action(&story, &record.id, &namespace).await?;
         }
-        self.show_approvals(&story, &namespace).await
+        self.show_approvals(&story, &namespace).await?;
+        self.show_narrative(&story, &namespace).await
     }
 
     /// The namespace of an incident's objects: that of its pod, if that was known when the incident was first shown.
@@ -309,7 +314,8 @@ impl Mirror {
             format!("{place}/{}", object_name(into.as_str()))
         });
         let place = (namespace, survivor);
-        let status = incident_status(story, place, generation, before.as_ref(), (self.clock)());
+        let gone = self.gone_of(&incident.actions);
+        let status = incident_status(story, place, generation, before.as_ref(), &gone, (self.clock)());
         if before.as_ref() != Some(&status) {
             self.put_status::<ShownIncident>(namespace, &name, &status).await?;
         }

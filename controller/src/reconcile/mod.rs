@@ -6,15 +6,18 @@ mod actions;
 mod again;
 mod captures;
 mod endpoint;
+mod equipment;
 mod fence;
 mod follow;
 mod gather;
+mod guard;
 mod inputs;
 mod journal;
 mod keys;
 pub mod lease;
 mod logs;
 mod mirror;
+mod narratives;
 mod object;
 mod orphans;
 mod people;
@@ -26,6 +29,7 @@ mod show;
 mod skew;
 mod succession;
 mod tell;
+mod vigil;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -46,7 +50,9 @@ use wire::{
 pub use self::endpoint::ServiceConfig;
 pub use self::keys::{AUDIENCE, AUTHORITY_NAME, AuthorityError};
 use self::{
+    equipment::{Equipment, Scans},
     follow::{Due, follow, label_of},
+    guard::{Guards, InForce},
     inputs::Inputs,
     keys::TokenDesk,
     lease::{Election, LeaseConfig},
@@ -231,12 +237,12 @@ async fn lead(
     inside.send_replace(Some((parts.health.clone(), Arc::clone(&parts.metrics))));
 
     parts.tasks.spawn(attribute::watch(
-        pods,
+        pods.clone(),
         client.clone(),
         attribute::WatchConfig::default(),
         parts.stop.clone(),
     ));
-    let executor = act::Executor::new(
+    let executor = Arc::new(act::Executor::new(
         client.clone(),
         act::ActConfig {
             evidence: state.join("evidence"),
@@ -250,13 +256,17 @@ async fn lead(
             leads,
             clock: clock.clone(),
         },
-    );
+    ));
     let attacher = handle.attacher();
     let attach: act::Attach = Arc::new(move |link| attacher.attach(link));
-    parts.tasks.spawn(act::serve(Arc::new(executor), attach, parts.stop.clone()));
+    parts.tasks.spawn(act::serve(Arc::clone(&executor), attach, parts.stop.clone()));
     let (bundle, bundles) = watch::channel(Arc::new(RuleBundle::default()));
+    let (scoped, policies) = watch::channel(None);
+    let guards =
+        Guards { pods: pods.clone(), home: config.namespace.as_str().into(), policies, clock: clock.clone() };
     let (ready, mut is_ready) = watch::channel(false);
-    let mirror = start_reconcilers(&reach, config, &parts, me, told, bundle, ready, (&clock, &state, crash));
+    let mirror =
+        start_reconcilers(&reach, config, &parts, me, told, (bundle, scoped), ready, (&clock, &state, crash));
     let epoch = term.as_ref().map_or(0, |term| term.epoch);
     let reports = reports::Reports::new(reach.clone(), config.namespace.clone(), parts.health.clone(), epoch);
     parts.tasks.spawn(reports.keep(to_keep, parts.inbox.clone(), parts.stop.clone()));
@@ -271,6 +281,7 @@ async fn lead(
         return ended;
     }
     // What it shows is what the core knows: only now it does.
+    parts.tasks.spawn(vigil::keep(Arc::clone(&mirror), executor, parts.stop.clone()));
     parts.tasks.spawn(mirror.run(parts.revision.clone(), parts.stop.clone()));
     let desk = TokenDesk {
         reach: reach.clone(),
@@ -305,7 +316,7 @@ async fn lead(
     };
     // The core ends with the last of those who could ask it something.
     drop(parts);
-    let serving = Serving { handle, logs, listener, bundles, authority, own, clock };
+    let serving = Serving { handle, logs, listener, bundles, guards, authority, own, clock };
     let ended = serving.until(election, stage, &mut is_ready, stop).await;
     inside.send_replace(None);
     ended
@@ -317,6 +328,7 @@ struct Serving {
     logs: IngestHandle,
     listener: Listener,
     bundles: watch::Receiver<Arc<RuleBundle>>,
+    guards: Guards,
     authority: Arc<Authority>,
     own: LiveCredentials,
     clock: crate::Clock,
@@ -376,14 +388,16 @@ impl Serving {
         ended
     }
 
-    /// A node's link goes to the core; beside it, the node is given its rules, now and whenever they change.
+    /// A node's link goes to the core; beside it, the node is told what it leaves alone and given its rules, now and whenever they change.
     fn take(&self, link: ControllerLink, stop: &CancellationToken) {
         let (down, node, bundles, stop) =
             (link.down.clone(), link.node.clone(), self.bundles.clone(), stop.clone());
+        let guards = self.guards.clone();
         self.handle.attach(link);
         self.handle.inside().tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = guards.give(&node, &down) => {}
                 () = give_rules(&down, bundles) => tracing::debug!(%node, "the node is given no more rules"),
             }
         });
@@ -415,7 +429,7 @@ fn start_reconcilers(
     parts: &Inside,
     me: String,
     told: mpsc::Receiver<Box<model::NodeCommand>>,
-    bundle: watch::Sender<Arc<RuleBundle>>,
+    (bundle, policies_in_force): (watch::Sender<Arc<RuleBundle>>, watch::Sender<InForce>),
     ready: watch::Sender<bool>,
     (clock, state, crash): (&crate::Clock, &std::path::Path, Arc<dyn CrashPoints>),
 ) -> Arc<Mirror> {
@@ -478,8 +492,14 @@ fn start_reconcilers(
         due: came_in,
         recorder: recorder.clone(),
         bundle,
+        policies_in_force,
         ready,
         paused: parts.paused.clone(),
+        in_use: parts.plans.clone(),
+        equipment: Equipment {
+            channels: config.channels.iter().map(|channel| channel.name.clone()).collect(),
+            scanner: if config.scanner.is_some() { Scans::Yes } else { Scans::No },
+        },
     };
     tasks.spawn(inputs.run(stop.clone()));
     let mirror = Arc::new(Mirror {
@@ -501,6 +521,8 @@ fn start_reconcilers(
         swept: std::sync::Mutex::default(),
         skewed: std::sync::Mutex::default(),
         shown: std::sync::Mutex::default(),
+        told: std::sync::Mutex::default(),
+        gone: std::sync::Mutex::default(),
         crash,
         started: clock(),
         locks: (0..Mirror::LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),

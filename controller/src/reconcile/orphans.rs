@@ -222,11 +222,14 @@ impl Mirror {
             .filter(|object| object.finalizers().iter().any(|name| name == FINALIZER))
             .filter_map(|object| object.annotations().get(ACTION).cloned())
             .collect();
-        let swept = self.captures.sweep(|id| held.contains(id)).await;
+        let mut swept = self.captures.sweep(|id| held.contains(id)).await.map(drop);
+        if swept.is_ok() {
+            swept = self.sweep_narratives().await;
+        }
         if swept.is_err() {
             *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        swept.map(drop)
+        swept
     }
 }
 

@@ -18,7 +18,6 @@ mod slots;
 mod standin;
 
 use std::{
-    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -30,7 +29,7 @@ use detect::{
     keep::{InForce, Kept},
     matcher::{Options, RuleSet},
 };
-use model::{Event, FindingId, Incident, NodeId, RuleRef, Timestamp, Verdict};
+use model::{Incident, NodeId, Timestamp, Verdict};
 
 pub use self::{
     outcome::{Decided, Outcome, RuleCount, Story, Would},
@@ -55,14 +54,9 @@ pub struct Setup {
     pub playbooks: Vec<PathBuf>,
     /// How findings become incidents.
     pub grouping: GroupingConfig,
-    /// How repetitions of what a node found are folded; without it each is told.
-    pub fold: Option<NewFold>,
     /// Who answers, judges and undoes; without it nobody does.
     pub people: Option<NewPeople>,
 }
-
-/// Makes a node's folding.
-pub type NewFold = fn() -> Box<dyn KernelFold>;
 
 /// Makes the people of one play.
 pub type NewPeople = Arc<dyn Fn() -> Box<dyn People> + Send + Sync>;
@@ -78,33 +72,6 @@ pub struct Surroundings {
     pub lateness: Duration,
     /// Threads that read and judge; 0: as many as there are processors.
     pub threads: usize,
-}
-
-/// Folds what repeats on a node as the agent does.
-pub trait KernelFold {
-    /// Names the rules whose matches correlations look at.
-    fn feed(&mut self, rules: &mut dyn Iterator<Item = String>);
-    /// Whether a match is the first of its cause. `Some(true)`: with more values than are told apart.
-    fn take_in(
-        &mut self,
-        rule: &RuleRef,
-        event: &Event,
-        finding: &FindingId,
-        matched: &BTreeMap<String, String>,
-    ) -> First;
-    /// Findings whose count has moved: how often by now, and when last.
-    fn due(&mut self) -> Vec<(FindingId, u64, Timestamp)>;
-}
-
-/// What to do with a match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
-    /// Tell it.
-    Yes,
-    /// Tell it; its repetitions will have other values.
-    OfMany,
-    /// It is counted.
-    No,
 }
 
 /// Those who answer. Asked whenever an incident has changed.

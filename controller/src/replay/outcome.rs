@@ -29,6 +29,9 @@ pub struct Outcome {
     pub findings: u64,
     /// Matches folded into a finding that was told before.
     pub folded: u64,
+    /// Repetitions of findings that were not among the newest told, or are of before the recording: counted nowhere else.
+    #[serde(default)]
+    pub orphaned: u64,
     /// Commands that the stand-in answered.
     pub commands: u64,
     /// What each rule matched, by its id.

@@ -1,7 +1,7 @@
 //! One setup at play: a core whose clock is the time of what was recorded.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
+use detect::fold::{self, Acted, Fold, Folded};
 use model::{
-    Actor, AgentEpoch, CommandOutcome, Down, Finding, FindingId, NodeId, Report, RuleRef, Seq, Timestamp, Up,
+    Actor, AgentEpoch, CommandOutcome, Down, FindingId, NodeId, Report, RuleRef, Seq, Timestamp, Up,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    First, KernelFold, Outcome, People, Ready, ReplayError, Story, Surroundings, Word,
+    Outcome, People, Ready, ReplayError, Story, Surroundings, Word,
     outcome::RuleCount,
     scan::{Batch, Candidate, Hit, Matched, What, Which},
     standin,
@@ -27,10 +28,7 @@ use crate::{
     config::ControllerConfig,
     core::{Change, Core, Input, Shared, Shown},
     health::HealthBoard,
-    ingest::{
-        fold::{Fold, Folded},
-        judge::{cut_rule, finding_of},
-    },
+    ingest::judge::{cut_rule, finding_of},
     metrics::Metrics,
     playbooks::Plans,
 };
@@ -86,18 +84,11 @@ enum Mail {
     Word(model::IncidentId, Word),
 }
 
-/// Who folds what repeats.
-enum Folding {
-    Records(Box<Fold>),
-    Node(Box<dyn KernelFold>),
-    /// Each is told.
-    None,
-}
-
 struct Node {
     down: mpsc::Receiver<Down>,
     seq: u64,
-    folding: Folding,
+    /// Of what it found; there is one from its first match on.
+    fold: Option<Fold>,
 }
 
 struct Player<'a> {
@@ -116,7 +107,7 @@ struct Player<'a> {
     mail: BTreeMap<(Timestamp, u64), Mail>,
     posted: u64,
     /// Findings that were told, so that their repetitions count.
-    told: BTreeSet<FindingId>,
+    told: Told,
     /// Since when there are repetitions that are not told.
     untold: Option<Timestamp>,
     outcome: Outcome,
@@ -155,6 +146,7 @@ impl<'a> Player<'a> {
             paused: watch::channel(false).0,
             plans: watch::channel(Plans::default()).0,
             stop: CancellationToken::new(),
+            traces: None,
         };
         let core = Core::in_memory(shared)?;
         let (playbooks, correlations) = core.equipment();
@@ -184,7 +176,7 @@ impl<'a> Player<'a> {
             since: begin,
             mail: BTreeMap::new(),
             posted: 0,
-            told: BTreeSet::new(),
+            told: Told::default(),
             untold: None,
             outcome,
             _folder: folder,
@@ -206,6 +198,8 @@ impl<'a> Player<'a> {
                 if self.told.contains(finding) {
                     let repeat = Report::Repeat { finding: finding.clone(), count: *count, last: *last };
                     self.report(&self.names[candidate.recording].clone(), repeat);
+                } else {
+                    self.outcome.orphaned += 1;
                 }
             }
             What::Matched(matched) => {
@@ -242,17 +236,11 @@ impl<'a> Player<'a> {
             count.title.clone_from(&rule.title);
         }
         let id = FindingId::derive(&event.id, &rule.id);
-        let mut matched = hit.matched.clone();
-        match self.fold(&teller, rule, event, &id, &matched) {
-            First::No => {
-                self.outcome.folded += 1;
-                self.untold = self.untold.or(Some(self.now()));
-                return;
-            }
-            First::Yes => {}
-            First::OfMany => {
-                matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
-            }
+        let (folded, matched) = self.fold(&teller, rule, event, &id, &hit.matched);
+        if let Folded::Again { .. } = folded {
+            self.outcome.folded += 1;
+            self.untold = self.untold.or(Some(self.now()));
+            return;
         }
         self.outcome.findings += 1;
         if let Some(count) = self.outcome.matches.get_mut(&rule.id) {
@@ -265,6 +253,7 @@ impl<'a> Player<'a> {
         self.report(&teller, Report::Finding(finding));
     }
 
+    /// As the node or the source does that found it.
     fn fold(
         &mut self,
         teller: &NodeId,
@@ -272,35 +261,15 @@ impl<'a> Player<'a> {
         event: &model::Event,
         id: &FindingId,
         matched: &BTreeMap<String, String>,
-    ) -> First {
-        let (ready, record) = (self.ready, event.record());
-        let node = self.node(teller);
-        if let Folding::None = node.folding {
-            node.folding = match (record, ready.setup.fold) {
-                (Some(_), _) => {
-                    let mut fold = Box::<Fold>::default();
-                    fold.feed(ready.rules.fed().map(|rule| rule.id.clone()));
-                    Folding::Records(fold)
-                }
-                (None, Some(new)) => {
-                    let mut fold = new();
-                    fold.feed(&mut ready.rules.fed().map(|rule| rule.id.clone()));
-                    Folding::Node(fold)
-                }
-                (None, None) => Folding::None,
-            };
-        }
-        match (&mut node.folding, record) {
-            (Folding::Records(fold), Some(record)) => {
-                match fold.take_in(&rule.id, record, matched, id, event.time) {
-                    Folded::First => First::Yes,
-                    Folded::FirstOfMany => First::OfMany,
-                    Folded::Again => First::No,
-                }
-            }
-            (Folding::Node(fold), None) => fold.take_in(rule, event, id, matched),
-            _ => First::Yes,
-        }
+    ) -> (Folded, BTreeMap<String, String>) {
+        let rules = &self.ready.rules;
+        let fold = self.node(teller).fold.get_or_insert_with(|| {
+            let limits = if event.record().is_some() { fold::Limits::RECORDS } else { fold::Limits::NODE };
+            let mut fold = Fold::new(limits);
+            fold.feed(rules.fed().map(|rule| rule.id.clone()));
+            fold
+        });
+        fold.take_in(rule, event, id, Acted::No, || matched.clone())
     }
 
     /// Lets time pass until `at`: what is due on the way is done at its time.
@@ -366,16 +335,11 @@ impl<'a> Player<'a> {
         self.untold = None;
         let mut repeats = Vec::new();
         for (name, node) in &mut self.nodes {
-            let due: Vec<(FindingId, u64, Timestamp)> = match &mut node.folding {
-                Folding::Records(fold) => {
-                    fold.due().into_iter().map(|one| (one.finding, one.count, one.last)).collect()
-                }
-                Folding::Node(fold) => fold.due(),
-                Folding::None => Vec::new(),
-            };
-            repeats.extend(due.into_iter().map(|one| (name.clone(), one)));
+            let due = node.fold.iter_mut().flat_map(Fold::due);
+            repeats.extend(due.map(|one| (name.clone(), one)));
         }
-        for (name, (finding, count, last)) in repeats {
+        for (name, repeat) in repeats {
+            let (finding, count, last) = (repeat.finding, repeat.count, repeat.last);
             self.report(&name, Report::Repeat { finding, count, last });
         }
     }
@@ -456,7 +420,7 @@ impl<'a> Player<'a> {
             inputs.push(Input::Attached { node: name.clone(), link: 1, down: up });
             let hello = Up::Hello { node: name.clone(), epoch: AgentEpoch(1) };
             inputs.push(Input::Up { node: name.clone(), link: 1, up: hello });
-            Node { down, seq: 0, folding: Folding::None }
+            Node { down, seq: 0, fold: None }
         })
     }
 
@@ -473,6 +437,30 @@ impl<'a> Player<'a> {
 impl Ready {
     fn rules_with_titles(&self) -> impl Iterator<Item = (String, String)> {
         self.rules.all().iter().map(|rule| (rule.id.clone(), rule.title.clone()))
+    }
+}
+
+/// The newest findings that were told, between [`Told::GENERATION`] and twice as many: a node folds repetitions for a quarter of an hour, so what
+/// is forgotten is not repeated any more but in a recording of more than that many findings within it.
+#[derive(Default)]
+struct Told {
+    newer: HashSet<FindingId>,
+    older: HashSet<FindingId>,
+}
+
+impl Told {
+    /// Some 100 bytes each: 50 MB for both halves (I11).
+    const GENERATION: usize = 262_144;
+
+    fn insert(&mut self, id: FindingId) {
+        if self.newer.len() >= Self::GENERATION {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(id);
+    }
+
+    fn contains(&self, id: &FindingId) -> bool {
+        self.newer.contains(id) || self.older.contains(id)
     }
 }
 
@@ -504,5 +492,22 @@ impl Drop for Scratch {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             tracing::warn!(%error, path = %self.0.display(), "the folder of a replay is left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i11_of_the_findings_told_the_newest_are_remembered() {
+        let mut told = Told::default();
+        let id = |n: usize| FindingId::new(format!("fnd-{n}"));
+        for n in 0..Told::GENERATION * 3 {
+            told.insert(id(n));
+        }
+        assert!(told.newer.len() + told.older.len() <= Told::GENERATION * 2);
+        assert!(told.contains(&id(Told::GENERATION * 3 - 1)) && told.contains(&id(Told::GENERATION * 2 - 1)));
+        assert!(!told.contains(&id(0)));
     }
 }

@@ -224,9 +224,14 @@ impl Store {
         Self { path: "(memory)".into(), kept: Kept::Memory(memory::Tables::default()) }
     }
 
+    /// Whether nothing of it outlives the process.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.kept, Kept::Memory(_))
+    }
+
     /// Closes and opens it again: after an I/O error redb refuses everything until then.
     pub(crate) fn reopen(&mut self) -> Result<(), StoreError> {
-        if matches!(self.kept, Kept::Memory(_)) {
+        if self.is_in_memory() {
             return Ok(());
         }
         self.kept = Kept::Disk(None);
@@ -406,5 +411,31 @@ impl Store {
 
     fn error(&self, operation: &'static str, source: redb::Error) -> StoreError {
         StoreError::Database { operation, path: self.path.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(value: u64, read_back: ReadBack) -> Batch {
+        let mut batch = Batch::default();
+        batch.put(Table::Runs, b"run-1".to_vec(), &value, read_back);
+        batch
+    }
+
+    #[test]
+    fn i4_what_is_not_on_disk_as_it_was_meant_permits_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("journal.redb")).unwrap();
+        store.commit(&batch(1, ReadBack::Yes)).unwrap();
+        store.read_back(&batch(1, ReadBack::Yes)).unwrap();
+        let error = store.read_back(&batch(2, ReadBack::Yes)).unwrap_err();
+        assert!(matches!(&error, StoreError::ReadBack { table: "runs", .. }), "{error}");
+        assert!(error.to_string().contains("journal.redb"), "{error}");
+        store.read_back(&batch(2, ReadBack::No)).unwrap();
+        let mut removed = Batch::default();
+        removed.put(Table::Journal, b"run-1".to_vec(), &1, ReadBack::Yes);
+        assert!(store.read_back(&removed).is_err(), "nothing stands there");
     }
 }

@@ -86,6 +86,20 @@ fn child() {
     runtime.block_on(life(Path::new(&dir), moment.map(|m| (m, count)), story));
 }
 
+/// Longer than any step may take: each life begins so long after the one before.
+const DOWNTIME: Duration = Duration::from_secs(120);
+
+/// Lets that time have passed since the last life.
+fn later(dir: &Path, config: &mut ControllerConfig) {
+    let file = dir.join("lives");
+    let lives: u32 = fs::read_to_string(&file).map_or(0, |text| text.parse().unwrap());
+    fs::write(&file, (lives + 1).to_string()).unwrap();
+    let passed = DOWNTIME * lives;
+    let (wall, steady) = (config.clock.clone(), config.steady.clone());
+    config.clock = Arc::new(move || wall().plus(passed));
+    config.steady = Arc::new(move || steady() + passed);
+}
+
 async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
     let mut config = ControllerConfig::in_folders(&dir.join("state"), dir);
     config.playbooks = vec![dir.join("playbooks")];
@@ -101,6 +115,7 @@ async fn life(dir: &Path, kill: Option<(Moment, usize)>, story: Story) {
         let log = dir.join("killed-at");
         config.crash = Arc::new(KillAt { moment, left: AtomicUsize::new(n), log });
     }
+    later(dir, &mut config);
     let client = Client::new(&config.socket);
     let handle = Controller::start(config).await.unwrap();
     let node = Arc::new(Mutex::new(FileNode::open(&dir.join("node.json"))));

@@ -122,3 +122,76 @@ async fn what_a_feed_says_of_a_connection_stands_in_the_incident_before_anything
     assert_eq!(lab.client.status().await.unwrap().feeds[0].left_out, 1);
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_context_explains_says_nothing_of_the_rule_elsewhere() {
+    let dir = new_dir("Auto");
+    let works = dir.path().join("playbooks/works.yaml");
+    let policy = "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata: {name: works}\nspec:\n  maintenance:\n    - \
+                  {from: 2020-01-01T00:00:00Z, until: 2120-01-01T00:00:00Z, reason: the racks are moved}\n";
+    fs::write(&works, policy).unwrap();
+    let mut lab = Lab::start_in(dir, |_| {}).await;
+    let first = attack(&mut lab, 1, 100).await;
+    assert_eq!(outcome(&first), Some(GateOutcome::Approval));
+    assert!(first.runs[0].waiting[0].because.contains("the racks are moved"));
+    lab.client.judge(first.id.as_str(), Verdict::FalsePositive, "it was us").await.unwrap();
+
+    fs::remove_file(works).unwrap();
+    let mut lab = lab.restart().await;
+    let second = attack(&mut lab, 2, 200).await;
+    assert_eq!(outcome(&second), Some(GateOutcome::Automatic), "{:?}", second.runs[0].decision.reasons);
+    // What it then did by itself counts, whatever was said of the other.
+    lab.client.judge(second.id.as_str(), Verdict::FalsePositive, "").await.unwrap();
+    let third = attack(&mut lab, 3, 300).await;
+    assert_eq!(outcome(&third), Some(GateOutcome::Approval));
+    lab.stop().await;
+}
+
+/// The same scanner, backup or person: asked about from then on, and no further case against the rule, which acts elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_judged_a_false_positive_is_asked_about_and_the_rule_is_not_charged_again() {
+    let mut lab = Lab::start("Auto").await;
+    let first = attack(&mut lab, 1, 100).await;
+    assert_eq!(outcome(&first), Some(GateOutcome::Automatic));
+    lab.client.judge(first.id.as_str(), Verdict::FalsePositive, "the backup").await.unwrap();
+    lab.until_state(IncidentState::RolledBack).await;
+    for (seq, pid) in [(2, 200), (3, 300)] {
+        let again = attack(&mut lab, seq, pid).await;
+        assert_eq!(outcome(&again), Some(GateOutcome::Approval));
+        let because = &again.runs[0].waiting[0].because;
+        // One case against the rule however often the same one comes; each against the place.
+        assert!(because.contains("rule rule-miner: 0 true and 1 false positives"), "{because}");
+        assert!(because.contains(&format!("/app: 0 true and {} false positives", seq - 1)), "{because}");
+        lab.client.judge(again.id.as_str(), Verdict::FalsePositive, "the backup").await.unwrap();
+    }
+    // What was a true positive at first and is judged otherwise does not go on counting as one.
+    let fourth = attack(&mut lab, 4, 400).await;
+    for verdict in [Verdict::TruePositive, Verdict::FalsePositive] {
+        lab.client.judge(fourth.id.as_str(), verdict, "").await.unwrap();
+    }
+    let fifth = attack(&mut lab, 5, 500).await;
+    let because = &fifth.runs[0].waiting[0].because;
+    assert!(because.contains("rule rule-miner: 0 true and 2 false positives"), "{because}");
+    lab.stop().await;
+}
+
+/// What is judged in a drill says nothing of attacks: neither the gate nor the playbook's standing learns of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exercises_cost_neither_trust_nor_the_mode() {
+    let dir = new_dir("Auto");
+    let drills = dir.path().join("playbooks/drills.yaml");
+    let policy = "apiVersion: hemostat.dev/v1alpha1\nkind: ResponsePolicy\nmetadata: {name: drills}\nspec:\n  gate: {evidence: Shown}\n";
+    fs::write(&drills, policy).unwrap();
+    let mut lab = Lab::start_in(dir, |_| {}).await;
+    for (seq, pid) in [(1, 100), (2, 200), (3, 300)] {
+        let drill = attack(&mut lab, seq, pid).await;
+        assert_eq!(outcome(&drill), Some(GateOutcome::Automatic), "{:?}", drill.runs[0].decision.reasons);
+        lab.client.judge(drill.id.as_str(), Verdict::FalsePositive, "a drill").await.unwrap();
+        lab.until_state(IncidentState::RolledBack).await;
+    }
+    fs::remove_file(drills).unwrap();
+    let mut lab = lab.restart().await;
+    let real = attack(&mut lab, 4, 400).await;
+    assert_eq!(outcome(&real), Some(GateOutcome::Automatic), "{:?}", real.runs[0].decision.reasons);
+    lab.stop().await;
+}

@@ -1,6 +1,8 @@
 //! The controller, with nodes whose world is a file.
 
 #[cfg(test)]
+mod adaptive;
+#[cfg(test)]
 mod again;
 #[cfg(test)]
 mod clock;
@@ -17,10 +19,16 @@ mod limits;
 #[cfg(test)]
 mod promotion;
 #[cfg(test)]
+mod socket;
+#[cfg(test)]
+mod split;
+#[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
 mod told;
+#[cfg(test)]
+mod traced;
 #[cfg(test)]
 mod whole;

@@ -166,7 +166,7 @@ pub(crate) async fn session(
     while let Some(down) = link.down.recv().await {
         match down {
             Down::Ack { upto } => node.lock().unwrap().ack(upto),
-            Down::Rules(_) => {}
+            Down::Rules(_) | Down::Guard(_) => {}
             Down::Command(command) => {
                 commands += 1;
                 if faint == Faint::Before(commands) {

@@ -468,7 +468,7 @@ async fn figures_from_report_to_command() {
         while applies < 2 {
             match agent.down.recv().await.unwrap() {
                 Down::Ack { .. } => stored.push(begun.elapsed()),
-                Down::Rules(_) => {}
+                Down::Rules(_) | Down::Guard(_) => {}
                 Down::Command(command) => {
                     if matches!(command.phase, Phase::Apply { .. })
                         && command.action.undo() == UndoClass::Exact

@@ -49,7 +49,7 @@ fn says_all_mistakes_of_shape_at_once_with_place_and_likely_meaning() {
             "p.yaml:6:3: error: unknown field `moed`; expected one of blastRadius, description, maximumDuration, mode, \
              steps, trigger (did you mean `mode`?)",
             "p.yaml:12:7: error: unknown field `neds`; expected one of action, alternatives, approval, name, needs, \
-             onFailure, target, timeout, verify, when, with, withFrom (did you mean `needs`?)",
+             observe, onFailure, target, timeout, verify, when, with, withFrom (did you mean `needs`?)",
             "p.yaml:13:18: error: spec.steps[0].onFailure: expected one of Stop, Continue, Rollback, found `rollback` \
              (did you mean `Rollback`?)",
             "p.yaml:14:26: error: spec.steps[0].verify.attempts: 99 is not within 1 to 10",

@@ -1,4 +1,5 @@
 mod bounds;
+mod floods;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -458,18 +459,41 @@ fn sums_are_exact_beyond_the_bound_of_samples() {
     assert!(correlator.counts().folded > 0);
 }
 
+/// Whatever of a definition changes, what was counted under the old one means something else.
 #[test]
 fn a_checkpoint_of_another_definition_begins_anew() {
-    let body = |count: usize| correlation("x", &BODIES[0].replace("gte: 3", &format!("gte: {count}")));
-    let (before, after) = (loaded(&body(3)), loaded(&body(2)));
-    let mut first = correlator(&before, Limits::default());
-    let mut told = vec![];
-    hit(&mut first, at(1, 0, 7), &mut told);
-    first.finish(&mut told);
-    assert_eq!(first.groups(), 1);
-    let (second, _) =
-        Correlator::restore(&after.correlations, &after.rules, Limits::default(), first.checkpoint());
-    assert_eq!(second.groups(), 0);
+    let of = |body: &str| loaded(&correlation("x", body));
+    let body = "type: value_count, rules: [a, b], group-by: [Uid], timespan: 5s, condition: {field: ProcessId, gte: 3}";
+    let groups_after = |other: &str| {
+        let (before, after) = (of(body), of(other));
+        let mut first = correlator(&before, Limits::default());
+        hit(&mut first, at(1, 0, 7), &mut vec![]);
+        first.finish(&mut vec![]);
+        assert_eq!(first.groups(), 1);
+        let (second, _) =
+            Correlator::restore(&after.correlations, &after.rules, Limits::default(), first.checkpoint());
+        let (third, _) =
+            Correlator::resume(&after.correlations, &after.rules, Limits::default(), SEED, first.rows());
+        assert_eq!(second.groups(), third.groups());
+        second.groups()
+    };
+    assert_eq!(groups_after(body), 1);
+    assert_eq!(groups_after(&format!("{body}, generate: true")), 1, "who reports is another matter");
+    for (from, to) in [
+        ("type: value_count", "type: value_sum"),
+        ("rules: [a, b]", "rules: [b, a]"),
+        ("rules: [a, b]", "rules: [a]"),
+        ("group-by: [Uid]", "group-by: [Gid]"),
+        ("group-by: [Uid]", "group-by: [Uid, Gid]"),
+        ("timespan: 5s", "timespan: 6s"),
+        ("gte: 3", "gte: 2"),
+        ("gte: 3", "gt: 3"),
+        ("gte: 3", "gte: 3, lt: 9"),
+        ("field: ProcessId", "field: Gid"),
+        ("timespan: 5s", "timespan: 5s, aliases: {who: {a: Uid}}"),
+    ] {
+        assert_eq!(groups_after(&body.replace(from, to)), 0, "{to}");
+    }
 }
 
 /// A hit of a node that was cut off waits for its release; a restart meanwhile does not lose it.

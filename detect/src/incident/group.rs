@@ -1,6 +1,10 @@
 //! One incident's keys and when each was seen.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use model::{CgroupId, IncidentId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -22,6 +26,9 @@ pub struct Group {
     latest: Timestamp,
     /// Keys that found no place (I11).
     pub refused: u64,
+    /// Incidents that a person said are other stories.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) apart: BTreeSet<IncidentId>,
 }
 
 /// A stretch of time within which a key was seen again and again.
@@ -45,7 +52,15 @@ pub struct Origin {
 impl Group {
     pub(super) fn new(incident: IncidentId, serial: u64) -> Self {
         let latest = Timestamp(i64::MIN);
-        Self { incident, serial, spans: Vec::new(), origins: Vec::new(), latest, refused: 0 }
+        Self {
+            incident,
+            serial,
+            spans: Vec::new(),
+            origins: Vec::new(),
+            latest,
+            refused: 0,
+            apart: BTreeSet::new(),
+        }
     }
 
     /// Time of its latest event.
@@ -91,6 +106,15 @@ impl Group {
         }
         self.latest = self.latest.max(other.latest);
         self.refused += other.refused;
+        self.keep_apart(&other.apart);
+    }
+
+    /// At most [`MAX_APART`] (I11): with more, those named first in order are kept.
+    pub(super) fn keep_apart<'a>(&mut self, others: impl IntoIterator<Item = &'a IncidentId>) {
+        self.apart.extend(others.into_iter().cloned());
+        while self.apart.len() > MAX_APART {
+            self.apart.pop_last();
+        }
     }
 
     fn add(&mut self, key: Key, span: Span, window: Duration, max: usize) {
@@ -105,6 +129,9 @@ impl Group {
         self.spans.binary_search_by(|(k, _)| k.cmp(key))
     }
 }
+
+/// Other stories that are remembered of one incident.
+const MAX_APART: usize = 64;
 
 /// Spans kept for one key; with more, the two oldest become one, which can only link too much in their gap.
 const MAX_SPANS_PER_KEY: usize = 8;

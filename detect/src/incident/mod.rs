@@ -158,6 +158,11 @@ impl Correlator {
         };
         let mut absorbed = Vec::new();
         for id in linked {
+            if group.apart.contains(&id)
+                || self.groups.get(&id).is_some_and(|other| other.apart.contains(&group.incident))
+            {
+                continue;
+            }
             // The survivor itself is taken already.
             if let Some(other) = self.take(&id) {
                 absorbed.push(id);
@@ -188,6 +193,32 @@ impl Correlator {
     /// An incident that a person closed or judged takes no more findings: the next of its story opens a new one.
     pub fn close(&mut self, incident: &IncidentId) {
         drop(self.take(incident));
+    }
+
+    /// Parts an incident in two, as a person wishes: what it has in common stays with both, they are never put together again, and what
+    /// comes later and fits both goes to the older. Each finding as its keys and its time.
+    pub fn split(
+        &mut self,
+        from: &IncidentId,
+        stay: &[(Vec<Key>, Timestamp)],
+        into: &IncidentId,
+        go: &[(Vec<Key>, Timestamp)],
+    ) {
+        let Some(old) = self.take(from) else { return };
+        self.next_serial += 1;
+        let mut parts =
+            [Group::new(from.clone(), old.serial), Group::new(into.clone(), self.next_serial - 1)];
+        for (group, (findings, other)) in parts.iter_mut().zip([(stay, into), (go, from)]) {
+            group.keep_apart(old.apart.iter().chain([other]));
+            for (keys, at) in findings {
+                for key in keys {
+                    group.extend(key.clone(), *at, self.config.window, self.config.max_spans);
+                }
+                group.touch(*at);
+            }
+            group.origins.clone_from(&old.origins);
+        }
+        parts.into_iter().for_each(|group| self.insert(group));
     }
 
     /// A group as it stands, to be stored for [`Correlator::restore`].

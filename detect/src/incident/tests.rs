@@ -394,3 +394,35 @@ fn a_terminal_without_a_login_links_nothing() {
     Arc::make_mut(&mut finding.event.process).credentials.auid = None;
     assert_eq!(sessions(&finding), 0);
 }
+
+#[test]
+fn what_a_person_split_is_never_put_together_again_and_the_older_goes_on() {
+    let address = Some("192.0.2.7".parse().unwrap());
+    let seed = |seq: u64, pid: u32, second: i64| Seed {
+        pid,
+        cgroup: seq,
+        remote: address,
+        second,
+        seq,
+        ..Seed::default()
+    };
+    let (a, b) = (seed(1, 100, 0).finding(), seed(2, 200, 10).finding());
+    let mut correlator = Correlator::new(GroupingConfig::default());
+    let first = correlator.place(&a, at(0)).incident;
+    assert_eq!(correlator.place(&b, at(10)).incident, first, "they share an address");
+    let other = IncidentId::new("inc-other");
+    correlator.split(&first, &[(keys_of(&a), a.first)], &other, &[(keys_of(&b), b.first)]);
+    // Each goes on by what is its own; what fits both goes to the older, and nothing merges them.
+    let of_b = Seed { remote: None, ..seed(3, 200, 20) }.finding();
+    assert_eq!(correlator.place(&of_b, at(20)).incident, other);
+    let of_both = seed(4, 300, 30).finding();
+    let placed = correlator.place(&of_both, at(30));
+    assert_eq!((placed.incident.clone(), placed.absorbed), (first.clone(), vec![]));
+    let groups: Vec<Group> =
+        [&first, &other].into_iter().filter_map(|id| correlator.group(id).cloned()).collect();
+    let text = serde_json::to_string(&groups).unwrap();
+    let mut again =
+        Correlator::restore(GroupingConfig::default(), serde_json::from_str::<Vec<Group>>(&text).unwrap());
+    let placed = again.place(&seed(5, 400, 40).finding(), at(40));
+    assert_eq!((placed.incident, placed.absorbed), (first, vec![]), "also after a restart");
+}

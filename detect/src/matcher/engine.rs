@@ -158,20 +158,21 @@ impl Engine {
         }
     }
 
-    /// Predicates of rule `rule` (its number here) that hold and speak for the match.
+    /// Predicates of rule `rule` that hold and speak for the match. Each is evaluated by itself: what a process in a loop meets is explained as
+    /// often as it is met, so nothing here may be as large as the rules are many.
     pub(crate) fn explain(
         &self,
         rule: RuleIndex,
         view: &View<'_>,
-        scratch: &mut Scratch,
+        text_bytes: usize,
         mut tell: impl FnMut(Field),
     ) {
         let Some(rule) = self.rules.iter().position(|number| *number == rule) else { return };
-        scratch.begin();
-        self.look_up_all(&(0..self.fields.all.len()), view, scratch);
+        let mut texts = Texts::new(text_bytes);
         for question in self.programs.positive(rule as u32) {
-            if self.holds(question, view, scratch) {
-                tell(self.checks[question.predicate() as usize].0);
+            let predicate = question.predicate();
+            if self.evaluate_now(predicate, view, &mut texts, None) {
+                tell(self.checks[predicate as usize].0);
             }
         }
     }
@@ -339,32 +340,42 @@ impl Engine {
         if question.is_indexed() || scratch.refuted.contains(predicate) {
             return false;
         }
-        let holds = self.evaluate_now(predicate, view, scratch);
+        let Scratch { texts, regexes, .. } = scratch;
+        let holds = self.evaluate_now(predicate, view, texts, Some(regexes));
         let answer = if holds { &mut scratch.holding } else { &mut scratch.refuted };
         answer.insert(predicate);
         holds
     }
 
+    /// `caches` are those of the expressions; without them one is made where it is needed.
     #[inline(never)]
-    fn evaluate_now(&self, predicate: u32, view: &View<'_>, scratch: &mut Scratch) -> bool {
+    fn evaluate_now(
+        &self,
+        predicate: u32,
+        view: &View<'_>,
+        texts: &mut Texts,
+        caches: Option<&mut [meta::Cache]>,
+    ) -> bool {
         let (field, check) = &self.checks[predicate as usize];
         let value = view.get(*field);
         match check {
             Prepared::Literal(anchor, literal, case) => {
-                on_text(*field, value, *case, &mut scratch.texts, |text| {
-                    check::literal(*anchor, text, literal)
-                })
+                on_text(*field, value, *case, texts, |text| check::literal(*anchor, text, literal))
             }
             Prepared::Anywhere(finder, case) => {
-                on_text(*field, value, *case, &mut scratch.texts, |text| finder.find(text).is_some())
+                on_text(*field, value, *case, texts, |text| finder.find(text).is_some())
             }
             Prepared::Regex(position) => {
-                let (Some(regex), Some(cache)) =
-                    (self.regexes.get(*position), scratch.regexes.get_mut(*position))
-                else {
-                    return false;
+                let Some(regex) = self.regexes.get(*position) else { return false };
+                let mut made;
+                let cache = match caches {
+                    Some(kept) => kept.get_mut(*position),
+                    None => {
+                        made = regex.create_cache();
+                        Some(&mut made)
+                    }
                 };
-                let texts = &mut scratch.texts;
+                let Some(cache) = cache else { return false };
                 value.any(|one| {
                     texts.of(one, Case::Sensitive, |text| {
                         regex
@@ -373,7 +384,7 @@ impl Engine {
                     })
                 })
             }
-            Prepared::Other(other) => check::other(other, value, view, &mut scratch.texts),
+            Prepared::Other(other) => check::other(other, value, view, texts),
         }
     }
 }

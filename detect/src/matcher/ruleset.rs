@@ -180,8 +180,7 @@ impl RuleSet {
     pub fn matched_with(&self, index: RuleIndex, view: &View<'_>) -> BTreeMap<String, String> {
         let mut fields = BTreeMap::new();
         if let Some(engine) = self.engine(view.category()) {
-            let mut scratch = Scratch::new(engine.numbers(), self.text_bytes);
-            engine.explain(index, view, &mut scratch, |field| {
+            engine.explain(index, view, self.text_bytes, |field| {
                 fields.entry(field.name().to_owned()).or_insert_with(|| shown(view.get(field)));
             });
         }

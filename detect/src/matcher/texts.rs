@@ -34,7 +34,7 @@ impl Texts {
     /// Texts longer than `limit` bytes are cut to it.
     pub(crate) fn new(limit: usize) -> Self {
         let places = vec![Place::default(); Field::ALL.len()].into();
-        Self { arena: Vec::with_capacity(ARENA), places, epoch: 0, limit, truncated: Truncated::No }
+        Self { arena: Vec::with_capacity(ARENA), places, epoch: 1, limit, truncated: Truncated::No }
     }
 
     /// Begins with the next event.

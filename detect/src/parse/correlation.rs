@@ -219,6 +219,7 @@ fn bounds(
     cursor: &mut Cursor<'_>,
 ) -> Option<()> {
     let section = Mapping::read(node, "`condition`", cursor)?;
+    let errors = cursor.errors();
     for (key, value) in &section.pairs {
         match key.value {
             "field" if kind.value.is_valued() => condition.fields = section.texts("field", cursor),
@@ -237,7 +238,8 @@ fn bounds(
                 }
                 None => {
                     let mut known: Vec<&str> = COMPARISONS.iter().map(|(name, _)| *name).collect();
-                    known.extend(["field", "percentile"]);
+                    known.extend(kind.value.is_valued().then_some("field"));
+                    known.extend((kind.value == CorrelationKind::ValuePercentile).then_some("percentile"));
                     let message = format!("`{other}` is not a condition of this kind of correlation");
                     let label = format!("expected one of: {}", known.join(", "));
                     cursor.report(
@@ -248,16 +250,17 @@ fn bounds(
             },
         }
     }
-    if condition.bounds.is_empty() {
+    if condition.bounds.is_empty() && cursor.errors() == errors {
         let message = "the condition compares with nothing";
         cursor.report(Diagnostic::error(Code::Missing, message, node.span, "for example `gte: 10`"));
     }
-    check_fields(node, kind, condition, cursor);
+    check_fields(node, &section, kind, condition, cursor);
     Some(())
 }
 
 fn check_fields(
     node: &Node,
+    section: &Mapping<'_>,
     kind: Spanned<CorrelationKind>,
     condition: &mut CorrelationCondition,
     cursor: &mut Cursor<'_>,
@@ -280,7 +283,8 @@ fn check_fields(
         let message = format!("at most {most} different values are counted");
         cursor.report(Diagnostic::error(Code::Limit, message, bound.span, "never reached"));
     }
-    if kind.value == CorrelationKind::ValuePercentile && condition.percentile.is_none() {
+    let named = section.get("percentile").is_some();
+    if kind.value == CorrelationKind::ValuePercentile && !named {
         let message = "`value_percentile` wants `percentile`";
         cursor.report(Diagnostic::error(Code::Missing, message, node.span, "for example `percentile: 95`"));
     }

@@ -1,5 +1,7 @@
 //! Values with their modifiers to tests.
 
+use regex_syntax::hir::{Hir, HirKind, Repetition};
+
 use crate::{
     ast::{FieldName, ItemValue, Modifier, Number, Pattern, RegexFlags, RegexTest, Test, Value},
     diagnostic::{Code, Diagnostic},
@@ -114,6 +116,11 @@ fn tests(
         (Sort::Plain | Sort::Shaped { .. }, _) => {
             let mut tests = vec![];
             for source in expanded(text, key, span, cursor)? {
+                if source.1.wildcards() > limits::WILDCARDS {
+                    let message = format!("a value may have at most {} wildcards", limits::WILDCARDS);
+                    cursor.report(Diagnostic::error(Code::Limit, message, span, "more of them here"));
+                    return None;
+                }
                 for pattern in transformed(source.pattern(), key, span, cursor)? {
                     let pattern = match key.sort {
                         Sort::Shaped { before, after } => pattern.wrapped(before, after),
@@ -204,7 +211,8 @@ fn expanded(text: &str, key: &Key, span: Span, cursor: &mut Cursor<'_>) -> Optio
     Some(made.into_iter().map(|text| Source(text.clone(), parse_pattern(&text))).collect())
 }
 
-fn is_placeholder(name: &str) -> bool {
+/// Whether a placeholder may be called so.
+pub(crate) fn is_placeholder(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
@@ -213,10 +221,10 @@ fn placeholder(name: &str, span: Span, cursor: &mut Cursor<'_>) -> Option<Vec<St
     if found.is_none() {
         let message = format!("unknown placeholder `%{name}%`");
         let known = cursor.options.placeholders.keys().map(String::as_str);
-        cursor.diagnostics.reserve(1);
         let diagnostic =
             Diagnostic::error(Code::UnknownPlaceholder, message, span, "not in the table of placeholders")
-                .did_you_mean(name, known);
+                .did_you_mean(name, known)
+                .help("a document `placeholders: {NAME: [VALUE, …]}` in the rule files gives values");
         cursor.report(diagnostic);
     }
     found
@@ -314,6 +322,17 @@ fn source_text_to(form: Utf16) -> impl Fn(Made) -> Result<Vec<Made>, String> {
 }
 
 fn regex_test(source: &str, flags: RegexFlags, span: Span, cursor: &mut Cursor<'_>) -> Option<RegexTest> {
+    // What cannot be parsed is told below.
+    let copies = regex_syntax::parse(source).map_or(0, |hir| copied(&hir));
+    if copies > limits::REGEX_COPIES {
+        let message = "this regular expression repeats too much";
+        let label =
+            format!("its repetitions stand for {copies} characters more, at most {}", limits::REGEX_COPIES);
+        let help =
+            "each may have to be tried at each character of a text; `{100,}` often does as well as `{5000}`";
+        cursor.report(Diagnostic::error(Code::BadRegex, message, span, label).help(help));
+        return None;
+    }
     match RegexTest::new(source, flags) {
         Ok(test) => Some(test),
         Err(error) => {
@@ -332,6 +351,26 @@ fn regex_test(source: &str, flags: RegexFlags, span: Span, cursor: &mut Cursor<'
             None
         }
     }
+}
+
+/// Characters that counted repetitions add: those of the expression written out, less those of it as it stands.
+fn copied(hir: &Hir) -> u64 {
+    fn characters(hir: &Hir, copies: impl Fn(&Repetition) -> u64 + Copy) -> u64 {
+        match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => 0,
+            HirKind::Literal(literal) => literal.0.len() as u64,
+            HirKind::Class(_) => 1,
+            HirKind::Capture(capture) => characters(&capture.sub, copies),
+            HirKind::Repetition(repetition) => {
+                characters(&repetition.sub, copies).saturating_mul(copies(repetition))
+            }
+            HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+                parts.iter().fold(0, |sum, part| sum.saturating_add(characters(part, copies)))
+            }
+        }
+    }
+    let written_out = |repetition: &Repetition| u64::from(repetition.max.unwrap_or(repetition.min).max(1));
+    characters(hir, written_out).saturating_sub(characters(hir, |_| 1))
 }
 
 fn cidr(text: &str, span: Span, cursor: &mut Cursor<'_>) -> Option<ipnet::IpNet> {

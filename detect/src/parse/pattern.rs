@@ -64,6 +64,11 @@ impl Pattern {
         wrapped
     }
 
+    /// How many wildcards.
+    pub(crate) fn wildcards(&self) -> usize {
+        self.parts.iter().filter(|part| !matches!(part, Part::Literal(_))).count()
+    }
+
     /// The text, if it has no wildcard.
     #[must_use]
     pub fn as_literal(&self) -> Option<&str> {

@@ -268,6 +268,25 @@ pub(crate) fn expanded(rule: &Rule) -> Rule {
     rule
 }
 
+/// Whether a mapping of the rule has a key twice.
+pub(crate) fn repeats_a_key(rule: &Rule) -> bool {
+    fn of(search: &Search) -> bool {
+        match search {
+            Search::Any(parts, _) => parts.iter().any(of),
+            Search::All(parts, _) => {
+                let keys: Vec<_> = parts.iter().flat_map(Search::items).map(key).collect();
+                (1..keys.len()).any(|at| keys[..at].contains(&keys[at]))
+            }
+            Search::Item(_) => false,
+        }
+    }
+    fn key(item: &Item) -> (Option<&str>, Vec<Modifier>) {
+        let name = item.field.as_ref().map(|field| field.text.as_str());
+        (name, item.modifiers.iter().map(|modifier| modifier.value).collect())
+    }
+    rule.detection.identifiers.iter().any(|identifier| of(&identifier.search))
+}
+
 /// The event of these fields.
 pub(crate) fn drafted(fields: &[(Field, DraftValue)]) -> Drafted {
     Drafted::new(Category::ProcessCreation, fields).unwrap()

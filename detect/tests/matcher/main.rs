@@ -307,6 +307,57 @@ fn rule_sets_swap_while_events_flow() {
     });
 }
 
+/// A set that is in force is in force from the next event on, for everybody who follows.
+#[test]
+fn a_new_rule_set_holds_from_the_next_event_on() {
+    let rule = |image: &str| {
+        format!(
+            "title: T\nlogsource: {{product: linux, category: process_creation}}\ndetection: {{s: {{Image: {image}}}, condition: s}}\n"
+        )
+    };
+    let set = |image: &str| compile(&arbitrary::rules(&[rule(image)]));
+    let mut event = events::generate(1, 1, events::Strings::Repeating).remove(0);
+    event.activity = model::Activity::Exec { requested: "x".into() };
+    Arc::make_mut(&mut event.process).exe = "/a".into();
+    let swap = Arc::new(Swap::new(set("/a")));
+    let mut followers = [swap.follow(), swap.follow()];
+    for turn in 2..6 {
+        let image = if turn % 2 == 0 { "/b" } else { "/a" };
+        assert_eq!(swap.replace(set(image)), turn);
+        for follower in &mut followers {
+            let (generation, matcher) = follower.matcher();
+            assert_eq!((generation, hits(matcher, &event).len()), (turn, usize::from(image == "/a")));
+        }
+    }
+}
+
+/// A value or a process that meets more literals than the caches keep is looked at again each time, and nothing of it is forgotten.
+#[test]
+fn what_meets_more_than_the_caches_keep_is_found_each_time() {
+    let letters: Vec<String> = ('a'..='w').map(|letter| format!("x{letter}yz")).collect();
+    let rule = |piece: &String| {
+        format!(
+            "title: T\nlogsource: {{product: linux, category: CATEGORY}}\ndetection: {{s: {{Image|contains: {piece}, CommandLine|contains: {piece}}}, condition: s}}\n"
+        )
+    };
+    let mut event = events::generate(1, 1, events::Strings::Repeating).remove(0);
+    let process = Arc::make_mut(&mut event.process);
+    (process.exe, process.command_line) = (letters.concat(), letters.concat());
+    let file = model::FilePath { path: "/x".into(), truncated: Truncated::No };
+    let exec = model::Activity::Exec { requested: "x".into() };
+    for (category, activity) in
+        [("process_creation", exec), ("file_delete", model::Activity::FileDelete { file })]
+    {
+        event.activity = activity;
+        let texts: Vec<String> =
+            letters.iter().map(|piece| rule(piece).replace("CATEGORY", category)).collect();
+        let mut matcher = compile(&arbitrary::rules(&texts)).matcher();
+        for round in 0..5 {
+            assert_eq!(hits(&mut matcher, &event).len(), letters.len(), "{category}, round {round}");
+        }
+    }
+}
+
 #[test]
 fn a_stop_that_the_kernel_cannot_select_is_refused_aloud() {
     let rule = |detection: &str| {
@@ -316,6 +367,7 @@ fn a_stop_that_the_kernel_cannot_select_is_refused_aloud() {
     };
     for (detection, granted) in [
         ("{Image|endswith: /xmrig}", true),
+        ("{Image: /opt/x/miner}", true),
         ("{Image|startswith: /dev/shm/, CommandLine|contains: x}", true),
         ("{ExeBacking: memfd}", true),
         ("{ExeBacking: file}", false),
@@ -337,5 +389,9 @@ fn a_stop_that_the_kernel_cannot_select_is_refused_aloud() {
         let reaction = set.rule(RuleIndex(0)).map(|rule| rule.reaction);
         assert_eq!(reaction, Some(if granted { Reaction::Stop } else { Reaction::Freeze }), "{detection}");
         assert!(!set.explain_plan(RuleIndex(0)).is_empty());
+        // A whole path is held by its end, which fewer programs have than its start.
+        if detection == "{Image: /opt/x/miner}" {
+            assert_eq!(set.plan().hold, [model::ExecTest::ExeSuffix("/opt/x/miner".into())]);
+        }
     }
 }

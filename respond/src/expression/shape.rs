@@ -84,6 +84,9 @@ static INCIDENT: Record = Record {
         ("intelligence", Kind::List(&Kind::Record(&INTELLIGENCE))),
         ("intelligence_confidence", Kind::Number),
         ("sensitivity", TEXTS),
+        ("secrets", TEXTS),
+        ("exposure", TEXTS),
+        ("peers", TEXTS),
     ],
 };
 
@@ -188,5 +191,6 @@ static STEP: Record = Record {
         ("succeeded", Kind::Truth),
         ("failed", Kind::Truth),
         ("outputs", Kind::Map(&Kind::Unknown)),
+        ("observed", TEXTS),
     ],
 };

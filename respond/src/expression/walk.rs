@@ -26,7 +26,7 @@ pub struct Fault {
 pub struct StepUse {
     /// Its name.
     pub step: String,
-    /// What of it: `state`, `succeeded`, `failed`, `outputs`; `None` for the step as a whole.
+    /// What of it: `state`, `succeeded`, `failed`, `outputs`, `observed`; `None` for the step as a whole.
     pub field: Option<String>,
     /// Line within the expression.
     pub line: u32,

@@ -99,9 +99,31 @@ pub(super) fn signal(plan: &Plan, situation: &Situation<'_>, rules: &Rules<'_>) 
         let weight = lost as f64;
         bad += weight;
     }
-    let found = lower_bound(good, bad);
-    let says = if found >= NEEDED { SignalSays::Act } else { SignalSays::Ask };
-    Signal { kind: SignalKind::PatternConfidence, says, found: Some(found), needed: Some(NEEDED), evidence }
+    let mut found = Some(lower_bound(good, bad));
+    match &situation.evidence.entities {
+        Some(entities) => {
+            for (entity, cases) in entities.iter().filter(|(_, cases)| cases.wrong > 0) {
+                let own = of_entity(*cases);
+                found = found.map(|found| found.min(own));
+                evidence.push(format!(
+                    "{entity}: {} true and {} false positives by verdict, whatever rule found it, so no more than {own}",
+                    cases.right, cases.wrong
+                ));
+            }
+        }
+        None => {
+            found = None;
+            evidence.push("what was said of who did it, and of where, cannot be read".into());
+        }
+    }
+    let says = if found.is_some_and(|found| found >= NEEDED) { SignalSays::Act } else { SignalSays::Ask };
+    Signal { kind: SignalKind::PatternConfidence, says, found, needed: Some(NEEDED), evidence }
+}
+
+/// How sure one may be of what somebody does who was judged a false positive: as of a rule that its owner vouches for, so that the same
+/// scanner, backup or person is not acted on again before dozens of right verdicts about it.
+fn of_entity(cases: Cases) -> Share {
+    lower_bound(f64::from(VOUCHED) + f64::from(cases.right), f64::from(cases.wrong))
 }
 
 /// The 5 % quantile of Beta(1 + good, 1 + bad), rounded down. By bisection: no step depends on a derivative that vanishes at the ends.

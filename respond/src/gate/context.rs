@@ -69,7 +69,7 @@ pub enum Rollout {
 }
 
 fn pod<'a>(situation: &Situation<'a>) -> Option<&'a PodFacts> {
-    match &wants::pod_of(situation)?.attribution {
+    match &wants::pod_of(situation.incident, situation.finding)?.attribution {
         Attribution::Resolved { pod, .. } => Some(pod),
         _ => None,
     }
@@ -125,7 +125,7 @@ fn pipeline(situation: &Situation<'_>) -> Option<String> {
 }
 
 /// Whether it is time.
-fn is_on(one: &Maintenance, now: Timestamp) -> bool {
+pub(crate) fn is_on(one: &Maintenance, now: Timestamp) -> bool {
     let (from, until) = (one.from.0, one.until.0);
     if now < from || until <= from {
         return false;

@@ -11,7 +11,7 @@ mod properties;
 mod record;
 mod score;
 
-use crds::{Mode, PlaybookSpec};
+use crds::{Mode, Percent, PlaybookSpec, ResponsePolicySpec};
 use model::{PlaybookName, Share, Timestamp, short_hash};
 pub use patch::{Hunk, NoPatch, mode_hunk, patch};
 pub use record::{Comparison, Deed, RunEnd, Word};
@@ -57,6 +57,29 @@ impl Terms {
         failed: 3,
         refused_of: 10,
     };
+
+    /// What holds for a playbook: what is shipped, or more where a policy that may speak of it asks for more.
+    pub fn of<'a>(
+        playbook: &PlaybookName,
+        policies: impl IntoIterator<Item = &'a ResponsePolicySpec>,
+    ) -> Self {
+        let speaks = |policy: &&ResponsePolicySpec| {
+            let of = &policy.matches.playbooks;
+            of.is_empty() || of.iter().any(|name| name == playbook.as_str())
+        };
+        policies.into_iter().filter(speaks).fold(Self::SHIPPED, |terms, policy| {
+            let rules = &policy.promotion;
+            let days = u64::from(rules.days.unwrap_or(0));
+            let above = |share: Option<Percent>| share.map_or(Share::default(), |share| share.0);
+            Self {
+                window: terms.window.max(Duration::from_secs(days * 86_400)),
+                judged: terms.judged.max(rules.judged_runs.unwrap_or(0)),
+                to_approve: terms.to_approve.max(above(rules.approve_above)),
+                to_auto: terms.to_auto.max(above(rules.auto_above)),
+                ..terms
+            }
+        })
+    }
 
     /// What agreement the mode after `mode` asks for.
     #[must_use]

@@ -1,5 +1,7 @@
 //! What holds of the gate whatever was recorded.
 
+use std::collections::BTreeMap;
+
 use crds::ResponsePolicySpec;
 use model::{GateOutcome, PlaybookName, SignalSays};
 use proptest::prelude::*;
@@ -37,13 +39,15 @@ fn evidence() -> impl Strategy<Value = Evidence> {
         corpus,
         known(cases()),
         prop::option::weighted(0.9, prop::collection::vec(want, 0..30)),
+        prop::option::weighted(0.9, prop::collection::btree_map("image [a-c]", cases(), 0..3)),
         rollout,
     )
-        .prop_map(|(pattern, corpus, playbook, wants, rollout)| Evidence {
+        .prop_map(|(pattern, corpus, playbook, wants, entities, rollout)| Evidence {
             pattern,
             corpus,
             playbook,
             wants,
+            entities,
             rollout,
             demoted: None,
         })
@@ -92,6 +96,9 @@ proptest! {
         for cases in [&mut worse.pattern, &mut worse.playbook].into_iter().flatten() {
             cases.wrong += more;
         }
+        for cases in worse.entities.iter_mut().flat_map(BTreeMap::values_mut) {
+            cases.wrong += more;
+        }
         let after = outcome(&worse, &policies, "Auto");
         prop_assert!(found(&after) <= found(&before), "{:?} {:?}", found(&before), found(&after));
         prop_assert!(strictness(after.decision.outcome) >= strictness(before.decision.outcome));
@@ -138,10 +145,11 @@ proptest! {
     #[test]
     fn i9_what_cannot_be_read_never_frees_a_run(evidence in evidence(), policies in policies()) {
         let before = outcome(&evidence, &policies, "Auto");
-        let unread: [fn(&mut Evidence); 4] = [
+        let unread: [fn(&mut Evidence); 5] = [
             |evidence| evidence.pattern = None,
             |evidence| evidence.playbook = None,
             |evidence| evidence.wants = None,
+            |evidence| evidence.entities = None,
             |evidence| evidence.rollout = Rollout::Unknown("blind".into()),
         ];
         for (which, forget) in unread.into_iter().enumerate() {
@@ -227,6 +235,26 @@ fn one_false_positive_takes_the_word_of_the_owner_away() {
     let both = [policy("  gate: {evidence: Shown}\n"), policy("  gate: {evidence: Enforced}\n")];
     let start = outcome(&once(Cases { wrong: 1, ..Cases::default() }), &both, "Auto");
     assert_eq!(start.decision.outcome, GateOutcome::Approval, "the strictest word wins");
+}
+
+#[test]
+fn who_was_judged_a_false_positive_is_asked_about_whatever_rule_finds_it_and_nobody_else_is() {
+    let of = |entity: &str, cases: Cases, policies: &[(String, ResponsePolicySpec)]| {
+        let entities = Some(BTreeMap::from([(entity.to_owned(), cases)]));
+        // The rule and the playbook have long earned it.
+        let earned = Some(Cases { right: 5_000, ..Cases::default() });
+        let evidence = Evidence { pattern: earned, playbook: earned, entities, ..Evidence::nothing_yet() };
+        outcome(&evidence, policies, "Auto")
+    };
+    let judged = |right, wrong| Cases { right, wrong, ..Cases::default() };
+    assert_eq!(of("image scanner:1", judged(0, 0), &[]).decision.outcome, GateOutcome::Automatic);
+    let start = of("image scanner:1", judged(3, 1), &[]);
+    assert_eq!(start.decision.outcome, GateOutcome::Approval);
+    let said = start.decision.signals[0].evidence.join("; ");
+    assert!(said.contains("image scanner:1: 3 true and 1 false positives"), "{said}");
+    assert_eq!(of("image scanner:1", judged(33, 1), &[]).decision.outcome, GateOutcome::Automatic);
+    let drill = [policy("  gate: {evidence: Shown}\n")];
+    assert_eq!(of("image x", judged(0, 1), &drill).decision.outcome, GateOutcome::Automatic, "a drill");
 }
 
 #[test]

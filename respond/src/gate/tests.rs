@@ -186,6 +186,9 @@ pub(super) fn in_pod(incident: &mut Incident, namespace: &str, user: &str) {
         addresses: Vec::new(),
         created: Timestamp(0),
         deleted: None,
+        secrets: Vec::new(),
+        doors: Vec::new(),
+        peers: Vec::new(),
     };
     let attribution = model::Attribution::Resolved {
         pod: Box::new(pod),

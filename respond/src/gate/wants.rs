@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use model::{AttributedPod, Attribution, PlaybookName, Timestamp, Workload};
+use model::{AttributedPod, Attribution, Finding, Incident, NodeId, PlaybookName, Timestamp, Workload};
 use serde::{Deserialize, Serialize};
 
 use super::{Situation, rules::Rules};
@@ -34,13 +34,13 @@ pub struct Want {
 }
 
 impl Want {
-    /// What `plan` wants in this situation.
+    /// What `plan` wants for `finding` of an incident, which `node` told.
     #[must_use]
-    pub fn of(plan: &Plan, situation: &Situation<'_>) -> Self {
-        let event = &situation.finding.event;
+    pub fn of(plan: &Plan, incident: &Incident, finding: &Finding, node: &NodeId, now: Timestamp) -> Self {
+        let event = &finding.event;
         let (mut target, mut namespace, mut actors) = (String::new(), None, BTreeSet::new());
         if let Some(AttributedPod { attribution: Attribution::Resolved { pod, container, .. }, .. }) =
-            pod_of(situation)
+            pod_of(incident, finding)
         {
             target = match pod.workload() {
                 Some(owner) => format!("{}/{}/{}", pod.namespace, owner.kind, owner.name),
@@ -49,7 +49,7 @@ impl Want {
             namespace = Some(pod.namespace.clone());
             actors.extend(container.as_ref().map(|container| format!("image {}", container.image)));
             let path = pod.path();
-            let here = situation.incident.sessions.iter().filter(|session| session.pod == path);
+            let here = incident.sessions.iter().filter(|session| session.pod == path);
             actors.extend(here.map(|session| format!("account {}", session.user)));
         }
         if let Some(record) = event.record() {
@@ -67,7 +67,7 @@ impl Want {
                 .workload
                 .cgroup_path()
                 .map_or_else(|| event.process.key.pid.to_string(), str::to_owned);
-            target = format!("{}:{place}", situation.node);
+            target = format!("{node}:{place}");
         }
         let actors = actors.into_iter().take(MAX_ACTORS).map(cut).collect();
         Self {
@@ -75,19 +75,24 @@ impl Want {
             target: cut(target),
             namespace: namespace.map(cut),
             actors,
-            at: situation.now,
+            at: now,
         }
+    }
+
+    /// Everybody and everything that a verdict about this may be said of: who did it, and where.
+    pub fn entities(&self) -> impl Iterator<Item = String> + '_ {
+        self.actors.iter().cloned().chain(std::iter::once(format!("place {}", self.target)))
     }
 }
 
 /// The pod of the finding that is answered.
-pub(super) fn pod_of<'a>(situation: &Situation<'a>) -> Option<&'a AttributedPod> {
+pub(super) fn pod_of<'a>(incident: &'a Incident, finding: &Finding) -> Option<&'a AttributedPod> {
     let Workload::Container { pod_uid: Some(uid), container_id, .. } =
-        situation.finding.event.process.workload.as_ref()
+        finding.event.process.workload.as_ref()
     else {
         return None;
     };
-    let of_pod = || situation.incident.pods.iter().filter(|known| known.cgroup_uid == *uid);
+    let of_pod = || incident.pods.iter().filter(|known| known.cgroup_uid == *uid);
     of_pod().find(|known| known.container_id == *container_id).or_else(|| of_pod().next())
 }
 
@@ -96,7 +101,7 @@ pub(super) fn conflicts(plan: &Plan, situation: &Situation<'_>, rules: &Rules<'_
     let Some(wants) = situation.evidence.wants.as_ref() else {
         return vec!["what playbooks wanted lately cannot be read".into()];
     };
-    let own = Want::of(plan, situation);
+    let own = Want::of(plan, situation.incident, situation.finding, situation.node, situation.now);
     let lately =
         |want: &&Want, within: Duration| want.at <= situation.now && situation.now.since(want.at) < within;
     let mut all = Vec::new();

@@ -147,8 +147,7 @@ impl Run {
     /// The effect of an apply that nobody answered for is not there.
     fn never_applied(&mut self, index: usize, found: String, now: Timestamp, out: &mut Vec<Effect>) {
         let action = &self.actions[index];
-        let timeout = action.step.map(|step| self.plan.steps[step].timeout).unwrap_or_default();
-        let time_left = now < action.planned.plus(timeout);
+        let time_left = action.step.is_some() && now < self.step_deadline(index);
         let go_on = matches!(self.phase, Phase::Forward | Phase::Stopped) && !action.wanted_back;
         if go_on && time_left && action.applies < MAX_APPLIES {
             self.begin_apply(index, now, out);
@@ -281,6 +280,8 @@ impl Run {
             }
             match action.pending {
                 Pending::Nothing | Pending::Later { .. } => {}
+                Pending::Watch { until } if until <= now => self.begin_watch(index, now, out),
+                Pending::Watch { .. } => {}
                 Pending::ReadBack { seq, .. } => out.push(Effect::ReadBack { seq }),
                 // it may be in force, in part or not at all: look before anything else
                 Pending::Apply { .. } => self.verify(index, action.looks + 1, now, out),

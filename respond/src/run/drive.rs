@@ -30,6 +30,14 @@ impl Run {
                 (ActionState::Applied, Pending::Nothing) if !action.wanted_back && self.looks(index) => {
                     self.verify(index, 1, now, out);
                 }
+                (ActionState::Verified, Pending::Nothing) if self.is_to_be_watched(index) => {
+                    self.begin_watch(index, now, out);
+                }
+                // nothing more is to be adjusted
+                (ActionState::Verified, Pending::Watch { .. }) if self.phase == Phase::RollingBack => {
+                    let action = self.actions[index].id.clone();
+                    self.record(Change::Quiet { action }, now, out);
+                }
                 _ => {}
             }
         }
@@ -72,10 +80,11 @@ impl Run {
         self.send(index, out);
     }
 
-    fn step_deadline(&self, index: usize) -> Timestamp {
+    /// Time in which no controller looked after the run is none of the step's.
+    pub(super) fn step_deadline(&self, index: usize) -> Timestamp {
         let action = &self.actions[index];
         let timeout = action.step.map_or(RESOLVE, |step| self.plan.steps[step].timeout);
-        action.planned.plus(timeout)
+        self.taken_up.map_or(action.planned, |since| action.planned.max(since)).plus(timeout)
     }
 
     /// Sends the command that the action waits for. Sent again, it is the same command.
@@ -89,7 +98,9 @@ impl Run {
             Pending::Revert { deadline } => {
                 (NodePhase::Revert { rollback, on_drift: action.on_drift }, deadline)
             }
-            Pending::ReadBack { .. } | Pending::Later { .. } | Pending::Nothing => return,
+            Pending::ReadBack { .. } | Pending::Later { .. } | Pending::Watch { .. } | Pending::Nothing => {
+                return;
+            }
         };
         out.push(Effect::Send(Box::new(NodeCommand {
             key: key(action, &phase),
@@ -136,6 +147,7 @@ impl Run {
                     self.begin_revert(index, now, out);
                 }
                 Pending::Later { .. } => self.verify(index, action.looks + 1, now, out),
+                Pending::Watch { .. } => self.record(Change::Quiet { action: id }, now, out),
                 Pending::Revert { .. } => {
                     let because = "the node did not answer".to_owned();
                     self.revert_failed(id, because, Block::Silence, now, out);
@@ -149,7 +161,8 @@ impl Run {
     pub(super) fn held(&self, index: usize, now: Timestamp) -> bool {
         let uncertain = match self.actions[index].pending {
             Pending::Apply { .. } | Pending::Verify { .. } | Pending::Revert { .. } => true,
-            Pending::Later { .. } => true,
+            // who is away has no eyes either
+            Pending::Later { .. } | Pending::Watch { .. } => true,
             Pending::Capture { .. } | Pending::ReadBack { .. } | Pending::Nothing => false,
         };
         uncertain && self.away_since(index).is_some_and(|since| now.since(since) < AWAY_LIMIT)

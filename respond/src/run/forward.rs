@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Answer, Change, Effect, Reactions, Refusal, RollbackScope, Run, StepEnd, Work,
-    state::{Consent, Phase, StepState},
+    state::{Consent, Phase, StepState, Watch},
     system, whole_run,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     expression::Variables,
     target::{self, Unfit},
 };
-use crds::{Approval, OnFailure, VerifyPolicy};
+use crds::{Approval, OnFailure, Sign, VerifyPolicy};
 use model::ActionState;
 
 impl Run {
@@ -246,7 +246,13 @@ impl Run {
             let policy = self.plan.steps[index].verify.policy;
             let idle = action.pending == super::state::Pending::Nothing;
             match state {
-                ActionState::Verified => self.end_step(index, StepEnd::Done, "", now, out),
+                ActionState::Verified if !idle => {}
+                ActionState::Verified => match action.watch.clone() {
+                    Watch::Seen(sign, what) => self.answer_sign(index, sign, &what, now, out),
+                    Watch::NotYet | Watch::On | Watch::Quiet => {
+                        self.end_step(index, StepEnd::Done, "", now, out);
+                    }
+                },
                 ActionState::Vacuous => self.end_step(index, StepEnd::Done, &detail, now, out),
                 ActionState::Applied if idle && policy == VerifyPolicy::Skip => {
                     self.end_step(index, StepEnd::Done, "nobody looked", now, out);
@@ -274,6 +280,16 @@ impl Run {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// The effect was seen, and the attack goes on: the next alternative comes in addition.
+    fn answer_sign(&mut self, index: usize, sign: Sign, what: &str, now: Timestamp, out: &mut Vec<Effect>) {
+        let because = format!("its effect was seen, and the attack goes on ({sign}): {what}");
+        let observes = self.plan.steps[index].verify.policy == VerifyPolicy::Observe;
+        match observes && !self.has_another_way(index) {
+            true => self.end_step(index, StepEnd::Done, &because, now, out),
+            false => self.another_way_or_fail(index, &because, now, out),
         }
     }
 
@@ -429,8 +445,14 @@ impl Run {
             let succeeded = run.state == StepState::Ended(StepEnd::Done);
             let failed = run.state == StepState::Ended(StepEnd::Failed);
             let outputs = mine.map(|action| json!(action.outputs)).unwrap_or_else(|| json!({}));
-            let facts =
-                json!({ "state": state, "succeeded": succeeded, "failed": failed, "outputs": outputs });
+            let observed = self.signs_of(index);
+            let facts = json!({
+                "state": state,
+                "succeeded": succeeded,
+                "failed": failed,
+                "outputs": outputs,
+                "observed": observed,
+            });
             all.insert(step.name.to_string(), facts);
         }
         Value::Object(all)

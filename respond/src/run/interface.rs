@@ -5,7 +5,10 @@ use model::{
     StepName,
 };
 
-use super::journal::{RollbackScope, Transition};
+use super::{
+    journal::{RollbackScope, Transition},
+    watch::Sight,
+};
 
 /// Something that happened and that a run must know.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +53,8 @@ pub enum Input {
         /// What is done where a target changed since.
         on_drift: OnDrift,
     },
+    /// A sensor saw something. Of no account unless the run watches for it; see [`super::Run::heeds`].
+    Sight(Box<Sight>),
     /// The node acted by itself about the run's incident, or what became of such an act.
     Reaction(Box<ActionRecord>),
     /// The node lifted the action by itself (`hemostat release` on the node).

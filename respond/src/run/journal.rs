@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::{PlaybookSpec, Protected, Radius};
+use crds::{PlaybookSpec, Protected, Radius, Sign};
 use model::{
     ActionId, ActionRecord, Actor, ApprovalRequest, GateDecision, IncidentId, NodeAction, NodeId, OnDrift,
     Outputs, PlaybookName, RollbackState, RunId, RunState, StepName, Target, Timestamp,
@@ -149,6 +149,29 @@ pub enum Change {
         action: ActionId,
         /// What was seen instead.
         found: String,
+    },
+    /// Its effect was seen, and the sensors are watched for signs that the attack goes on.
+    Watching {
+        /// Which.
+        action: ActionId,
+        /// Until then.
+        until: Timestamp,
+    },
+    /// A sign was observed: the effect is there and the attack goes on.
+    Observed {
+        /// Which.
+        action: ActionId,
+        /// Of what kind.
+        sign: Sign,
+        /// By the sensor's clock.
+        at: Timestamp,
+        /// What was seen, in one line.
+        what: String,
+    },
+    /// The time of watching passed without a sign.
+    Quiet {
+        /// Which.
+        action: ActionId,
     },
     /// It was not done; nothing of it is in force.
     Failed {

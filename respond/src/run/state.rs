@@ -11,6 +11,7 @@ use super::journal::{
     Answer, Block, Change, Cleanup, Reactions, RollbackScope, RunStart, StepEnd, Transition, Work, whole_run,
 };
 use crate::{action::Purpose, plan::Plan};
+use crds::{Approval, Sign};
 
 /// One run of one playbook.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct Run {
     /// Whether a rollback of the whole run covers the node's own reactions.
     pub(super) reactions: Reactions,
     pub(super) ended_because: String,
+    /// When the controller that lives now began to look after it, if another one had begun it.
+    pub(super) taken_up: Option<Timestamp>,
     /// Since when a node is away. Known only while the controller lives.
     pub(super) away: BTreeMap<NodeId, Timestamp>,
 }
@@ -108,6 +111,21 @@ pub(super) struct ActionRun {
     /// What its undo does where the target changed since.
     pub(super) on_drift: OnDrift,
     pub(super) block: Option<Block>,
+    /// What came of watching whether the attack goes on.
+    pub(super) watch: Watch,
+}
+
+/// Whether the attack goes on although the effect was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// Nobody has watched yet.
+    NotYet,
+    /// It is watched for.
+    On,
+    /// No sign came.
+    Quiet,
+    /// One came.
+    Seen(Sign, String),
 }
 
 /// What an action waits for.
@@ -134,6 +152,10 @@ pub(super) enum Pending {
     Later {
         at: Timestamp,
     },
+    /// Signs are watched for.
+    Watch {
+        until: Timestamp,
+    },
 }
 
 impl Pending {
@@ -146,7 +168,15 @@ impl Pending {
             | Self::Apply { deadline }
             | Self::Verify { deadline }
             | Self::Revert { deadline }
-            | Self::Later { at: deadline } => *deadline = shifted(*deadline, by),
+            | Self::Later { at: deadline }
+            | Self::Watch { until: deadline } => *deadline = shifted(*deadline, by),
+        }
+    }
+
+    /// What was asked and not answered may be answered until `at`.
+    pub(super) fn wait_until(&mut self, at: Timestamp) {
+        if let Self::Capture { deadline } | Self::ReadBack { deadline, .. } = self {
+            *deadline = at.max(*deadline);
         }
     }
 
@@ -159,7 +189,7 @@ impl Pending {
             | Self::Apply { deadline }
             | Self::Verify { deadline }
             | Self::Revert { deadline } => Some(deadline),
-            Self::Later { at } => Some(at),
+            Self::Later { at } | Self::Watch { until: at } => Some(at),
         }
     }
 }
@@ -191,6 +221,7 @@ impl ActionRun {
             wanted_back: false,
             on_drift: OnDrift::Ask,
             block: None,
+            watch: Watch::NotYet,
         }
     }
 
@@ -252,6 +283,7 @@ impl Run {
             contained: None,
             reactions: Reactions::Stay,
             ended_because: String::new(),
+            taken_up: None,
             away: BTreeMap::new(),
         }
     }
@@ -298,13 +330,22 @@ impl Run {
                     self.ended_because.clone_from(because);
                 }
             }
-            of_action => self.apply_to_action(of_action, transition.seq, at),
+            of_action => {
+                self.apply_to_action(of_action, transition.seq, at);
+                match of_action {
+                    Change::Watching { .. } => self.note_containment(at),
+                    // Who said that it is contained was wrong.
+                    Change::Observed { action, .. } if self.contains(action) => self.contained = None,
+                    _ => {}
+                }
+            }
         }
     }
 
     /// Moves everything that a deadline is, or is counted from, with the wall clock.
     fn shift(&mut self, by: i64) {
         self.began = shifted(self.began, by);
+        self.taken_up = self.taken_up.map(|at| shifted(at, by));
         for consent in
             std::iter::once(&mut self.whole).chain(self.steps.iter_mut().map(|step| &mut step.consent))
         {
@@ -368,6 +409,18 @@ impl Run {
             Change::Verified { .. } => {
                 action.settle(ActionState::Verified, "");
                 action.applied = action.applied.or(Some(at));
+            }
+            Change::Watching { until, .. } => {
+                action.watch = Watch::On;
+                action.pending = Pending::Watch { until: *until };
+            }
+            Change::Observed { sign, what, .. } => {
+                action.watch = Watch::Seen(*sign, what.clone());
+                action.pending = Pending::Nothing;
+            }
+            Change::Quiet { .. } => {
+                action.watch = Watch::Quiet;
+                action.pending = Pending::Nothing;
             }
             Change::Unverified { found, .. } => action.settle(ActionState::Unverified, found),
             Change::Failed { because, .. } => action.settle(ActionState::Failed, because),
@@ -454,18 +507,41 @@ impl Run {
         }
     }
 
-    /// The moment when every step that contains was in force.
+    /// The moment when every step that contains was in force, and no sign says that it does not hold. What the playbook leaves to a person in
+    /// any case comes on top of that.
     fn note_containment(&mut self, at: Timestamp) {
-        let contains = |index: usize| {
-            self.plan.steps[index].ways.first().is_some_and(|way| way.kind.purpose() == Purpose::Contain)
+        let left_to_people = |index: usize| {
+            let begun =
+                matches!(self.steps[index].state, StepState::Working(_) | StepState::Ended(StepEnd::Done));
+            self.plan.steps[index].approval == Approval::Required && !begun
         };
-        let mut ends =
-            (0..self.steps.len()).filter(|&index| contains(index)).map(|index| self.steps[index].state);
-        let fine = |state| matches!(state, StepState::Ended(StepEnd::Done | StepEnd::Skipped));
-        let some = ends.clone().any(|state| state == StepState::Ended(StepEnd::Done));
-        if self.contained.is_none() && some && ends.all(fine) {
+        let steps =
+            || (0..self.steps.len()).filter(|&index| self.is_containment(index) && !left_to_people(index));
+        let fine = |index: usize| match self.steps[index].state {
+            StepState::Ended(StepEnd::Skipped) => true,
+            StepState::Ended(StepEnd::Done) => !self.goes_on(index),
+            StepState::Working(action) => self.actions[action].watch == Watch::On,
+            _ => false,
+        };
+        let some = steps().any(|index| self.steps[index].state != StepState::Ended(StepEnd::Skipped));
+        if self.contained.is_none() && some && steps().all(fine) {
             self.contained = Some(at);
         }
+    }
+
+    fn is_containment(&self, step: usize) -> bool {
+        self.plan.steps[step].ways.first().is_some_and(|way| way.kind.purpose() == Purpose::Contain)
+    }
+
+    fn contains(&self, action: &ActionId) -> bool {
+        let step = self.index(action).and_then(|index| self.actions[index].step);
+        step.is_some_and(|step| self.is_containment(step))
+    }
+
+    /// Whether a sign followed the last thing that a step did.
+    fn goes_on(&self, step: usize) -> bool {
+        let last = self.actions.iter().rev().find(|action| action.step == Some(step));
+        last.is_some_and(|action| matches!(action.watch, Watch::Seen(..)))
     }
 
     pub(super) fn index(&self, id: &ActionId) -> Option<usize> {
@@ -501,6 +577,9 @@ fn of_action(change: &Change) -> Option<&ActionId> {
         | Change::Missing { action, .. }
         | Change::Verified { action }
         | Change::Unverified { action, .. }
+        | Change::Watching { action, .. }
+        | Change::Observed { action, .. }
+        | Change::Quiet { action }
         | Change::Failed { action, .. }
         | Change::Vacuous { action, .. }
         | Change::Reverting { action, .. }

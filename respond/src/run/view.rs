@@ -110,33 +110,34 @@ impl Run {
     /// harm.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let mut all: Vec<Timestamp> = Vec::new();
-        for (index, action) in self.actions.iter().enumerate() {
-            let Some(due) = action.pending.due() else { continue };
+        let of_actions = self.actions.iter().enumerate().filter_map(|(index, action)| {
+            let due = action.pending.due()?;
             match self.away_since(index) {
-                Some(since) if self.held(index, since) => all.push(since.plus(AWAY_LIMIT).max(due)),
-                _ => all.push(due),
+                Some(since) if self.held(index, since) => Some(since.plus(AWAY_LIMIT).max(due)),
+                _ => Some(due),
             }
+        });
+        if self.phase != Phase::Forward {
+            return of_actions.min();
         }
-        if self.phase == Phase::Forward {
-            let open = |state| matches!(state, StepState::Waiting | StepState::Asking);
-            if self.steps.iter().any(|step| open(step.state)) {
-                all.push(self.last_begin());
-            }
-            all.extend(self.waiting().into_iter().map(|request| request.expires));
-        }
-        all.into_iter().min()
+        let open = |state| matches!(state, StepState::Waiting | StepState::Asking);
+        let begins = self.steps.iter().any(|step| open(step.state)).then(|| self.last_begin());
+        let answers = self.requests().map(|request| request.expires);
+        of_actions.chain(begins).chain(answers).min()
     }
 
     /// What a person is asked now.
     pub(super) fn waiting(&self) -> Vec<ApprovalRequest> {
+        self.requests().cloned().collect()
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &ApprovalRequest> {
         let steps = self.steps.iter().filter(|step| step.state == StepState::Asking);
         let consents = [&self.whole].into_iter().chain(steps.map(|step| &step.consent));
-        let asked = consents.filter_map(|consent| match consent {
-            Consent::Asked(request) if self.phase == Phase::Forward => Some(request.clone()),
+        consents.filter_map(|consent| match consent {
+            Consent::Asked(request) if self.phase == Phase::Forward => Some(request),
             _ => None,
-        });
-        asked.collect()
+        })
     }
 
     /// Steps to which a person said yes; [`super::whole_run`] where it was to all.

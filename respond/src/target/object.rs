@@ -119,7 +119,7 @@ pub(super) fn protected_object(object: &ObjectRef, protected: &Protected) -> Opt
     (rbac && ours).then(|| "the cluster, or Hemostat, cannot do without it".into())
 }
 
-pub(super) fn protected_namespace(namespace: &str, protected: &Protected) -> Option<String> {
+pub(crate) fn protected_namespace(namespace: &str, protected: &Protected) -> Option<String> {
     if PROTECTED_NAMESPACES.contains(&namespace) || namespace.starts_with("kube-") {
         return Some(format!("the namespace {namespace} is"));
     }

@@ -133,11 +133,10 @@ impl ApiServer {
     fn install(&self) {
         let (definitions, admission) = (repository("deploy/crds"), repository("deploy/admission"));
         let said = self.kubectl(&["apply", "--server-side", "-f", &definitions, "-f", &admission]).unwrap();
-        assert_eq!(said.lines().count(), 12, "{said}");
+        assert_eq!(said.lines().count(), 15, "{said}");
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).unwrap();
         self.kubectl(&["create", "namespace", "pay"]).unwrap();
-        let resources =
-            "--resource=incidents.hemostat.dev,responseactions.hemostat.dev,approvals.hemostat.dev";
+        let resources = "--resource=incidents.hemostat.dev,responseactions.hemostat.dev,approvals.hemostat.dev,narratives.hemostat.dev";
         self.kubectl(&["create", "clusterrole", "answer", "--verb=get,list,update,patch", resources])
             .unwrap();
         self.kubectl(&["create", "clusterrole", "control", "--verb=*", resources]).unwrap();

@@ -99,8 +99,8 @@ fn the_definitions_are_those_of_deploy_and_stay_unless_told_otherwise() {
     let Some(all) = template(&[]) else { return };
     let count = |text: &str, what: &str| text.matches(what).count();
     let all = all.unwrap();
-    assert_eq!(count(&all, "kind: CustomResourceDefinition"), 6);
-    assert_eq!(count(&all, "helm.sh/resource-policy: keep"), 6);
+    assert_eq!(count(&all, "kind: CustomResourceDefinition"), 7);
+    assert_eq!(count(&all, "helm.sh/resource-policy: keep"), 7);
     let gone = template(&["--set", "crds.keep=false"]).unwrap().unwrap();
     assert_eq!(count(&gone, "helm.sh/resource-policy: keep"), 0);
     let none = template(&["--set", "crds.install=false"]).unwrap().unwrap();

@@ -245,3 +245,154 @@ fn the_chart_is_installed_changed_and_removed_but_not_while_something_is_in_forc
     // The definitions stay, and with them what was done.
     assert!(scene.get(&["ract", "-n", "pay", "act-two"]).is_some());
 }
+
+/// Every part of values.yaml, set to something else than nothing.
+fn all_values() -> Value {
+    json!({
+        "image": {"tag": "test", "pullSecrets": [{"name": "pull"}]},
+        "controller": {"replicas": 2, "auditLog": "/var/log/kubernetes/audit.log", "tolerations": [{"operator": "Exists"}],
+            "persistentVolumeClaim": "journal", "extraArgs": ["--certificate-seconds=1800"],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference":
+                {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["control"]}]}}]}}},
+        "agent": {"privileged": false, "extraArgs": ["--reactions=off"], "controllerAddress": "$(HOST_IP):7443"},
+        "actions": {"enabled": ["cluster.isolate-pod", "cluster.scan-image", "notify.send"]},
+        "notifications": {"channels": [
+            {"name": "soc", "kind": "slack", "secret": {"name": "slack", "key": "url"}},
+            {"name": "tickets", "kind": "jira", "url": "https://jira.example", "project": "SEC", "issueType": "Bug",
+                "secret": {"name": "jira", "key": "token"}},
+            {"name": "duty", "kind": "pagerDuty", "secret": {"name": "duty", "key": "key"}},
+            {"name": "code", "kind": "gitHub", "repository": "org/repo", "secret": {"name": "code", "key": "token"}},
+            {"name": "hook", "kind": "webhook", "url": "http://hook.example/"}]},
+        "scanner": {"kind": "trivy", "image": "registry.example/trivy:1", "arguments": ["--offline-scan"], "pullSecret": "pull"},
+        "files": [{"name": "feeds", "configMap": "intelligence"}, {"name": "own", "secret": "own"},
+            {"name": "kept", "persistentVolumeClaim": "kept"}, {"name": "node", "hostPath": "/srv/hemostat"}],
+        "feeds": ["plain=/etc/hemostat/files/feeds/addresses.txt,confidence=80,name=ours"],
+        "sources": [{"source": "netflow=udp://0.0.0.0:2055,from=127.0.0.0/8", "port": 2055, "protocol": "UDP"},
+            {"source": "cloudtrail=/etc/hemostat/files/node/trail"}],
+        "artifacts": {"pullSecrets": ["rules-pull"]},
+        "uninstall": {"inForce": "Leave", "timeoutSeconds": 20},
+        "crds": {"install": true, "keep": false},
+        "admission": {"install": true},
+        "networkPolicies": {"install": true, "apiServer": ["192.0.2.1/32"], "apiServerPorts": [6443],
+            "registries": [{"cidr": "192.0.2.7/32", "port": 5000}], "egress": [{"cidr": "192.0.2.8/32", "port": 514, "protocol": "UDP"}]},
+        "priorityClass": {"install": true, "name": "hemostat-test", "value": 1000},
+        "podDisruptionBudget": {"install": true, "maxUnavailable": 1},
+    })
+}
+
+/// Every value is taken by the API server, and the controller starts with the words that come of them, in the rights of its account.
+#[test]
+fn with_every_value_set_the_chart_is_installed_and_the_controller_starts_with_its_words() {
+    let Some(scene) = Scene::new() else { return };
+    let chart = repository("deploy/chart");
+    let text = std::fs::read_to_string(format!("{chart}/values.yaml")).unwrap();
+    let values = all_values();
+    for line in text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase())) {
+        let key = line.split(':').next().unwrap();
+        assert!(values.get(key).is_some(), "{key} of values.yaml is not set here");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.json");
+    std::fs::write(&file, values.to_string()).unwrap();
+    let file = file.display().to_string();
+    scene.helm_does(&["install", "hemostat", &chart, "--create-namespace", "--values", &file]);
+
+    // What the kubelet would make of the volumes.
+    let map = scene.get(&["configmap", "hemostat-channels", "-n", HOME]).unwrap();
+    let etc = folder.path().join("etc");
+    let write = |path: &str, text: &str| {
+        let path = etc.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text.replace("/etc/hemostat", &etc.display().to_string())).unwrap();
+    };
+    write("channels.d/channels.yaml", map["data"]["channels.yaml"].as_str().unwrap());
+    for channel in ["soc", "tickets", "duty", "code"] {
+        write(&format!("channels/{channel}/secret"), "a secret");
+    }
+    write("files/feeds/addresses.txt", "198.51.100.7\n203.0.113.9\n");
+    write("files/node/trail/.keep", "");
+    write("audit.log", "");
+    let controller = scene.get(&["deployment", "hemostat-controller", "-n", HOME]).unwrap();
+    let pod = &controller["spec"]["template"]["spec"];
+    let mounted: Vec<&str> = pod["containers"][0]["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| mount["mountPath"].as_str().unwrap())
+        .collect();
+    for path in [
+        "/etc/hemostat/channels.d",
+        "/etc/hemostat/channels/soc",
+        "/etc/hemostat/files/feeds",
+        "/etc/hemostat/files/node",
+    ] {
+        assert!(mounted.contains(&path), "{path} is not mounted: {mounted:?}");
+    }
+    let [links, probes, flows] = free_ports();
+    let words: Vec<String> = pod["containers"][0]["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|word| {
+            word.as_str()
+                .unwrap()
+                .replace("/etc/hemostat", &etc.display().to_string())
+                .replace("/var/log/kubernetes", &etc.display().to_string())
+                .replace("/var/lib/hemostat", &folder.path().join("state").display().to_string())
+                .replace("0.0.0.0:7443", &links)
+                .replace("0.0.0.0:8081", &probes)
+                .replace("0.0.0.0:2055", &flows)
+        })
+        .collect();
+    std::fs::create_dir_all(folder.path().join("state")).unwrap();
+    let token = scene.kubectl(&["create", "token", "hemostat-controller", "-n", HOME]);
+    let log = folder.path().join("log");
+    let child = Command::new(&scene.program)
+        .arg("controller")
+        .args(&words)
+        .env("KUBECONFIG", scene.server.kubeconfig_of("chart", token.trim()))
+        .env("HEMOSTAT_IDENTITY", "controller-0")
+        .env("HEMOSTAT_SERVICE", "hemostat-controller")
+        .env("HEMOSTAT_POD_ADDRESS", "192.0.2.7")
+        .env("HEMOSTAT_SOCKET", folder.path().join("c.sock"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let child = Ends(child);
+    let serves = wait_until(|| readyz(&probes).is_some_and(|said| said.starts_with("serving")));
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert!(serves.is_ok(), "{words:?}\n{logged}");
+    let said = readyz(&probes).unwrap();
+    assert!(!said.contains("intelligence:") && !said.contains("ingest:"), "{said}\n{logged}");
+    drop(child);
+    scene.helm_does(&["uninstall", "hemostat", "--timeout=60s"]);
+    assert_eq!(scene.left(), "", "helm uninstall leaves nothing");
+}
+
+/// Ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn free_ports() -> [String; 3] {
+    // Held until all are chosen, so that they differ.
+    let held: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    [0, 1, 2].map(|at: usize| held[at].local_addr().unwrap().to_string())
+}
+
+/// What the controller says of itself; nothing while it does not listen.
+fn readyz(address: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}

@@ -60,7 +60,7 @@ fn table(rounds: usize, folder: &Path) -> Result<(), Failure> {
 
 /// What is in force, from nothing to all.
 fn plans() -> Result<Vec<(&'static str, FilterPlan)>, Failure> {
-    let (rules, _) = rule_files()?;
+    let rules = rule_files()?.rules;
     let loaded = detect::load::load(&rules);
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
     let shipped = FilterPlan { hold: vec![], ..set.plan().clone() };

@@ -1,5 +1,6 @@
 //! I1 on the running kernel: what the shipped rules find does not depend on the filter. Two sets of probes see the same workload at the
-//! same time, one with the rules' own plan and one with everything; the findings are the same, rule by rule and process by process.
+//! same time, one with the rules' own plan and one with everything; the findings are the same, rule by rule and process by process, and so is what
+//! the correlations make of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +16,11 @@ use agent::{
     workload::WorkloadSource,
 };
 use detect::{
+    correlation::{Correlator, Limits as CorrelationLimits},
+    load::Loaded,
     matcher::{Options, RuleSet},
-    rule_test::written_events,
-    schema::Context,
+    rule_test::{written_events, written_sequences},
+    schema::{Category, Context, View},
     source::SourceFile,
 };
 use model::{
@@ -29,7 +32,7 @@ use crate::{
     Check, Failure,
     accounting::Cgroup,
     guest,
-    replay::steps,
+    replay::{sequence, steps},
     scene::{NO_BUDGETS, Scene, Skip},
 };
 
@@ -40,15 +43,18 @@ pub(crate) const CHECKS: &[Check] = &[Check {
 
 /// Rules that the workload must set off: with fewer, equality would prove little.
 const ENOUGH_RULES: usize = 100;
+/// Correlations that it must make true.
+const ENOUGH_CORRELATIONS: usize = 3;
 /// On a machine that is busy with something else, the probes that take everything may lose some of it.
 const TRIES: usize = 3;
 
 fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
-    let (rules, tests) = rule_files()?;
+    let RuleFiles { rules, events: tests, sequences } = rule_files()?;
     // An emulated machine plays a part of them.
     let (every, enough) =
         if scene.quick || guest::is_init() { (3, ENOUGH_RULES / 2) } else { (1, ENOUGH_RULES) };
-    let plays: Vec<_> = tests.iter().step_by(every).map(steps).collect();
+    let mut plays: Vec<_> = tests.iter().step_by(every).map(steps).collect();
+    plays.extend(sequences.iter().flat_map(|events| sequence(events)));
     let loaded = detect::load::load(&rules);
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
     let set = Arc::new(set);
@@ -90,18 +96,28 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
         }
         scene.only(None);
         let acts = (acts_in(&some, cgroup.id), acts_in(&all, cgroup.id));
-        let (some, all) = (findings(&set, &some, cgroup.id), findings(&set, &all, cgroup.id));
+        let (some, correlated) = findings(&set, &loaded, &some, cgroup.id);
+        let (all, all_correlated) = findings(&set, &loaded, &all, cgroup.id);
         let rules: BTreeSet<&str> = all.keys().map(|(rule, ..)| rule.as_str()).collect();
         println!(
-            "  {} findings of {} rules; {} acts with everything, {} with the rules' plan",
+            "  {} findings of {} rules, and of {} correlations; {} acts with everything, {} with the rules' plan",
             all.values().sum::<usize>(),
             rules.len(),
+            all_correlated.len(),
             acts.1,
             acts.0,
         );
         compare(&some, &all)?;
+        if correlated != all_correlated {
+            return Err(
+                format!("correlations: {correlated:?} with the filter, {all_correlated:?} without").into()
+            );
+        }
         if rules.len() < enough {
             return Err(format!("only {} rules were set off: too few to prove anything", rules.len()).into());
+        }
+        if all_correlated.len() < ENOUGH_CORRELATIONS {
+            return Err(format!("only {all_correlated:?} came true: too few to prove anything").into());
         }
         if acts.0 >= acts.1 {
             return Err("the filter let everything through".into());
@@ -114,13 +130,21 @@ fn same_findings(scene: &mut Scene) -> Result<(), Failure> {
 /// How often a rule matched what a process did.
 type Findings = BTreeMap<(String, Pid, String), usize>;
 
-/// What the rules find in the records, as the agent's own edge would.
-fn findings(set: &Arc<RuleSet>, records: &[Record], cgroup: CgroupId) -> Findings {
+/// What the rules find in the records, as the agent's own edge would, and which correlations come true of it, as in the controller.
+fn findings(
+    set: &Arc<RuleSet>,
+    loaded: &Loaded,
+    records: &[Record],
+    cgroup: CgroupId,
+) -> (Findings, BTreeSet<String>) {
+    let limits = CorrelationLimits::default();
+    let (mut correlator, _) = Correlator::new(&loaded.correlations, &loaded.rules, limits, (1, 2));
+    let mut told = Vec::new();
     let mut tree = ProcessTree::new(Limits::default(), Box::new(NoProc), Box::new(OneWorkload));
     let mut matcher = set.matcher();
     let mut hits = Vec::new();
     let mut found = Findings::new();
-    for record in records {
+    for (number, record) in (0_u64..).zip(records) {
         let view = tree.take_in(record);
         if record.task.cgroup != cgroup {
             continue;
@@ -139,7 +163,7 @@ fn findings(set: &Arc<RuleSet>, records: &[Record], cgroup: CgroupId) -> Finding
         };
         let event = Event {
             id: EventId { node: NodeId::new("test"), epoch: AgentEpoch(1), seq: Seq(1) },
-            time: Timestamp(0),
+            time: Timestamp(i64::try_from(record.at.0).unwrap_or(0)),
             parent: view.ancestors.first().cloned(),
             process: view.process,
             ancestors: view.ancestors,
@@ -150,11 +174,14 @@ fn findings(set: &Arc<RuleSet>, records: &[Record], cgroup: CgroupId) -> Finding
         matcher.evaluate_with(&event, Context { target: target.as_deref() }, &mut hits);
         for hit in &hits {
             let Some(rule) = set.rule(*hit) else { continue };
+            let context = Context { target: target.as_deref() };
+            correlator.observe(&rule.id, &View::with_context(&event, context), number, &mut told);
             let what = format!("{} {:?}: {:?}", event.process.exe, event.process.args, event.activity);
             *found.entry((rule.id.to_string(), record.task.key.pid, what)).or_default() += 1;
         }
     }
-    found
+    correlator.finish(&mut told);
+    (found, told.into_iter().map(|one| one.correlation).collect())
 }
 
 fn compare(some: &Findings, all: &Findings) -> Result<(), Failure> {
@@ -184,8 +211,16 @@ fn acts_in(records: &[Record], cgroup: CgroupId) -> usize {
         .count()
 }
 
-/// The shipped rules and the events of their tests.
-pub(crate) fn rule_files() -> Result<(Vec<SourceFile>, Vec<Event>), Failure> {
+/// The rules that are shipped, and what happens in their tests.
+pub(crate) struct RuleFiles {
+    pub(crate) rules: Vec<SourceFile>,
+    /// Each by itself.
+    events: Vec<Event>,
+    /// Those that make a correlation true, as far as the kernel sees them.
+    sequences: Vec<Vec<Event>>,
+}
+
+pub(crate) fn rule_files() -> Result<RuleFiles, Failure> {
     // In the second kernel's guest they stand in the root folder.
     let guest = Path::new("/rules");
     let folder = match guest.is_dir() {
@@ -213,7 +248,9 @@ pub(crate) fn rule_files() -> Result<(Vec<SourceFile>, Vec<Event>), Failure> {
     }
     rules.sort_by(|a, b| a.name.cmp(&b.name));
     tests.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok((rules, written_events(&tests)))
+    let mut sequences = written_sequences(&tests);
+    sequences.retain(|events| events.iter().all(|event| Category::of(event).class().is_some()));
+    Ok(RuleFiles { rules, events: written_events(&tests), sequences })
 }
 
 /// What is not in the records is not known, the same for both.

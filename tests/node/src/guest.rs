@@ -18,7 +18,7 @@ const PASSED: u8 = 0x10;
 const FAILED: u8 = 0x11;
 
 /// A module that nothing has loaded, and its name in the kernel (xtask/src/vm/kernel.rs puts it there).
-pub(crate) const SPARE_MODULE: &str = "/spare.ko";
+pub(crate) const SPARE_MODULE: &str = "/dummy.ko";
 /// See [`SPARE_MODULE`].
 pub(crate) const SPARE_MODULE_NAME: &str = "dummy";
 

@@ -33,8 +33,8 @@ pub(crate) struct Step {
     args: Vec<String>,
     uid: u32,
     listens: bool,
-    /// The last one's.
-    act: Option<Activity>,
+    /// The last one's, in order.
+    acts: Vec<Activity>,
 }
 
 /// What has to be played so that the event happens; nothing if that is out of reach.
@@ -47,13 +47,13 @@ pub(crate) fn steps(event: &Event) -> Vec<Step> {
             args: process.args.clone(),
             uid: process.credentials.uid,
             listens: false,
-            act: None,
+            acts: vec![],
         })
         .collect();
     if event.exposure == Exposure::BehindListener && steps.len() == 1 {
         steps.insert(
             0,
-            Step { exe: "/usr/sbin/served".into(), args: vec![], uid: 0, listens: false, act: None },
+            Step { exe: "/usr/sbin/served".into(), args: vec![], uid: 0, listens: false, acts: vec![] },
         );
     }
     let listener = match event.exposure {
@@ -65,9 +65,28 @@ pub(crate) fn steps(event: &Event) -> Vec<Step> {
         step.listens = true;
     }
     if let Some(last) = steps.last_mut() {
-        last.act = Some(event.activity.clone());
+        last.acts = vec![event.activity.clone()];
     }
     steps
+}
+
+/// What has to be played so that a sequence happens: what one process does by one process, execs each by its own.
+pub(crate) fn sequence(events: &[Event]) -> Vec<Vec<Step>> {
+    let mut plays: Vec<(&Event, Vec<Step>)> = Vec::new();
+    for event in events {
+        let same = |before: &Event| {
+            before.process.key == event.process.key && !matches!(event.activity, Activity::Exec { .. })
+        };
+        match plays.last_mut() {
+            Some((before, play)) if same(before) => {
+                if let Some(last) = play.last_mut() {
+                    last.acts.push(event.activity.clone());
+                }
+            }
+            _ => plays.push((event, steps(event))),
+        }
+    }
+    plays.into_iter().map(|(_, play)| play).collect()
 }
 
 /// Plays all of them, one after the other, in a root folder and a network of this process's own.
@@ -79,7 +98,7 @@ pub(crate) fn play(input: impl io::Read) -> Result<(), Failure> {
     for steps in &plays {
         let prepared = steps.iter().try_for_each(|step| {
             program(Path::new(&step.exe))?;
-            step.act.as_ref().map_or(Ok(()), acts::prepare)
+            step.acts.iter().try_for_each(acts::prepare)
         });
         // A path of one event may be a folder of another's.
         if prepared.is_err() || !spawn(steps).is_ok_and(|status| status.success()) {
@@ -106,7 +125,7 @@ pub(crate) fn perform(part: &str) -> ExitCode {
         if !rest.is_empty() {
             return Ok(spawn(rest)?.success());
         }
-        if let Some(act) = &step.act {
+        for act in &step.acts {
             // An act that the kernel refuses is no event: the others count.
             let _refused = acts::act(act);
         }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     demo::{
-        cluster::stage::{Asks, NAMESPACE, Setup, Stage, rests, states},
+        cluster::stage::{Asks, BY_ITSELF, NAMESPACE, Setup, Stage, rests, states},
         stage::Stages,
     },
     progress::{root, run_logged, say},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Where the controller under test asks whether to go on.
 const PORT: u16 = 7999;
+/// The playbook that is played.
+const PLAYBOOK: &str = "cryptominer-in-pod";
 /// How long the controller may take to come to a point.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,6 +50,8 @@ pub(super) struct Draw<'a> {
     /// So many; all with 0.
     pub(super) points: usize,
     pub(super) seed: u64,
+    /// So many at the beginning are left out: a long list is played in pieces.
+    pub(super) skip: usize,
     /// Only these; all when empty.
     pub(super) victims: &'a [Victim],
 }
@@ -59,6 +63,9 @@ struct Point {
     what: String,
 }
 
+/// The last transition of a run.
+const END: &str = "ended";
+
 pub(super) fn prove(
     stages: &mut Stages,
     setup: &Setup<'_>,
@@ -67,27 +74,66 @@ pub(super) fn prove(
 ) -> Result<()> {
     let controller = build(setup.profile)?;
     let stage = Stage::up(stages, &Setup { controller: Some(&controller), ..*setup })?;
+    // One that selects all pods leaves a cluster whose network has no rules that deny no way to isolate one (docs/actions.md): with it the
+    // step would have no transitions to die at.
+    stage.kubectl.ask(&["delete", "networkpolicy", "allow-all"])?;
     let (points, wanted) = undisturbed(&stage)?;
     say(format!("{} points, and this is how it ends undisturbed: {wanted:?}", points.len()));
     let victims = if draw.victims.is_empty() { &Victim::ALL[..] } else { draw.victims };
     let mut all: Vec<(Point, Victim)> =
-        points.iter().flat_map(|point| victims.iter().map(move |victim| (point.clone(), *victim))).collect();
+        victims.iter().flat_map(|victim| points.iter().map(move |point| (point.clone(), *victim))).collect();
+    let of = points.len() * Victim::ALL.len();
     if draw.points > 0 {
         shuffle(&mut all, draw.seed);
+    }
+    all.drain(..draw.skip.min(all.len()));
+    if draw.points > 0 {
         all.truncate(draw.points);
     }
+    let (mut played, mut held, mut longest) = (0, 0, Duration::ZERO);
     for (point, victim) in all {
+        vouch(&stage)?;
         let begun = Instant::now();
         let result = one(&stage, &point, victim, &wanted);
         let name = format!("i7 {victim:?} killed at {} ({})", point.seq, point.what);
         let broken = result.is_err();
+        (played, held) = (played + 1, held + usize::from(!broken));
+        longest = longest.max(begun.elapsed());
         count(name, result, begun);
         if broken {
             // The next one begins from sound ground.
             mend(&stage)?;
         }
     }
+    println!(
+        "crash points: {played} of {of} played ({} groups of transitions, {} victims), {held} held, the longest took {:.1} s",
+        points.len(),
+        Victim::ALL.len(),
+        longest.as_secs_f64()
+    );
     stage.uninstall(stages, Asks::Nobody)
+}
+
+/// A playbook whose runs were false positives is taken back, and then neither it nor the node acts by itself. Somebody who writes its mode
+/// anew vouches for it again, as in Git.
+fn vouch(stage: &Stage) -> Result<()> {
+    let playbook = ["get", "playbook", PLAYBOOK];
+    if stage.kubectl.ask_json(&playbook)?["status"]["mode"] == "Auto" {
+        return Ok(());
+    }
+    for mode in ["Approve", "Auto"] {
+        let patch = serde_json::json!({"spec": {"mode": mode}}).to_string();
+        stage.kubectl.ask(&["patch", "playbook", PLAYBOOK, "--type=merge", "--patch", &patch])?;
+        stage.wait(&format!("the playbook's mode is {mode}"), || {
+            let known = stage.kubectl.ask_json(&playbook)?;
+            Ok(known["status"]["mode"] == mode
+                && known["status"]["observedGeneration"] == known["metadata"]["generation"])
+        })?;
+    }
+    stage.wait("nodes may act by it again", || {
+        let sets = stage.kubectl.ask_json(&["get", "ruleset", "demo"])?;
+        Ok(sets["status"]["summary"]["nodes"] == "1/1")
+    })
 }
 
 /// The controller that stops at every transition.
@@ -177,6 +223,9 @@ fn undisturbed(stage: &Stage) -> Result<(Vec<Point>, Ends)> {
     let incident = stage.contained()?;
     let incident = stage.asked(&incident)?;
     let ends = ends(stage, &incident)?;
+    for action in stage.actions(&incident)?.iter().filter(|one| one["status"]["state"] == "Failed") {
+        say(format!("{} is not done: {}", action["spec"]["plan"]["step"], action["status"]["detail"]));
+    }
     stage.judge(&incident)?;
     listen(&mut talk)?;
     drop(talk);
@@ -201,12 +250,16 @@ fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()
     loop {
         match talk.next() {
             Ok(group) if group.seq >= point.seq => break,
+            // A run may look once less often at an effect, and so end at a lesser number: no later moment is left.
+            Ok(group) if group.names.iter().any(|name| name == END) => break,
             Ok(_) => talk.go_on()?,
             // All that goes by itself is done: the point lies in the undoing.
             Err(_) if judged.is_none() => {
                 let incident = stage.incident()?.context("there is no incident")?;
                 stage.judge(&incident)?;
                 judged = Some(incident);
+                // The word may come late where the API server was killed before: its watches begin anew at growing intervals.
+                talk.0.get_ref().set_read_timeout(Some(PATIENCE)).context("set up the conversation")?;
             }
             Err(error) => return Err(error).context("it did not come to that point"),
         }
@@ -227,7 +280,12 @@ fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()
             let undone =
                 now.values().all(|state| matches!(state.as_str(), "Reverted" | "Vacuous" | "Failed"));
             // A step may end otherwise than undisturbed only by not being done, which the run says; what contains is in force.
-            let same = wanted.iter().all(|(step, state)| now.get(step) == Some(state));
+            // A step that failed holds nothing, and a controller that comes after gives it no object any more. What the node does by itself
+            // comes before the run, and depends on whether the node was told of the new pod by then.
+            let same = wanted
+                .iter()
+                .filter(|(step, state)| *state != "Failed" && *step != BY_ITSELF)
+                .all(|(step, state)| now.get(step) == Some(state));
             ensure!(same || undone, "it ended otherwise: {now:?} and not {wanted:?}");
             stage.judge(&incident)?;
             incident

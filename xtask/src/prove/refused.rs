@@ -67,6 +67,11 @@ fn cases() -> [Case; 4] {
     ]
 }
 
+/// What the node did, or refused, by itself has no step.
+fn is_own(action: &Value) -> bool {
+    action["spec"]["plan"]["step"].is_null()
+}
+
 fn container() -> Value {
     json!({"name": "c", "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sleep", "3600"]})
 }
@@ -111,14 +116,33 @@ fn one(stage: &Stage, case: &Case) -> Result<()> {
         actions = stage.actions(&found)?;
         // In the gate's reasons where it is known before anything begins, else in the action that was not done.
         let said = found["status"]["runs"].to_string();
-        let refused = |one: &Value| {
+        let refused = |one: &&Value| {
             let detail = one["status"]["detail"].as_str().unwrap_or_default();
             one["status"]["state"] == "Failed" && detail.contains("protected")
         };
-        let told = (said.contains("protected") && said.contains(case.because)) || actions.iter().any(refused);
-        ensure!(told, "its status says {said}, its actions {:?}", states(&actions));
+        let of_runs = |one: &&Value| !is_own(one);
+        let by_run = (said.contains("protected") && said.contains(case.because))
+            || actions.iter().filter(of_runs).any(|one| refused(&one));
+        ensure!(by_run, "its status says {said}, its actions {:?}", states(&actions));
+        // The rule's own reaction, before any playbook: the node itself refused it, and the incident tells why.
+        let by_node = actions.iter().find(|one| is_own(one) && refused(one));
+        let why = by_node.map(|one| one["status"]["detail"].to_string()).unwrap_or_default();
+        ensure!(
+            why.contains(case.because),
+            "the node's refusal says {why:?}, all are {:?}",
+            states(&actions)
+        );
         Ok(true)
     })?;
+    // Nothing was done to the process either: it neither stands still nor was it moved.
+    let script = "cat /proc/$(cat /miner)/cgroup /proc/$(cat /miner)/status";
+    let now =
+        stage.kubectl.ask(&["exec", "--namespace", case.namespace, &pod.name, "--", "sh", "-c", script])?;
+    ensure!(
+        !now.contains("hemostat-act") && !now.contains("(stopped)"),
+        "{}: the node acted on the process: {now}",
+        case.what
+    );
     // What the playbook would have done to it in the cluster is not there.
     let done = actions.iter().find(|one| {
         let of_cluster =
@@ -127,16 +151,12 @@ fn one(stage: &Stage, case: &Case) -> Result<()> {
         of_cluster && changes && !one["status"]["applied"].is_null()
     });
     ensure!(done.is_none(), "{}: something was done to it: {done:?}", case.what);
-    let by_run = actions.iter().find(|one| {
-        // What the node did by itself has no step: nodes know nothing of namespaces, and a run takes it in so that it is undone with the rest.
-        !one["spec"]["plan"]["step"].is_null()
-            && one["spec"]["plan"]["undo"]["class"] != "Nothing"
-            && !one["status"]["applied"].is_null()
-    });
-    if case.namespace == "vault" || case.namespace == "kube-system" {
-        ensure!(by_run.is_none(), "{}: a playbook acted on it: {by_run:?}", case.what);
-    }
-    stage.false_positive(&found)?;
+    let acted = actions
+        .iter()
+        .find(|one| one["spec"]["plan"]["undo"]["class"] != "Nothing" && !one["status"]["applied"].is_null());
+    ensure!(acted.is_none(), "{}: it was acted on: {acted:?}", case.what);
+    // Not a false positive: two of those take the playbook back, and then no rule lets a node act.
+    stage.judge_as(&found, "TruePositive")?;
     miner.end_in(stage, case.namespace, &pod)?;
     let kind = case.object["kind"].as_str().unwrap_or_default();
     stage

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::demo::cluster::stage::{NAMESPACE, Stage, name};
 
 /// What we write for ourselves: group (empty: core), resource.
-const OWN: [(&str, &str); 12] = [
+const OWN: [(&str, &str); 13] = [
     ("hemostat.dev", "incidents"),
     ("hemostat.dev", "responseactions"),
     ("hemostat.dev", "approvals"),
+    ("hemostat.dev", "narratives"),
     ("hemostat.dev", "playbooks"),
     ("hemostat.dev", "rulesets"),
     ("hemostat.dev", "responsepolicies"),

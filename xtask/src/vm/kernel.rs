@@ -17,8 +17,9 @@ use crate::progress::{apt_install, cache, output, run, run_logged};
 /// filesystem that never answers.
 const MODULES: [&str; 4] = ["veth", "inet_diag", "tcp_diag", "fuse"];
 
-/// One that needs no other, for the test of what loads a module: the guest does not load it at its start.
-const SPARE: &str = "dummy";
+/// Those that a test loads and the guest does not at its start: one for the test of what loads a module, and what lists UDP sockets, with
+/// and without which sockets are destroyed.
+const SPARE: [&str; 2] = ["dummy", "udp_diag"];
 
 /// What the guest boots.
 pub(super) struct Kernel {
@@ -26,8 +27,8 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// The modules, in the order in which they load.
     pub(super) modules: Vec<PathBuf>,
-    /// For a test to load.
-    pub(super) spare: PathBuf,
+    /// For tests to load.
+    pub(super) spare: [(&'static str, PathBuf); 2],
 }
 
 pub(super) fn kernel() -> Result<Kernel> {
@@ -36,10 +37,10 @@ pub(super) fn kernel() -> Result<Kernel> {
     let kernel = Kernel {
         image: folder.join("vmlinux"),
         modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
-        spare: folder.join(format!("{SPARE}.ko")),
+        spare: SPARE.map(|name| (name, folder.join(format!("{name}.ko")))),
     };
     let mut modules: Vec<_> = MODULES.iter().copied().zip(&kernel.modules).collect();
-    modules.push((SPARE, &kernel.spare));
+    modules.extend(kernel.spare.iter().map(|(name, module)| (*name, module)));
     if kernel.image.exists() && modules.iter().all(|(_, module)| module.exists()) {
         return Ok(kernel);
     }

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use agent::contain::Protocol;
+
 use super::{Look, Verdict};
 
 /// Below this a spool and evidence soon have no room.
@@ -19,7 +21,7 @@ const NEEDED_CAPABILITIES: &[(u8, &str)] = &[
 ];
 
 pub(super) fn look(state: &Path) -> Vec<Look> {
-    vec![kernel(), btf(), rights(), cgroups(), bpffs(), lsm(), clock(), disk(state)]
+    vec![kernel(), btf(), rights(), cgroups(), bpffs(), lsm(), sockets(), clock(), disk(state)]
 }
 
 fn kernel() -> Look {
@@ -113,6 +115,32 @@ fn lsm() -> Look {
         Err(_) => Look::new("BPF LSM", Verdict::Lesser, "cannot be told: securityfs is not mounted")
             .next("nothing must be done: the hooks below say what is really attached"),
     }
+}
+
+/// What `node.destroy-sockets` stands on.
+fn sockets() -> Look {
+    const WHAT: &str = "socket destroy";
+    let told = match agent::contain::sockets_that_can_be_destroyed() {
+        Ok(told) => told,
+        Err(error) => return Look::new(WHAT, Verdict::Skipped, format!("cannot ask sock_diag: {error}")),
+    };
+    let (good, lacking): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, can)| can.is_ok());
+    let names =
+        |of: &[(Protocol, _)]| of.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(", ");
+    if lacking.is_empty() {
+        return Look::new(WHAT, Verdict::Good, names(&good));
+    }
+    let because: Vec<String> = lacking
+        .iter()
+        .filter_map(|(name, can)| Some(format!("not {name}: {}", can.as_ref().err()?)))
+        .collect();
+    let so_far = if good.is_empty() { String::new() } else { format!("{}; ", names(&good)) };
+    let next = if rustix::process::geteuid().is_root() {
+        "load what is named (modprobe), or answer with node.net-quarantine, which needs none of it"
+    } else {
+        "run as root to be sure: sudo hemostat doctor"
+    };
+    Look::new(WHAT, Verdict::Lesser, format!("{so_far}{}", because.join("; "))).next(next)
 }
 
 fn clock() -> Look {

@@ -116,12 +116,11 @@ pub(super) fn identity(certificate: Option<&Path>, key: Option<&Path>, authority
     };
     let files =
         Credentials::Files { certificate: certificate.into(), key: key.into(), authority: authority.into() };
-    let checked = files.load().and_then(|identity| identity.check_time(now()).map(|()| identity.describe()));
+    let checked = files.load().and_then(|identity| identity.check(now()).map(|()| identity.describe()));
     match checked {
         Ok(described) => Look::new(what, Verdict::Good, described),
-        Err(error) => {
-            Look::new(what, Verdict::Bad, error.to_string()).next("issue a new certificate for this machine")
-        }
+        Err(error) => Look::new(what, Verdict::Bad, error.to_string())
+            .next("issue a new certificate for this machine, from the authority that both ends trust"),
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use crds::{
     approval::{Approval, State as Asked},
+    incident::Incident,
     response_action::ResponseAction,
 };
 use kube::{
@@ -12,7 +13,7 @@ use kube::{
 use model::ActionState;
 use serde_json::json;
 
-use super::{Cluster, Decision, named::belongs};
+use super::{Cluster, Decision, Judgement, named::belongs};
 use crate::{
     exit::{Ended, Exit},
     render::{one_line, write_out},
@@ -58,6 +59,24 @@ pub(super) async fn decide(cluster: &Cluster, decision: &Decision, answer: &str)
         let would = one_line(&approval.spec.request.would, 1024);
         write_out(&format!("{}: {answer} by {me}: {would}\n", approval.name_any()))?;
     }
+    Ok(Exit::Good)
+}
+
+/// Says what an incident was.
+pub(super) async fn judge(cluster: &Cluster, name: &str, is: Judgement, because: &str) -> Result<Exit> {
+    let me = cluster.me().await?;
+    let incident = cluster.incident(name).await?;
+    let (word, then) = match is {
+        Judgement::TruePositive => ("TruePositive", ""),
+        Judgement::FalsePositive => ("FalsePositive", ": everything that can be undone is to be undone"),
+    };
+    let namespace = incident.namespace().unwrap_or_default();
+    let api: Api<Incident> = Api::namespaced(cluster.client.clone(), &namespace);
+    let patch = json!({"spec": {"verdict": {"is": word, "by": me, "reason": because}}});
+    api.patch(&incident.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .map_err(|error| cluster.refused(error))?;
+    write_out(&format!("{}: {word} by {me}{then}\n", incident.name_any()))?;
     Ok(Exit::Good)
 }
 

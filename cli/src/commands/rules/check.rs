@@ -28,6 +28,8 @@ struct Checked {
     rules: usize,
     correlations: Vec<Correlates>,
     filters: usize,
+    /// What gave placeholders their values, and taxonomies their names.
+    tables: Vec<String>,
     errors: usize,
     warnings: usize,
     /// Loaded, but nothing on this product's sources can make them match.
@@ -79,6 +81,7 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Ex
         rules: loaded.rules.len(),
         correlations: correlates(&loaded),
         filters: loaded.filters.len(),
+        tables: loaded.tables.iter().flat_map(|table| table.gives.iter().cloned()).collect(),
         errors: count(Severity::Error),
         warnings: count(Severity::Warning),
         cannot_fire: loaded
@@ -91,7 +94,8 @@ pub(super) fn run(shared: &Shared, paths: &[PathBuf], strict: bool) -> Result<Ex
             .collect(),
         diagnostics: diagnostics.iter().map(|diagnostic| told(diagnostic, &files)).collect(),
     };
-    if checked.rules + checked.correlations.len() + checked.filters == 0 && diagnostics.is_empty() {
+    let some = checked.rules + checked.correlations.len() + checked.filters + checked.tables.len();
+    if some == 0 && diagnostics.is_empty() {
         let names: Vec<&str> = files.iter().take(5).map(|file| file.name.as_str()).collect();
         return Err(Ended::with(
             Exit::Unknown,
@@ -131,6 +135,9 @@ fn page(checked: &Checked, diagnostics: &[Diagnostic], files: &[SourceFile], win
             one.within_seconds,
             render::one_line(&one.over.join(", "), 200)
         ));
+    }
+    if !checked.tables.is_empty() {
+        out.push_str(&format!("the files give: {}\n", render::one_line(&checked.tables.join(", "), 400)));
     }
     if !checked.cannot_fire.is_empty() {
         out.push_str(&format!(

@@ -88,6 +88,21 @@ fn i10_a_change_is_found_at_its_place() {
     );
 }
 
+/// Sealed with our key, with the right number, and of another story: a log that was begun anew, or a copy that went on by itself.
+#[test]
+fn i10_genuine_entries_of_another_chain_are_found() {
+    let (mut lines, anchor) = chain(20);
+    let mut head = ChainHead::default();
+    let other: Vec<Vec<u8>> =
+        (0..20).map(|i| line(&head.seal(&key(), draft(if i == 3 { 99 } else { i })))).collect();
+    let unlinked = |seq: u64| Problem { file: String::new(), line: seq, kind: ProblemKind::Unlinked { seq } };
+    lines[10] = other[10].clone();
+    assert_eq!(check_lines(&lines, &anchor), [unlinked(11), unlinked(12)]);
+    lines[10..].clone_from_slice(&other[10..]);
+    let replaced = Problem { file: String::new(), line: 20, kind: ProblemKind::AnchorMismatch { seq: 20 } };
+    assert_eq!(check_lines(&lines, &anchor), [unlinked(11), replaced]);
+}
+
 #[test]
 fn i10_a_change_of_form_alone_is_found() {
     let (mut lines, anchor) = chain(5);

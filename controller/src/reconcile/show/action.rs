@@ -66,11 +66,12 @@ pub(crate) fn action_plan(
     }
 }
 
-/// Where an action is in its life.
+/// Where an action is in its life. `gone` is what is found instead of an effect that was seen once.
 pub(crate) fn action_status(
     record: &ActionRecord,
     generation: i64,
     before: &[Condition],
+    gone: Option<&str>,
     now: Timestamp,
 ) -> ResponseActionStatus {
     let took = record.applied.map(|at| cut(&short(at.since(record.planned)), 7)).unwrap_or_default();
@@ -84,7 +85,7 @@ pub(crate) fn action_status(
         summary: Summary { target: cut(&target, 22), took, detail: cut(&record.detail, 32) },
         drift: Vec::new(),
         detail: bounded(&record.detail, 1024),
-        conditions: conditions_of(record, generation, before, now),
+        conditions: conditions_of(record, generation, before, gone, now),
     }
 }
 
@@ -141,6 +142,7 @@ fn conditions_of(
     record: &ActionRecord,
     generation: i64,
     before: &[Condition],
+    gone: Option<&str>,
     now: Timestamp,
 ) -> Vec<Condition> {
     use ActionState::{
@@ -166,7 +168,14 @@ fn conditions_of(
     };
     let reason = format!("{state:?}");
     for (kind, status) in [("Applied", applied), ("Verified", verified), ("Reverted", reverted)] {
-        Condition::set(&mut all, condition(kind, status, &reason, &record.detail, now, generation));
+        let said = match gone {
+            Some(found) if kind == "Verified" => {
+                let told = format!("somebody else undid it: {found}");
+                condition(kind, Holds::False, "Gone", told, now, generation)
+            }
+            _ => condition(kind, status, &reason, &record.detail, now, generation),
+        };
+        Condition::set(&mut all, said);
     }
     all
 }

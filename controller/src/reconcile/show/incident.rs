@@ -6,7 +6,7 @@ use crds::{
     Condition, Holds, cut,
     incident::{IncidentSpec, IncidentStatus, Run, Severity, Summary},
 };
-use model::{ActionState, Entity, Incident, IncidentState, NodeId, Timestamp, UndoClass};
+use model::{ActionId, ActionState, Entity, Incident, IncidentState, NodeId, Timestamp, UndoClass};
 
 use super::{bounded, condition, moment};
 use crate::{api::Story, core::is_in_force};
@@ -23,12 +23,14 @@ pub(crate) fn incident_spec(incident: &Incident) -> IncidentSpec {
     }
 }
 
-/// How an incident stands. `before` gives the times of its conditions' changes.
+/// How an incident stands. `before` gives the times of its conditions' changes, `gone` are actions in force whose effect somebody undid, with
+/// what is found instead.
 pub(crate) fn incident_status(
     story: &Story,
     (namespace, survivor): (&str, Option<String>),
     generation: i64,
     before: Option<&IncidentStatus>,
+    gone: &[(ActionId, String)],
     now: Timestamp,
 ) -> IncidentStatus {
     let incident = &story.view.incident;
@@ -50,8 +52,11 @@ pub(crate) fn incident_status(
         contained: incident.contained.map(moment),
         merged_into: survivor,
         summary: summary_of(incident, &target, node.as_ref(), namespace),
-        conditions: conditions_of(story, generation, conditions, now),
+        conditions: conditions_of(story, generation, conditions, gone, now),
     };
+    if status.summary.needs != "Approval" && !gone.is_empty() {
+        status.summary.needs = "Drift".into();
+    }
     if let Some(before) = before.filter(|_| status.findings == 0 && status.merged_into.is_none()) {
         // Taken over from a controller that was lost with its findings: what it had said of them is still true.
         status.findings = before.findings;
@@ -118,7 +123,7 @@ fn summary_of(incident: &Incident, target: &str, node: Option<&NodeId>, namespac
 }
 
 /// What waits for a person, the most urgent first.
-fn needs_of(incident: &Incident) -> &'static str {
+pub(crate) fn needs_of(incident: &Incident) -> &'static str {
     let blocked = incident.actions.iter().any(|action| action.state == ActionState::RevertBlocked);
     if incident.runs.iter().any(|run| !run.waiting.is_empty()) {
         "Approval"
@@ -131,13 +136,23 @@ fn needs_of(incident: &Incident) -> &'static str {
     }
 }
 
-fn conditions_of(story: &Story, generation: i64, before: &[Condition], now: Timestamp) -> Vec<Condition> {
+fn conditions_of(
+    story: &Story,
+    generation: i64,
+    before: &[Condition],
+    gone: &[(ActionId, String)],
+    now: Timestamp,
+) -> Vec<Condition> {
     let incident = &story.view.incident;
     let mut all = before.to_vec();
     let mut say = |kind: &str, status, reason: &str, message: String| {
         Condition::set(&mut all, condition(kind, status, reason, message, now, generation));
     };
     match incident.contained {
+        Some(_) if !gone.is_empty() => {
+            let told = gone.iter().map(|(id, found)| format!("{id}: {found}")).collect::<Vec<_>>().join("; ");
+            say("Contained", Holds::False, "Gone", format!("somebody else undid what contains: {told}"));
+        }
         Some(at) => {
             let after = short(at.since(incident.first_event));
             say(

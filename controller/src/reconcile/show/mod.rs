@@ -7,7 +7,7 @@ mod incident;
 
 pub(crate) use action::{action_name, action_plan, action_status, digest, is_settled, is_settled_state};
 pub(crate) use approval::{approval_name, approval_spec, approval_summary};
-pub(crate) use incident::{incident_spec, incident_status};
+pub(crate) use incident::{incident_spec, incident_status, needs_of};
 
 use crds::{Condition, Holds, Moment};
 use model::{Timestamp, short_hash};

@@ -6,6 +6,29 @@ use proptest::prelude::*;
 use super::*;
 
 const TERMS: Terms = Terms::SHIPPED;
+
+#[test]
+fn a_policy_may_ask_for_more_and_never_for_less() {
+    let rules = |days, judged_runs, auto: &str| crds::ResponsePolicySpec {
+        promotion: crds::PromotionRules {
+            days: Some(days),
+            judged_runs: Some(judged_runs),
+            approve_above: None,
+            auto_above: auto.parse().ok(),
+        },
+        ..crds::ResponsePolicySpec::default()
+    };
+    let name = PlaybookName::new("miner");
+    let (strict, loose) = (rules(45, 40, "99.9%"), rules(1, 1, "10%"));
+    let terms = Terms::of(&name, [&loose, &strict, &loose]);
+    let days = |n: u64| std::time::Duration::from_secs(n * 86_400);
+    assert_eq!((terms.window, terms.judged, terms.to_auto), (days(45), 40, Share(9_990)));
+    assert_eq!(Terms::of(&name, [&loose]), Terms::SHIPPED);
+    let mut other = strict;
+    other.matches.playbooks = vec!["another".into()];
+    assert_eq!(Terms::of(&name, [&other]), Terms::SHIPPED, "it speaks of another playbook");
+}
+
 const DAY: i64 = 86_400 * 1_000_000_000;
 const START: Timestamp = Timestamp(1_790_000_000_000_000_000);
 

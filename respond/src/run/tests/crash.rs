@@ -1,6 +1,6 @@
 //! I7: killed before and after every journal entry and every effect, a run comes to the same end or to a full rollback.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use model::OnDrift;
 use proptest::prelude::*;
@@ -18,6 +18,8 @@ struct Case {
     faults: Vec<(&'static str, Fault)>,
     refuses: Vec<&'static str>,
     rollback: bool,
+    /// For how long nobody is there after a crash.
+    downtime: Duration,
 }
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -30,6 +32,7 @@ impl Case {
             faults: Vec::new(),
             refuses: Vec::new(),
             rollback: false,
+            downtime: Duration::ZERO,
         }
     }
 
@@ -37,6 +40,7 @@ impl Case {
         let mut world = World::new(start(spec(&self.yaml), self.outcome));
         world.faults = self.faults.iter().copied().collect();
         world.refuses = self.refuses.iter().copied().collect();
+        world.downtime = self.downtime;
         world
     }
 
@@ -124,6 +128,15 @@ fn i7_crash_at_every_point_of_a_whole_playbook() {
     let asked = Case { outcome: GateOutcome::Approval, ..Case::of(WHOLE) };
     asked.check_all_points();
     Case { outcome: GateOutcome::Shadow, ..Case::of(WHOLE) }.check_all_points();
+}
+
+#[test]
+fn i7_time_in_which_nobody_looks_after_a_run_takes_none_of_its_steps_time() {
+    for downtime in [Duration::from_secs(6), Duration::from_secs(600)] {
+        let yaml = WHOLE.replace("node.freeze}\n", "node.freeze, timeout: 5s}\n");
+        let case = Case { downtime, ..Case::of(&yaml) };
+        assert!(case.check_all_points() > 60);
+    }
 }
 
 #[test]
@@ -215,13 +228,17 @@ prop_compose! {
                 Some(first) if *when => format!(", when: \"steps.{first}.succeeded\""),
                 _ => String::new(),
             };
-            let otherwise = if *alternative { ", alternatives: [{action: node.freeze}]" } else { "" };
+            let otherwise = match (*alternative, *policy) {
+                (false, _) => "",
+                (true, "Skip") => ", alternatives: [{action: node.freeze}]",
+                (true, _) => ", observe: {for: 5s, against: [Return]}, alternatives: [{action: node.freeze}]",
+            };
             yaml.push_str(&format!(
                 "    - {{name: {}, action: {}, needs: [{}], onFailure: {on_failure}, verify: {{policy: {policy}}}, approval: \
                  {approval}{condition}{otherwise}}}\n",
                 NAMES[index], actions[*action], needs.join(", ")));
         }
-        Case {
+        Case { downtime: Duration::ZERO,
             yaml,
             outcome: if whole { GateOutcome::Approval } else { GateOutcome::Automatic },
             faults: faults.into_iter().map(|(n, fault)| (NAMES[n], fault)).collect(),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use crds::{PlaybookSpec, Protected, Radius};
@@ -45,6 +46,8 @@ pub(super) struct Node {
     pub(super) in_force: Vec<ActionId>,
     /// Half of it is in force.
     pub(super) half: BTreeSet<ActionId>,
+    /// What changes nothing and is there whole: evidence.
+    taken: BTreeSet<ActionId>,
     pub(super) gone: Vec<ActionId>,
     answers: BTreeMap<CommandKey, CommandOutcome>,
     looks: BTreeMap<ActionId, u32>,
@@ -70,10 +73,14 @@ pub(super) struct World {
     pub(super) points: usize,
     /// The controller dies before these.
     pub(super) crashes: BTreeSet<usize>,
+    /// For how long nobody is there after a crash.
+    pub(super) downtime: Duration,
     /// Before these the wall clock is set by so much.
     pub(super) sets: BTreeMap<usize, i64>,
     /// See `pick`.
     pub(super) order: u64,
+    /// What the sensors see once a step is watched: for its first way, its second, and so on.
+    pub(super) sights: BTreeMap<&'static str, VecDeque<Vec<Sight>>>,
     /// Whether what was under way to the controller is lost with it.
     pub(super) loses_mail: bool,
 }
@@ -86,7 +93,7 @@ pub(super) fn facts() -> Facts {
     Facts {
         incident: json!({ "id": "inc-1", "severity": "high", "techniques": [], "finding_count": 1 }),
         findings: json!([]),
-        finding: json!({ "level": "high" }),
+        finding: json!({ "level": "high", "rule": "a-rule" }),
         process: json!({ "pid": 77, "start": 9, "exe": "/tmp/x" }),
         node: json!({ "name": "n1" }),
         subject: Subject {
@@ -160,8 +167,10 @@ impl World {
             inbox: VecDeque::new(),
             points: 0,
             crashes: BTreeSet::new(),
+            downtime: Duration::ZERO,
             sets: BTreeMap::new(),
             order: 0,
+            sights: BTreeMap::new(),
             loses_mail: true,
         }
     }
@@ -249,6 +258,7 @@ impl World {
 
     fn die(&mut self) {
         self.run = None;
+        self.now = self.now.plus(self.downtime);
         self.effects.clear();
         if self.loses_mail {
             self.inbox.retain(|input| matches!(input, Input::Rollback { .. }));
@@ -263,6 +273,13 @@ impl World {
                 let text = serde_json::to_string(&transition).unwrap();
                 self.journal.push(serde_json::from_str(&text).unwrap());
                 assert_eq!(self.journal.last(), Some(&transition), "what is stored is what was meant");
+                if let Change::Watching { action, .. } = &transition.change {
+                    let step = action.as_str().rsplit('-').next().unwrap_or_default();
+                    let seen = self.sights.get_mut(step).and_then(VecDeque::pop_front).unwrap_or_default();
+                    // as a sensor's clock goes: the effect has been there for a while
+                    let later = |sight: Sight| Sight { at: Timestamp(self.now.0 + sight.at.0), ..sight };
+                    self.inbox.extend(seen.into_iter().map(|sight| Input::Sight(Box::new(later(sight)))));
+                }
             }
             Effect::ReadBack { seq } => {
                 let found = usize::try_from(seq - 1).ok().and_then(|at| self.journal.get(at)).cloned();
@@ -364,6 +381,8 @@ impl Node {
                     self.in_force.push(id);
                 } else if fault != Some(Fault::Nothing) && matches!(command.action, NodeAction::Kill(_)) {
                     self.gone.push(id);
+                } else if fault != Some(Fault::Nothing) && command.action.undo() == UndoClass::Nothing {
+                    self.taken.insert(id);
                 }
                 let outputs = Outputs::from([("bundle".to_owned(), json!("evd-1"))]);
                 Ok(PhaseDone::Applied { outputs })
@@ -371,9 +390,8 @@ impl Node {
             Phase::Verify { .. } => {
                 let looks = self.looks.entry(id.clone()).or_default();
                 *looks += 1;
-                let there = self.in_force.contains(&id)
-                    || self.gone.contains(&id)
-                    || command.action.undo() == UndoClass::Nothing;
+                let there =
+                    self.in_force.contains(&id) || self.gone.contains(&id) || self.taken.contains(&id);
                 let effect = if there && (fault != Some(Fault::Slow) || *looks > 1) {
                     Seen::InForce
                 } else {

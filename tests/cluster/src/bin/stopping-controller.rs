@@ -49,6 +49,13 @@ fn tell(stream: &mut BufReader<TcpStream>, transitions: &[String]) -> Result<()>
     Ok(())
 }
 
+/// As `hemostat controller` reads them.
+fn channels(file: Option<&str>) -> Result<Vec<controller::act::Channel>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("understand {path}"))
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().collect();
@@ -82,7 +89,7 @@ async fn main() -> Result<()> {
         certificate_life: Duration::from_secs(3600),
         service: None,
         sources: Vec::new(),
-        channels: Vec::new(),
+        channels: channels(word("channels").as_deref())?,
         scanner: None,
     };
     let controller = ControllerConfig { crash: stops, ..ControllerConfig::in_folders(&state, &state) };

@@ -86,3 +86,32 @@ async fn a_no_ends_the_step_and_a_deleted_question_is_asked_again() {
     node.close().await;
     process.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_answers_in_time_is_a_no_and_stays_one() {
+    let Some(scene) = Scene::new() else { return };
+    scene.apply(
+        &json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "ResponsePolicy", "metadata": {"name": "soon", "namespace": HOME},
+            "spec": {"approvals": {"timeout": "3s"}}})
+        .to_string(),
+    );
+    scene.apply(&playbook("Auto"));
+    let process = scene.start("one");
+    let node = scene.node(&process, "n1").await;
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    scene.wait(&["rpol", "soon", "-n", HOME], |it| it["status"]["conditions"][0]["status"] == "True");
+    node.tell(miner("n1", 41));
+    let over = scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Expired");
+    let approval = &over["items"][0];
+    assert_eq!(approval["status"]["conditions"][0]["reason"], "Expired", "{approval:#}");
+    // What contains stays; the rest of the playbook is not done, and a yes comes too late.
+    scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Remediated");
+    let name = approval["metadata"]["name"].as_str().unwrap();
+    let refused = decide(&scene, "ada", name, "Approve").unwrap_err();
+    assert!(refused.contains("the approval is over"), "{refused}");
+    let effects = node.effects();
+    assert!(effects.iter().any(|one| one.starts_with("apply node.freeze")), "{effects:?}");
+    assert!(!effects.iter().any(|one| one.contains("node.kill") || one.starts_with("revert")), "{effects:?}");
+    node.close().await;
+    process.stop();
+}

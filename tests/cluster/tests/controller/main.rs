@@ -3,10 +3,13 @@
 #![expect(clippy::print_stdout, reason = "the runner counts lines of skips")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test of its own; what cannot be done fails it")]
 
+mod adaptive;
 mod answers;
 mod artifact;
 mod away;
 mod crash;
+mod forbidden;
+mod guard;
 mod identity;
 mod inputs;
 mod merged;
@@ -15,6 +18,8 @@ mod scene;
 mod shown;
 mod skew;
 mod takeover;
+mod told;
+mod vigil;
 
 /// A playbook for [`node::miner`].
 fn playbook(mode: &str) -> String {

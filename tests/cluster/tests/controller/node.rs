@@ -26,6 +26,8 @@ pub(crate) struct World {
     last: u64,
     /// The digest of the rules that came, and how many files they are.
     pub(crate) rules: Option<RuleBundle>,
+    /// What it is told to leave alone.
+    pub(crate) guard: Option<NodeGuard>,
     coming: Vec<u8>,
 }
 
@@ -120,6 +122,10 @@ impl World {
                 None
             }
             Down::Command(command) => Some(Up::Outcome(Box::new(self.obey(&command)))),
+            Down::Guard(said) => {
+                self.guard = Some(*said);
+                None
+            }
             Down::Rules(part) => {
                 if part.part == 0 {
                     self.coming.clear();

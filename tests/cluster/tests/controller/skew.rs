@@ -32,3 +32,48 @@ async fn an_older_definition_that_drops_a_field_is_named_and_what_contains_is_do
     node.close().await;
     process.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_of_a_newer_version_are_named_and_left_as_they_are_and_hide_no_others() {
+    let Some(scene) = Scene::new() else { return };
+    let state = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/state/enum/-";
+    let newer = json!([{"op": "add", "path": state, "value": "Postponed"}]).to_string();
+    let words = ["patch", "crd", "approvals.hemostat.dev", "--type=json", "-p", &newer];
+    scene.server.kubectl_as("admin", &words, None).unwrap();
+    let request = json!({"incident": "inc-of-tomorrow", "run": "run-1", "playbook": "p", "action": "run", "would": "x", "because": "x",
+        "requestedBy": "controller", "expires": "2030-01-01T00:00:00Z"});
+    let object = json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "Approval", "spec": {"request": request},
+        "metadata": {"name": "appr-of-tomorrow", "namespace": HOME, "labels": {"hemostat.dev/incident": "inc-of-tomorrow"}}});
+    scene.apply(&object.to_string());
+    let status = json!({"status": {"state": "Postponed"}}).to_string();
+    let words = [
+        "patch",
+        "-n",
+        HOME,
+        "appr",
+        "appr-of-tomorrow",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ];
+    // The API server takes the new word a moment after it has the definition.
+    until("the newer state is taken", || scene.server.kubectl(&words).is_ok()).await;
+    scene.apply(&playbook("Auto"));
+    let process = scene.start("one");
+    let node = scene.node(&process, "n1").await;
+    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    node.tell(miner("n1", 41));
+    scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "NeedsApproval");
+    until("health names it", || {
+        let told = process.ask("/readyz").unwrap_or_default();
+        told.contains(
+            "1 of kind Approval cannot be read by this version and are left as they are: appr-of-tomorrow",
+        )
+    })
+    .await;
+    let left = scene.get(&["appr", "appr-of-tomorrow", "-n", HOME]);
+    assert_eq!(left["status"]["state"], "Postponed", "{left:#}");
+    node.close().await;
+    process.stop();
+}

@@ -152,3 +152,19 @@ fn an_undo_is_asked_for_one_action_or_for_all_that_is_in_force() {
     assert_eq!(end("two")["by"], "ada");
     assert!(end("three").is_null(), "what is undone is left alone");
 }
+
+#[test]
+fn a_verdict_is_given_once_in_ones_own_name() {
+    let Some(scene) = Scene::new(&["judge"]) else { return };
+    open(&scene, "judge", "inc-ff01");
+    let verdict = || scene.get("judge", "inc/inc-ff01")["spec"]["verdict"].clone();
+    refused(scene.plugin("ada", 80, &["verdict", "inc-nowhere", "true-positive"]), 5, "there is no incident");
+    let said = scene.plugin("ada", 80, &["verdict", "ff01", "perhaps"]);
+    assert!(said.code == 2 && verdict().is_null(), "{said:?}");
+    let said = scene.plugin("ada", 80, &["verdict", "ff01", "false-positive", "-m", "a load test"]);
+    let told = "inc-ff01: FalsePositive by ada: everything that can be undone is to be undone\n";
+    assert_eq!((said.code, said.out.as_str()), (0, told), "{said:?}");
+    assert_eq!(verdict(), json!({"is": "FalsePositive", "by": "ada", "reason": "a load test"}));
+    let said = scene.plugin("eve", 80, &["verdict", "ff01", "true-positive", "-n", "judge"]);
+    assert_eq!(said.code, 4, "{said:?}");
+}

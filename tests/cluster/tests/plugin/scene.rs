@@ -1,10 +1,11 @@
 //! Incidents with what belongs to them, as the controller writes them, and the plugin.
 
 use std::{
+    cell::Cell,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -47,6 +48,7 @@ impl Scene {
         for namespace in namespaces {
             server.kubectl(&["create", "namespace", namespace]).unwrap();
         }
+        BEGUN.set(seconds());
         Some(Self { server, folder })
     }
 
@@ -122,6 +124,14 @@ impl Scene {
         name
     }
 
+    /// The narrative of an incident, as the controller makes it.
+    pub(crate) fn narrative(&self, namespace: &str, incident: &str, document: &str) {
+        let spec = json!({"incident": incident, "told": ago(1), "questions": 1, "document": document});
+        let object = json!({"apiVersion": "hemostat.dev/v1alpha1", "kind": "Narrative", "spec": spec,
+            "metadata": {"name": incident, "namespace": namespace, "labels": {"hemostat.dev/incident": incident}}});
+        self.server.create("admin", &object.to_string(), &["--validate=strict"]).unwrap();
+    }
+
     /// What stands in an object.
     pub(crate) fn get(&self, namespace: &str, what: &str) -> Value {
         let text = self.server.kubectl(&["get", "-n", namespace, what, "-o", "json"]).unwrap();
@@ -134,14 +144,20 @@ pub(crate) fn captured(minutes: u64) -> Value {
     json!({"at": ago(minutes), "digest": format!("sha256:{}", "0".repeat(64)), "here": "{}"})
 }
 
-/// So many minutes and a third before the first call, as the API server writes times: whole minutes of age, and the same moment for the same
-/// minutes, however long the test takes.
+thread_local! {
+    /// When this test made its scene.
+    static BEGUN: Cell<u64> = const { Cell::new(0) };
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// So many minutes and a third before the scene was made, as the API server writes times: whole minutes of age, and the same moment for the
+/// same minutes, however long the test takes.
 pub(crate) fn ago(minutes: u64) -> String {
-    static BEGUN: OnceLock<u64> = OnceLock::new();
-    let now = *BEGUN.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
-    let output = Command::new("date")
-        .args(["-u", "+%Y-%m-%dT%H:%M:%SZ", "-d", &format!("@{}", now - minutes * 60 - 20)])
-        .output()
-        .unwrap();
+    let then = BEGUN.get() - minutes * 60 - 20;
+    let words = ["-u", "+%Y-%m-%dT%H:%M:%SZ", "-d", &format!("@{then}")];
+    let output = Command::new("date").args(words).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

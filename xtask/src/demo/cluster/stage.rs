@@ -27,6 +27,12 @@ const PLAYBOOK: &str = "playbooks/kubernetes/cryptominer-in-pod.yaml";
 const ADDRESS: &str = "agent.controllerAddress=$(HOST_IP):7443";
 /// How long something in the cluster may take.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Where people are told: a stand-in on the node's own network, since this cluster has no kube-proxy.
+const INBOX: u16 = 8089;
+/// Takes what it is sent and says yes, as a webhook does.
+const INBOX_SCRIPT: &str = "n=0; while IFS= read -r line; do line=${line%$(printf '\\r')}; case \"$line\" in \
+    [Cc]ontent-[Ll]ength:*) n=${line#*: };; '') break;; esac; done; head -c \"$n\" >> /told; echo >> /told; \
+    printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n'";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Rules of the story: the shipped ones for miners.
@@ -110,7 +116,7 @@ impl Stage {
         kubectl.apply(&rule_set()?)?;
         kubectl.ask(&["apply", "--filename", &root().join(PLAYBOOK).display().to_string()])?;
         kubectl.apply(&served())?;
-        for rollout in ["deployment/server", "deployment/pool"] {
+        for rollout in ["deployment/server", "deployment/pool", "deployment/inbox"] {
             kubectl.ask(&["rollout", "status", rollout, "--timeout=90s"])?;
         }
         let server = one(pods(&kubectl, "default", "app=server")?)?;
@@ -241,11 +247,16 @@ impl Stage {
 
     /// An analyst's word, written as soon as the API server takes it.
     pub(crate) fn judge(&self, incident: &Value) -> Result<()> {
+        self.judge_as(incident, "FalsePositive")
+    }
+
+    /// That it was one, or was none.
+    pub(crate) fn judge_as(&self, incident: &Value, is: &str) -> Result<()> {
         let namespace = incident["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         self.wait("the verdict is taken", || {
             let me = self.kubectl.ask_json(&["auth", "whoami"])?;
             let by = me["status"]["userInfo"]["username"].as_str().unwrap_or_default();
-            let verdict = json!({"is": "FalsePositive", "by": by, "reason": "a drill"});
+            let verdict = json!({"is": is, "by": by, "reason": "a drill"});
             let patch = json!({"spec": {"verdict": verdict}}).to_string();
             let words =
                 ["patch", "incident", name(incident), "--namespace", &namespace, "--type=merge", "--patch"];
@@ -338,10 +349,13 @@ impl Drop for Miner {
     }
 }
 
+/// In place of the step of what a node did by itself.
+pub(crate) const BY_ITSELF: &str = "(the node itself)";
+
 /// Step and state of each action.
 pub(crate) fn states(actions: &[Value]) -> Vec<(String, String)> {
     let of = |one: &Value| {
-        let step = one["spec"]["plan"]["step"].as_str().unwrap_or("(the node itself)").to_owned();
+        let step = one["spec"]["plan"]["step"].as_str().unwrap_or(BY_ITSELF).to_owned();
         (step, one["status"]["state"].as_str().unwrap_or_default().to_owned())
     };
     actions.iter().map(of).collect()
@@ -367,6 +381,9 @@ fn install(cluster: &Cluster) -> Result<()> {
     let chart = root().join("deploy/chart").display().to_string();
     let (state, run) =
         (format!("agent.statePath={}", state.display()), format!("agent.runPath={}", run.display()));
+    let url = format!("http://{}:{INBOX}/", cluster.node_address());
+    let channel = |name: &str| json!({"name": name, "kind": "webhook", "url": url});
+    let channels = format!("notifications.channels={}", json!([channel("soc"), channel("tickets")]));
     let mut words = vec![
         "install",
         "hemostat",
@@ -389,6 +406,7 @@ fn install(cluster: &Cluster) -> Result<()> {
     ] {
         words.extend(["--set", value]);
     }
+    words.extend(["--set-json", &channels]);
     helm(cluster, &words)?;
     // What helm takes for ready depends on how pods are replaced; this does not.
     let kubectl = cluster.kubectl();
@@ -454,13 +472,16 @@ fn drills() -> Value {
     })
 }
 
-/// Whom the web servers ask, and a pool that swallows what it is sent.
+/// Whom the web servers ask, a pool that swallows what it is sent, and where people are told.
 fn served() -> Value {
     // Every connection is served beside the others: an earlier miner that was let go may still hold its own.
     let pool = json!(["/bin/nc", "-ll", "-p", "3333", "-e", "/bin/sh", "-c", "exec cat > /dev/null"]);
     let server = json!(["/bin/standin", "serve"]);
+    let inbox = json!(["/bin/nc", "-ll", "-p", INBOX.to_string(), "-e", "/bin/sh", "-c", INBOX_SCRIPT]);
+    let mut inbox = deployment("default", "inbox", 1, inbox);
+    inbox["spec"]["template"]["spec"]["hostNetwork"] = true.into();
     json!({"apiVersion": "v1", "kind": "List", "items": [
-        deployment("default", "server", 1, server), deployment("default", "pool", 1, pool)]})
+        deployment("default", "server", 1, server), deployment("default", "pool", 1, pool), inbox]})
 }
 
 /// Two web servers that may do everything, and ask somebody all the time.

@@ -1,0 +1,300 @@
+use std::sync::Arc;
+
+use model::{
+    Activity, AgentEpoch, BootNs, EventId, Exposure, Facts, NodeId, Pid, Principal, Process, Record,
+    RecordKind, Seq,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+fn rule(id: &str, level: Level) -> RuleRef {
+    let (techniques, tactics) = (vec![], vec![]);
+    RuleRef { id: id.into(), title: id.into(), level, techniques, tactics, reaction: Reaction::None }
+}
+
+fn process(exe: &str) -> Process {
+    Process { exe: exe.into(), cgroup: CgroupId(1), ..other(&Process::nobody(None), 1) }
+}
+
+fn other(process: &Process, pid: u32) -> Process {
+    let key = ProcessKey { pid: Pid(pid), start: BootNs(u64::from(pid) * 10_000_000_000 + 123) };
+    Process { key, ..process.clone() }
+}
+
+fn done_by(process: &Process, at: i64) -> Event {
+    Event {
+        id: EventId { node: NodeId::new("n"), epoch: AgentEpoch(1), seq: Seq(1) },
+        time: Timestamp(at),
+        process: Arc::new(process.clone()),
+        parent: None,
+        ancestors: Arc::new([]),
+        exposure: Exposure::None,
+        activity: Activity::IoUringSetup { entries: 1 },
+    }
+}
+
+fn told_of(name: &str, at: i64) -> Event {
+    let principal = Some(Principal { realm: "h".into(), name: name.into() });
+    let (origin, object, sight, facts) = (None, None, None, Facts::default());
+    let record = Record { kind: RecordKind::Sshd, id: "x".into(), principal, origin, object, sight, facts };
+    record.into_event(&NodeId::new("n"), Timestamp(at))
+}
+
+fn values(value: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("CommandLine".to_owned(), value.to_owned())])
+}
+
+#[test]
+fn the_same_cause_is_one_finding_with_a_count() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, process) = (rule("r", Level::High), process("/bin/x"));
+    let first = FindingId::new("f1");
+    let (folded, matched) = fold.take_in(&rule, &done_by(&process, 1), &first, Acted::No, || values("a"));
+    assert!(matches!(folded, Folded::First(_)));
+    assert_eq!(matched, values("a"));
+    for n in 2..10 {
+        let (folded, _) =
+            fold.take_in(&rule, &done_by(&process, n), &FindingId::new("other"), Acted::No, || values("a"));
+        assert_eq!(folded, Folded::Again { finding: first.clone(), count: n as u64 });
+    }
+    let repeat = Repeat { finding: first, count: 9, last: Timestamp(9), level: Level::High };
+    assert_eq!(fold.due(), [repeat]);
+    assert_eq!(fold.due(), []);
+}
+
+#[test]
+fn another_rule_image_cgroup_or_value_is_another_cause() {
+    let mut fold = Fold::new(Limits::NODE);
+    let base = process("/bin/x");
+    let mut elsewhere = base.clone();
+    elsewhere.cgroup = CgroupId(77);
+    let mut copied = base.clone();
+    copied.exe_file.inode = 9;
+    let id = FindingId::new("f");
+    for (rule_id, process, value) in
+        [("r", &base, "a"), ("q", &base, "a"), ("r", &elsewhere, "a"), ("r", &copied, "a"), ("r", &base, "b")]
+    {
+        let (folded, _) =
+            fold.take_in(&rule(rule_id, Level::Low), &done_by(process, 1), &id, Acted::No, || values(value));
+        assert!(matches!(folded, Folded::First(_)), "{rule_id} {value}");
+    }
+}
+
+#[test]
+fn i11_beyond_the_limit_the_causes_seen_longest_ago_are_forgotten() {
+    let mut fold = Fold::new(Limits::NODE);
+    let rule = rule("r", Level::Low);
+    let id = FindingId::new("f");
+    let mut take = |n: usize, at: i64| {
+        let process = process(&format!("/bin/x{n}"));
+        let folded = fold.take_in(&rule, &done_by(&process, at), &id, Acted::No, || values("a")).0;
+        (folded, fold.len())
+    };
+    for n in 0..Limits::NODE.causes + 100 {
+        let (folded, length) = take(n, n as i64);
+        assert!(matches!(folded, Folded::First(_)) && length <= Limits::NODE.causes, "{n}: {length}");
+    }
+    let at = Limits::NODE.causes as i64 + 200;
+    assert!(matches!(take(Limits::NODE.causes + 99, at).0, Folded::Again { .. }), "the newest is known");
+    assert!(matches!(take(0, at).0, Folded::First(_)), "the oldest is not");
+}
+
+#[test]
+fn a_loop_with_ever_other_values_becomes_one_cause() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, process) = (rule("r", Level::High), process("/bin/scan"));
+    let firsts = (0..10_000)
+        .filter(|n| {
+            let id = FindingId::new(format!("f{n}"));
+            let matched = || values(&n.to_string());
+            matches!(fold.take_in(&rule, &done_by(&process, *n), &id, Acted::No, matched).0, Folded::First(_))
+        })
+        .count();
+    assert_eq!(firsts, Limits::NODE.variants + 1);
+}
+
+#[test]
+fn i11_what_correlations_look_at_is_told_apart_further_but_not_without_end() {
+    let mut fold = Fold::new(Limits::NODE);
+    fold.feed(["r".to_owned()]);
+    let (rule, process) = (rule("r", Level::Low), process("/bin/scan"));
+    let mut firsts: Vec<Cause> = Vec::new();
+    for n in 0..10_000 {
+        let (id, matched) = (FindingId::new(format!("f{n}")), || values(&n.to_string()));
+        if let (Folded::First(cause), _) = fold.take_in(&rule, &done_by(&process, n), &id, Acted::No, matched)
+        {
+            firsts.push(cause);
+        }
+    }
+    assert_eq!(firsts.len(), Limits::NODE.variants_fed + 1);
+    let mixed: Vec<usize> = (0..firsts.len()).filter(|n| firsts[*n].is_mixed()).collect();
+    assert_eq!(mixed, [Limits::NODE.variants_fed], "only the last stands for others");
+}
+
+#[test]
+fn an_unreported_first_is_first_again() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, process) = (rule("r", Level::High), process("/bin/x"));
+    let id = FindingId::new("f");
+    let (Folded::First(cause), _) =
+        fold.take_in(&rule, &done_by(&process, 1), &id, Acted::No, || values("a"))
+    else {
+        panic!("not the first")
+    };
+    fold.forget(&cause);
+    assert!(fold.is_empty() && fold.variants.is_empty());
+    let (folded, _) = fold.take_in(&rule, &done_by(&process, 1), &id, Acted::No, || values("a"));
+    assert!(matches!(folded, Folded::First(_)));
+}
+
+fn reacting(id: &str) -> RuleRef {
+    RuleRef { reaction: Reaction::Freeze, ..rule(id, Level::Medium) }
+}
+
+#[test]
+fn another_process_is_another_cause_of_a_rule_that_is_high_or_reacts() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (base, id) = (process("/bin/x"), FindingId::new("f"));
+    for (rule, is_first) in
+        [(reacting("a"), true), (rule("b", Level::High), true), (rule("c", Level::Medium), false)]
+    {
+        for pid in [1, 2] {
+            let (folded, _) =
+                fold.take_in(&rule, &done_by(&other(&base, pid), 1), &id, Acted::No, || values("a"));
+            assert_eq!(matches!(folded, Folded::First(_)), pid == 1 || is_first, "{} {pid}", rule.id);
+        }
+        let (folded, _) = fold.take_in(&rule, &done_by(&other(&base, 2), 2), &id, Acted::No, || values("a"));
+        assert!(matches!(folded, Folded::Again { .. }));
+    }
+}
+
+#[test]
+fn a_cause_ends_and_its_count_is_still_told() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, process) = (rule("r", Level::High), process("/bin/x"));
+    let end = Fold::EXPIRES.as_nanos() as i64;
+    let mut is_first = |id: &str, at| {
+        let (folded, _) =
+            fold.take_in(&rule, &done_by(&process, at), &FindingId::new(id), Acted::No, || values("a"));
+        matches!(folded, Folded::First(_))
+    };
+    assert!(is_first("one", 0));
+    assert!(!is_first("-", end - 1), "a loop does not keep its cause alive, but it is one until then");
+    assert!(is_first("two", end));
+    assert!(!is_first("-", end + 1));
+    assert!(is_first("three", -1), "the clock was set back");
+    let told: Vec<_> =
+        fold.due().into_iter().map(|repeat| (repeat.finding.to_string(), repeat.count)).collect();
+    assert_eq!(told, [("one".to_owned(), 2), ("two".to_owned(), 2)]);
+}
+
+#[test]
+fn i11_ten_thousand_processes_are_bounded_and_end_like_others() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, base) = (reacting("r"), process("/bin/fork"));
+    let end = Fold::EXPIRES.as_nanos() as i64;
+    for round in 0..3 {
+        let firsts = (0..10_000)
+            .filter(|n| {
+                let (id, at) = (FindingId::new(format!("f{n}")), Timestamp(round * end + n));
+                let (folded, _) =
+                    fold.take_in(&rule, &done_by(&other(&base, *n as u32), at.0), &id, Acted::No, || {
+                        values(&n.to_string())
+                    });
+                matches!(folded, Folded::First(_))
+            })
+            .count();
+        assert_eq!(firsts, Limits::NODE.variants + 1, "in round {round}");
+        assert_eq!(fold.len(), Limits::NODE.variants + 1);
+    }
+}
+
+#[test]
+fn a_match_that_was_reacted_to_is_always_told_and_memory_stays_bounded() {
+    let mut fold = Fold::new(Limits::NODE);
+    let (rule, base) = (reacting("r"), process("/bin/fork"));
+    for n in 0..10_000_u32 {
+        let id = FindingId::new(format!("f{n}"));
+        let (folded, _) =
+            fold.take_in(&rule, &done_by(&other(&base, n % 5000), 1), &id, Acted::Yes, || values("a"));
+        assert!(matches!(folded, Folded::First(_)), "{n}");
+        assert!(fold.len() <= Limits::NODE.causes);
+    }
+    assert!(fold.variants.values().all(|variants| variants.len() <= Limits::NODE.variants));
+}
+
+fn take_record(fold: &mut Fold, name: &str, id: &str, at: i64) -> (Folded, bool) {
+    let rule = rule("r", Level::High);
+    let (folded, matched) =
+        fold.take_in(&rule, &told_of(name, at), &FindingId::new(id), Acted::No, BTreeMap::new);
+    (folded, matched.contains_key(Finding::MIXED))
+}
+
+#[test]
+fn records_of_one_account_are_counted_and_told_once() {
+    let mut fold = Fold::new(Limits::RECORDS);
+    let end = Fold::EXPIRES.as_nanos() as i64;
+    assert!(matches!(take_record(&mut fold, "a", "1", 0).0, Folded::First(_)));
+    assert!(matches!(take_record(&mut fold, "a", "2", 1).0, Folded::Again { count: 2, .. }));
+    assert!(matches!(take_record(&mut fold, "b", "3", 1).0, Folded::First(_)));
+    assert!(matches!(take_record(&mut fold, "a", "4", 2).0, Folded::Again { count: 3, .. }));
+    let level = Level::High;
+    assert_eq!(fold.due(), [Repeat { finding: FindingId::new("1"), count: 3, last: Timestamp(2), level }]);
+    assert_eq!(fold.due(), []);
+    assert!(matches!(take_record(&mut fold, "a", "5", end).0, Folded::First(_)), "told anew");
+}
+
+#[test]
+fn i11_ever_other_records_become_one_cause_and_what_was_known_is_still_told_apart() {
+    let mut fold = Fold::new(Limits::RECORDS);
+    let first = |folded: &Folded| matches!(folded, Folded::First(_));
+    let told =
+        (0..100_000).filter(|n| first(&take_record(&mut fold, &n.to_string(), &n.to_string(), 1).0)).count();
+    assert_eq!(told, Limits::RECORDS.variants + 1);
+    let many: u64 = fold.due().iter().map(|one| one.count).sum();
+    assert_eq!(many, (100_000 - Limits::RECORDS.variants) as u64);
+    let known = take_record(&mut fold, "7", "again", 2).0;
+    assert_eq!(known, Folded::Again { finding: FindingId::new("7"), count: 2 });
+}
+
+#[test]
+fn accounts_of_an_hour_ago_make_room_for_those_of_now() {
+    let mut fold = Fold::new(Limits::RECORDS);
+    let end = Fold::EXPIRES.as_nanos() as i64;
+    for n in 0..Limits::RECORDS.variants {
+        take_record(&mut fold, &format!("then-{n}"), "x", 0);
+    }
+    for n in 0..Limits::RECORDS.variants {
+        let (folded, is_mixed) = take_record(&mut fold, &format!("now-{n}"), "y", end);
+        assert!(matches!(folded, Folded::First(_)) && !is_mixed, "{n}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_match_is_counted_once_and_memory_is_bounded(
+        matches in proptest::collection::vec((0_u8..4, 0_u8..3, 0_u16..200), 0..600),
+    ) {
+        let mut fold = Fold::new(Limits::NODE);
+        let mut counts: BTreeMap<FindingId, u64> = BTreeMap::new();
+        for (n, (rule_id, exe, value)) in matches.iter().enumerate() {
+            let id = FindingId::new(format!("f{n}"));
+            let at = Timestamp(n as i64);
+            let (folded, _) = fold.take_in(&rule(&rule_id.to_string(), Level::Low), &done_by(&process(&exe.to_string()), at.0), &id, Acted::No, || values(&value.to_string()),);
+            if matches!(folded, Folded::First(_)) {
+                counts.insert(id, 1);
+            }
+            if n % 50 == 0 {
+                for repeat in fold.due() {
+                    counts.insert(repeat.finding, repeat.count);
+                }
+            }
+            prop_assert!(fold.len() <= Limits::NODE.causes);
+        }
+        for repeat in fold.due() {
+            counts.insert(repeat.finding, repeat.count);
+        }
+        prop_assert_eq!(counts.values().sum::<u64>(), matches.len() as u64);
+    }
+}

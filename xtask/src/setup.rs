@@ -5,9 +5,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::progress::{apt_install, cache, output, run_logged, say};
+use crate::progress::{apt_install, apt_refresh, cache, output, run_logged, say};
 
 /// Pinned with aya 0.14 and aya-ebpf 0.2.1: an unpinned linker has made BTF that kernels refuse.
 const BPF_LINKER_VERSION: &str = "0.13.0";
@@ -30,12 +30,27 @@ pub(crate) struct KernelToolchain {
     pub(crate) llvm: u32,
     /// It is a stable release, so unstable cargo flags need RUSTC_BOOTSTRAP.
     pub(crate) release: Release,
+    /// Where it came from, and so where what belongs to it comes from.
+    origin: Origin,
 }
 
 /// What kind of compiler it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Release {
     Stable,
+    Nightly,
+}
+
+/// Who brings a compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// HEMOSTAT_EBPF_RUSTC names it: what belongs to it is the user's.
+    Named,
+    /// rustup, the toolchain in force here.
+    Active,
+    /// The distribution's packages.
+    Distribution,
+    /// rustup's nightly.
     Nightly,
 }
 
@@ -88,13 +103,15 @@ pub(crate) fn clippy_of(toolchain: &KernelToolchain) -> Result<Option<PathBuf>> 
         driver.exists() && release(&driver, &["--rustc", "-vV"]) == release(&toolchain.rustc, &["-vV"])
     };
     if !same() {
-        let installed = match toolchain.release {
-            Release::Nightly => run_logged(
+        let installed = match toolchain.origin {
+            Origin::Active => component("clippy"),
+            Origin::Nightly => run_logged(
                 "install nightly's clippy",
                 "rustup.log",
                 Command::new("rustup").args(["component", "add", "clippy", "--toolchain", "nightly"]),
             ),
-            Release::Stable => apt_install(&["rust-web-clippy"], "linting the kernel side"),
+            Origin::Distribution => apt_install(&["rust-web-clippy"], "linting the kernel side"),
+            Origin::Named => Ok(()),
         };
         if let Err(error) = installed {
             say(format!("{error:#}"));
@@ -103,16 +120,32 @@ pub(crate) fn clippy_of(toolchain: &KernelToolchain) -> Result<Option<PathBuf>> 
     Ok(same().then_some(driver))
 }
 
-/// The first compiler that has its library source and is new enough: what HEMOSTAT_EBPF_RUSTC names, rustup's nightly, the
-/// distribution's.
+/// The first compiler that has its library source, is new enough, and whose linker is here or can be built: what HEMOSTAT_EBPF_RUSTC
+/// names, rustup's toolchain in force, the distribution's, rustup's nightly (whose LLVM is often too new for the distribution).
 fn find_toolchain() -> Option<KernelToolchain> {
     let named = std::env::var_os("HEMOSTAT_EBPF_RUSTC").map(PathBuf::from);
+    let active = output("rustup", &["which", "rustc"]).map(PathBuf::from);
     let nightly = output("rustup", &["which", "--toolchain", "nightly", "rustc"]).map(PathBuf::from);
     let distribution = Some(PathBuf::from("/usr/bin/rustc"));
-    [named, nightly, distribution].into_iter().flatten().find_map(|rustc| inspect(&rustc))
+    [
+        (named, Origin::Named),
+        (active, Origin::Active),
+        (distribution, Origin::Distribution),
+        (nightly, Origin::Nightly),
+    ]
+    .into_iter()
+    .filter_map(|(rustc, origin)| inspect(&rustc?, origin))
+    .find(|found| linkable(found.llvm))
 }
 
-fn inspect(rustc: &Path) -> Option<KernelToolchain> {
+/// A linker for this LLVM is here, or its library is, or the distribution has it.
+fn linkable(llvm: u32) -> bool {
+    find_linker(llvm).is_ok_and(|found| found.is_some())
+        || llvm_prefix(llvm).join("bin/llvm-config").exists()
+        || output("apt-cache", &["show", &format!("llvm-{llvm}-dev")]).is_some_and(|shown| !shown.is_empty())
+}
+
+fn inspect(rustc: &Path, origin: Origin) -> Option<KernelToolchain> {
     let sysroot = output(rustc, &["--print", "sysroot"])?;
     if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists() {
         return None;
@@ -126,11 +159,50 @@ fn inspect(rustc: &Path) -> Option<KernelToolchain> {
     }
     let llvm = field("LLVM version:")?.split('.').next()?.parse().ok()?;
     let release = if release.contains("nightly") { Release::Nightly } else { Release::Stable };
-    Some(KernelToolchain { rustc: rustc.to_path_buf(), llvm, release })
+    Some(KernelToolchain { rustc: rustc.to_path_buf(), llvm, release, origin })
 }
 
+/// Installs the first compiler that can be had, in the order in which they are looked for.
 fn install_toolchain() -> Result<KernelToolchain> {
-    let by_rustup = run_logged(
+    type Way = (&'static str, fn() -> Result<()>);
+    let ways: [Way; 3] = [
+        ("the library source of the toolchain in force", || component("rust-src")),
+        ("the distribution's compiler", || {
+            apt_install(&["rustc-web", "rust-web-src"], "building the kernel side")
+        }),
+        ("rustup's nightly", install_nightly),
+    ];
+    // Which LLVM the distribution has is asked of its lists, which a new machine may not have.
+    if let Err(error) = apt_refresh() {
+        say(format!("the package lists stay as they are: {error:#}"));
+    }
+    for (what, install) in ways {
+        if let Err(error) = install() {
+            say(format!("{what}: {error:#}"));
+        }
+        if let Some(found) = find_toolchain() {
+            return Ok(found);
+        }
+        say(format!("{what} does not do here, or no package has its LLVM; trying the next"));
+    }
+    bail!(
+        "no compiler for the kernel side whose LLVM can be had: install the development packages of your Rust's LLVM (`rustc -vV` names \
+         it; apt.llvm.org has many), or set HEMOSTAT_EBPF_RUSTC to a rustc 1.90 or later that has rust-src and put a bpf-linker \
+         {BPF_LINKER_VERSION} for its LLVM on PATH; then run again"
+    )
+}
+
+/// Adds a component to rustup's toolchain in force.
+fn component(name: &str) -> Result<()> {
+    run_logged(
+        &format!("add {name} to the Rust toolchain in force"),
+        "rustup.log",
+        Command::new("rustup").args(["component", "add", name]),
+    )
+}
+
+fn install_nightly() -> Result<()> {
+    run_logged(
         "install rustup's nightly with its library source",
         "rustup.log",
         Command::new("rustup").args([
@@ -142,13 +214,6 @@ fn install_toolchain() -> Result<KernelToolchain> {
             "--profile",
             "minimal",
         ]),
-    );
-    if let Err(error) = by_rustup {
-        say(format!("rustup could not ({error:#}); trying the distribution's packages"));
-        apt_install(&["rustc-web", "rust-web-src"], "building the kernel side")?;
-    }
-    find_toolchain().context(
-        "no compiler with library source after installing: set HEMOSTAT_EBPF_RUSTC to a rustc 1.90 or later that has rust-src",
     )
 }
 
@@ -174,10 +239,15 @@ fn version_of(linker: &Path) -> Option<String> {
     output(linker, &["--version"])?.split_whitespace().last().map(str::to_owned)
 }
 
+/// Where Debian's packages put this LLVM.
+fn llvm_prefix(llvm: u32) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
+}
+
 fn install_linker(llvm: u32) -> Result<PathBuf> {
     let (dev, runtime, polly) =
         (format!("llvm-{llvm}-dev"), format!("llvm-{llvm}"), format!("libpolly-{llvm}-dev"));
-    let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
+    let prefix = llvm_prefix(llvm);
     if !prefix.join("bin/llvm-config").exists() || !Path::new("/usr/include/zlib.h").exists() {
         apt_install(&[&dev, &runtime, &polly, "zlib1g-dev", "libzstd-dev"], "building bpf-linker")?;
     }

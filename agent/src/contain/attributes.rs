@@ -20,6 +20,10 @@ const XATTR_MAX: usize = 64 << 10;
 /// Flags that keep a file from being renamed or changed.
 const LOCKS: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
 
+/// Flags that whoever owns a file may give it (linux/fs.h): secure deletion, undelete, compressed, synchronous, no dump, no atime, data in the
+/// journal, no tail, no copy on write, project of its folder. The others say how the filesystem keeps it.
+const MARKS: IFlags = IFlags::from_bits_retain(0x2080_c0cf);
+
 /// Reads everything but the content. `file` is open for reading.
 pub(super) fn read(file: &File, path: &str, stored: String, sha256: String) -> io::Result<FileState> {
     let meta = file.metadata()?;
@@ -76,6 +80,26 @@ pub(super) fn lock(file: &File, state: &FileState) -> io::Result<()> {
         rustix::fs::ioctl_setflags(file, flags(file)? | (wanted & LOCKS))?;
     }
     Ok(())
+}
+
+/// Gives a new file the flags that the old one had, but for those that [`lock`] gives. One that the filesystem does not take is left out: see
+/// [`unmarked`].
+pub(super) fn mark(file: &File, state: &FileState) -> io::Result<()> {
+    let mut now = flags(file)?.bits();
+    let missing = (now ^ state.flags) & MARKS.bits();
+    for flag in (0..u32::BITS).map(|shift| 1 << shift).filter(|flag| missing & flag != 0) {
+        match rustix::fs::ioctl_setflags(file, IFlags::from_bits_retain(now ^ flag)) {
+            Ok(()) => now ^= flag,
+            Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The flags of [`mark`] in which it differs from what it was.
+pub(super) fn unmarked(file: &File, state: &FileState) -> io::Result<u32> {
+    Ok((flags(file)?.bits() ^ state.flags) & MARKS.bits())
 }
 
 /// SHA-256 of the content from its beginning, hex.

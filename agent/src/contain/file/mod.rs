@@ -174,6 +174,8 @@ fn copy_away(
     }
     part.sync_all().map_err(failed("sync", &state.stored))?;
     store.rename(PART, STORED)?;
+    // The original goes from another filesystem, which may write that down first: with the power gone, the file would be in neither.
+    store.sync()?;
     // Not by its own name: under a name of ours it can be identified before it is removed.
     let leftover = leftover(task);
     task.step("set aside");
@@ -234,6 +236,9 @@ fn put_back(task: &Task<'_>, state: &FileState) -> Result<Undone, ActionFailure>
         // it was not moved yet, or it is back already and only the end is missing
         attributes::restore(&file, state).map_err(failed("restore", &state.path))?;
         attributes::lock(&file, state).map_err(failed("give the flags back to", &state.path))?;
+        // what is in the store goes only when this is on the disk
+        file.sync_all().map_err(failed("sync", &state.path))?;
+        place.sync()?;
         store.clear()?;
         return restored("stands where it was");
     }
@@ -293,6 +298,8 @@ fn copy_back(
     let fresh = rustix::fs::openat(&place.dir, &leftover, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|error| failed("create beside", &state.path)(error.into()))?;
     let fresh = File::from(fresh);
+    // some flags only take hold of an empty file
+    attributes::mark(&fresh, state).map_err(failed("give the flags back to", &state.path))?;
     attributes::digest(stored, |piece| (&fresh).write_all(piece))
         .map_err(failed("copy back", &state.path))?;
     attributes::restore(&fresh, state).map_err(failed("restore", &state.path))?;
@@ -311,8 +318,15 @@ fn copy_back(
     attributes::lock(&fresh, state).map_err(failed("give the flags back to", &state.path))?;
     place.sync()?;
     store.clear()?;
+    let lost = match attributes::unmarked(&fresh, state).map_err(failed("look at", &state.path))? {
+        0 => String::new(),
+        flags => format!("; its filesystem does not take its inode flags {flags:#x} back"),
+    };
     Ok(Undone::Restored {
-        detail: format!("{} is as it was, as a new inode (the store is on another filesystem)", state.path),
+        detail: format!(
+            "{} is as it was, as a new inode (the store is on another filesystem){lost}",
+            state.path
+        ),
     })
 }
 
@@ -366,6 +380,23 @@ fn check(task: &Task<'_>, path: &str, meta: &fs::Metadata) -> Result<(), ActionF
         });
     }
     Ok(())
+}
+
+/// Whether a state that came with a command may be carried out: the store has that very file for this action. What stands at its path is given
+/// no mode, owner or attribute on somebody's word alone.
+pub(super) fn check_foreign(task: &Task<'_>, given: &FileState) -> Result<(), ActionFailure> {
+    if given.path.is_empty() || Path::new(&given.stored) != folder(task).join(STORED) {
+        return Err(mismatch(task));
+    }
+    let stored = match File::open(&given.stored) {
+        Ok(stored) => stored,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone(&given.stored)),
+        Err(error) => return Err(failed("open", &given.stored)(error)),
+    };
+    let meta = stored.metadata().map_err(failed("look at", &given.stored))?;
+    let is_it = (meta.ino(), meta.dev()) == (given.inode, given.device)
+        || attributes::hash(&stored).map_err(failed("hash", &given.stored))? == given.sha256;
+    if is_it { Ok(()) } else { Err(mismatch(task)) }
 }
 
 fn state<'a>(task: &Task<'_>, rollback: &'a RollbackState) -> Result<&'a FileState, ActionFailure> {

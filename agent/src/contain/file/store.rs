@@ -64,7 +64,17 @@ impl Store {
             rustix::fs::fchmod(&file, STORED_MODE).map_err(|error| self.failed("seal", error))?;
             rustix::fs::fsync(&file).map_err(|error| self.failed("sync", error))?;
         }
-        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("sync", error))
+        self.sync()
+    }
+
+    /// Makes what stands in the folder durable, by the name that it has now, and the folder itself, which may be new.
+    pub(super) fn sync(&self) -> Result<(), ActionFailure> {
+        rustix::fs::fsync(&self.dir).map_err(|error| self.failed("sync", error))?;
+        for around in self.path.ancestors().skip(1).take(2) {
+            let name = around.display().to_string();
+            File::open(around).and_then(|dir| dir.sync_all()).map_err(failed("sync", &name))?;
+        }
+        Ok(())
     }
 
     /// Removes the folder with what is still in it.

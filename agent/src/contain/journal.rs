@@ -15,12 +15,12 @@ use std::{
 
 use model::{
     ActionFailure, ActionId, ActionRecord, ActionState, CommandOutcome, MovedProcess, Outputs, RollbackState,
-    StoppedProcess, Timestamp,
+    StoppedProcess, Timestamp, UndoClass,
 };
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
-use super::spared::SPARED;
+use super::spared::{PARTIAL, SPARED};
 
 /// A journal larger than this is rewritten while running, and then again when it has doubled: each line is rewritten a bounded number
 /// of times, however much of it still stands.
@@ -28,14 +28,16 @@ const COMPACT_ABOVE: u64 = 4 << 20;
 /// Room kept allocated ahead, so that a disk filled by the attacker does not keep containment from being recorded: at least half of it
 /// is left at any time.
 const RESERVE: u64 = 1 << 20;
-/// Ended actions whose outcomes are remembered for repeated commands.
+/// Actions that hold nothing any more, or not yet, and are remembered for repeated commands.
 const MAX_ENDED: usize = 1024;
 /// Outcomes remembered of one action.
 const MAX_OUTCOMES: usize = 64;
 /// Lines that wait for room on the disk.
 const MAX_OWED: usize = 4096;
-/// A line longer than this is damage: 16,384 members of about 100 bytes each fit well.
+/// A longer line is not written, and what is read as one is damage.
 const MAX_LINE: u64 = 16 << 20;
+/// So many members stand in one line: their cgroups may have names of 4 KB each.
+const MEMBERS_OF_LINE: usize = 256;
 
 /// Everything known of one action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,7 +108,9 @@ impl Line {
             let names: Vec<&str> = names.iter().filter_map(|name| name.as_str()).collect();
             format!("left out, because protected: {}", names.join("; "))
         });
-        Self::Applied { id, at, outputs, detail: spared.unwrap_or_default() }
+        let partial = outputs.get(PARTIAL).and_then(|because| because.as_str()).map(str::to_owned);
+        let detail = partial.into_iter().chain(spared).collect::<Vec<_>>().join("; ");
+        Self::Applied { id, at, outputs, detail }
     }
 
     /// The action that it is about.
@@ -302,13 +306,9 @@ impl Journal {
             // what was half written is overwritten by the next line, or dropped as a torn tail
             return Err(failed("write", &error));
         }
-        if durability == Durability::Disk {
-            self.file.sync_data().map_err(|error| failed("sync", &error))?;
-        }
-        let mut back = vec![0; bytes.len()];
-        self.file.read_exact_at(&mut back, self.length).map_err(|error| failed("read back", &error))?;
-        if back != bytes {
-            return Err(failed("read back", &io::Error::other("it is not what was written")));
+        if let Err((operation, error)) = self.confirm(&bytes, durability) {
+            self.take_back();
+            return Err(failed(operation, &error));
         }
         self.length += bytes.len() as u64;
         if self.length + RESERVE / 2 > self.reserved {
@@ -317,17 +317,40 @@ impl Journal {
         Ok(())
     }
 
-    /// Leaves out what is over. Failure is no harm: the old file goes on.
+    fn confirm(&self, bytes: &[u8], durability: Durability) -> Result<(), (&'static str, io::Error)> {
+        if durability == Durability::Disk {
+            self.file.sync_data().map_err(|error| ("sync", error))?;
+        }
+        let mut back = vec![0; bytes.len()];
+        self.file.read_exact_at(&mut back, self.length).map_err(|error| ("read back", error))?;
+        if back != bytes {
+            return Err(("read back", io::Error::other("it is not what was written")));
+        }
+        Ok(())
+    }
+
+    /// What was refused must not be found by the next start: it would finish an action of which somebody was told that it was not done. The line
+    /// is made a torn one; the room that is allocated ahead stays.
+    fn take_back(&self) {
+        let torn = self.file.write_all_at(b"-", self.length);
+        if let Err(error) = torn.or_else(|_| self.file.set_len(self.length)) {
+            tracing::error!(%error, "a line of the containment journal that was not confirmed could not be taken back");
+        }
+    }
+
+    /// Leaves out what is over, and the oldest of what holds nothing: each kill and each capture of evidence would stay for ever. Failure is no
+    /// harm: the old file goes on.
     fn compact(&mut self) {
-        let mut ended: Vec<(u64, ActionId)> = self
+        let mut idle: Vec<(u64, ActionId)> = self
             .slots
             .values()
-            .filter(|slot| is_over(slot.record.state))
+            .filter(|slot| is_idle(slot))
             .map(|slot| (slot.order, slot.record.id.clone()))
             .collect();
-        ended.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, id) in ended.into_iter().skip(MAX_ENDED) {
+        idle.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id) in idle.into_iter().skip(MAX_ENDED) {
             self.slots.remove(&id);
+            self.standing.remove(&id);
         }
         match rewrite(&self.path, &self.slots) {
             Ok(file) => {
@@ -359,6 +382,19 @@ impl Journal {
 /// Nothing of it is in force or half done.
 pub(super) fn is_over(state: ActionState) -> bool {
     matches!(state, ActionState::Failed | ActionState::Reverted | ActionState::Vacuous)
+}
+
+/// Forgetting it changes nothing: it is over, or it is done and leaves nothing to undo, or it was only planned, which is captured anew when it
+/// is applied after all.
+fn is_idle(slot: &Slot) -> bool {
+    match slot.record.state {
+        ActionState::Failed | ActionState::Reverted | ActionState::Vacuous => true,
+        ActionState::Planned | ActionState::Prepared => true,
+        ActionState::Applied | ActionState::Verified | ActionState::Unverified => {
+            slot.record.action.undo() != UndoClass::Exact && slot.work.is_none() && slot.paused.is_empty()
+        }
+        _ => false,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -444,6 +480,9 @@ fn encode(line: &Line) -> io::Result<Vec<u8>> {
     let mut bytes = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
     bytes.extend_from_slice(&json);
     bytes.push(b'\n');
+    if bytes.len() as u64 > MAX_LINE {
+        return Err(io::Error::other(format!("a line of {} bytes is too long", bytes.len())));
+    }
     Ok(bytes)
 }
 
@@ -508,7 +547,9 @@ fn rewrite(path: &Path, slots: &BTreeMap<ActionId, Slot>) -> Result<File, Journa
         private().read(true).write(true).truncate(true).open(&fresh).map_err(fault("create", &fresh))?;
     let write = || -> io::Result<()> {
         for slot in slots.values() {
-            file.write_all(&encode(&Line::Put(Box::new(slot.clone())))?)?;
+            for line in lines_of(slot) {
+                file.write_all(&encode(&line)?)?;
+            }
         }
         file.sync_all()?;
         fs::rename(&fresh, path)?;
@@ -518,6 +559,25 @@ fn rewrite(path: &Path, slots: &BTreeMap<ActionId, Slot>) -> Result<File, Journa
     let mut write = write;
     write().map_err(fault("write", &fresh))?;
     Ok(file)
+}
+
+/// A slot as lines, none of which is longer than one may be: who was moved and stopped comes piece by piece, as it came at first.
+fn lines_of(slot: &Slot) -> Vec<Line> {
+    let mut rest = slot.clone();
+    let id = slot.record.id.clone();
+    let state = rest.work.as_mut().or(rest.record.rollback.as_mut());
+    let (members, stopped) = match state {
+        Some(RollbackState::Freeze { members, stopped, .. }) => {
+            (members.split_off(members.len().min(1)), std::mem::take(stopped))
+        }
+        _ => (Vec::new(), Vec::new()),
+    };
+    let mut lines = vec![Line::Put(Box::new(rest))];
+    let pieces = members.chunks(MEMBERS_OF_LINE);
+    lines.extend(pieces.map(|some| Line::Moved { id: id.clone(), members: some.to_vec() }));
+    let pieces = stopped.chunks(MEMBERS_OF_LINE);
+    lines.extend(pieces.map(|some| Line::Stopped { id: id.clone(), stopped: some.to_vec() }));
+    lines
 }
 
 fn private() -> OpenOptions {

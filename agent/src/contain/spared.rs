@@ -5,6 +5,8 @@ use serde_json::json;
 
 use super::process::{self, Held};
 
+/// Under this name the outputs of an action say that it does not hold all, and why.
+pub(super) const PARTIAL: &str = "partial";
 /// Under this name the outputs of an action list them.
 pub(super) const SPARED: &str = "spared";
 /// No real tree is deeper; a loop could only come from pids reused while reading.
@@ -12,24 +14,44 @@ const MAX_DEPTH: usize = 1024;
 
 /// Who was left out, and why.
 #[derive(Debug, Default)]
-pub(super) struct Spared(Vec<(ProcessKey, String)>);
+pub(super) struct Spared {
+    protected: Vec<(ProcessKey, String)>,
+    /// Beyond a bound others run on, whom nobody has named.
+    partial: Option<String>,
+}
 
 impl Spared {
     pub(super) fn add(&mut self, key: ProcessKey, because: String) {
-        if self.0.iter().all(|(known, _)| *known != key) {
+        if self.protected.iter().all(|(known, _)| *known != key) {
             tracing::warn!(process = %process::name(key), %because, "left out of a containment");
-            self.0.push((key, because));
+            self.protected.push((key, because));
         }
+    }
+
+    /// One that was named when the containment was done: it is only looked for what is below it.
+    pub(super) fn known(&mut self, key: ProcessKey) {
+        self.protected.push((key, String::new()));
+    }
+
+    /// Others run on, beyond a bound.
+    pub(super) fn is_partial(&mut self, because: String) {
+        tracing::warn!(%because, "a containment holds only a part");
+        self.partial = Some(because);
+    }
+
+    /// Nobody runs on beyond a bound.
+    pub(super) fn is_whole(&self) -> bool {
+        self.partial.is_none()
     }
 
     /// Whether it is one of them or, as /proc has it now, descends from one.
     pub(super) fn covers(&self, held: &Held) -> Result<bool, ActionFailure> {
-        if self.0.is_empty() {
+        if self.protected.is_empty() {
             return Ok(false);
         }
         let (mut pid, mut stat) = (held.pid(), held.stat);
         for _ in 0..MAX_DEPTH {
-            if self.0.iter().any(|(key, _)| key.pid.0 == pid && stat.started(*key)) {
+            if self.protected.iter().any(|(key, _)| key.pid.0 == pid && stat.started(*key)) {
                 return Ok(true);
             }
             pid = stat.parent;
@@ -45,8 +67,12 @@ impl Spared {
 
     /// Names them in what an action gives, if there are any.
     pub(super) fn tell(&self, outputs: &mut Outputs) {
-        if !self.0.is_empty() {
-            let names = self.0.iter().map(|(key, because)| format!("{}: {because}", process::name(*key)));
+        if let Some(because) = &self.partial {
+            outputs.insert(PARTIAL.to_owned(), json!(because));
+        }
+        if !self.protected.is_empty() {
+            let names =
+                self.protected.iter().map(|(key, because)| format!("{}: {because}", process::name(*key)));
             outputs.insert(SPARED.to_owned(), json!(names.collect::<Vec<_>>()));
         }
     }

@@ -133,6 +133,8 @@ fn i11_a_journal_of_much_that_stands_is_not_rewritten_at_every_line() {
     let mut before = inode();
     for n in 0..12_000 {
         let mut slot = slot(&format!("act-{n}"));
+        slot.record.action = NodeAction::Freeze(model::FreezeScope::Subtree);
+        slot.record.state = ActionState::Applied;
         slot.record.detail = "x".repeat(1000);
         journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
         let now = inode();
@@ -187,6 +189,7 @@ fn who_is_stopped_is_added_line_by_line_and_taken_back_at_once() {
         members: Vec::new(),
         was_frozen: model::Frozen::No,
         in_place: None,
+        in_place_id: None,
         stopped: Vec::new(),
     });
     journal.append(Line::Put(Box::new(freeze)), Durability::Agent).unwrap();
@@ -261,4 +264,110 @@ fn a_look_tells_of_what_a_crash_left_in_force_and_takes_nothing() {
     drop(journal);
     assert_eq!(told(), ["a"]);
     assert_eq!(fs::read(dir.path().join("journal")).unwrap(), before);
+}
+
+/// What was refused is not done, also after a start.
+#[test]
+fn i4_a_line_that_was_refused_is_not_found_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    {
+        let mut journal = opened(dir.path());
+        journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
+        // it is written, and cannot be read back
+        let whole = std::mem::replace(&mut journal.file, OpenOptions::new().write(true).open(&path).unwrap());
+        let refused = journal.append(state("a", ActionState::Applying), Durability::Agent);
+        assert!(matches!(refused, Err(ActionFailure::Io { .. })), "{refused:?}");
+        assert!(journal.append(Line::Put(Box::new(slot("b"))), Durability::Disk).is_err());
+        assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Prepared);
+        journal.file = whole;
+    }
+    let mut journal = opened(dir.path());
+    assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Prepared);
+    assert!(journal.slot(&ActionId::new("b")).is_none());
+    assert!(!dir.path().join("journal.damaged").exists());
+    journal.append(state("a", ActionState::Applied), Durability::Agent).unwrap();
+    drop(journal);
+    assert_eq!(opened(dir.path()).slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applied);
+}
+
+#[test]
+fn i11_a_line_longer_than_can_be_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = opened(dir.path());
+    journal.append(Line::Put(Box::new(slot("a"))), Durability::Agent).unwrap();
+    let detail = "x".repeat(usize::try_from(MAX_LINE).unwrap());
+    let long = Line::State { id: ActionId::new("a"), state: ActionState::Applying, detail };
+    let refused = journal.append(long, Durability::Agent);
+    assert!(matches!(refused, Err(ActionFailure::Io { .. })), "{refused:?}");
+    journal.append(state("a", ActionState::Applied), Durability::Agent).unwrap();
+    drop(journal);
+    let journal = opened(dir.path());
+    assert_eq!(journal.slot(&ActionId::new("a")).unwrap().record.state, ActionState::Applied);
+    assert!(!dir.path().join("journal.damaged").exists());
+}
+
+/// Of a tree as large as one may be, each from a cgroup with as long a name as one may have, nobody is forgotten when the journal is rewritten.
+#[test]
+fn i4_whoever_was_moved_is_known_after_the_journal_was_rewritten() {
+    const MEMBERS: u32 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut freeze = slot("f");
+    let process = |pid| model::ProcessKey { pid: model::Pid(pid), start: model::BootNs(1) };
+    let from = format!("/{}", "x/".repeat(2000));
+    freeze.record.rollback = Some(RollbackState::Freeze {
+        jail: Some("/j".into()),
+        members: (1..=MEMBERS)
+            .map(|pid| MovedProcess { process: process(pid), from: from.clone() })
+            .collect(),
+        was_frozen: model::Frozen::No,
+        in_place: None,
+        in_place_id: None,
+        stopped: (1..=MEMBERS)
+            .map(|pid| StoppedProcess { process: process(pid), was_stopped: model::Frozen::No })
+            .collect(),
+    });
+    let mut kill = slot("k");
+    kill.work = freeze.record.rollback.clone();
+    {
+        let mut journal = opened(dir.path());
+        for slot in [freeze.clone(), kill.clone()] {
+            journal.slots.insert(slot.record.id.clone(), slot);
+        }
+        journal.compact();
+    }
+    assert!(fs::metadata(dir.path().join("journal")).unwrap().len() > 2 * MAX_LINE);
+    let journal = opened(dir.path());
+    assert_eq!(journal.slot(&ActionId::new("f")), Some(&freeze));
+    assert_eq!(journal.slot(&ActionId::new("k")), Some(&kill));
+    assert!(!dir.path().join("journal.damaged").exists());
+}
+
+/// Kills and captures of evidence hold nothing, and what was only planned may never be done.
+#[test]
+fn i11_what_holds_nothing_is_not_kept_for_ever() {
+    use model::{CaptureEvidence, FreezeScope, KillScope, MemoryCapture};
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = opened(dir.path());
+    let kinds = [
+        (NodeAction::Kill(KillScope::Process), ActionState::Applied),
+        (NodeAction::CaptureEvidence(CaptureEvidence { memory: MemoryCapture::None }), ActionState::Verified),
+        (NodeAction::DestroySockets, ActionState::Unverified),
+        (NodeAction::QuarantineFile, ActionState::Prepared),
+    ];
+    let held = NodeAction::Freeze(FreezeScope::Subtree);
+    for n in 0..12_000 {
+        let (action, last) = if n == 5 { (held.clone(), ActionState::Applied) } else { kinds[n % 4].clone() };
+        let mut slot = slot(&format!("act-{n}"));
+        slot.order = journal.next_order();
+        slot.record.action = action;
+        slot.record.detail = "x".repeat(1000);
+        journal.append(Line::Put(Box::new(slot)), Durability::Agent).unwrap();
+        journal.append(state(&format!("act-{n}"), last), Durability::Agent).unwrap();
+    }
+    assert!(journal.length <= COMPACT_ABOVE + 4096);
+    assert!(journal.slots.len() < 6_000, "{} are kept", journal.slots.len());
+    assert_eq!(journal.standing().count(), journal.slots.len());
+    assert!(journal.slot(&ActionId::new("act-5")).is_some(), "what is in force is never forgotten");
+    assert!(journal.slot(&ActionId::new("act-11999")).is_some(), "the newest are kept");
 }

@@ -248,6 +248,9 @@ pub enum RollbackState {
         was_frozen: Frozen,
         /// Path of the cgroup frozen in place.
         in_place: Option<String>,
+        /// Its inode number: another cgroup that has come to stand at the path is not touched.
+        #[serde(default)]
+        in_place_id: Option<CgroupId>,
         /// Processes stopped by SIGSTOP, with what they were before: until the freezer holds them, and on where there is none.
         stopped: Vec<StoppedProcess>,
     },

@@ -3,9 +3,10 @@
 use std::{
     cell::RefCell,
     collections::HashSet,
+    ffi::OsStr,
     fs,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -17,13 +18,23 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
 };
 
-use super::process::{self, Stat};
+use super::{
+    name,
+    process::{self, Stat},
+};
 
 /// Written files that wait to be closed; further ones are closed at once.
 const MAX_KEPT_OPEN: usize = 4;
 
 /// Longest file of cgroupfs that is read: a `cgroup.procs` of 65,536 pids.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Stands for the path of a cgroup that no path reaches. It is nobody's: the kernel never says it of a cgroup that the agent can see.
+pub(super) const UNNAMED: &str = "/../nested too deep to be named";
+
+/// The kernel says no longer path than this (PATH_MAX, with its end); one of this length may be cut short, which it does not say
+/// everywhere, and what is cut short may be another's.
+pub(super) const LONGEST: usize = 4094;
 
 /// The mount of cgroup v2.
 #[derive(Debug, Clone)]
@@ -65,10 +76,14 @@ impl Hierarchy {
 
     /// Opens the cgroup at `path` below the mount.
     pub(super) fn cgroup(&self, path: &str) -> io::Result<Cgroup> {
+        if path == UNNAMED {
+            return Err(rustix::io::Errno::NAMETOOLONG.into());
+        }
         let below = path.trim_matches('/');
+        let bytes = name::bytes(if below.is_empty() { "." } else { below });
         let dir = rustix::fs::openat2(
             &self.root,
-            if below.is_empty() { "." } else { below },
+            OsStr::from_bytes(&bytes),
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
@@ -76,7 +91,7 @@ impl Hierarchy {
         Ok(Cgroup { path: format!("/{below}"), dir, written: RefCell::default() })
     }
 
-    /// cgroup path of a process; `None` when it has ended.
+    /// cgroup path of a process; `None` when it has ended, [`UNNAMED`] where no path reaches it.
     pub(super) fn path_of(&self, pid: u32) -> io::Result<Option<String>> {
         match process::stat(pid)? {
             Some(stat) => self.path_at(pid, &stat),
@@ -87,26 +102,41 @@ impl Hierarchy {
     /// The same for who has just looked at the process.
     pub(super) fn path_at(&self, pid: u32, stat: &Stat) -> io::Result<Option<String>> {
         // a first thread that has ended stays behind where it was: the living ones count
-        if stat.state == b'Z' {
-            return path_in(&format!("/proc/{pid}/task/{}/cgroup", process::living_thread(pid)));
+        let path = match stat.state {
+            b'Z' => path_in(&format!("/proc/{pid}/task/{}/cgroup", process::living_thread(pid)))?,
+            _ => path_in(&format!("/proc/{pid}/cgroup"))?,
+        };
+        Ok(path.map(|path| self.of_living(path)))
+    }
+
+    /// The kernel marks the path of a removed cgroup, which only who is ending is in; and anybody may call a living one so.
+    fn of_living(&self, path: String) -> String {
+        match path.strip_suffix(" (deleted)") {
+            Some(before) if self.cgroup(&path).is_err_and(|error| process::is_gone(&error)) => {
+                before.to_owned()
+            }
+            _ => path,
         }
-        path_in(&format!("/proc/{pid}/cgroup"))
     }
 }
 
 /// The cgroup v2 line of a file like `/proc/PID/cgroup`.
 fn path_in(file: &str) -> io::Result<Option<String>> {
-    let text = match fs::File::open(file).and_then(whole) {
+    let text = match fs::File::open(file).and_then(whole_bytes) {
         Ok(text) => text,
         Err(error) if process::is_gone(&error) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NAMETOOLONG.raw_os_error()) => {
+            return Ok(Some(UNNAMED.to_owned()));
+        }
         Err(error) => return Err(error),
     };
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
     match path {
-        Some(path) if path.starts_with("/..") => Err(io::Error::other(
+        Some(path) if path.starts_with(b"/..") => Err(io::Error::other(
             "the agent is in a cgroup namespace of its own and cannot name cgroups outside: run it in the host's",
         )),
-        Some(path) => Ok(Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())),
+        Some(path) if path.len() > LONGEST => Ok(Some(UNNAMED.to_owned())),
+        Some(path) => Ok(Some(name::text(path))),
         None => Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 membership")),
     }
 }
@@ -146,7 +176,8 @@ impl Cgroup {
 
     pub(super) fn child(&self, name: &str) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        let bytes = name::bytes(name);
+        let dir = rustix::fs::openat(&self.dir, OsStr::from_bytes(&bytes), flags, Mode::empty())?;
         Ok(Self { path: self.child_path(name), dir, written: RefCell::default() })
     }
 
@@ -162,9 +193,9 @@ impl Cgroup {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.dir)? {
             let entry = entry?;
-            let name = entry.file_name().to_string_lossy();
-            if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
-                names.push(name.into_owned());
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() == rustix::fs::FileType::Directory && name != b"." && name != b".." {
+                names.push(name::text(name));
             }
         }
         Ok(names)
@@ -188,23 +219,49 @@ impl Cgroup {
         Ok(self.read(name)?.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect())
     }
 
-    /// Pids in this cgroup and all below it.
+    /// Pids in this cgroup and all below it. Cgroups may be nested deeper than the agent may have files open, so it walks with one.
     pub(super) fn members_below(&self) -> io::Result<Vec<u32>> {
-        let mut pids = match self.members() {
-            // a threaded cgroup below its domain: its processes are listed at the domain
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
-                Vec::new()
-            }
-            other => other?,
-        };
-        for name in self.children()? {
-            match self.child(&name) {
-                Ok(child) => pids.extend(child.members_below()?),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let mut pids = self.processes()?;
+        let mut ahead = vec![self.children()?];
+        let mut at = self.go(".")?;
+        while let Some(names) = ahead.last_mut() {
+            let Some(name) = names.pop() else {
+                ahead.pop();
+                if !ahead.is_empty() {
+                    at = at.go("..")?;
+                }
+                continue;
+            };
+            let looked = at.go(&name).and_then(|child| Ok((child.processes()?, child.children()?, child)));
+            match looked {
+                Ok((found, names, child)) => {
+                    pids.extend(found);
+                    ahead.push(names);
+                    at = child;
+                }
+                Err(error) if was_removed(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(pids)
+    }
+
+    /// Its members; none where it is a threaded cgroup: those of its processes are listed at its domain.
+    fn processes(&self) -> io::Result<Vec<u32>> {
+        match self.members() {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    /// The cgroup of this name within, or the one around, whatever its path.
+    fn go(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let bytes = name::bytes(name);
+        let dir = rustix::fs::openat(&self.dir, OsStr::from_bytes(&bytes), flags, Mode::empty())?;
+        Ok(Self { path: String::new(), dir, written: RefCell::default() })
     }
 
     /// Moves a process with all its threads in here; `Ok(false)` when it has ended.
@@ -294,15 +351,24 @@ impl Cgroup {
 
 /// The text of a file of proc or cgroupfs. What fits into the first read with room to spare is whole: these files give as many of
 /// their lines as fit (fs/seq_file.c), and a system call less for each counts on the way to a freeze.
-pub(super) fn whole(mut file: fs::File) -> io::Result<String> {
+pub(super) fn whole(file: fs::File) -> io::Result<String> {
+    String::from_utf8(whole_bytes(file)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn whole_bytes(mut file: fs::File) -> io::Result<Vec<u8>> {
     const FIRST: usize = 2048;
     let mut bytes = vec![0; FIRST];
     let length = file.read(&mut bytes)?;
     bytes.truncate(length);
     if length > FIRST / 2 {
-        file.take(MAX_FILE).read_to_end(&mut bytes)?;
+        let more = file.take(MAX_FILE).read_to_end(&mut bytes)?;
+        if more as u64 == MAX_FILE {
+            // of a number that is cut in two the first half would be somebody else's
+            let whole = bytes.iter().rposition(u8::is_ascii_whitespace).unwrap_or(0);
+            bytes.truncate(whole);
+        }
     }
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(bytes)
 }
 
 /// Where the first filesystem of this type is mounted.

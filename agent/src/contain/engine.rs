@@ -14,7 +14,7 @@ use model::{
 };
 
 use super::{
-    bpffs,
+    bpffs, foreign,
     journal::{Durability, Journal, JournalError, Line, Slot, is_over},
     scene::{Clean, Scene, Task, Undone, act},
 };
@@ -283,6 +283,7 @@ impl Contain {
             }
             Phase::Revert { rollback: given, .. } => {
                 if known.is_none() {
+                    foreign::check(&task, &command.action, given)?;
                     put(given.clone(), ActionState::Applied)?;
                 }
                 self.revert(id)
@@ -369,13 +370,15 @@ impl Contain {
     /// the effect lasts as long as any and all undone, in any order, give back what was. Returns the heir. (Of processes in jails each
     /// freeze knows the true home itself: see [`super::homes`].)
     fn hand_over(&self, record: &ActionRecord) -> Result<Option<ActionId>, ActionFailure> {
-        let Some(RollbackState::Freeze { in_place: Some(place), was_frozen, .. }) = &record.rollback else {
+        let Some(RollbackState::Freeze { in_place: Some(place), in_place_id: id, was_frozen, .. }) =
+            &record.rollback
+        else {
             return Ok(None);
         };
         let mut journal = self.scene.journal();
         let Some(order) = journal.slot(&record.id).map(|slot| slot.order) else { return Ok(None) };
         let later = journal.standing().filter(|slot| is_held(slot) && slot.order > order);
-        let same_place = |slot: &&Slot| matches!(&slot.record.rollback, Some(RollbackState::Freeze { in_place: Some(other), .. }) if other == place);
+        let same_place = |slot: &&Slot| matches!(&slot.record.rollback, Some(RollbackState::Freeze { in_place: Some(other), in_place_id: theirs, .. }) if other == place && theirs == id);
         let Some(heir) = later.filter(same_place).min_by_key(|slot| slot.order) else { return Ok(None) };
         let (heir, mut inherited) = (heir.record.id.clone(), heir.record.rollback.clone());
         if let Some(RollbackState::Freeze { was_frozen: theirs, .. }) = &mut inherited {

@@ -6,36 +6,31 @@ use std::{
 };
 
 use model::{
-    ActionFailure, Effect, FreezeScope, Frozen, MovedProcess, Outputs, ProcessKey, RollbackState,
+    ActionFailure, CgroupId, Effect, FreezeScope, Frozen, MovedProcess, Outputs, ProcessKey, RollbackState,
     StoppedProcess, Target,
 };
-use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
     cgroup::{self, Cgroup},
+    gather,
+    halt::{known_stopped, stop_tree},
     homes,
     jail::{self, NoJail},
     journal::Line,
-    process::{self, AT_ONCE, Held, Stat},
+    process::{self, Held, Stat},
     scene::{Act, Task, Undone, mismatch},
     spared::Spared,
-    stop::{self, Stand},
+    stop,
 };
 
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
-/// How long one round of SIGSTOP is awaited. Anything but uninterruptible sleep takes the signal at its next return to user space.
-const STAND_LIMIT: Duration = Duration::from_millis(20);
-/// How long most take for that.
-const SOON: Duration = Duration::from_micros(500);
 /// How long a tree is stopped by signal before it is moved into a jail; mostly it takes a tenth of a millisecond.
 const STOP_LIMIT: Duration = Duration::from_millis(20);
 /// The same where there is no jail.
 const STOP_ALONE_LIMIT: Duration = Duration::from_secs(2);
 /// So many are stopped by signal; larger trees are gathered by the jail, which holds their cgroup still.
 const MAX_STOPPED: usize = 1024;
-/// Rounds of SIGSTOP over a tree that keeps forking.
-const MAX_ROUNDS: usize = 64;
 
 pub(super) struct Freeze(pub(super) FreezeScope);
 
@@ -45,6 +40,7 @@ struct State<'a> {
     members: &'a [MovedProcess],
     was_frozen: Frozen,
     in_place: Option<&'a str>,
+    in_place_id: Option<CgroupId>,
     stopped: &'a [StoppedProcess],
 }
 
@@ -67,7 +63,7 @@ impl Act for Freeze {
         let state = parts(task, rollback)?;
         let mut spared = Spared::default();
         let (frozen, by) = match (state.in_place, state.jail, task.target) {
-            (Some(path), _, _) => (freeze_in_place(task, path)?, "cgroup"),
+            (Some(path), _, _) => (freeze_in_place(task, path, state.in_place_id)?, "cgroup"),
             (None, Some(path), Target::Process { process }) => {
                 jail::resume(task)?;
                 let taken = task.taken.take().filter(|held| held.key == *process && !held.has_ended());
@@ -86,7 +82,7 @@ impl Act for Freeze {
         };
         let members = jail::known_members(task).len();
         let mut outputs = Outputs::from([
-            ("frozen".to_owned(), json!(frozen == Frozen::Yes)),
+            ("frozen".to_owned(), json!(frozen == Frozen::Yes && spared.is_whole())),
             ("by".to_owned(), json!(by)),
             ("processes".to_owned(), json!(members)),
         ]);
@@ -95,7 +91,12 @@ impl Act for Freeze {
     }
 
     fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
-        look(task, rollback, Patience::UntilFrozen)
+        match look(task, rollback, Patience::UntilFrozen)? {
+            Effect::InForce if is_beyond(task, &parts(task, rollback)?) => {
+                Ok(Effect::Missing { found: gather::beyond(task) })
+            }
+            effect => Ok(effect),
+        }
     }
 
     fn still_holds(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
@@ -106,7 +107,7 @@ impl Act for Freeze {
         let state = parts(task, rollback)?;
         jail::resume(task)?;
         if let Some(path) = state.in_place {
-            return thaw_in_place(task, path, state.was_frozen);
+            return thaw_in_place(task, path, state.in_place_id, state.was_frozen);
         }
         let continued = stop::continue_all(task, state.stopped)?;
         let Some(path) = state.jail else { return Err(mismatch(task)) };
@@ -140,7 +141,7 @@ fn imprison_stopped(
     path: &str,
     spared: &mut Spared,
 ) -> Result<(Frozen, &'static str), ActionFailure> {
-    let stop = stop_tree(task, held, spared, STOP_LIMIT);
+    let stop = stop_tree(task, held, spared, STOP_LIMIT, MAX_STOPPED);
     let still = Instant::now();
     let stood = match stop {
         Ok(stood) => stood,
@@ -164,8 +165,14 @@ fn imprison_stopped(
         }
         Err(NoJail::Impossible(error)) => {
             tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
-            let stood =
-                if stood == Frozen::Yes { stood } else { stop_tree(task, held, spared, STOP_ALONE_LIMIT)? };
+            // a jail has held more than a signal is worth waiting for, and has let them go
+            let stood = match stood {
+                Frozen::Yes => stood,
+                Frozen::No => stop_tree(task, held, spared, STOP_ALONE_LIMIT, task.scene.max_tree)?,
+            };
+            if known_stopped(task).len() > task.scene.max_tree {
+                spared.is_partial(gather::beyond(task));
+            }
             Ok((stood, "signal"))
         }
     }
@@ -205,7 +212,16 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
     let state = parts(task, rollback)?;
     let jailed = state.jail.is_some_and(|path| task.scene.cgroups.cgroup(path).is_ok());
     if !state.stopped.is_empty() && !jailed {
-        return stop::verify_stopped(task, state.stopped);
+        let stands = |held: &Held, _: &str| {
+            Ok(state
+                .stopped
+                .iter()
+                .any(|one| held.stat.started(one.process) && one.process.pid == held.key.pid))
+        };
+        return match stop::verify_stopped(task, state.stopped)? {
+            Effect::InForce => all_are_held(task, &state, stands),
+            missing => Ok(missing),
+        };
     }
     let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
     let missing = |found: String| Ok(Effect::Missing { found });
@@ -220,6 +236,9 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
     let read = |error: io::Error| cgroup::failure("read", path, &error);
+    if state.in_place.is_some() && !is_meant(task, &cgroup, state.in_place_id).map_err(read)? {
+        return Err(ActionFailure::TargetGone { target: format!("cgroup {path}") });
+    }
     let alive = |member: &MovedProcess| Held::open(member.process).is_ok();
     if state.jail.is_some() && cgroup.members().map_err(read)?.is_empty() && !state.members.iter().any(alive)
     {
@@ -239,10 +258,47 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
             return missing(format!("{} is in cgroup {at}", process::name(member.process)));
         }
     }
+    if state.jail.is_some() {
+        let in_a_jail = |_: &Held, at: &str| Ok(at == path || homes::held_by_another(task, at)?);
+        let effect = all_are_held(task, &state, in_a_jail)?;
+        if effect != Effect::InForce {
+            return Ok(effect);
+        }
+    }
     if patience == Patience::AskedIsEnough || cgroup.await_event("frozen 1", FREEZE_LIMIT).map_err(read)? {
         return Ok(Effect::InForce);
     }
     missing(format!("cgroup {path} has members that do not stand still (uninterruptible sleep)"))
+}
+
+/// Whether the process tree names nobody of this tree who runs. It hears of a fork a moment late.
+fn all_are_held(
+    task: &Task<'_>,
+    state: &State<'_>,
+    is_held: impl Fn(&Held, &str) -> io::Result<bool>,
+) -> Result<Effect, ActionFailure> {
+    let Target::Process { process: root } = task.target else { return Ok(Effect::InForce) };
+    // beyond the bound they are known to run, and it was said
+    let missed = if is_beyond(task, state) { None } else { gather::missed(task, *root, is_held)? };
+    Ok(missed.map_or(Effect::InForce, |key| Effect::Missing {
+        found: format!("{} descends from it and runs", process::name(key)),
+    }))
+}
+
+fn is_beyond(task: &Task<'_>, state: &State<'_>) -> bool {
+    state.members.len().max(state.stopped.len()) > task.scene.max_tree
+}
+
+/// Whether the cgroup at a path is the one that was frozen there, and not another that was made since (I9).
+fn is_meant(task: &Task<'_>, cgroup: &Cgroup, captured: Option<CgroupId>) -> io::Result<bool> {
+    let of_target = match task.target {
+        Target::Cgroup { id, path } if *path == cgroup.path => Some(*id),
+        _ => None,
+    };
+    Ok(match captured.or(of_target) {
+        Some(id) => cgroup.id()? == id,
+        None => true,
+    })
 }
 
 /// The cgroup that a target names, both id and path checked (I9), or that its process is in.
@@ -263,7 +319,16 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
             });
         }
     };
-    let cgroup = task.scene.cgroups.cgroup(&path).map_err(|error| cgroup::failure("open", &path, &error))?;
+    let open =
+        |path: &str| task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error));
+    let mut cgroup = open(&path)?;
+    // A threaded cgroup has single threads: the process belongs to the domain around it, and so do its sockets.
+    while matches!(target, Target::Process { .. })
+        && cgroup.kind().map_err(|error| cgroup::failure("read the type of", &cgroup.path, &error))?
+            == "threaded"
+    {
+        cgroup = open(jail::above(&cgroup.path))?;
+    }
     if let Target::Cgroup { id, .. } = target {
         let found = cgroup.id().map_err(|error| cgroup::failure("identify", &path, &error))?;
         if found != *id {
@@ -313,6 +378,7 @@ pub(super) fn capture_subtree(task: &Task<'_>, process: ProcessKey) -> Result<Ro
         members: vec![MovedProcess { process, from: home }],
         was_frozen: Frozen::No,
         in_place: None,
+        in_place_id: None,
         stopped: vec![StoppedProcess { process, was_stopped }],
     })
 }
@@ -327,16 +393,18 @@ fn capture_in_place(task: &Task<'_>, cgroup: &Cgroup) -> Result<RollbackState, A
         },
         _ => cgroup::failure("read cgroup.freeze of", &cgroup.path, &error),
     })?;
+    let id = cgroup.id().map_err(|error| cgroup::failure("identify", &cgroup.path, &error))?;
     Ok(RollbackState::Freeze {
         jail: None,
         members: Vec::new(),
         was_frozen,
         in_place: Some(cgroup.path.clone()),
+        in_place_id: Some(id),
         stopped: Vec::new(),
     })
 }
 
-fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure> {
+fn freeze_in_place(task: &Task<'_>, path: &str, id: Option<CgroupId>) -> Result<Frozen, ActionFailure> {
     let cgroup = match task.target {
         target @ Target::Cgroup { path: named, .. }
             if jail::home(task, path) == named.as_str() || path == named =>
@@ -346,6 +414,9 @@ fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure>
         Target::Cgroup { .. } => return Err(mismatch(task)),
         _ => task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error))?,
     };
+    if !is_meant(task, &cgroup, id).map_err(|error| cgroup::failure("identify", path, &error))? {
+        return Err(ActionFailure::TargetGone { target: format!("cgroup {path}") });
+    }
     if !jail::is_jail(task, path) {
         task.check_cgroup(&cgroup)?;
     }
@@ -358,7 +429,12 @@ fn freeze_in_place(task: &Task<'_>, path: &str) -> Result<Frozen, ActionFailure>
     Ok(if frozen { Frozen::Yes } else { Frozen::No })
 }
 
-fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, ActionFailure> {
+fn thaw_in_place(
+    task: &Task<'_>,
+    path: &str,
+    id: Option<CgroupId>,
+    was: Frozen,
+) -> Result<Undone, ActionFailure> {
     let _one_at_a_time = task.scene.foreign.lock();
     let gone = || Undone::Vacuous { detail: format!("cgroup {path} is gone") };
     let cgroup = match task.scene.cgroups.cgroup(path) {
@@ -366,171 +442,23 @@ fn thaw_in_place(task: &Task<'_>, path: &str, was: Frozen) -> Result<Undone, Act
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(gone()),
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
+    if !is_meant(task, &cgroup, id).map_err(|error| cgroup::failure("identify", path, &error))? {
+        return Ok(Undone::Vacuous { detail: format!("cgroup {path} is gone; another has been made there") });
+    }
     task.step("thaw");
     cgroup.set_freeze_wish(was).map_err(|error| cgroup::failure("thaw", path, &error))?;
     let word = if was == Frozen::Yes { "as frozen as before" } else { "thawed" };
     Ok(Undone::Restored { detail: format!("cgroup {path} is {word}") })
 }
 
-/// SIGSTOP to the whole tree, each member recorded before it is stopped, until a round finds nobody new. Whether all stand.
-///
-/// What is not done within `limit` is left to the jail: a parent in vfork(2) takes no signal, and a tree may be made to be slow.
-fn stop_tree(
-    task: &Task<'_>,
-    root: &Held,
-    spared: &mut Spared,
-    limit: Duration,
-) -> Result<Frozen, ActionFailure> {
-    let deadline = Instant::now() + limit;
-    // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
-    let mut stopped: Vec<StoppedProcess> = known_stopped(task);
-    let again = stopped.iter().map(|one| one.process).filter(|key| key.pid != root.key.pid);
-    let mut round: Vec<ProcessKey> = again.collect();
-    let mut all = stop_some(task, root, &[root], &mut stopped, spared, deadline)?;
-    for _ in 0..MAX_ROUNDS {
-        for some in round.chunks(AT_ONCE) {
-            let mut held = Vec::with_capacity(some.len());
-            for key in some {
-                held.extend(Held::open_if_there(*key)?);
-            }
-            let members: Vec<&Held> = held.iter().collect();
-            let stood = stop_some(task, root, &members, &mut stopped, spared, deadline)?;
-            all = if stood == Frozen::No { stood } else { all };
-            if Instant::now() > deadline || stopped.len() > MAX_STOPPED {
-                return Ok(Frozen::No);
-            }
-        }
-        round = unstopped_children(task, root.key, &stopped, spared)?;
-        if round.is_empty() {
-            return Ok(all);
-        }
-    }
-    Ok(Frozen::No)
-}
-
-/// Stops these. The root was checked by whoever took hold of it.
-fn stop_some(
-    task: &Task<'_>,
-    root: &Held,
-    some: &[&Held],
-    stopped: &mut Vec<StoppedProcess>,
-    spared: &mut Spared,
-    deadline: Instant,
-) -> Result<Frozen, ActionFailure> {
-    let mut asked = Vec::with_capacity(some.len());
-    let mut news = Vec::new();
-    for held in some.iter().copied() {
-        if held.key != root.key {
-            let Ok(cgroup) = cgroup_of(task, held) else { continue };
-            if let Some(because) = task.process_reason(held, &cgroup)? {
-                spared.add(held.key, because);
-                continue;
-            }
-        }
-        asked.push(held);
-        if stopped.iter().all(|one| one.process.pid != held.key.pid) {
-            news.push(StoppedProcess { process: held.key, was_stopped: stop::was_stopped(task, held) });
-        }
-    }
-    if !news.is_empty() {
-        stopped.extend_from_slice(&news);
-        task.note(Line::Stopped { id: task.id.clone(), stopped: news })?;
-    }
-    for held in &asked {
-        // To one whom somebody else has stopped, ours would be pending even after the undo, and be no help: a SIGCONT takes it away.
-        if held.stat.is_stopped() && is_stopped_now(held)? {
-            continue;
-        }
-        task.step("stop");
-        held.signal(Signal::STOP)?;
-    }
-    // One that does not stand yet could be in the middle of a fork.
-    let begun = Instant::now();
-    let mut all = Frozen::Yes;
-    for held in &asked {
-        if !stands_soon(held, begun)?
-            && matches!(
-                stop::await_stand(task, held, deadline.min(begun + STAND_LIMIT))?,
-                Stand::Asked | Stand::Runs
-            )
-        {
-            all = Frozen::No;
-        }
-    }
-    Ok(all)
-}
-
-/// Looked at again, since what was read when it was taken hold of may be over.
-fn is_stopped_now(held: &Held) -> Result<bool, ActionFailure> {
-    let now = held.look().map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))?;
-    Ok(now.is_some_and(|stat| stat.is_stopped()))
-}
-
-/// The cheap look, over and over, for as long as it mostly takes.
-fn stands_soon(held: &Held, begun: Instant) -> Result<bool, ActionFailure> {
-    loop {
-        let stands = held.stands();
-        if stands.map_err(|error| ActionFailure::io("look at", process::name(held.key), &error))? {
-            return Ok(true);
-        }
-        if begun.elapsed() > SOON {
-            return Ok(false);
-        }
-        std::thread::yield_now();
-    }
-}
-
-fn unstopped_children(
-    task: &Task<'_>,
-    root: ProcessKey,
-    stopped: &[StoppedProcess],
-    spared: &Spared,
-) -> Result<Vec<ProcessKey>, ActionFailure> {
-    let known = |key: ProcessKey| stopped.iter().any(|other| other.process.pid == key.pid);
-    let mut found: Vec<ProcessKey> = Vec::new();
-    for parent in stopped {
-        let pid = parent.process.pid.0;
-        let children = process::children(pid)
-            .map_err(|error| ActionFailure::io("list the children of", format!("pid {pid}"), &error))?;
-        for child in children {
-            let held = Held::open_pid(child)
-                .map_err(|error| ActionFailure::io("hold", format!("pid {child}"), &error))?;
-            if let Some(held) = held.filter(|held| held.stat.parent == pid && !known(held.key))
-                && !spared.covers(&held)?
-            {
-                found.push(held.key);
-            }
-        }
-    }
-    for key in task.scene.lineage.iter().flat_map(|lineage| lineage.descendants(root)) {
-        if !known(key)
-            && let Some(held) = Held::open_if_there(key)?
-            && !spared.covers(&held)?
-        {
-            found.push(key);
-        }
-    }
-    found.sort_by_key(|key| key.pid);
-    found.dedup_by_key(|key| key.pid);
-    Ok(found)
-}
-
-/// Who was stopped by signal for this action.
-pub(super) fn known_stopped(task: &Task<'_>) -> Vec<StoppedProcess> {
-    let journal = task.scene.journal();
-    match journal.slot(task.id).and_then(|slot| slot.record.rollback.as_ref()) {
-        Some(RollbackState::Freeze { stopped, .. }) => stopped.clone(),
-        _ => Vec::new(),
-    }
-}
-
 fn parts<'a>(task: &Task<'_>, rollback: &'a RollbackState) -> Result<State<'a>, ActionFailure> {
     match rollback {
-        RollbackState::Freeze { jail, members, was_frozen, in_place, stopped } => Ok(State {
+        RollbackState::Freeze { jail, members, was_frozen, in_place, in_place_id, stopped } => Ok(State {
             jail: jail.as_deref(),
             members,
             was_frozen: *was_frozen,
             in_place: in_place.as_deref(),
+            in_place_id: *in_place_id,
             stopped,
         }),
         _ => Err(mismatch(task)),

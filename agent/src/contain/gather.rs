@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use model::{ActionFailure, Frozen, MovedProcess, ProcessKey};
 
 use super::{
     cgroup::{self, Cgroup, Made},
-    freeze, homes,
+    halt, homes,
     jail::{self, NoJail},
     journal::Line,
     process::{self, AT_ONCE, Held},
@@ -20,8 +21,6 @@ use super::{
     spared::Spared,
 };
 
-/// Everything moved by one action; more is a fork bomb, for which the whole cgroup should be frozen.
-const MAX_MEMBERS: usize = 16_384;
 /// How long other processes of the cgroup may be held still while a tree is gathered.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
@@ -50,20 +49,22 @@ pub(super) fn gather(
     }
     let begun = Instant::now();
     let mut paused = Vec::new();
+    let mut domains = HashSet::from([jail::outside(&jail.path).to_owned()]);
     let mut round = first;
-    let mut seen = 0_usize;
     let result = loop {
-        seen += round.len();
-        if seen > MAX_MEMBERS {
-            break Err(NoJail::Failed(ActionFailure::Unsupported {
-                operation: format!("freezing the subtree of {}", process::name(root.key)),
-                because: format!("it has more than {MAX_MEMBERS} processes: freeze its cgroup"),
-            }));
-        }
-        let taken =
-            round.chunks(AT_ONCE).try_for_each(|some| take_some(task, jail, some, &mut paused, spared));
+        // Beyond the bound, as a fork bomb would have it, who is known is held: letting all go on would be no answer to it.
+        let room = task.scene.max_tree.saturating_sub(jail::known_members(task).len().saturating_sub(1));
+        let partial = round.len() > room;
+        round.truncate(room);
+        let taken = round
+            .chunks(AT_ONCE)
+            .try_for_each(|some| take_some(task, jail, some, &mut paused, &mut domains, spared));
         if let Err(failure) = taken {
             break Err(failure);
+        }
+        if partial {
+            spared.is_partial(beyond(task));
+            break Ok(());
         }
         if begun.elapsed() > PAUSE_LIMIT && !paused.is_empty() {
             tracing::warn!("gathering a process tree takes long: its cgroup runs on meanwhile");
@@ -80,12 +81,21 @@ pub(super) fn gather(
     result
 }
 
+/// What is said of a tree that one freeze cannot hold.
+pub(super) fn beyond(task: &Task<'_>) -> String {
+    format!(
+        "it has more than {} processes, of which the others run on: freeze its cgroup",
+        task.scene.max_tree
+    )
+}
+
 /// Moves these in: each is checked, their cgroups are held still, then they are recorded and moved.
 fn take_some(
     task: &Task<'_>,
     jail: &Cgroup,
     some: &[ProcessKey],
     paused: &mut Vec<String>,
+    domains: &mut HashSet<String>,
     spared: &mut Spared,
 ) -> Result<(), NoJail> {
     let cgroups = &task.scene.cgroups;
@@ -104,6 +114,10 @@ fn take_some(
         if let Some(because) = task.process_reason(&held, &from)? {
             spared.add(held.key, because);
             continue;
+        }
+        if !domains.contains(&from) {
+            jail::may_leave(task, &from)?;
+            domains.insert(from.clone());
         }
         if at == from && !hold.contains(&at) && task.scene.protected.may_pause(&at, task.word) {
             hold.push(at);
@@ -156,7 +170,7 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
 /// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
 /// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
 fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
-    if freeze::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
+    if halt::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
         || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty())
     {
         return Ok(false);
@@ -164,6 +178,39 @@ fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
     process::children(root.pid())
         .map(|children| children.is_empty())
         .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
+}
+
+/// A descendant of the root that the process tree names and nobody holds: it was heard of after the freeze. Those that must not be held are
+/// passed over in silence, since the freeze has named them.
+pub(super) fn missed(
+    task: &Task<'_>,
+    root: ProcessKey,
+    is_held: impl Fn(&Held, &str) -> io::Result<bool>,
+) -> Result<Option<ProcessKey>, ActionFailure> {
+    let Some(lineage) = &task.scene.lineage else { return Ok(None) };
+    let mut spared = Spared::default();
+    let mut missed = Vec::new();
+    for key in lineage.descendants(root) {
+        let Some(held) = Held::open_if_there(key)? else { continue };
+        let failed = |error| ActionFailure::io("look at", process::name(key), &error);
+        let Some(at) = task.scene.cgroups.path_of(held.pid()).map_err(failed)? else { continue };
+        if is_held(&held, &at).map_err(failed)? {
+            continue;
+        }
+        let home = homes::true_home(task, held.pid(), held.stat, at)?;
+        match task.process_reason(&held, &home)? {
+            Some(_) => spared.known(key),
+            None => missed.push(key),
+        }
+    }
+    for key in missed {
+        if let Some(held) = Held::open_if_there(key)?
+            && !spared.covers(&held)?
+        {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// Descendants that are not in the jail yet, without the spared and what is below them.
@@ -194,7 +241,7 @@ fn outside_members(
         }
     }
     // Who was stopped as a descendant is one, though its parent may have been killed since; and so is whom the process tree names.
-    let stopped = freeze::known_stopped(task).into_iter().map(|one| one.process);
+    let stopped = halt::known_stopped(task).into_iter().map(|one| one.process);
     let lineage = task.scene.lineage.iter().flat_map(|lineage| lineage.descendants(root));
     for key in stopped.chain(lineage) {
         let pid = key.pid.0;

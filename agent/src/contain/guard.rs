@@ -13,6 +13,7 @@ use std::{
 
 use model::{ActionFailure, NodeGuard, PodGuard};
 
+use super::cgroup::UNNAMED;
 use crate::workload::{PodOf, pod_of};
 
 /// On whose word something is done.
@@ -98,6 +99,9 @@ impl Guard {
         }
         if let Some(because) = said.as_ref().and_then(|said| place(said, path)) {
             return Some(Left::Protected(because));
+        }
+        if path == UNNAMED {
+            return own.then(|| Left::Unknown("its cgroup is nested too deep to be named".into()));
         }
         match pod_of(path) {
             PodOf::None => None,

@@ -20,10 +20,11 @@ use std::{
 use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, RollbackState};
 
 use super::{
-    cgroup::{self, Cgroup},
+    cgroup::{self, Cgroup, LONGEST, UNNAMED},
     gather::gather,
     homes::{Homes, Way},
     journal::Line,
+    name,
     process::Held,
     scene::{Task, tag},
     spared::Spared,
@@ -34,6 +35,9 @@ const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long it may take to let everybody out.
 const EMPTY_LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes of a jail's own name and the slash before it.
+const ROOM_FOR_NAME: usize = 1 + PREFIX.len() + 16;
 
 /// Names of our cgroups begin like this.
 const PREFIX: &str = "hemostat-jail-";
@@ -100,15 +104,21 @@ pub(super) fn prisoners(task: &Task<'_>) -> Vec<MovedProcess> {
 pub(super) fn place<'a>(task: &Task<'_>, home: &'a str) -> io::Result<&'a str> {
     let mut at = home;
     loop {
-        if at.is_empty() || at == "/" {
+        // who is where no path reaches is not moved: see [`may_leave`]
+        if at.is_empty() || at == "/" || at == UNNAMED {
             return Ok("/");
+        }
+        // a jail has to be found again by its path
+        if name::bytes(at).len() + ROOM_FOR_NAME > LONGEST {
+            at = above(at);
+            continue;
         }
         match task.scene.cgroups.cgroup(at) {
             Ok(cgroup) if is_ours(&cgroup) => return Ok(at),
             Ok(_) => {}
             Err(error) => return Err(error),
         }
-        at = at.rsplit_once('/').map_or("/", |(above, _)| above);
+        at = above(at);
     }
 }
 
@@ -151,9 +161,10 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
     let parent = outside(path);
     let _one_at_a_time = task.scene.foreign.lock();
     let home = task.scene.cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
-    let kind = home.kind().map_err(|error| cgroup::failure("read the type of", parent, &error))?;
-    if kind != "domain" {
-        return Err(NoJail::Impossible(io::Error::other(format!("cgroup {parent} is a {kind} cgroup"))));
+    is_domain(&home)?;
+    if let Some(own) = known_members(task).first().map(|root| root.from.as_str()).filter(|own| *own != parent)
+    {
+        may_leave(task, own)?;
     }
     task.step("jail");
     let (jail, made) = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
@@ -182,6 +193,26 @@ pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Froz
     }
     let frozen = await_frozen(task, &jail, FREEZE_LIMIT)?;
     Ok((frozen, spared))
+}
+
+/// Whether whoever lives there may be moved, because a move back would give back what was: a threaded cgroup has single threads of a process
+/// whose others are elsewhere, and all go together; and where no path reaches nobody finds the way back.
+pub(super) fn may_leave(task: &Task<'_>, home: &str) -> Result<(), NoJail> {
+    match task.scene.cgroups.cgroup(home) {
+        Ok(cgroup) => is_domain(&cgroup),
+        // it has ended, or will be told so by the move
+        Err(error) if cgroup::was_removed(&error) => Ok(()),
+        Err(error) => Err(NoJail::Impossible(io::Error::other(format!("cgroup {home}: {error}")))),
+    }
+}
+
+fn is_domain(cgroup: &Cgroup) -> Result<(), NoJail> {
+    let path = &cgroup.path;
+    match cgroup.kind() {
+        Ok(kind) if kind == "domain" => Ok(()),
+        Ok(kind) => Err(NoJail::Impossible(io::Error::other(format!("cgroup {path} is a {kind} cgroup")))),
+        Err(error) => Err(cgroup::failure("read the type of", path, &error).into()),
+    }
 }
 
 /// Moves one in; `Ok(false)` when it has ended.

@@ -11,14 +11,17 @@ mod cgroup;
 mod engine;
 mod evidence;
 mod file;
+mod foreign;
 mod freeze;
 mod gather;
 mod guard;
+mod halt;
 mod homes;
 mod jail;
 mod journal;
 mod kill;
 mod mask;
+mod name;
 mod network;
 mod object;
 mod process;
@@ -69,6 +72,8 @@ pub struct ContainConfig {
     pub evidence: EvidenceLimits,
     /// Files larger than this are not quarantined (bytes).
     pub max_file_bytes: u64,
+    /// One freeze gathers so many processes; of a larger tree it holds those, and says so.
+    pub max_tree: usize,
     /// The agent's process tree.
     pub lineage: Option<Arc<dyn Lineage>>,
     /// Masks secrets in evidence.
@@ -90,6 +95,7 @@ impl ContainConfig {
             guard: None,
             evidence: EvidenceLimits::default(),
             max_file_bytes: 1 << 30,
+            max_tree: 16_384,
             lineage: None,
             mask: Arc::new(MaskAll),
             on_step: None,
@@ -143,6 +149,7 @@ impl Contain {
             mask: config.mask,
             evidence: config.evidence,
             max_file_bytes: config.max_file_bytes,
+            max_tree: config.max_tree,
             spare: network::Spare::default(),
             journal: Mutex::new(journal),
             foreign: Mutex::new(()),

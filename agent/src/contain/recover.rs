@@ -12,7 +12,7 @@ use model::{
 
 use super::{
     engine::{Clock, Contain, is_held},
-    journal::{Line, Slot, is_over},
+    journal::{Line, Slot},
     network,
     scene::{Clean, Task, act},
 };
@@ -35,6 +35,11 @@ pub struct Drift {
     pub found: String,
     /// Whether it is in force again.
     pub again: Result<(), ActionFailure>,
+}
+
+/// Its effect is there, and nobody has asked for its undo.
+fn is_settled(state: ActionState) -> bool {
+    matches!(state, ActionState::Applied | ActionState::Verified | ActionState::Unverified)
 }
 
 impl Contain {
@@ -77,12 +82,8 @@ impl Contain {
         }
         let mut drifts = Vec::new();
         for record in self.in_force() {
-            let settled = matches!(
-                record.state,
-                ActionState::Applied | ActionState::Verified | ActionState::Unverified
-            );
             // a file that comes back at its path is another file: nothing of ours is undone by it
-            if !settled || record.action == NodeAction::QuarantineFile {
+            if !is_settled(record.state) || record.action == NodeAction::QuarantineFile {
                 continue;
             }
             let _alone = self.enter(&record.id);
@@ -110,8 +111,9 @@ impl Contain {
     }
 
     fn watch_one(&self, id: &ActionId, clock: &Clock) -> Option<Drift> {
-        let record = self.record(id).filter(|record| !is_over(record.state))?;
-        let task = Task::new(&self.scene, id, &record.target);
+        // It may have been lifted meanwhile, and that may have failed half way: then the undo goes on, and nothing is done again.
+        let record = self.record(id).filter(|record| is_settled(record.state))?;
+        let task = Task::of_record(&self.scene, &record);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         let found = match act(&record.action).still_holds(&task, &rollback) {
             Ok(Effect::InForce) => {
@@ -162,7 +164,7 @@ impl Contain {
             let detail = "it ended with the boot that it belonged to".to_owned();
             return self.note(Line::State { id, state: ActionState::Vacuous, detail });
         }
-        let task = Task::new(&self.scene, &id, &record.target);
+        let task = Task::of_record(&self.scene, &record);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
         match record.state {
             ActionState::Applying => {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use model::{
-    ActionFailure, ActionId, Effect, NodeAction, NodeId, Outputs, ProcessKey, RollbackState, Target,
+    ActionFailure, ActionId, ActionRecord, Effect, NodeAction, NodeId, Outputs, ProcessKey, RollbackState,
+    Target,
 };
 
 use super::{
@@ -42,6 +43,7 @@ pub(super) struct Scene {
     pub(super) mask: Arc<dyn Mask>,
     pub(super) evidence: EvidenceLimits,
     pub(super) max_file_bytes: u64,
+    pub(super) max_tree: usize,
     pub(super) spare: Spare,
     pub(super) journal: Mutex<Journal>,
     /// Held while jails are filled and emptied, and while `cgroup.freeze` of a cgroup that is not ours is changed for a moment or for
@@ -97,6 +99,12 @@ impl<'a> Task<'a> {
             in_force: Cell::new(None),
             clean: Cell::new(Clean::Yes),
         }
+    }
+
+    /// One that is in the journal, on the word on which it was begun.
+    pub(super) fn of_record(scene: &'a Scene, record: &'a ActionRecord) -> Self {
+        let word = if record.incident.is_some() { Word::Told } else { Word::Own };
+        Self { word, ..Self::new(scene, &record.id, &record.target) }
     }
 
     /// One that a rule asks for, and nobody else.

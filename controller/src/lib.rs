@@ -22,6 +22,7 @@ mod corpus;
 mod files;
 mod health;
 mod metrics;
+mod place;
 mod playbooks;
 pub mod reconcile;
 pub mod replay;

@@ -11,6 +11,8 @@ use std::{
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
+use crate::place::place;
+
 /// Length of a key in bytes: the output size of SHA-256, as RFC 2104 §3 advises.
 const KEY_BYTES: usize = 32;
 
@@ -113,10 +115,15 @@ impl AuditKey {
         }
         let mut key = [0; KEY_BYTES];
         fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut key)).map_err(io("draw"))?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io("create"))?;
+        // Under another name until it is whole: a kill in between would leave a file that is no key.
+        let fresh = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        let mut file = file.map_err(io("create"))?;
         writeln!(file, "{}", hex::encode(key)).and_then(|()| file.sync_all()).map_err(io("write"))?;
-        Ok(Self(key))
+        place(&fresh, path).map_err(io("create"))?;
+        // Whoever was first made it.
+        Self::load(path)
     }
 }
 
@@ -136,6 +143,10 @@ mod tests {
     fn a_key_is_made_once_and_kept_from_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys/audit.key");
+        // I7: what a kill left half made is no key.
+        fs::create_dir(dir.path().join("keys")).unwrap();
+        fs::write(path.with_extension("new"), "").unwrap();
+        fs::set_permissions(path.with_extension("new"), fs::Permissions::from_mode(0o600)).unwrap();
         let made = AuditKey::load_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(AuditKey::load_or_create(&path).unwrap().fingerprint(), made.fingerprint());

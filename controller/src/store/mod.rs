@@ -12,8 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Database, ReadableDatabase as _, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
 use serde::de::DeserializeOwned;
+
+use crate::place::place;
 
 pub(crate) use batch::{Batch, ReadBack};
 pub(crate) use rows::{
@@ -214,9 +216,31 @@ impl Store {
                 .map_err(|source| StoreError::Folder { path: path.into(), source })?;
         }
         let mut store = Self { path: path.into(), kept: Kept::Disk(None) };
+        if !path.exists() {
+            store.make()?;
+        }
         store.reopen()?;
         store.prepare()?;
         Ok(store)
+    }
+
+    /// Makes an empty one, under another name until it is whole: a file that a kill left half made is refused for ever.
+    fn make(&self) -> Result<(), StoreError> {
+        let fresh = self.path.with_extension("new");
+        let made = match Database::create(&fresh) {
+            Err(DatabaseError::Storage(StorageError::Io(error)))
+                if error.kind() == io::ErrorKind::InvalidData =>
+            {
+                // Whoever is still making it holds its lock: this one was left by somebody who was killed.
+                std::fs::remove_file(&fresh).map_err(|source| self.error("make", source.into()))?;
+                Database::create(&fresh)
+            }
+            other => other,
+        };
+        let made = made.map_err(|error| self.error("open", error.into()))?;
+        let placed = place(&fresh, &self.path).map_err(|source| self.error("make", source.into()));
+        drop(made);
+        placed
     }
 
     /// An empty one that ends with this process.
@@ -422,6 +446,20 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Table::Runs, b"run-1".to_vec(), &value, read_back);
         batch
+    }
+
+    #[test]
+    fn i7_a_database_that_a_kill_left_half_made_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        // So redb leaves it: its length is set, and nothing stands in it.
+        std::fs::write(path.with_extension("new"), vec![0; 1 << 20]).unwrap();
+        let store = Store::open(&path).unwrap();
+        store.commit(&batch(1, ReadBack::Yes)).unwrap();
+        assert!(!path.with_extension("new").exists());
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.get::<u64>(Table::Runs, b"run-1").unwrap(), Some(1));
     }
 
     #[test]

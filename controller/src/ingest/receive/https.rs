@@ -3,10 +3,10 @@
 //! A sender is thanked only once what it sent is on disk (at least once); until then it is told to come again. Who speaks is asked for before
 //! a body is read, but for a signature, which is of the body.
 
+mod seats;
 mod speaker;
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -24,12 +24,15 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::timeout,
+    sync::{Semaphore, SemaphorePermit},
+    time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
-use self::speaker::{Speaker, Tls};
+use self::{
+    seats::{Seat, Seats},
+    speaker::{Speaker, Tls},
+};
 use super::{
     super::{
         inbox::{Durable, Entry, InboxError, Key},
@@ -47,14 +50,14 @@ const MAX_BODY: usize = 16 << 20;
 /// KiB of all bodies together that are held at once.
 const MAX_BODIES_KIB: u32 = 64 << 10;
 
-/// Connections, and connections of one address: a flood of one sender leaves room for the others.
-const MAX_CONNECTIONS: usize = 64;
-const MAX_OF_ONE: usize = 16;
-
-/// For the handshake; for a request's head, also between two requests; for its body.
+/// For the handshake; for a request's head, also between two requests; for its body, and for the next piece of that.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 const BODY: Duration = Duration::from_secs(30);
+const PIECE: Duration = Duration::from_secs(10);
+
+/// How long room for a body is waited for before somebody is asked for his.
+const ASK: Duration = Duration::from_secs(1);
 
 /// A source's server.
 struct Server {
@@ -65,7 +68,7 @@ struct Server {
     bodies: Semaphore,
     /// One writer, and those who wait come in the order in which they came.
     writer: Semaphore,
-    peers: Mutex<HashMap<IpAddr, usize>>,
+    seats: Arc<Seats>,
 }
 
 /// Serves until it is told to stop.
@@ -77,7 +80,7 @@ pub(super) async fn serve(format: Format, door: &HttpsDoor, post: &Post) {
         tls: Mutex::new(Tls::default()),
         bodies: Semaphore::new(MAX_BODIES_KIB as usize),
         writer: Semaphore::new(1),
-        peers: Mutex::default(),
+        seats: Arc::default(),
     });
     let mut backoff = Backoff::new();
     loop {
@@ -104,12 +107,19 @@ async fn accept_all(server: &Arc<Server>, listener: &TcpListener) {
         match accepted {
             Ok((tcp, from)) => {
                 let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                if let Some(seat) = Seat::take(server, from.ip()) {
-                    let server = Arc::clone(server);
-                    tasks.spawn(async move {
-                        server.talk(tcp, from).await;
-                        drop(seat);
-                    });
+                match server.seats.take(from.ip()) {
+                    Ok((seat, gone)) => {
+                        server.made_room(gone);
+                        let server = Arc::clone(server);
+                        tasks.spawn(async move {
+                            let seat = Arc::new(seat);
+                            tokio::select! {
+                                () = server.talk(tcp, from, Arc::clone(&seat)) => {}
+                                () = seat.out.cancelled() => {}
+                            }
+                        });
+                    }
+                    Err(because) => server.post.desk.note(Count::Full, 1, server.post.now(), because),
                 }
             }
             Err(error) => {
@@ -124,44 +134,9 @@ async fn accept_all(server: &Arc<Server>, listener: &TcpListener) {
     tasks.wait().await;
 }
 
-/// A connection's place among those of its address.
-struct Seat {
-    server: Arc<Server>,
-    peer: IpAddr,
-}
-
-impl Seat {
-    fn take(server: &Arc<Server>, peer: IpAddr) -> Option<Self> {
-        let mut peers = server.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = peers.get(&peer).copied().unwrap_or(0);
-        if own >= MAX_OF_ONE || peers.values().sum::<usize>() >= MAX_CONNECTIONS {
-            let what = format!(
-                "{peer} has {own} connections, at most {MAX_OF_ONE} of one and {MAX_CONNECTIONS} in all"
-            );
-            server.post.desk.note(Count::Full, 1, server.post.now(), what);
-            return None;
-        }
-        peers.insert(peer, own + 1);
-        drop(peers);
-        Some(Self { server: Arc::clone(server), peer })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut peers = self.server.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = peers.get_mut(&self.peer) {
-            *own -= 1;
-            if *own == 0 {
-                peers.remove(&self.peer);
-            }
-        }
-    }
-}
-
 impl Server {
     /// One connection.
-    async fn talk(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr) {
+    async fn talk(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr, seat: Arc<Seat>) {
         let Some(acceptor) = self.tell_tls() else { return };
         let tls = match timeout(HANDSHAKE, acceptor.accept(tcp)).await {
             Ok(Ok(tls)) => tls,
@@ -171,8 +146,8 @@ impl Server {
         let speaker = Arc::new(Speaker::of(&tls));
         let server = Arc::clone(self);
         let service = service_fn(move |request| {
-            let (server, speaker) = (Arc::clone(&server), Arc::clone(&speaker));
-            async move { Ok::<_, Infallible>(server.answer(request, from, &speaker).await) }
+            let (server, speaker, seat) = (Arc::clone(&server), Arc::clone(&speaker), Arc::clone(&seat));
+            async move { Ok::<_, Infallible>(server.answer(request, from, &speaker, &seat).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -202,6 +177,7 @@ impl Server {
         request: Request<Incoming>,
         from: SocketAddr,
         speaker: &Speaker,
+        seat: &Seat,
     ) -> Response<Full<Bytes>> {
         if request.uri().path() != self.door.path {
             return said(StatusCode::NOT_FOUND, "there is nothing here");
@@ -210,6 +186,9 @@ impl Server {
             self.stranger(from, &because);
             return said(StatusCode::UNAUTHORIZED, "who are you?");
         }
+        // A signature alone says so only once the body is there.
+        let is_known = self.door.client_ca.is_some() || self.door.token.is_some();
+        let _engaged = is_known.then(|| seat.engage());
         if request.method() == Method::GET && self.format == Format::Okta {
             return challenge(request.headers());
         }
@@ -224,23 +203,46 @@ impl Server {
         }
         // A body is read only while there is room for all of it.
         let kib = u32::try_from(announced.div_ceil(1024)).unwrap_or(MAX_BODIES_KIB).max(1);
-        let Ok(Ok(_room)) = timeout(BODY, self.bodies.acquire_many(kib)).await else {
+        let _needs = seat.needs(kib.into());
+        let Some(_room) = self.room(kib, seat).await else {
             return self.come_again(from, "too many bodies at once");
         };
         let (head, body) = request.into_parts();
-        let body = match timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return self.too_long(from, announced);
+        let body = match timeout(BODY, collect(body)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(Unread::TooLong)) => return self.too_long(from, announced),
+            Ok(Err(Unread::Broken)) => return said(StatusCode::BAD_REQUEST, "the body could not be read"),
+            Ok(Err(Unread::Late)) | Err(_) => {
+                return said(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
             }
-            Ok(Err(_)) => return said(StatusCode::BAD_REQUEST, "the body could not be read"),
-            Err(_) => return said(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
         };
         if let Err(because) = speaker::is_signed(&self.door, &head.headers, &body) {
             self.stranger(from, &because);
             return said(StatusCode::UNAUTHORIZED, "who are you?");
         }
+        let _engaged = seat.engage();
         self.take(body, from).await
+    }
+
+    /// Room for a body. Who waits longer asks those for theirs who hold more and have not said who they are.
+    async fn room(&self, kib: u32, seat: &Seat) -> Option<SemaphorePermit<'_>> {
+        let room = self.bodies.acquire_many(kib);
+        let (mut room, mut late) = (std::pin::pin!(room), std::pin::pin!(sleep(BODY)));
+        loop {
+            tokio::select! {
+                room = &mut room => return room.ok(),
+                () = &mut late => return None,
+                () = sleep(ASK) => self.made_room(seat.ask_for_room()),
+            }
+        }
+    }
+
+    /// Says whose connection was closed for somebody else's, if one was.
+    fn made_room(&self, gone: Option<IpAddr>) {
+        if let Some(peer) = gone {
+            let what = format!("{peer}: a connection that had not said who it is made room for another");
+            self.post.desk.note(Count::Stranger, 1, self.post.now(), what);
+        }
     }
 
     /// Puts a body into the inbox.
@@ -291,6 +293,30 @@ impl Server {
     fn stranger(&self, from: SocketAddr, because: &str) {
         let what = format!("{}: {because}", from.ip());
         self.post.desk.note(Count::Stranger, 1, self.post.now(), what);
+    }
+}
+
+/// Why there is no body.
+enum Unread {
+    TooLong,
+    Late,
+    Broken,
+}
+
+/// The whole of a body of which no piece is long in coming.
+async fn collect(body: Incoming) -> Result<Bytes, Unread> {
+    let mut body = Limited::new(body, MAX_BODY);
+    let mut whole = Vec::new();
+    loop {
+        match timeout(PIECE, body.frame()).await {
+            Ok(None) => return Ok(whole.into()),
+            Ok(Some(Ok(frame))) => whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Ok(Some(Err(error))) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Unread::TooLong);
+            }
+            Ok(Some(Err(_))) => return Err(Unread::Broken),
+            Err(_) => return Err(Unread::Late),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Receivers with real sockets on loopback, real certificates and real files: what is in the inbox afterwards.
 
+mod slow;
+
 use std::{
     fs,
     io::Write as _,

@@ -1,0 +1,223 @@
+//! Connections at once: how many there may be, and who makes room.
+//!
+//! Whoever can reach the port can open connections and be slow, from as many addresses as he has. So a connection only keeps its seat as long as
+//! nobody needs it, but for a request whose sender is known: when all seats are taken, the oldest other one of the address that has most of
+//! them makes room. Who has few, as an API server, is the last to be asked.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// Connections, and connections of one address.
+pub(super) const MOST: usize = 64;
+pub(super) const MOST_OF_ONE: usize = 16;
+
+/// Who is here.
+#[derive(Debug, Default)]
+pub(super) struct Seats(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    /// In the order in which they came.
+    taken: BTreeMap<u64, Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    from: IpAddr,
+    /// Whether it is in the middle of a request of somebody who is known.
+    engaged: bool,
+    /// What it holds of the room for bodies, or waits for, in KiB.
+    room: u64,
+    out: CancellationToken,
+}
+
+/// A connection's seat, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    number: u64,
+    /// Somebody else needs it: the connection is to be closed.
+    pub(super) out: CancellationToken,
+}
+
+/// As long as it lives its seat is kept; or its body's share of the room is counted.
+#[derive(Debug)]
+pub(super) struct Held<'a>(&'a Seat, What);
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Engaged,
+    Room,
+}
+
+impl Seats {
+    /// A seat for a connection from `peer`, and who made room for it, if somebody had to; or why there is none.
+    pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<(Seat, Option<IpAddr>), String> {
+        let from = network(peer);
+        let mut inner = self.lock();
+        let own = inner.taken.values().filter(|one| one.from == from).count();
+        let mut gone = None;
+        if own >= MOST_OF_ONE || inner.taken.len() >= MOST {
+            gone = inner.make_room(from, own >= MOST_OF_ONE);
+            if gone.is_none() {
+                return Err(format!(
+                    "{peer} has {own} connections, at most {MOST_OF_ONE} of one and {MOST} in all, and none of them can be closed"
+                ));
+            }
+        }
+        inner.next += 1;
+        let (number, out) = (inner.next, CancellationToken::new());
+        inner.taken.insert(number, Taken { from, engaged: false, room: 0, out: out.clone() });
+        Ok((Seat { seats: Arc::clone(self), number, out }, gone))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Its sender is known: it is not asked to make room.
+    pub(super) fn engage(&self) -> Held<'_> {
+        self.change(|one| one.engaged = true);
+        Held(self, What::Engaged)
+    }
+
+    /// It needs so much of the room for bodies, in KiB.
+    pub(super) fn needs(&self, room: u64) -> Held<'_> {
+        self.change(|one| one.room = room);
+        Held(self, What::Room)
+    }
+
+    /// Closes the connection that holds most of the room for bodies, of the address that holds most of it, if nobody knows its sender and
+    /// that address holds more than ours. Whose it was.
+    pub(super) fn ask_for_room(&self) -> Option<IpAddr> {
+        let mut inner = self.seats.lock();
+        let own = inner.taken.get(&self.number)?.from;
+        let mut held: HashMap<IpAddr, u64> = HashMap::new();
+        for one in inner.taken.values().filter(|one| !one.engaged) {
+            *held.entry(one.from).or_default() += one.room;
+        }
+        let ours = held.get(&own).copied().unwrap_or(0);
+        let (most, _) = held.into_iter().filter(|(_, room)| *room > ours).max_by_key(|(_, room)| *room)?;
+        let of_it = inner.taken.iter().filter(|(_, one)| one.from == most && !one.engaged);
+        let number = of_it.max_by_key(|(_, one)| one.room).map(|(number, _)| *number)?;
+        inner.close(number)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Taken)) {
+        if let Some(one) = self.seats.lock().taken.get_mut(&self.number) {
+            change(one);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.lock().taken.remove(&self.number);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.change(|one| match self.1 {
+            What::Engaged => one.engaged = false,
+            What::Room => one.room = 0,
+        });
+    }
+}
+
+impl Inner {
+    /// Closes one that nobody knows the sender of: of `own` only, or of whoever has most.
+    fn make_room(&mut self, own: IpAddr, of_own: bool) -> Option<IpAddr> {
+        let mut slack: HashMap<IpAddr, usize> = HashMap::new();
+        for one in self.taken.values().filter(|one| !one.engaged && (!of_own || one.from == own)) {
+            *slack.entry(one.from).or_default() += 1;
+        }
+        // Of two that have as many, our own.
+        let (most, _) = slack.into_iter().max_by_key(|(from, count)| (*count, *from == own))?;
+        let oldest = self.taken.iter().find(|(_, one)| one.from == most && !one.engaged);
+        let number = oldest.map(|(number, _)| *number)?;
+        self.close(number)
+    }
+
+    fn close(&mut self, number: u64) -> Option<IpAddr> {
+        let one = self.taken.remove(&number)?;
+        one.out.cancel();
+        Some(one.from)
+    }
+}
+
+/// What one machine has: an IPv4 address, or the half of an IPv6 address that it cannot choose.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn i11_who_has_most_makes_room_and_a_known_sender_is_left_alone() {
+        let seats = Arc::new(Seats::default());
+        let (server, none) = seats.take(at(1)).unwrap();
+        assert_eq!(none, None);
+        let slow: Vec<Seat> = (0..63_u8).map(|n| seats.take(at(2 + n % 5)).unwrap().0).collect();
+        // All are taken. Those of 2, 3 and 4 have 13 each.
+        let (another, gone) = seats.take(at(9)).unwrap();
+        assert!(gone.is_some_and(|gone| [at(2), at(3), at(4)].contains(&gone)), "{gone:?}");
+        assert_eq!(slow.iter().filter(|seat| seat.out.is_cancelled()).count(), 1);
+        assert!(!server.out.is_cancelled() && !another.out.is_cancelled());
+        // Where all senders are known, nobody is closed.
+        let known: Vec<_> = slow.iter().chain([&server, &another]).map(Seat::engage).collect();
+        assert!(seats.take(at(9)).unwrap_err().contains("at most"));
+        drop(known);
+        assert!(seats.take(at(9)).is_ok());
+        assert!(seats.lock().taken.len() <= MOST);
+        drop((slow, server, another));
+        assert_eq!(seats.lock().taken.len(), 0);
+    }
+
+    #[test]
+    fn i11_one_address_has_its_bound_and_its_own_oldest_makes_room() {
+        let seats = Arc::new(Seats::default());
+        let text = |last: u16| format!("fd00::{last:x}").parse::<IpAddr>().unwrap();
+        let own: Vec<Seat> = (0..16).map(|n| seats.take(text(n)).unwrap().0).collect();
+        let kept = own[0].engage();
+        let (_newest, gone) = seats.take(text(99)).unwrap();
+        assert_eq!(gone, Some(network(text(0))), "the half that it cannot choose");
+        assert!(!own[0].out.is_cancelled() && own[1].out.is_cancelled());
+        drop(kept);
+    }
+
+    #[test]
+    fn i11_room_for_bodies_comes_from_who_holds_more() {
+        let seats = Arc::new(Seats::default());
+        let (small, _) = seats.take(at(1)).unwrap();
+        let (large, _) = seats.take(at(2)).unwrap();
+        let (known, _) = seats.take(at(3)).unwrap();
+        let (_one, _two, _three) = (small.needs(10), large.needs(1000), known.needs(5000));
+        let engaged = known.engage();
+        assert_eq!(small.ask_for_room(), Some(at(2)));
+        assert!(large.out.is_cancelled() && !known.out.is_cancelled());
+        assert_eq!(small.ask_for_room(), None, "who is known is not asked");
+        drop(engaged);
+        assert_eq!(small.ask_for_room(), Some(at(3)));
+    }
+}

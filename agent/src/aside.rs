@@ -357,15 +357,22 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
         let patience = Patience { silence: Duration::from_millis(50), all: Duration::from_millis(120) };
         let mut aside = Aside::new(Purpose::Evidence, patience);
-        for _ in 0..3 {
+        // on a busy machine each wait takes longer than it may, so fewer of them use the patience up
+        let mut given_up = 0;
+        loop {
             let error = aside.read_some(&path, 1).unwrap_err();
+            if error.to_string().contains("not tried") {
+                break;
+            }
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert!(error.to_string().contains("did not answer"), "{error}");
+            given_up += 1;
         }
+        assert!((1..=3).contains(&given_up), "{given_up} times");
         let error = aside.read_some(Path::new("/proc/self/stat"), 1).unwrap_err();
         assert!(error.to_string().contains("not tried"), "{error}");
         // another one has patience of its own
-        let mut aside = Aside::new(Purpose::Evidence, patience);
+        let mut aside = Aside::new(Purpose::Evidence, Patience::default());
         assert_eq!(aside.read_some(Path::new("/proc/self/stat"), 1).unwrap().len(), 1);
     }
 

@@ -1,11 +1,14 @@
 //! cgroup id → container, pod or unit.
 
 mod handle;
+pub(crate) mod name;
 mod parse;
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -71,8 +74,7 @@ impl Workloads {
     }
 
     fn inode(&self, path: &str) -> Option<u64> {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(self.mount.join(path.trim_start_matches('/'))).ok().map(|m| m.ino())
+        inode(&self.mount, path)
     }
 
     fn forget_oldest(&mut self) {
@@ -119,16 +121,27 @@ pub fn cgroup2_mount() -> io::Result<PathBuf> {
 /// `/proc/PID/cgroup`'s line of the unified hierarchy.
 #[must_use]
 pub fn path_of_process(pid: Pid) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    (!path.ends_with(" (deleted)")).then(|| path.to_owned())
+    // a name may be no text, and that of a removed cgroup is marked: whoever asks looks whether it is there
+    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    Some(name::text(path))
+}
+
+/// The inode number of the cgroup at `path` below the mount, which is its id; `None` where there is none.
+pub(crate) fn inode(mount: &Path, path: &str) -> Option<u64> {
+    use std::os::unix::{ffi::OsStrExt, fs::MetadataExt};
+    let below = name::bytes(path.trim_start_matches('/'));
+    fs::metadata(mount.join(OsStr::from_bytes(&below))).ok().map(|meta| meta.ino())
 }
 
 fn below_mount(path: &Path, mount: &Path) -> Option<String> {
-    let below = path.strip_prefix(mount).ok()?.to_str()?;
-    // /proc/self/fd says so of a folder that was removed while we held it; its name is still right.
-    let below = below.strip_suffix(" (deleted)").unwrap_or(below);
-    Some(format!("/{below}"))
+    let below = path.strip_prefix(mount).ok()?.as_os_str().as_bytes();
+    // /proc/self/fd says so of a folder that was removed while we held it; its name is still right. Anybody may call one so.
+    let below = match below.strip_suffix(b" (deleted)") {
+        Some(before) if !path.exists() => before,
+        _ => below,
+    };
+    Some(format!("/{}", name::text(below)))
 }
 
 /// Mount points have blank, tab, newline and backslash as octal escapes (`getmntent(3)`).
@@ -171,6 +184,43 @@ mod tests {
         );
         drop(folder);
         assert_eq!(workloads.resolve(id, nobody), seen);
+    }
+
+    /// Whoever may make cgroups below a container's own may call them what he likes: its workload is told all the same.
+    #[test]
+    fn what_a_program_calls_its_cgroup_does_not_hide_its_pod() {
+        use rustix::fs::{AtFlags, Mode, OFlags};
+        const UID: &str = "6b1f0c3a-9d2e-4f7b-8a1c-2e3f4a5b6c7d";
+        const ID: &str = "3f4a0c7e9d2b1f6a8c5e7d9b0a1c2e3f4a5b6c7d8e9f0a1b2c3d4e5f6a7b8c9d";
+        let Some((folder, _)) = make("hemostat-test-pods") else { return };
+        let around = rustix::fs::open(&folder.0, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let kubelets = [format!("pod{UID}").into_bytes(), ID.as_bytes().to_vec()];
+        let nests: [Vec<Vec<u8>>; 4] = [
+            vec![b"no \xff text".to_vec()],
+            vec![b"x (deleted)".to_vec()],
+            (0..20).map(|_| vec![b'd'; 250]).collect(),
+            (0..2100).map(|_| vec![b'd']).collect(),
+        ];
+        for nest in nests {
+            let names: Vec<Vec<u8>> = kubelets.iter().cloned().chain(nest).collect();
+            let go = |at: &std::os::fd::OwnedFd, name: &[u8]| {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(at, OsStr::from_bytes(name), flags, Mode::empty()).unwrap()
+            };
+            let mut at = around.try_clone().unwrap();
+            for name in &names {
+                rustix::fs::mkdirat(&at, OsStr::from_bytes(name), Mode::from_raw_mode(0o755)).unwrap();
+                at = go(&at, name);
+            }
+            let id = CgroupId(rustix::fs::fstat(&at).unwrap().st_ino);
+            let seen = Workloads::open().unwrap().resolve(id, Pid(u32::MAX));
+            for name in names.iter().rev() {
+                at = go(&at, b"..");
+                rustix::fs::unlinkat(&at, OsStr::from_bytes(name), AtFlags::REMOVEDIR).unwrap();
+            }
+            let Workload::Container { container_id, pod_uid, .. } = &*seen else { panic!("{seen:?}") };
+            assert_eq!((container_id.as_str(), pod_uid.as_deref()), (ID, Some(UID)), "{names:?}");
+        }
     }
 
     #[test]

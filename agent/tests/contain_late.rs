@@ -189,6 +189,27 @@ fn i9_a_stranger_at_the_path_of_a_cgroup_that_was_frozen_is_not_touched() {
     }
 }
 
+/// One freeze of the cgroup that is gone, and one of the other that was made at its path by somebody who had frozen it: each gives back its own.
+#[test]
+fn i9_two_freezes_at_one_path_are_not_taken_for_one() {
+    let Some(ground) = Ground::new("two at one path") else { return };
+    let (cgroup, path) = ground.sub("unit");
+    ground.start_in(&cgroup, Command::new("sleep").arg("1000"));
+    let contain = ground.contain();
+    let first = contain.react(CGROUP, ground::cgroup_target(&cgroup, &path), now()).unwrap();
+    fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
+    wait_for("it to go", || fs::remove_dir(&cgroup).is_ok());
+    ground.sub("unit");
+    ground.start_in(&cgroup, Command::new("sleep").arg("1000"));
+    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+    let second = contain.react(CGROUP, ground::cgroup_target(&cgroup, &path), now()).unwrap();
+    lift(&contain, &first.id);
+    assert!(is_asked_to_freeze(&cgroup));
+    lift(&contain, &second.id);
+    assert!(is_asked_to_freeze(&cgroup), "as it was found");
+    fs::write(cgroup.join("cgroup.freeze"), "0").unwrap();
+}
+
 /// What is to be released, and how that stood afterwards.
 type Asked = (ActionId, Option<ActionRecord>);
 

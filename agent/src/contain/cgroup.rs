@@ -18,10 +18,8 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
 };
 
-use super::{
-    name,
-    process::{self, Stat},
-};
+use super::process::{self, Stat};
+use crate::workload::name;
 
 /// Written files that wait to be closed; further ones are closed at once.
 const MAX_KEPT_OPEN: usize = 4;

@@ -24,11 +24,11 @@ use super::{
     gather::gather,
     homes::{Homes, Way},
     journal::Line,
-    name,
     process::Held,
     scene::{Task, tag},
     spared::Spared,
 };
+use crate::workload::name;
 
 /// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);

@@ -21,7 +21,6 @@ mod jail;
 mod journal;
 mod kill;
 mod mask;
-mod name;
 mod network;
 mod object;
 mod process;

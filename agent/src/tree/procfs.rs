@@ -131,10 +131,8 @@ impl Procfs {
             fs::metadata(format!("{folder}/ns/{name}")).map_or(0, |m| u32::try_from(m.ino()).unwrap_or(0))
         };
         let cgroup = workload::path_of_process(pid)
-            .and_then(|path| {
-                fs::metadata(self.cgroup_mount.as_ref()?.join(path.trim_start_matches('/'))).ok()
-            })
-            .map(|m| CgroupId(m.ino()));
+            .and_then(|path| workload::inode(self.cgroup_mount.as_ref()?, &path))
+            .map(CgroupId);
         let facts = ProcFacts {
             pid,
             start_ticks: stat.start_ticks,

@@ -8,9 +8,13 @@ use std::{
 };
 
 use model::CgroupId;
+use rustix::fs::{Mode, OFlags};
 
 /// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the 64-bit node id.
 const FILEID_KERNFS: i32 = 0xfe;
+
+/// So many cgroups further up it is looked for one that a path reaches.
+const MAX_CLIMB: usize = 4096;
 
 /// `struct file_handle` with room for one kernfs id.
 #[repr(C)]
@@ -29,7 +33,8 @@ impl Mount {
         fs::File::open(path).map(Self)
     }
 
-    /// The folder of a cgroup that still exists.
+    /// The folder of a cgroup that still exists; of one that no path reaches, the nearest around it that one does. So whose it is is known,
+    /// however deep a program nests its cgroups.
     pub(super) fn path_of(&self, cgroup: CgroupId) -> io::Result<PathBuf> {
         let mut handle = KernfsHandle { bytes: 8, kind: FILEID_KERNFS, id: cgroup.0.to_ne_bytes() };
         // SAFETY: `handle` has the layout of `struct file_handle` with `bytes` (8) bytes of f_handle behind it, lives through
@@ -45,7 +50,16 @@ impl Mount {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just given us this descriptor; nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        let mut fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        for _ in 0..MAX_CLIMB {
+            match fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
+                Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    fd = rustix::fs::openat(&fd, "..", flags, Mode::empty())?;
+                }
+                found => return found,
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG))
     }
 }

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const FIRST: u32 = 0x10_FE00;
 
 /// The text of a path.
-pub(super) fn text(path: &[u8]) -> String {
+pub(crate) fn text(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for piece in path.utf8_chunks() {
         for letter in piece.valid().chars() {
@@ -25,7 +25,7 @@ pub(super) fn text(path: &[u8]) -> String {
 }
 
 /// The path of a text.
-pub(super) fn bytes(text: &str) -> Cow<'_, [u8]> {
+pub(crate) fn bytes(text: &str) -> Cow<'_, [u8]> {
     if text.is_ascii() || !text.chars().any(|letter| byte_of(letter).is_some()) {
         return Cow::Borrowed(text.as_bytes());
     }

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::http::{Method, Request, header::CONTENT_TYPE};
+use hyper::http::{
+    Method, Request,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 use model::{ActionFailure, ObjectRef};
@@ -17,7 +20,7 @@ use crate::shown::complaint;
 
 /// How long one request is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of one object or list, at most (I11).
+/// Bytes of one object or list, all of its pages together, at most (I11).
 const MAX_ANSWER: usize = 64 << 20;
 /// Objects of one list, at most (I11).
 pub(crate) const MAX_LIST: usize = 10_000;
@@ -64,6 +67,16 @@ const KINDS: &[(&str, &str, &str, Scope)] = &[
     ("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", Scope::Cluster),
     ("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", Scope::Cluster),
 ];
+
+/// What the server is asked to send of a list.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// How much of each object comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Whole,
+    Metadata,
+}
 
 /// Whether objects of a kind are in namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +191,8 @@ impl Api {
         if !(self.leads)() {
             return Err(not_leading("ask", "the API server"));
         }
-        self.text(Method::GET, "/version".into(), None, "ask", "the API server").await.map(drop)
+        let nothing = (None, Form::Whole);
+        self.text(Method::GET, "/version".into(), nothing, "ask", "the API server").await.map(drop)
     }
 
     /// The object of that name, whatever its uid.
@@ -212,7 +226,7 @@ impl Api {
         }
     }
 
-    /// All of a kind, in a namespace or everywhere.
+    /// All of a kind that a query selects, in a namespace or everywhere.
     pub(crate) async fn list(
         &self,
         api_version: &str,
@@ -220,10 +234,33 @@ impl Api {
         namespace: Option<&str>,
         query: &str,
     ) -> Result<Vec<Value>, ApiFault> {
+        self.pages(api_version, kind, namespace, query, Form::Whole).await
+    }
+
+    /// The metadata of all of a kind that a query selects, where nothing else is needed of them.
+    pub(crate) async fn list_metadata(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+        query: &str,
+    ) -> Result<Vec<Value>, ApiFault> {
+        self.pages(api_version, kind, namespace, query, Form::Metadata).await
+    }
+
+    async fn pages(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+        query: &str,
+        form: Form,
+    ) -> Result<Vec<Value>, ApiFault> {
         let base = self.collection(api_version, kind, namespace).await?;
         let what = format!("{kind}s");
         let mut all = Vec::new();
         let mut after = String::new();
+        let mut room = MAX_ANSWER;
         loop {
             let mut path = format!("{base}?limit={PAGE}");
             for (name, value) in
@@ -234,7 +271,14 @@ impl Api {
             if !query.is_empty() {
                 path.push_str(&format!("&{query}"));
             }
-            let mut page = self.json(Method::GET, path, None, "list", &what).await?;
+            let text_of_page = self.text(Method::GET, path, (None, form), "list", &what).await?;
+            room = room.checked_sub(text_of_page.len()).ok_or_else(|| ApiFault::Refused {
+                operation: "list",
+                object: what.clone(),
+                because: format!("they have more than {MAX_ANSWER} bytes"),
+            })?;
+            let mut page = parsed(&text_of_page, "list", &what)?;
+            drop(text_of_page);
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
                 for mut item in items {
                     // Lists leave out what every one of their items is.
@@ -335,7 +379,7 @@ impl Api {
         query: &str,
     ) -> Result<String, ApiFault> {
         let path = format!("{}/{below}?{query}", self.path(object).await?);
-        self.text(Method::GET, path, None, "read", &format!("{below} of {object}")).await
+        self.text(Method::GET, path, (None, Form::Whole), "read", &format!("{below} of {object}")).await
     }
 
     /// Whether the cluster has a kind.
@@ -404,19 +448,14 @@ impl Api {
         operation: &'static str,
         object: &str,
     ) -> Result<Value, ApiFault> {
-        let text = self.text(method, path, body, operation, object).await?;
-        serde_json::from_str(&text).map_err(|error| ApiFault::Away {
-            operation,
-            object: object.into(),
-            because: format!("the answer is no JSON: {error}"),
-        })
+        parsed(&self.text(method, path, (body, Form::Whole), operation, object).await?, operation, object)
     }
 
     async fn text(
         &self,
         method: Method,
         path: String,
-        body: Option<(&Value, &'static str)>,
+        (body, form): (Option<(&Value, &'static str)>, Form),
         operation: &'static str,
         object: &str,
     ) -> Result<String, ApiFault> {
@@ -427,6 +466,9 @@ impl Api {
         let mut request = Request::builder().method(method).uri(path);
         if let Some((_, kind)) = body {
             request = request.header(CONTENT_TYPE, kind);
+        }
+        if form == Form::Metadata {
+            request = request.header(ACCEPT, METADATA);
         }
         let bytes = body.map(|(content, _)| content.to_string().into_bytes()).unwrap_or_default();
         let request = request.body(bytes).map_err(|error| away(error.to_string()))?;
@@ -453,6 +495,14 @@ impl Api {
             Ok(Err(error)) => Err(away(chain(&error))),
         }
     }
+}
+
+fn parsed(text: &str, operation: &'static str, object: &str) -> Result<Value, ApiFault> {
+    serde_json::from_str(text).map_err(|error| ApiFault::Away {
+        operation,
+        object: object.into(),
+        because: format!("the answer is no JSON: {error}"),
+    })
 }
 
 fn not_leading(operation: &'static str, object: &str) -> ApiFault {

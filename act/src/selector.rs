@@ -21,6 +21,26 @@ pub(crate) fn ways_out(selector: &Value) -> BTreeSet<String> {
     equal.chain(positive).collect()
 }
 
+/// A selector as the API server takes it in a list. An expression that is not understood selects nothing away.
+pub(crate) fn query(selector: &Value) -> String {
+    let equal = selector["matchLabels"].as_object().into_iter().flatten();
+    let mut all: Vec<String> =
+        equal.filter_map(|(name, value)| value.as_str().map(|value| format!("{name}={value}"))).collect();
+    all.extend(expressions(selector).filter_map(|expression| {
+        let key = expression["key"].as_str()?;
+        let values = expression["values"].as_array().into_iter().flatten();
+        let values = values.filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+        match expression["operator"].as_str()? {
+            "In" => Some(format!("{key} in ({values})")),
+            "NotIn" => Some(format!("{key} notin ({values})")),
+            "Exists" => Some(key.to_owned()),
+            "DoesNotExist" => Some(format!("!{key}")),
+            _ => None,
+        }
+    }));
+    all.join(",")
+}
+
 fn expressions(selector: &Value) -> impl Iterator<Item = &Value> {
     selector["matchExpressions"].as_array().into_iter().flatten()
 }
@@ -75,5 +95,15 @@ mod tests {
             ways_out(&json!({"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]})).is_empty()
         );
         assert_eq!(ways_out(&json!({"matchLabels": {"app": "api"}})), BTreeSet::from(["app".into()]));
+    }
+
+    #[test]
+    fn a_selector_is_asked_as_the_api_server_takes_it() {
+        let selector = json!({"matchLabels": {"app": "api"}, "matchExpressions": [
+            {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "x", "operator": "NotIn", "values": ["c"]},
+            {"key": "y", "operator": "Exists"}, {"key": "example.org/z", "operator": "DoesNotExist"},
+        ]});
+        assert_eq!(query(&selector), "app=api,tier in (a,b),x notin (c),y,!example.org/z");
+        assert_eq!(query(&json!({})), "");
     }
 }

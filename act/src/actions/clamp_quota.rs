@@ -4,6 +4,7 @@ use model::{ActionFailure, ClusterState};
 use serde_json::json;
 
 use crate::{
+    api::percent_encoded,
     job::{Job, state},
     permissions::{Rule, rule},
 };
@@ -18,12 +19,10 @@ pub(super) fn permissions() -> Vec<Rule> {
 
 pub(super) async fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure> {
     let (object, _) = job.read_a(&["Namespace"]).await?;
-    let pods = job.api.list("v1", "Pod", Some(&object.name), "").await?;
     // A quota on pods counts those that have not ended.
-    let count = pods
-        .iter()
-        .filter(|pod| !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")))
-        .count();
-    let spec = json!({"hard": {"pods": count.to_string()}});
+    let running =
+        format!("fieldSelector={}", percent_encoded("status.phase!=Succeeded,status.phase!=Failed"));
+    let pods = job.api.list_metadata("v1", "Pod", Some(&object.name), &running).await?;
+    let spec = json!({"hard": {"pods": pods.len().to_string()}});
     Ok(state([job.made("v1", "ResourceQuota", Some(&object.name), json!({"spec": spec}))]))
 }

@@ -136,7 +136,7 @@ impl Past<'_> {
     /// The very object at a revision; `None` where it was not there.
     async fn at(&self, revision: u64) -> Result<Option<Value>, ActionFailure> {
         let query = format!(
-            "fieldSelector={}&resourceVersion={revision}&resourceVersionMatch=Exact",
+            "limit=1&fieldSelector={}&resourceVersion={revision}&resourceVersionMatch=Exact",
             percent_encoded(&format!("metadata.name={}", self.object.name)),
         );
         let (object, job) = (self.object, self.job);

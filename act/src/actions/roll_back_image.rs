@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 
 use super::owners;
 use crate::{
+    api::percent_encoded,
     fields,
     job::{Job, Look, changed, state},
     permissions::{Rule, rule},
     protect,
+    selector::query,
 };
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -30,7 +32,7 @@ pub(super) async fn capture(job: &Job<'_>) -> Result<ClusterState, ActionFailure
     protect::pods(job, &found)?;
     let spec = &found["spec"]["template"]["spec"];
     let now = images(spec);
-    let revisions = revisions(job, &object).await?;
+    let revisions = revisions(job, &object, &found).await?;
     let Some(before) = revisions.iter().map(|(_, spec)| images(spec)).find(|before| *before != now) else {
         return Err(job.unsupported("it has no revision with other images"));
     };
@@ -104,10 +106,16 @@ pub(super) fn outputs(captured: &ClusterState) -> Outputs {
 }
 
 /// Specifications of the pods of each revision, the newest first.
-async fn revisions(job: &Job<'_>, object: &ObjectRef) -> Result<Vec<(u64, Value)>, ActionFailure> {
+async fn revisions(
+    job: &Job<'_>,
+    object: &ObjectRef,
+    found: &Value,
+) -> Result<Vec<(u64, Value)>, ActionFailure> {
     let of_deployment = object.kind == "Deployment";
     let kind = if of_deployment { "ReplicaSet" } else { "ControllerRevision" };
-    let all = job.api.list("apps/v1", kind, object.namespace.as_deref(), "").await?;
+    // A revision has the labels of the pods that it is for, as its controller finds it.
+    let selected = format!("labelSelector={}", percent_encoded(&query(&found["spec"]["selector"])));
+    let all = job.api.list("apps/v1", kind, object.namespace.as_deref(), &selected).await?;
     let own =
         all.into_iter().filter(|one| owners::controller(one).is_some_and(|owner| owner.uid == object.uid));
     let mut revisions: Vec<(u64, Value)> = own

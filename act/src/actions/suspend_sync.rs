@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::owners;
 use crate::{
-    api::{Api, ApiFault, reference, text},
+    api::{Api, ApiFault, percent_encoded, reference, text},
     fields,
     job::{Job, changed, labels, state},
     permissions::{Rule, rule},
@@ -132,7 +132,10 @@ async fn named(api: &Api, found: &Value) -> Result<Vec<(String, Option<Value>)>,
         Some((namespace, name)) => (Some(namespace.to_owned()), name.to_owned()),
         None => (None, name),
     };
-    let applications = api.list(ARGO.0, ARGO.1, namespace.as_deref(), "").await?;
+    // Whoever made the object wrote the name.
+    let escaped = name.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+    let selected = format!("fieldSelector={}", percent_encoded(&format!("metadata.name={escaped}")));
+    let applications = api.list(ARGO.0, ARGO.1, namespace.as_deref(), &selected).await?;
     let before = all.len();
     let of_name = applications.into_iter().filter(|one| one["metadata"]["name"] == name.as_str());
     all.extend(of_name.map(|one| (reference(&one).to_string(), Some(one))));

@@ -113,6 +113,8 @@ async fn i5_images_go_back_to_the_revision_before_and_forward_again() {
         let set = json!({
             "metadata": {
                 "name": format!("api-{revision}"),
+                // As its Deployment finds it.
+                "labels": {"app": "api"},
                 "annotations": {"deployment.kubernetes.io/revision": revision.to_string()},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": made["metadata"]["name"], "uid": made["metadata"]["uid"], "controller": true}],
             },
@@ -159,7 +161,7 @@ async fn i5_images_of_statefulsets_and_daemonsets_go_back_by_their_controller_re
             pods["spec"]["initContainers"] = json!([{"name": "init", "image": init}]);
             pods["$patch"] = "replace".into();
             let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "db", "uid": made["metadata"]["uid"], "controller": true}]);
-            let one = json!({"metadata": {"name": format!("{plural}-{revision}"), "ownerReferences": owner}, "revision": revision, "data": {"spec": {"template": pods}}});
+            let one = json!({"metadata": {"name": format!("{plural}-{revision}"), "labels": {"app": "api"}, "ownerReferences": owner}, "revision": revision, "data": {"spec": {"template": pods}}});
             world.make(&revisions, one).await;
         }
         let act = world.begin(ClusterAction::RollBackImage, target(&made, "apps/v1", kind)).await.unwrap();

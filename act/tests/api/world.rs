@@ -1,12 +1,19 @@
 //! A namespace of its own on the real API server, and an executor that may do what one action needs and nothing else.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hemostat_act::{ActConfig, Channel, Executor, Own, Scanner, permissions};
-use hemostat_cluster_tests::api_server::ApiServer;
+use hemostat_cluster_tests::{
+    api_server::ApiServer,
+    recorder::{Recorder, unbounded},
+};
 use hyper::{Method, Request};
 use kube::{
     Client, Config,
@@ -28,6 +35,8 @@ pub(crate) struct World {
     pub(crate) namespace: String,
     /// Hemostat's own.
     pub(crate) home: String,
+    /// The door that the executor comes through.
+    recorder: Recorder,
     /// Holds the folder until the end.
     _folder: tempfile::TempDir,
     action: &'static str,
@@ -64,6 +73,10 @@ impl World {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("ns-{n}");
         let admin = client(&server, None).await;
+        let recorder = {
+            let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+            server.recorded("admin")
+        };
         let user = format!("act-{n}");
         let folder = tempfile::tempdir().unwrap();
         let config = ActConfig {
@@ -76,9 +89,18 @@ impl World {
             clock: Arc::new(now),
         };
         let home = config.own.namespace.clone();
-        let executor = Executor::new(client(&server, Some(&user)).await, config);
-        let world =
-            Self { server, admin, executor, namespace, home, _folder: folder, action, n: AtomicU64::new(0) };
+        let executor = Executor::new(through(&recorder.kubeconfig, Some(&user)).await, config);
+        let world = Self {
+            server,
+            admin,
+            executor,
+            namespace,
+            home,
+            recorder,
+            _folder: folder,
+            action,
+            n: AtomicU64::new(0),
+        };
         let name = world.namespace.clone();
         world.make("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
         world.make(&world.below("serviceaccounts"), json!({"metadata": {"name": "default"}})).await;
@@ -406,14 +428,35 @@ pub(crate) fn own(n: u64) -> Own {
     }
 }
 
+/// A kubeconfig is written anew each time it is asked for; a test that failed meanwhile has left it whole.
+static WRITING: Mutex<()> = Mutex::new(());
+
 pub(crate) async fn client(server: &ApiServer, user: Option<&str>) -> Client {
-    static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let file = {
-        // It is written anew each time; a test that failed meanwhile has left it whole.
-        let _alone = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Kubeconfig::read_from(server.kubeconfig("admin")).unwrap()
+        let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = server.kubeconfig("admin");
+        fs::read_to_string(path).unwrap()
     };
+    connect(&file, user).await
+}
+
+async fn through(kubeconfig: &Path, user: Option<&str>) -> Client {
+    connect(&fs::read_to_string(kubeconfig).unwrap(), user).await
+}
+
+async fn connect(file: &str, user: Option<&str>) -> Client {
+    let file = Kubeconfig::from_yaml(file).unwrap();
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
     config.auth_info.impersonate = user.map(str::to_owned);
     Client::try_from(config).unwrap()
+}
+
+/// Whatever the test did: no list of it was wider than docs/kubernetes.md says.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let wide = unbounded(&self.recorder.asked(), &self.home);
+            assert!(wide.is_empty(), "no row of docs/kubernetes.md allows {wide:#?}");
+        }
+    }
 }

@@ -25,39 +25,48 @@ use tokio_util::sync::CancellationToken;
 use super::{Pods, Sight, fact::Fact, read};
 
 /// What is watched.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct WatchConfig {
-    /// A field selector for pods, for example `spec.nodeName=worker-1`; all pods without it.
-    pub pods: Option<String>,
+    /// A field selector for pods, for example `spec.nodeName=worker-1`.
+    pub pods: String,
 }
 
-/// Objects of one answer of the API server.
-const PAGE: u32 = 500;
+impl Default for WatchConfig {
+    /// Pods that are placed: what waits for a node runs nothing, and there may be any number of these.
+    fn default() -> Self {
+        Self { pods: "spec.nodeName!=".into() }
+    }
+}
+
+/// Objects of one answer of the API server that come whole (I11): each may have a MiB.
+const PAGE: u32 = 100;
+/// Objects of one answer of which only the metadata come.
+const PAGE_OF_METADATA: u32 = 500;
+/// Services that can have pods behind them.
+const SERVICES: &str = "spec.type!=ExternalName";
 
 /// Watches until it is told to stop. What fails is tried again with growing pauses, and meanwhile what is not known says so.
 pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
-    let selected = match &config.pods {
-        Some(fields) => watcher::Config::default().fields(fields),
-        None => watcher::Config::default(),
-    };
-    tasks.spawn(follow_pods(pods.clone(), client.clone(), selected.page_size(PAGE), stop.clone()));
+    let selected = watcher::Config::default().fields(&config.pods).page_size(PAGE);
+    tasks.spawn(follow_pods(pods.clone(), client.clone(), selected, stop.clone()));
     tasks.spawn(follow_owners::<ReplicaSet>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<Deployment>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<StatefulSet>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<DaemonSet>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<Job>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<CronJob>(pods.clone(), client.clone(), stop.clone()));
+    let whole = watcher::Config::default().page_size(PAGE);
     tasks.spawn(follow_doors(
         pods.clone(),
-        client.clone(),
+        (client.clone(), whole.clone().fields(SERVICES)),
         stop.clone(),
         |service: &Service| read::service(service).map(|seen| (seen.uid.clone(), Fact::Service(seen))),
         Fact::ServicesListed,
     ));
     tasks.spawn(follow_doors(
         pods.clone(),
-        client.clone(),
+        (client.clone(), whole),
         stop.clone(),
         |ingress: &Ingress| read::ingress(ingress).map(|seen| (seen.uid.clone(), Fact::Ingress(seen))),
         Fact::IngressesListed,
@@ -113,7 +122,7 @@ where
         "Job" => "Job",
         _ => "CronJob",
     };
-    let config = watcher::Config::default().page_size(PAGE);
+    let config = watcher::Config::default().page_size(PAGE_OF_METADATA);
     let stream = watcher(Api::<PartialObjectMeta<K>>::all(client), config).default_backoff();
     follow(kind, &pods.clone(), stream, stop, |event: Event<PartialObjectMeta<K>>| match event {
         Event::Init | Event::InitDone => {}
@@ -134,7 +143,7 @@ where
 /// Services and Ingresses.
 async fn follow_doors<K>(
     pods: Pods,
-    client: Client,
+    (client, config): (Client, watcher::Config),
     stop: CancellationToken,
     read: impl Fn(&K) -> Option<(String, Fact)> + Send,
     all: impl Fn(Vec<String>) -> Fact + Send,
@@ -142,7 +151,6 @@ async fn follow_doors<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind: &'static str = if K::kind(&()).as_ref() == "Service" { "Service" } else { "Ingress" };
-    let config = watcher::Config::default().page_size(PAGE);
     let stream = watcher(Api::<K>::all(client), config).default_backoff();
     let mut listed = BTreeSet::new();
     follow(kind, &pods.clone(), stream, stop, |event| match event {
@@ -169,7 +177,7 @@ async fn follow_doors<K>(
 }
 
 async fn follow_namespaces(pods: Pods, client: Client, stop: CancellationToken) {
-    let config = watcher::Config::default().page_size(PAGE);
+    let config = watcher::Config::default().page_size(PAGE_OF_METADATA);
     let stream = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config).default_backoff();
     follow(
         "Namespace",

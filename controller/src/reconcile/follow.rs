@@ -87,9 +87,21 @@ pub(crate) fn label_of(object: &DynamicObject) -> Option<&str> {
     object.metadata.labels.as_ref()?.get(INCIDENT_LABEL).map(String::as_str)
 }
 
+/// Objects of one answer (I11): they come whole, and each may have a MiB.
+const PAGE: u32 = 100;
+
+/// Which objects of a kind are followed (docs/kubernetes.md tells why).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// All: whoever wrote it, it counts.
+    All,
+    /// Those with our label. One that loses it is taken for gone, and is shown anew.
+    OfIncidents,
+}
+
 /// Follows a kind until `stop`; what changes is told to `due` under the name that `named` gives it.
 pub(crate) fn follow<K>(
-    api: Api<DynamicObject>,
+    (api, which): (Api<DynamicObject>, Which),
     tasks: &TaskTracker,
     stop: &CancellationToken,
     due: &Due,
@@ -104,7 +116,10 @@ where
     let (tell_listed, listed) = watch::channel(false);
     let (stop, due, name) = (stop.clone(), due.clone(), kind.kind.clone());
     tasks.spawn(async move {
-        let config = watcher::Config::default().page_size(500);
+        let mut config = watcher::Config::default().page_size(PAGE);
+        if which == Which::OfIncidents {
+            config = config.labels(INCIDENT_LABEL);
+        }
         let stream = watcher(api, config)
             .default_backoff()
             .modify(|object| {

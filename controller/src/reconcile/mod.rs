@@ -51,7 +51,7 @@ pub use self::endpoint::ServiceConfig;
 pub use self::keys::{AUDIENCE, AUTHORITY_NAME, AuthorityError};
 use self::{
     equipment::{Equipment, Scans},
-    follow::{Due, follow, label_of},
+    follow::{Due, Which, follow, label_of},
     guard::{Guards, InForce},
     inputs::Inputs,
     keys::TokenDesk,
@@ -437,38 +437,43 @@ fn start_reconcilers(
     let (came_in, came_out) = (Due::default(), Due::default());
     let any = |_: &kube::api::DynamicObject| Some(String::from("all"));
     let of_incident = |object: &kube::api::DynamicObject| label_of(object).map(str::to_owned);
-    let playbooks =
-        follow::<crds::Playbook>(reach.everywhere::<crds::Playbook>(), tasks, stop, &came_in, any);
+    let playbooks = follow::<crds::Playbook>(
+        (reach.everywhere::<crds::Playbook>(), Which::All),
+        tasks,
+        stop,
+        &came_in,
+        any,
+    );
     let policies = follow::<crds::ResponsePolicy>(
-        reach.everywhere::<crds::ResponsePolicy>(),
+        (reach.everywhere::<crds::ResponsePolicy>(), Which::All),
         tasks,
         stop,
         &came_in,
         any,
     );
     let rule_sets = follow::<crds::rule_set::RuleSet>(
-        reach.everywhere::<crds::rule_set::RuleSet>(),
+        (reach.everywhere::<crds::rule_set::RuleSet>(), Which::All),
         tasks,
         stop,
         &came_in,
         any,
     );
     let incidents = follow::<crds::incident::Incident>(
-        reach.everywhere::<crds::incident::Incident>(),
+        (reach.everywhere::<crds::incident::Incident>(), Which::OfIncidents),
         tasks,
         stop,
         &came_out,
         of_incident,
     );
     let actions = follow::<crds::response_action::ResponseAction>(
-        reach.everywhere::<crds::response_action::ResponseAction>(),
+        (reach.everywhere::<crds::response_action::ResponseAction>(), Which::All),
         tasks,
         stop,
         &came_out,
         of_incident,
     );
     let approvals = follow::<crds::approval::Approval>(
-        reach.everywhere::<crds::approval::Approval>(),
+        (reach.everywhere::<crds::approval::Approval>(), Which::OfIncidents),
         tasks,
         stop,
         &came_out,

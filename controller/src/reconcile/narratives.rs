@@ -19,6 +19,7 @@ use narrate::{Desk, Document, Question, answers};
 use serde_json::json;
 
 use super::{
+    follow::INCIDENT_LABEL,
     mirror::Mirror,
     object::{labels, with_meta},
     reach::Failure,
@@ -88,7 +89,7 @@ impl Mirror {
     /// Removes the oldest beyond [`KEPT`].
     pub(crate) async fn sweep_narratives(&self) -> Result<(), Failure> {
         let api = self.reach.everywhere::<Narrative>();
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default().labels(INCIDENT_LABEL).limit(PAGE);
         let mut all = Vec::new();
         loop {
             // Metadata alone: the documents need not travel.

@@ -27,6 +27,8 @@ use crate::{
 
 /// What a Secret of ours is.
 const TYPE: &str = "hemostat.dev/reports";
+/// How all of them are called.
+const NAME: &str = "hemostat-reports-";
 /// By which all of them are found.
 const LABEL: &str = "hemostat.dev/reports";
 /// The annotation that tells how long the reports in one are.
@@ -161,7 +163,7 @@ impl Reports {
         self.number += 1;
         let mut secret = Secret {
             metadata: ObjectMeta {
-                name: Some(format!("hemostat-reports-{:016}-{:08}", self.epoch, self.number)),
+                name: Some(format!("{NAME}{:016}-{:08}", self.epoch, self.number)),
                 labels: Some(BTreeMap::from([
                     (LABEL.to_owned(), "true".to_owned()),
                     ("app.kubernetes.io/managed-by".to_owned(), "hemostat".to_owned()),
@@ -252,9 +254,17 @@ pub(super) async fn page(
     if let Some(more) = more {
         params = params.continue_token(more);
     }
-    // Their names are in the order of their numbers, and the API server lists by name.
-    let page = reach.read(api(reach, home).list(&params)).await?;
-    let told = page.items.iter().filter(|one| one.type_.as_deref() == Some(TYPE)).flat_map(read).collect();
+    // Their names are in the order of their numbers, and the API server lists by name. Secrets are never listed with what is in them: somebody
+    // else's could have the label.
+    let api = api(reach, home);
+    let page = reach.read(api.list_metadata(&params)).await?;
+    let mut told = Vec::new();
+    for name in page.items.iter().map(|one| one.name_any()).filter(|name| name.starts_with(NAME)) {
+        // One that is gone meanwhile was the oldest.
+        let secret = reach.read(api.get_opt(&name)).await?;
+        let of_ours = secret.filter(|secret| secret.type_.as_deref() == Some(TYPE));
+        told.extend(of_ours.iter().flat_map(read));
+    }
     Ok((told, page.metadata.continue_.filter(|more| !more.is_empty())))
 }
 

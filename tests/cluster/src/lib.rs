@@ -4,13 +4,14 @@
 //! `--cluster` demands them; otherwise each test says that it was skipped.
 
 pub mod api_server;
+pub mod recorder;
 
 use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -105,9 +106,24 @@ impl Xtask {
         came
     }
 
+    /// Runs `demo --cluster WORDS` to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn demo(&self, words: &[&str]) -> Result<Output> {
+        let mut command = self.program(&["demo", "--cluster"]);
+        command.args(words).output().with_context(|| format!("run {}", self.program.display()))
+    }
+
     fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.program(&["cluster"]);
+        command.args(words);
+        command
+    }
+
+    fn program(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("cluster").args(words).stdin(Stdio::null());
+        command.args(words).stdin(Stdio::null());
         command.env("HEMOSTAT_CLUSTER_SLOT", slot()).env_remove("KUBECONFIG").env_remove("HEMOSTAT_CLUSTER");
         command
     }

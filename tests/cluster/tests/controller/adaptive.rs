@@ -3,12 +3,11 @@
 
 use hemostat_cluster_tests::api_server::repository;
 use model::{Activity, EventId, FindingId, Level, NodeId, Pid, ProcessKey, Report, Seq, Workload};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     node::miner_in_pod,
     scene::{HOME, Scene, until},
-    takeover::pod_in,
 };
 
 const PLAYBOOK: &str = "reverse-shell-in-pod";
@@ -39,21 +38,6 @@ fn shell(pid: u32, (uid, container): (&str, &str), rule: (&str, Level), techniqu
     Report::Finding(finding)
 }
 
-/// The rights of one action, as the chart gives them.
-pub(crate) fn grant(scene: &Scene, action: &str) {
-    let all = std::fs::read_to_string(repository("deploy/chart/files/action-rights.yaml")).unwrap();
-    let rest = all.split_once(&format!("\n{action}:\n")).unwrap().1;
-    let rules: Vec<&str> = rest.lines().take_while(|line| line.starts_with("  ")).collect();
-    let name = action.replace('.', "-");
-    scene.apply(&format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: {name}}}\nrules:\n{}\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {name}}}\n\
-         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}\n\
-         subjects: [{{kind: Group, apiGroup: rbac.authorization.k8s.io, name: controllers}}]\n",
-        rules.join("\n")
-    ));
-}
-
 /// State and target of each action of a step, in the order of what they were tried.
 fn ways(it: &Value, step: &str) -> Vec<(String, String)> {
     let all = it["items"].as_array().cloned().unwrap_or_default();
@@ -66,7 +50,7 @@ fn ways(it: &Value, step: &str) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shell_that_is_back_after_the_isolation_of_its_pod_has_its_container_frozen_and_all_is_undone() {
     let Some(scene) = Scene::new() else { return };
-    grant(&scene, "cluster.isolate-pod");
+    scene.grant("cluster.isolate-pod");
     scene.kubectl(&[
         "apply",
         "--server-side",
@@ -75,8 +59,8 @@ async fn a_shell_that_is_back_after_the_isolation_of_its_pod_has_its_container_f
     ]);
     let process = scene.start("one");
     let node = scene.node(&process, "n1").await;
-    let uid = pod_in(&scene, "pay", "c");
-    let before = scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone();
+    let uid = scene.pod_in("pay", "c");
+    let before = scene.labels();
     scene.wait(&["playbook", PLAYBOOK], |it| it["status"]["mode"] == "Auto");
     let socket = ("rule-shell", Level::Critical);
     node.tell(shell(41, (&uid, "c"), socket, &["T1059.004"]));
@@ -109,12 +93,9 @@ async fn a_shell_that_is_back_after_the_isolation_of_its_pod_has_its_container_f
     // A false alarm: everything comes back as it was.
     let incident =
         scene.get(&["inc", "-n", "pay"])["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
-    let verdict =
-        json!({"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}).to_string();
-    let words = ["patch", "-n", "pay", "inc", &incident, "--type=merge", "-p", &verdict];
-    scene.server.kubectl_as("ada", &words, None).unwrap();
+    scene.false_positive("pay", &incident);
     scene.wait(&["inc", &incident, "-n", "pay"], |it| it["status"]["state"] == "RolledBack");
-    assert_eq!(scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"], before);
+    assert_eq!(scene.labels(), before);
     assert_eq!(policies(), 0);
     let count = |verb: &str, action: &str| {
         node.effects().iter().filter(|one| one.starts_with(&format!("{verb} {action}"))).count()

@@ -9,10 +9,7 @@ use crate::{
 };
 
 async fn asked(scene: &Scene) -> (Process, Node, String) {
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     let asked = scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Pending");
     let name = asked["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
@@ -95,10 +92,7 @@ async fn what_nobody_answers_in_time_is_a_no_and_stays_one() {
             "spec": {"approvals": {"timeout": "3s"}}})
         .to_string(),
     );
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     scene.wait(&["rpol", "soon", "-n", HOME], |it| it["status"]["conditions"][0]["status"] == "True");
     node.tell(miner("n1", 41));
     let over = scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Expired");

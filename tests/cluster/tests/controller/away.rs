@@ -3,18 +3,15 @@
 use std::time::Duration;
 
 use crate::{
-    node::{Node, enrol, miner},
+    node::miner,
     playbook,
-    scene::{HOME, Scene, until},
+    scene::{HOME, Scene, all_undone, until},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_api_server_is_away_attacks_are_contained_and_it_is_told_of_them_when_it_is_back() {
     let Some(scene) = Scene::new() else { return };
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| it["items"].as_array().is_some_and(|all| all.len() == 2));
     scene.server.stun();
@@ -54,7 +51,7 @@ async fn a_killed_leader_is_followed_by_the_other_which_goes_on_where_it_was() {
     let second = scene.spawn("second", "shared");
     until("it stands by", || second.readiness().as_deref() == Some("standing by")).await;
     let node = scene.node(&first, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    scene.accepted();
     node.tell(miner("n1", 41));
     let asked = scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Pending");
     let name = asked["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
@@ -64,9 +61,7 @@ async fn a_killed_leader_is_followed_by_the_other_which_goes_on_where_it_was() {
     let effects = node.effects();
     node.close().await;
     // The same node, at the other one's door, with the token that it has.
-    let enrolled =
-        enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
-    let node = Node::connect(&second.links, "n1", enrolled);
+    let node = scene.node(&second, "n1").await;
     let patch = serde_json::json!({"spec": {"decision": {"answer": "Approve", "by": "ada"}}}).to_string();
     scene
         .server
@@ -95,7 +90,7 @@ async fn actions_of_a_lost_journal_are_taken_over_and_can_still_be_undone() {
     scene.apply(&playbook("Auto"));
     let mut first = scene.start("lost");
     let node = scene.node(&first, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    scene.accepted();
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| {
         it["items"]
@@ -106,9 +101,7 @@ async fn actions_of_a_lost_journal_are_taken_over_and_can_still_be_undone() {
     node.close().await;
     // Another volume: nothing of the journal is there.
     let second = scene.start("fresh");
-    let enrolled =
-        enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
-    let node = Node::connect(&second.links, "n1", enrolled);
+    let node = scene.node(&second, "n1").await;
     let taken = scene.wait(&["ract", "-n", HOME], |it| {
         it["items"].as_array().is_some_and(|all| {
             all.iter()
@@ -118,19 +111,10 @@ async fn actions_of_a_lost_journal_are_taken_over_and_can_still_be_undone() {
     assert!(!taken.to_string().contains("Orphaned"), "{taken:#}");
     for action in taken["items"].as_array().unwrap() {
         let name = action["metadata"]["name"].as_str().unwrap();
-        let end = r#"{"spec": {"end": {"how": "Revert", "by": "ada", "reason": "after the loss"}}}"#;
-        scene
-            .server
-            .kubectl_as("ada", &["patch", "-n", HOME, "ract", name, "--type=merge", "-p", end], None)
-            .unwrap();
+        scene.undo(HOME, name, "after the loss");
     }
     until("both undone", || node.effects().iter().filter(|one| one.starts_with("revert")).count() == 2).await;
-    scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| {
-            all.iter()
-                .all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null())
-        })
-    });
+    scene.wait(&["ract", "-n", HOME], all_undone);
     node.close().await;
     second.stop();
 }

@@ -10,7 +10,7 @@ use controller::{
 use serde_json::Value;
 
 use crate::{
-    node::{Node, enrol, miner},
+    node::miner,
     playbook,
     scene::{HOME, Scene, until},
 };
@@ -68,7 +68,7 @@ async fn i7_killed_between_the_response_action_and_the_command_it_goes_on_and_no
     let mut first = scene.spawn_to_die("first", "shared", "-freeze");
     first.wait_to_serve();
     let node = scene.node(&first, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    scene.accepted();
     node.tell(miner("n1", 41));
     first.wait_for_death();
     // It stands there with what was captured, and was not begun.
@@ -83,10 +83,7 @@ async fn i7_killed_between_the_response_action_and_the_command_it_goes_on_and_no
     let before = node.effects();
     node.close().await;
     let second = scene.start("shared");
-    let enrolled =
-        enrol(&second.links, &scene.authority(), &scene.token("n1", "hemostat-agent")).await.unwrap();
-    let again = Node::connect(&second.links, "n1", enrolled);
-    again.world.lock().unwrap().effects.clone_from(&before);
+    let again = scene.node_again(&second, before).await;
     scene
         .wait(&["ract", "-n", HOME], |it| freeze(it).is_some_and(|one| one["status"]["state"] == "Verified"));
     until("the question", || again.effects().iter().any(|one| one.starts_with("apply node.freeze"))).await;

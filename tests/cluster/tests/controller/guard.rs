@@ -6,7 +6,6 @@ use serde_json::json;
 use crate::{
     node::{Node, miner},
     scene::{HOME, Scene, until},
-    takeover::pod_in,
 };
 
 fn guard(node: &Node) -> NodeGuard {
@@ -28,7 +27,7 @@ async fn i6_a_node_is_told_which_of_its_pods_it_leaves_alone_and_of_every_change
     let node = scene.node(&process, "n1").await;
     scene.kubectl(&["create", "namespace", "vault"]);
     let (pay, vault, system) =
-        (pod_in(&scene, "pay", "a"), pod_in(&scene, "vault", "b"), pod_in(&scene, "kube-system", "c"));
+        (scene.pod_in("pay", "a"), scene.pod_in("vault", "b"), scene.pod_in("kube-system", "c"));
     until("the pods are told", || {
         let known = guard(&node).pods;
         [&pay, &vault].iter().all(|uid| known.get(*uid) == Some(&PodGuard::Free))
@@ -86,9 +85,7 @@ async fn i8_a_playbook_that_was_taken_back_lets_no_node_act_by_itself() {
     let all = scene.wait(&["incidents", "-n", HOME], acted);
     for open in all["items"].as_array().unwrap() {
         let name = open["metadata"]["name"].as_str().unwrap();
-        let verdict = json!({"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}});
-        let words = ["patch", "incident", name, "-n", HOME, "--type=merge", "-p", &verdict.to_string()];
-        scene.server.kubectl_as("ada", &words, None).unwrap();
+        scene.false_positive(HOME, name);
         scene.wait(&["incident", name, "-n", HOME], |it| it["status"]["state"] == "RolledBack");
     }
     let taken_back = scene.wait(&["playbook", "miner"], |it| it["status"]["mode"] == "Approve");

@@ -20,6 +20,7 @@ mod skew;
 mod takeover;
 mod told;
 mod vigil;
+mod watched;
 
 /// A playbook for [`node::miner`].
 fn playbook(mode: &str) -> String {
@@ -51,3 +52,15 @@ spec:
 "
     )
 }
+
+/// A playbook for the same that acts by itself: its steps, each as one line.
+fn steps(lines: &[&str]) -> String {
+    let steps: String = lines.iter().map(|line| format!("    - {{{line}, timeout: 60s}}\n")).collect();
+    format!(
+        "apiVersion: hemostat.dev/v1alpha1\nkind: Playbook\nmetadata: {{name: miner}}\nspec:\n  mode: Auto\n  \
+         trigger: {{rules: [rule-miner]}}\n  steps:\n{steps}"
+    )
+}
+
+/// [`steps`] that hold the attack on the node.
+const FREEZE: &str = "name: freeze, action: node.freeze, target: {kind: Process}";

@@ -3,20 +3,11 @@
 use serde_json::Value;
 
 use crate::{
+    FREEZE,
     node::{miner_at_terminal, miner_in_pod},
-    scene::{Scene, until},
-    takeover::pod_in,
+    scene::{Scene, all_undone, until},
+    steps,
 };
-
-const PLAYBOOK: &str = "apiVersion: hemostat.dev/v1alpha1
-kind: Playbook
-metadata: {name: miner}
-spec:
-  mode: Auto
-  trigger: {rules: [rule-miner]}
-  steps:
-    - {name: freeze, action: node.freeze, target: {kind: Process}, timeout: 30s}
-";
 
 fn all(it: &Value) -> Vec<Value> {
     it["items"].as_array().cloned().unwrap_or_default()
@@ -26,12 +17,9 @@ fn all(it: &Value) -> Vec<Value> {
 async fn a_merged_incident_names_the_one_that_it_went_into_and_its_actions_stay_where_they_are_and_are_undone_with_it()
  {
     let Some(scene) = Scene::new() else { return };
-    scene.apply(PLAYBOOK);
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&steps(&[FREEZE])).await;
     scene.kubectl(&["create", "namespace", "shop"]);
-    let (pay, shop) = (pod_in(&scene, "pay", "c"), pod_in(&scene, "shop", "d"));
+    let (pay, shop) = (scene.pod_in("pay", "c"), scene.pod_in("shop", "d"));
     node.tell(miner_in_pod("n1", 41, &pay));
     node.tell(miner_at_terminal("n1", 42, (&shop, "d")));
     let frozen = |namespace: &str| {
@@ -59,14 +47,8 @@ async fn a_merged_incident_names_the_one_that_it_went_into_and_its_actions_stay_
         });
         assert_eq!(now["metadata"]["uid"], before["metadata"]["uid"]);
     }
-    let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
-    let words = ["patch", "-n", place, "inc", name, "--type=merge", "-p", verdict];
-    scene.server.kubectl_as("ada", &words, None).unwrap();
-    scene.wait(&["ract", "-A"], |it| {
-        let over =
-            |one: &Value| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null();
-        all(it).iter().filter(|one| over(one)).count() >= 2 && all(it).iter().all(over)
-    });
+    scene.false_positive(place, name);
+    scene.wait(&["ract", "-A"], |it| all(it).len() >= 2 && all_undone(it));
     until("all is undone on the node", || {
         let effects = node.effects();
         let count = |begin: &str| effects.iter().filter(|one| one.starts_with(begin)).count();

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hemostat_cluster_tests::api_server::{ApiServer, repository};
+use hemostat_cluster_tests::{
+    api_server::{ApiServer, repository},
+    recorder::Recorder,
+};
 use serde_json::{Value, json};
 
 use crate::node::{Node, enrol};
@@ -23,6 +26,8 @@ pub(crate) struct Scene {
     pub(crate) server: Arc<ApiServer>,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) program: PathBuf,
+    /// The door that controllers come through, where their requests are of interest.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// A running controller; killed at the end.
@@ -59,9 +64,23 @@ impl Scene {
             return None;
         };
         let server = ApiServer::own()?;
-        let scene = Self { server, folder: tempfile::tempdir().unwrap(), program };
+        let scene = Self { server, folder: tempfile::tempdir().unwrap(), program, recorder: None };
         scene.install();
         Some(scene)
+    }
+
+    /// One in which every request of a controller is written down.
+    pub(crate) fn recorded() -> Option<Self> {
+        let mut scene = Self::new()?;
+        scene.recorder = Some(scene.server.recorded("controller"));
+        Some(scene)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        match &self.recorder {
+            Some(recorder) => recorder.kubeconfig.clone(),
+            None => self.server.kubeconfig("controller"),
+        }
     }
 
     fn install(&self) {
@@ -172,11 +191,11 @@ impl Scene {
                 identity,
             ]);
             command.args(["--service", SERVICE, "--pod-address", "192.0.2.7"]);
-            command.arg("--kubeconfig").arg(self.server.kubeconfig("controller"));
+            command.arg("--kubeconfig").arg(self.kubeconfig());
         } else {
             command.arg(std::env::current_exe().unwrap()).args(["crash::child", "--exact", "--nocapture"]);
             let words = json!({"crash": crash, "links": format!("127.0.0.1:{links}"), "probes": format!("127.0.0.1:{probes}"),
-                "state": state, "identity": identity, "kubeconfig": self.server.kubeconfig("controller")});
+                "state": state, "identity": identity, "kubeconfig": self.kubeconfig()});
             command.env("HEMOSTAT_CRASH_CHILD", words.to_string());
         }
         let child = command
@@ -194,6 +213,88 @@ impl Scene {
             enrol(&process.links, &self.authority(), &self.token(name, "hemostat-agent")).await.unwrap();
         assert_eq!(enrolled.node.as_str(), name);
         Node::connect(&process.links, name, enrolled)
+    }
+
+    /// A controller, and a node of it, once the playbook `miner` is in force.
+    pub(crate) async fn opens(&self, playbook: &str) -> (Process, Node) {
+        self.apply(playbook);
+        let process = self.start("one");
+        let node = self.node(&process, "n1").await;
+        self.accepted();
+        (process, node)
+    }
+
+    /// The same, with a pod on that node: its uid.
+    pub(crate) async fn opens_with_pod(&self, playbook: &str) -> (Process, Node, String) {
+        let (process, node) = self.opens(playbook).await;
+        let uid = self.pod_in("pay", "c");
+        (process, node, uid)
+    }
+
+    /// Waits until the playbook `miner` is in force.
+    pub(crate) fn accepted(&self) {
+        self.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    }
+
+    /// The uid of a pod on n1 in a namespace, with a container whose id is one letter again and again.
+    pub(crate) fn pod_in(&self, namespace: &str, container: &str) -> String {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api-0", "namespace": namespace, "labels": {"app": "api"}}, "spec": {
+            "nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "api", "image": "none"}]}});
+        self.kubectl(&["create", "serviceaccount", "default", "-n", namespace]);
+        self.apply(&pod.to_string());
+        let status = json!({"status": {"phase": "Running", "containerStatuses": [{"name": "api", "image": "none", "imageID": "none",
+            "ready": true, "restartCount": 0, "containerID": format!("containerd://{}", container.repeat(64)),
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}}).to_string();
+        let words =
+            ["patch", "pod", "api-0", "-n", namespace, "--subresource=status", "--type=merge", "-p", &status];
+        self.kubectl(&words);
+        self.get(&["pod", "api-0", "-n", namespace])["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    /// The labels of that pod: what an exact undo gives back.
+    pub(crate) fn labels(&self) -> Value {
+        self.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone()
+    }
+
+    /// The rights of one action, as the chart gives them.
+    pub(crate) fn grant(&self, action: &str) {
+        let all = fs::read_to_string(repository("deploy/chart/files/action-rights.yaml")).unwrap();
+        let rest = all.split_once(&format!("\n{action}:\n")).unwrap().1;
+        let rules: Vec<&str> = rest.lines().take_while(|line| line.starts_with("  ")).collect();
+        let name = action.replace('.', "-");
+        self.apply(&format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: {name}}}\nrules:\n{}\n---\n\
+             apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {name}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}\n\
+             subjects: [{{kind: Group, apiGroup: rbac.authorization.k8s.io, name: controllers}}]\n",
+            rules.join("\n")
+        ));
+    }
+
+    /// What ada writes into an object, which the API server takes.
+    pub(crate) fn ada_says(&self, namespace: &str, what: &str, spec: &Value) {
+        let patch = json!({ "spec": spec }).to_string();
+        let words = ["patch", "-n", namespace, what, "--type=merge", "-p", &patch];
+        self.server.kubectl_as("ada", &words, None).unwrap();
+    }
+
+    /// Ada's word that an incident was none.
+    pub(crate) fn false_positive(&self, namespace: &str, incident: &str) {
+        let verdict = json!({"is": "FalsePositive", "by": "ada", "reason": "a drill"});
+        self.ada_says(namespace, &format!("inc/{incident}"), &json!({ "verdict": verdict }));
+    }
+
+    /// Ada's word that an action is undone.
+    pub(crate) fn undo(&self, namespace: &str, action: &str, reason: &str) {
+        let end = json!({"how": "Revert", "by": "ada", "reason": reason});
+        self.ada_says(namespace, &format!("ract/{action}"), &json!({ "end": end }));
+    }
+
+    /// A node that knows what it did before at the door of another controller.
+    pub(crate) async fn node_again(&self, process: &Process, before: Vec<String>) -> Node {
+        let node = self.node(process, "n1").await;
+        node.world.lock().unwrap().effects = before;
+        node
     }
 
     /// Waits for what kubectl shows to be so, and gives it.
@@ -275,6 +376,12 @@ impl Process {
         stream.read_to_string(&mut text).ok()?;
         text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
     }
+}
+
+/// Whether of a list of actions each is undone and waits for nothing.
+pub(crate) fn all_undone(it: &Value) -> bool {
+    let over = |one: &Value| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null();
+    it["items"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(over))
 }
 
 /// Waits until something is so.

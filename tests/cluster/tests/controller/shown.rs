@@ -3,17 +3,14 @@
 use crate::{
     node::miner,
     playbook,
-    scene::{HOME, Scene, until},
+    scene::{HOME, Scene, all_undone, until},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_their_effect_and_a_false_positive_undoes_them()
  {
     let Some(scene) = Scene::new() else { return };
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     until("two effects", || node.effects().len() >= 2).await;
     let actions = scene.wait(&["ract", "-n", HOME], |it| {
@@ -45,18 +42,9 @@ async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_thei
 
     // An analyst's word undoes it all, with what was captured; the objects may go then.
     let name = incident["metadata"]["name"].as_str().unwrap();
-    let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
-    scene
-        .server
-        .kubectl_as("ada", &["patch", "-n", HOME, "inc", name, "--type=merge", "-p", verdict], None)
-        .unwrap();
+    scene.false_positive(HOME, name);
     until("both undone", || node.effects().iter().filter(|one| one.starts_with("revert")).count() == 2).await;
-    scene.wait(&["ract", "-n", HOME], |it| {
-        it["items"].as_array().is_some_and(|all| {
-            all.iter()
-                .all(|one| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null())
-        })
-    });
+    scene.wait(&["ract", "-n", HOME], all_undone);
     scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "RolledBack");
     scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Withdrawn");
     // What happened is told with Events.
@@ -70,10 +58,7 @@ async fn an_incident_is_seen_with_kubectl_its_actions_are_journalled_before_thei
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_action_is_undone_and_only_then_gone_and_a_playbook_waits_for_that() {
     let Some(scene) = Scene::new() else { return };
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| {
         it["items"]

@@ -15,10 +15,7 @@ async fn an_older_definition_that_drops_a_field_is_named_and_what_contains_is_do
     let older = json!([{"op": "remove", "path": findings}]).to_string();
     let words = ["patch", "crd", "incidents.hemostat.dev", "--type=json", "-p", &older];
     scene.server.kubectl_as("admin", &words, None).unwrap();
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     until("two effects", || node.effects().len() >= 2).await;
     scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "NeedsApproval");
@@ -59,10 +56,7 @@ async fn objects_of_a_newer_version_are_named_and_left_as_they_are_and_hide_no_o
     ];
     // The API server takes the new word a moment after it has the definition.
     until("the newer state is taken", || scene.server.kubectl(&words).is_ok()).await;
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["state"] == "NeedsApproval");
     until("health names it", || {

@@ -4,61 +4,19 @@
 use serde_json::{Value, json};
 
 use crate::{
+    FREEZE,
     answers::decide,
-    node::{Node, enrol, miner, miner_in_pod},
-    scene::{HOME, Process, SERVICE, Scene, until},
+    node::{Node, miner, miner_in_pod},
+    scene::{HOME, Process, SERVICE, Scene, all_undone, until},
+    steps,
 };
 
-const PLAYBOOK: &str = "apiVersion: hemostat.dev/v1alpha1
-kind: Playbook
-metadata: {name: miner}
-spec:
-  mode: Auto
-  trigger: {rules: [rule-miner]}
-  steps:
-    - {name: freeze, action: node.freeze, target: {kind: Process}, timeout: 30s}
-    - {name: mark, action: cluster.label, target: {kind: Pod}, with: {labels: [quarantine=here]}, needs: [freeze], timeout: 60s}
-";
+const MARK: &str = "name: mark, action: cluster.label, target: {kind: Pod}, with: {labels: [quarantine=here]}, needs: [freeze]";
 
-/// The uid of a pod on n1 that is attacked.
-fn pod(scene: &Scene) -> String {
-    pod_in(scene, "pay", "c")
-}
-
-/// The uid of a pod on n1 in a namespace, with a container whose id is one letter again and again.
-pub(crate) fn pod_in(scene: &Scene, namespace: &str, container: &str) -> String {
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api-0", "namespace": namespace, "labels": {"app": "api"}}, "spec": {
-        "nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "api", "image": "none"}]}});
-    scene.kubectl(&["create", "serviceaccount", "default", "-n", namespace]);
-    scene.apply(&pod.to_string());
-    let status = json!({"status": {"phase": "Running", "containerStatuses": [{"name": "api", "image": "none", "imageID": "none",
-        "ready": true, "restartCount": 0, "containerID": format!("containerd://{}", container.repeat(64)),
-        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}});
-    let words = [
-        "patch",
-        "pod",
-        "api-0",
-        "-n",
-        namespace,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status.to_string(),
-    ];
-    scene.kubectl(&words);
-    scene.get(&["pod", "api-0", "-n", namespace])["metadata"]["uid"].as_str().unwrap().to_owned()
-}
-
-/// Rights that the chart gives where `cluster.label` is enabled.
+/// The playbook, and the rights that the chart gives where `cluster.label` is enabled.
 fn may_label(scene: &Scene) {
-    scene.apply(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: label}\nrules:\n  \
-         - {apiGroups: [''], resources: [pods], verbs: [get, patch]}\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: label}\n\
-         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: label}\n\
-         subjects: [{kind: Group, apiGroup: rbac.authorization.k8s.io, name: controllers}]\n",
-    );
-    scene.apply(PLAYBOOK);
+    scene.grant("cluster.label");
+    scene.apply(&steps(&[FREEZE, MARK]));
 }
 
 fn action(it: &Value, name: &str) -> Option<Value> {
@@ -78,18 +36,13 @@ fn secrets(scene: &Scene) -> Vec<String> {
     all.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What an exact undo gives back.
-fn labels(scene: &Scene) -> Value {
-    scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone()
-}
-
 /// Another controller that stands by, and a node of the first one with a miner in its pod, whose labels were these.
 async fn attacked(scene: &Scene, first: &Process) -> (Process, Node, Value) {
     let second = standby(scene).await;
     let node = scene.node(first, "n1").await;
-    accepted(scene);
-    let uid = pod(scene);
-    let before = labels(scene);
+    scene.accepted();
+    let uid = scene.pod_in("pay", "c");
+    let before = scene.labels();
     node.tell(miner_in_pod("n1", 41, &uid));
     (second, node, before)
 }
@@ -110,18 +63,6 @@ async fn standby(scene: &Scene) -> Process {
     second
 }
 
-fn accepted(scene: &Scene) {
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
-}
-
-async fn again(scene: &Scene, process: &Process, before: Vec<String>) -> Node {
-    let token = scene.token("n1", "hemostat-agent");
-    let enrolled = enrol(&process.links, &scene.authority(), &token).await.unwrap();
-    let node = Node::connect(&process.links, "n1", enrolled);
-    node.world.lock().unwrap().effects = before;
-    node
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_an_empty_journal_and_undone_exactly()
  {
@@ -132,7 +73,7 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     scene.wait(&["ract", "-n", "pay"], |it| {
         state(it, "cluster.label") == "Verified" && state(it, "node.freeze") == "Verified"
     });
-    assert_eq!(labels(&scene)["quarantine"], "here");
+    assert_eq!(scene.labels()["quarantine"], "here");
     assert_eq!(second.readiness().as_deref(), Some("standing by"), "one acts");
     assert_eq!(node.effects().len(), 1, "{:?}", node.effects());
     // What the undos need stands in the API server, and cannot be changed there; what is shown of it is its digest.
@@ -152,7 +93,7 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     sends_agents_to(&scene, "second");
     let effects = node.effects();
     node.close().await;
-    let node = again(&scene, &second, effects).await;
+    let node = scene.node_again(&second, effects).await;
     // Taken over, into the same incident: nothing is orphaned, and nothing is done again.
     let lease = scene.get(&["lease", "hemostat-controller", "-n", HOME]);
     assert_eq!(lease["spec"]["holderIdentity"], "second");
@@ -161,20 +102,13 @@ async fn i5_what_a_lost_leader_did_in_the_api_server_is_taken_over_by_one_with_a
     assert_eq!(now["items"].as_array().unwrap().len(), 1);
     assert_eq!(now["items"][0]["metadata"]["uid"], incidents["items"][0]["metadata"]["uid"]);
     assert_eq!(now["items"][0]["status"]["rules"], incidents["items"][0]["status"]["rules"]);
-    assert_eq!(labels(&scene)["quarantine"], "here", "it holds on");
+    assert_eq!(scene.labels()["quarantine"], "here", "it holds on");
     assert!(!scene.get(&["ract", "-A"]).to_string().contains("Orphaned"));
     let name = now["items"][0]["metadata"]["name"].as_str().unwrap();
-    let verdict = r#"{"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}"#;
-    scene
-        .server
-        .kubectl_as("ada", &["patch", "-n", "pay", "inc", name, "--type=merge", "-p", verdict], None)
-        .unwrap();
-    scene.wait(&["ract", "-n", "pay"], |it| {
-        let over =
-            |one: &Value| one["status"]["state"] == "Reverted" && one["metadata"]["finalizers"].is_null();
-        it["items"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(over))
-    });
-    assert_eq!(labels(&scene), before, "exactly as before");
+    scene.false_positive("pay", name);
+    let over = scene.wait(&["ract", "-n", "pay"], all_undone);
+    assert_eq!(over["items"].as_array().unwrap().len(), 2, "{over:#}");
+    assert_eq!(scene.labels(), before, "exactly as before");
     assert_eq!(node.effects().iter().filter(|one| one.starts_with("revert")).count(), 1);
     until("nothing is kept of what is over", || secrets(&scene).is_empty()).await;
     node.close().await;
@@ -195,13 +129,13 @@ async fn i7_a_leader_killed_in_the_middle_of_a_cluster_action_leaves_nothing_hal
     second.wait_to_serve();
     let effects = node.effects();
     node.close().await;
-    let node = again(&scene, &second, effects).await;
+    let node = scene.node_again(&second, effects).await;
     // Nobody knows how far it had come: it is looked at, and what is not wholly there is undone exactly.
     let over = scene.wait(&["ract", "-n", "pay"], |it| state(it, "cluster.label") == "Failed");
     assert!(
         action(&over, "cluster.label").unwrap()["status"]["detail"].as_str().unwrap().contains("not there")
     );
-    assert_eq!(labels(&scene), before);
+    assert_eq!(scene.labels(), before);
     // What holds the attack on the node holds on, in the same incident.
     scene.wait(&["inc", "-A"], |it| {
         it["items"][0]["status"]["summary"]["actions"].as_str().is_some_and(|n| n.starts_with("1/"))
@@ -220,7 +154,7 @@ async fn i3_what_was_acknowledged_by_a_leader_that_is_lost_with_its_journal_is_h
     let mut first = scene.start("a");
     let mut second = standby(&scene).await;
     let node = scene.node(&first, "n1").await;
-    accepted(&scene);
+    scene.accepted();
     node.tell(miner("n1", 41));
     node.tell(miner("n1", 42));
     let asked = |it: &Value| {
@@ -240,7 +174,7 @@ async fn i3_what_was_acknowledged_by_a_leader_that_is_lost_with_its_journal_is_h
     second.wait_to_serve();
     node.close().await;
     // Its spool is empty: it tells nothing again.
-    let node = again(&scene, &second, Vec::new()).await;
+    let node = scene.node_again(&second, Vec::new()).await;
     // What nobody answered is asked again, in a question of its own: a yes to the first one would be a yes to what is gone.
     let waits = |it: &Value| {
         let all = it["items"].as_array().cloned().unwrap_or_default();
@@ -303,14 +237,10 @@ async fn a_capture_that_somebody_made_up_in_a_status_is_not_believed() {
         it["status"]["conditions"].to_string().contains("Orphaned")
     });
     assert!(flagged["status"]["conditions"].to_string().contains("there is no Secret"), "{flagged:#}");
-    let end = r#"{"spec": {"end": {"how": "Revert", "by": "ada", "reason": "let it go"}}}"#;
-    scene
-        .server
-        .kubectl_as("ada", &["patch", "-n", "pay", "ract", "act-made-up", "--type=merge", "-p", end], None)
-        .unwrap();
+    scene.undo("pay", "act-made-up", "let it go");
     // Another action goes its way meanwhile, so that the controller has looked at both.
     scene.apply(&crate::playbook("Auto"));
-    accepted(&scene);
+    scene.accepted();
     node.tell(miner("n1", 41));
     scene.wait(&["ract", "-n", HOME], |it| state(it, "node.freeze") == "Verified");
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;

@@ -54,10 +54,7 @@ fn command(document: &Value, label: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_asked_reads_the_whole_story_with_kubectl_and_answers_by_the_commands_that_stand_in_it() {
     let Some(scene) = Scene::new() else { return };
-    scene.apply(&playbook("Auto"));
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Auto")).await;
     node.tell(miner("n1", 41));
     let asked = scene.wait(&["appr", "-n", HOME], |it| it["items"][0]["status"]["state"] == "Pending");
     let question = asked["items"][0]["metadata"]["name"].as_str().unwrap();
@@ -108,11 +105,7 @@ async fn who_is_asked_reads_the_whole_story_with_kubectl_and_answers_by_the_comm
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_needs_nobody_is_not_told_and_a_cluster_without_the_kind_says_so_and_shows_the_rest() {
     let Some(scene) = Scene::new() else { return };
-    let shadow = playbook("Shadow");
-    scene.apply(&shadow);
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    scene.wait(&["playbook", "miner"], |it| it["status"]["conditions"][0]["status"] == "True");
+    let (process, node) = scene.opens(&playbook("Shadow")).await;
     node.tell(miner("n1", 41));
     scene.wait(&["inc", "-n", HOME], |it| it["items"][0]["status"]["runs"].is_array());
     // An older chart: definitions without narratives.

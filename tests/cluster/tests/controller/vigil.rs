@@ -1,24 +1,15 @@
 //! What contains is taken away behind our back, as GitOps that puts back what is in Git does: it is said, on the action, the incident and the
 //! pod, and goes away when it is back.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    adaptive::grant,
     node::miner_in_pod,
     scene::{Scene, until},
-    takeover::pod_in,
+    steps,
 };
 
-const PLAYBOOK: &str = "apiVersion: hemostat.dev/v1alpha1
-kind: Playbook
-metadata: {name: miner}
-spec:
-  mode: Auto
-  trigger: {rules: [rule-miner]}
-  steps:
-    - {name: isolate, action: cluster.isolate-pod, target: {kind: Pod}, timeout: 30s}
-";
+const ISOLATE: &str = "name: isolate, action: cluster.isolate-pod, target: {kind: Pod}";
 
 fn condition(object: &Value, kind: &str) -> Value {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -28,13 +19,9 @@ fn condition(object: &Value, kind: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_containment_that_somebody_undoes_in_the_api_server_is_missed_told_and_known_when_it_is_back() {
     let Some(scene) = Scene::new() else { return };
-    grant(&scene, "cluster.isolate-pod");
-    scene.apply(PLAYBOOK);
-    let process = scene.start("one");
-    let node = scene.node(&process, "n1").await;
-    let uid = pod_in(&scene, "pay", "c");
-    let before = scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"].clone();
-    scene.wait(&["playbook", "miner"], |it| it["status"]["mode"] == "Auto");
+    scene.grant("cluster.isolate-pod");
+    let (process, node, uid) = scene.opens_with_pod(&steps(&[ISOLATE])).await;
+    let before = scene.labels();
     node.tell(miner_in_pod("n1", 41, &uid));
     let contained =
         scene.wait(&["inc", "-n", "pay"], |it| condition(&it["items"][0], "Contained")["status"] == "True");
@@ -70,15 +57,9 @@ async fn a_containment_that_somebody_undoes_in_the_api_server_is_missed_told_and
     scene.wait(&["inc", &name, "-n", "pay"], |it| condition(it, "Contained")["status"] == "True");
     scene.wait(&["ract", "-n", "pay"], |it| condition(&it["items"][0], "Verified")["status"] == "True");
     // And it is undone as ever.
-    let verdict =
-        json!({"spec": {"verdict": {"is": "FalsePositive", "by": "ada", "reason": "a drill"}}}).to_string();
-    let words = ["patch", "-n", "pay", "inc", &name, "--type=merge", "-p", &verdict];
-    scene.server.kubectl_as("ada", &words, None).unwrap();
+    scene.false_positive("pay", &name);
     scene.wait(&["ract", "-n", "pay"], |it| it["items"][0]["metadata"]["finalizers"].is_null());
-    until("the pod is as before", || {
-        scene.get(&["pod", "api-0", "-n", "pay"])["metadata"]["labels"] == before
-    })
-    .await;
+    until("the pod is as before", || scene.labels() == before).await;
     node.close().await;
     process.stop();
 }

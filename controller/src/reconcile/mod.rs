@@ -27,6 +27,7 @@ mod reports;
 mod rules;
 mod show;
 mod skew;
+mod steady;
 mod succession;
 mod tell;
 mod vigil;
@@ -160,6 +161,7 @@ pub async fn run(
     controller: ControllerConfig,
     stop: CancellationToken,
 ) -> Result<(), ClusterError> {
+    let client = steady::steady(client);
     let (stage, watched) = watch::channel(Stage::Starting);
     let (inside, of_inside) = watch::channel(None);
     let end_probes = CancellationToken::new();

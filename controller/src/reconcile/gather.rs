@@ -8,7 +8,7 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt as _, api::DynamicObject};
-use model::RulesVersion;
+use model::{RulesVersion, Timestamp};
 use serde_json::json;
 
 use super::{
@@ -27,7 +27,34 @@ use crate::{
 /// How long artifacts are waited for before nodes are told their rules for the first time.
 const FIRST_FETCH: Duration = Duration::from_secs(10);
 
+/// How many nodes have loaded what follows from rules and playbooks as they stand now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OnNodes {
+    have: usize,
+    of: usize,
+}
+
+impl OnNodes {
+    /// A mode that was changed holds for what a node does by itself only once that node has loaded it.
+    pub(super) fn condition(self, now: Timestamp, generation: i64) -> Condition {
+        let Self { have, of } = self;
+        let (holds, reason, message) = match (have, of) {
+            (_, 0) => (Holds::Unknown, "NoNodes", "no node is linked".to_owned()),
+            (have, of) if have == of => (Holds::True, "Loaded", "every node goes by it".to_owned()),
+            (have, of) => (Holds::False, "Loading", format!("{have} of {of} nodes go by it")),
+        };
+        condition("OnNodes", holds, reason, message, now, generation)
+    }
+}
+
 impl Inputs {
+    /// Who goes by these rules, with what playbooks let them do.
+    pub(super) async fn on_nodes(&self, compiled: &Compiled) -> OnNodes {
+        let nodes = self.nodes().await;
+        let digest = &compiled.bundle.version.digest;
+        OnNodes { have: nodes.iter().filter(|node| node.digest == *digest).count(), of: nodes.len() }
+    }
+
     /// The files of a RuleSet, and what of it is not to be had.
     pub(super) async fn gather(&self, object: &DynamicObject) -> Result<(Given, Vec<String>), Failure> {
         let mut given = Given {
@@ -195,4 +222,20 @@ fn generations(nodes: &[RulesVersion], name: &str) -> Vec<Loaded> {
     }
     let newest = count.into_iter().rev().take(16);
     newest.map(|(generation, nodes)| Loaded { generation, nodes }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_playbook_holds_on_nodes_only_once_every_one_has_loaded_it() {
+        let said = |have, of| {
+            let said = OnNodes { have, of }.condition(Timestamp(1), 7);
+            (said.status, said.reason.clone(), said.observed_generation)
+        };
+        assert_eq!(said(0, 0), (Holds::Unknown, "NoNodes".into(), 7));
+        assert_eq!(said(1, 2), (Holds::False, "Loading".into(), 7));
+        assert_eq!(said(2, 2), (Holds::True, "Loaded".into(), 7));
+    }
 }

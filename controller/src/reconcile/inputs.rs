@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     equipment::Equipment,
     follow::{Due, Known},
+    gather::OnNodes,
     guard::InForce,
     object::{PLAYBOOK, with_meta},
     people::parsed,
@@ -192,7 +193,8 @@ impl Inputs {
                 }
             }
         }
-        self.say_playbooks(&checked, &known).await?;
+        let on_nodes = self.on_nodes(&compiled.1).await;
+        self.say_playbooks(&checked, &known, on_nodes).await?;
         self.say_policies(&policies, &checked).await?;
         self.say_rule_sets(&objects, (&sets, &missing), &compiled.1).await
     }
@@ -208,6 +210,7 @@ impl Inputs {
         &self,
         checked: &BTreeMap<String, Checked>,
         runs: &BTreeMap<String, PlaybookView>,
+        on_nodes: OnNodes,
     ) -> Result<(), Failure> {
         for object in self.playbooks.all() {
             let name = object.name_any();
@@ -231,6 +234,12 @@ impl Inputs {
                 match spec.and_then(|spec| self.equipment.condition(spec, (self.clock)(), generation)) {
                     Some(said) => Condition::set(&mut status.conditions, said),
                     None => status.conditions.retain(|one| one.kind != "Equipped"),
+                }
+                match one.plan {
+                    Some(_) => {
+                        Condition::set(&mut status.conditions, on_nodes.condition((self.clock)(), generation))
+                    }
+                    None => status.conditions.retain(|one| one.kind != "OnNodes"),
                 }
             }
             if let Some(view) = runs.get(&name) {

@@ -5,7 +5,9 @@ use model::{GateOutcome, PlaybookName, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Situation, decide, mismatch,
+    Situation,
+    context::is_on,
+    decide, in_force, mismatch,
     rules::{Rules, Setting, strictest},
 };
 use crate::plan::Plan;
@@ -114,6 +116,7 @@ pub fn explain(plan: &Plan, situation: &Situation<'_>) -> Explanation {
             overruled: Vec::new(),
         });
     }
+    settings.extend(matching.iter().flat_map(|(name, policy)| times(name, policy, plan, situation)));
     Explanation {
         playbook: plan.name.clone(),
         policies,
@@ -122,6 +125,42 @@ pub fn explain(plan: &Plan, situation: &Situation<'_>) -> Explanation {
         reasons: start.decision.reasons,
         signals: start.decision.signals,
     }
+}
+
+/// Exclusions and times of planned work of a policy that speaks of the incident, and whether each holds now. They overrule nothing: each holds by
+/// itself.
+fn times(
+    name: &str,
+    policy: &ResponsePolicySpec,
+    plan: &Plan,
+    situation: &Situation<'_>,
+) -> Vec<SettingWord> {
+    let setting = |setting: &str, value: String| SettingWord {
+        setting: setting.into(),
+        value,
+        by: format!("policy {name}"),
+        overruled: Vec::new(),
+    };
+    let exclusions = policy.exclusions.iter().map(|one| {
+        let holds = match &one.expires {
+            Some(end) if !in_force(one, situation.now) => format!("it ended {}", end.0),
+            _ if one.matches.is_empty() => "it names nothing and excludes nothing".into(),
+            until => match mismatch(&one.matches, plan, situation) {
+                Some(part) => format!("not this incident: its match.{part} does not fit"),
+                None => {
+                    let until = until.as_ref().map(|end| format!(" until {}", end.0)).unwrap_or_default();
+                    format!("only recorded{until}")
+                }
+            },
+        };
+        setting("exclusions", format!("{holds}: {}", one.reason))
+    });
+    let maintenance = policy.maintenance.iter().map(|one| {
+        let asks = if is_on(one, situation.now) { "a person is asked now" } else { "not now" };
+        let again = one.every.map(|every| format!(", again every {every}")).unwrap_or_default();
+        setting("maintenance", format!("{asks}: {} to {}{again}: {}", one.from.0, one.until.0, one.reason))
+    });
+    exclusions.chain(maintenance).collect()
 }
 
 const UNSAID: &str = "when no policy says";

@@ -404,6 +404,26 @@ fn which_policy_decides_what_is_told() {
     let fails: Vec<Option<&str>> = told.policies.iter().map(|one| one.fails.as_deref()).collect();
     assert_eq!(fails, [None, None, Some("units")]);
     assert_eq!(told.outcome, GateOutcome::Approval);
+    let mut planned = [policy(
+        "  exclusions:\n    - {match: {units: [job.service]}, reason: a load test, expires: 2199-01-01T00:00:00Z}\n    - {match: {units: [other.service]}, reason: another}\n    - {match: {units: [job.service]}, reason: past, expires: 1970-01-01T00:00:00Z}\n  maintenance:\n    - {from: 1970-01-01T00:00:00Z, until: 2199-01-01T00:00:00Z, reason: a move}\n    - {from: 2198-01-01T00:00:00Z, until: 2199-01-01T00:00:00Z, every: 7d, reason: patches}\n",
+    )];
+    planned[0].0 = "shop".into();
+    let told = super::tests::explained("Auto", &planned, &Evidence::nothing_yet(), NOW);
+    let times =
+        told.settings.iter().filter(|one| ["exclusions", "maintenance"].contains(&one.setting.as_str()));
+    let times: Vec<&str> =
+        times.filter(|one| one.by == "policy shop").map(|one| one.value.as_str()).collect();
+    assert_eq!(
+        times,
+        [
+            "only recorded until 2199-01-01T00:00:00.000Z: a load test",
+            "not this incident: its match.units does not fit: another",
+            "it ended 1970-01-01T00:00:00.000Z: past",
+            "a person is asked now: 1970-01-01T00:00:00.000Z to 2199-01-01T00:00:00.000Z: a move",
+            "not now: 2198-01-01T00:00:00.000Z to 2199-01-01T00:00:00.000Z, again every 7d: patches",
+        ]
+    );
+    assert_eq!(told.outcome, GateOutcome::Shadow);
     let wider = [policy("  mode: Auto\n")];
     let told = super::tests::explained("Approve", &wider, &Evidence::nothing_yet(), NOW);
     let mode = told.settings.iter().find(|one| one.setting == "mode").unwrap();

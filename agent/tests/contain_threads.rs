@@ -1,7 +1,7 @@
 //! Threads of one process in cgroups of their own (threaded cgroups): a move takes all threads together, and what it takes apart it could not
 //! put back. And the bound on how many one freeze gathers.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
 mod ground;
 
@@ -72,15 +72,21 @@ fn threads_now(pids: &[u32]) -> BTreeMap<u32, (String, bool)> {
         .collect()
 }
 
-/// Whether no thread of them is given the CPU.
-fn all_stand(pids: &[u32]) -> bool {
-    let burnt = || -> Vec<String> {
-        let tasks = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten());
-        tasks.map(|task| fs::read_to_string(task.path().join("schedstat")).unwrap()).collect()
-    };
-    let then = burnt();
-    (0..2000).for_each(|_| std::thread::yield_now());
-    burnt() == then
+/// What every thread of them has been given of the CPU.
+fn burnt(pids: &[u32]) -> Vec<String> {
+    let tasks = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten());
+    tasks.map(|task| fs::read_to_string(task.path().join("schedstat")).unwrap()).collect()
+}
+
+/// Every thread stands: by signal, or with the cgroup; and then none is given the CPU, once the kernel has done its own part.
+fn await_stand(ground: &Ground, pids: &[u32]) {
+    let frozen = || fs::read_to_string(ground.cgroup.join("cgroup.events")).unwrap().contains("frozen 1");
+    wait_for("all threads to stand", || frozen() || threads_now(pids).values().all(|(_, stopped)| *stopped));
+    wait_for("no thread to be given the CPU", || {
+        let then = burnt(pids);
+        (0..20).for_each(|_| std::thread::yield_now());
+        burnt(pids) == then
+    });
 }
 
 fn lift(contain: &Contain) {
@@ -121,15 +127,16 @@ fn i5_threads_in_cgroups_of_their_own_are_held_and_stay_where_they_are() {
             let context = format!("{action:?}, first in a threaded one: {first_in_threaded}");
             let record = contain.react(action, process(pid), now()).unwrap();
             assert_eq!(record.state, ActionState::Applied, "{context}");
-            wait_for("all threads to stand", || all_stand(&[pid]));
+            await_stand(&ground, &[pid]);
             assert!(contain.watch(now()).is_empty(), "{context}");
             let places = |all: &BTreeMap<u32, (String, bool)>| -> Vec<String> {
                 all.values().map(|(place, _)| place.clone()).collect()
             };
             assert_eq!(places(&threads_now(&[pid])), places(&before), "{context}: nothing is moved");
+            let then = burnt(&[pid]);
             lift(&contain);
             wait_for("all to be as before", || threads_now(&[pid]) == before);
-            wait_for("it to go on", || !all_stand(&[pid]));
+            wait_for("it to go on", || burnt(&[pid]) != then);
         }
     }
 }
@@ -162,7 +169,7 @@ fn i5_a_child_with_threads_in_cgroups_of_their_own_is_not_torn_from_them() {
     let before = threads_now(&pids);
     let contain = ground.contain();
     contain.react(SUBTREE, process(root), now()).unwrap();
-    wait_for("all threads to stand", || all_stand(&pids));
+    await_stand(&ground, &pids);
     assert!(contain.watch(now()).is_empty());
     lift(&contain);
     wait_for("all to be as before", || threads_now(&pids) == before);
@@ -192,10 +199,23 @@ fn a_process_whose_first_thread_is_in_a_threaded_cgroup_is_cut_off_with_its_doma
 /// A tree larger than one freeze gathers: who is known is held, and what is missing is said.
 #[test]
 fn i11_of_a_tree_beyond_the_bound_what_is_known_is_held_and_the_rest_told() {
+    beyond_the_bound(false);
+}
+
+/// The same where no jail can be made.
+#[test]
+fn i11_by_signal_too_what_is_known_of_a_tree_beyond_the_bound_is_held_and_the_rest_told() {
+    beyond_the_bound(true);
+}
+
+fn beyond_the_bound(without_jails: bool) {
     let Some(ground) = Ground::new("beyond the bound") else { return };
     let root = ground.shell("i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; wait");
     ground.await_members(201);
     wait_for("all to rest", || ground.members().into_iter().all(|pid| state_of(pid) == Some('S')));
+    if without_jails {
+        fs::write(ground.cgroup.join("cgroup.max.descendants"), "0").unwrap();
+    }
     let before = ground.snapshot();
     let mut config = ground.config();
     config.max_tree = 100;
@@ -216,15 +236,19 @@ fn i11_of_a_tree_beyond_the_bound_what_is_known_is_held_and_the_rest_told() {
     let PhaseDone::Applied { outputs } = applied else { panic!("{applied:?}") };
     let partial = outputs.get("partial").and_then(|text| text.as_str()).unwrap_or_default().to_owned();
     assert!(partial.contains("100"), "{outputs:?}");
-    let held = || {
-        let places = ground.members().into_iter().filter_map(cgroup_of);
-        places.filter(|at| at.contains("hemostat-jail-")).count()
+    assert_eq!(outputs.get("frozen"), Some(&serde_json::json!(false)), "not all of it");
+    let is_held = |pid: u32| match without_jails {
+        true => state_of(pid) == Some('T'),
+        false => cgroup_of(pid).is_some_and(|at| at.contains("hemostat-jail-")),
     };
-    assert!(cgroup_of(root).unwrap().contains("hemostat-jail-"));
-    assert!((64..=165).contains(&held()), "{} are held", held());
+    let held = || ground.members().into_iter().filter(|pid| is_held(*pid)).count();
     let record = contain.record(&ActionId::new("act-bound")).unwrap();
     assert!(record.detail.contains(&partial), "{record:?}");
-    let known = held();
+    let Some(RollbackState::Freeze { members, stopped, .. }) = &record.rollback else { panic!("{record:?}") };
+    let known = if without_jails { stopped.len() } else { members.len() };
+    assert!((64..=165).contains(&known), "{known} are held");
+    wait_for("them to stand", || held() == known);
+    assert!(is_held(root));
     assert_eq!(contain.watch(now()), [], "told once");
     assert_eq!(held(), known);
     lift(&contain);

@@ -141,7 +141,7 @@ fn imprison_stopped(
     path: &str,
     spared: &mut Spared,
 ) -> Result<(Frozen, &'static str), ActionFailure> {
-    let stop = stop_tree(task, held, spared, STOP_LIMIT, MAX_STOPPED);
+    let stop = stop_tree(task, held, spared, STOP_LIMIT, MAX_STOPPED.min(task.scene.max_tree));
     let still = Instant::now();
     let stood = match stop {
         Ok(stood) => stood,
@@ -170,7 +170,7 @@ fn imprison_stopped(
                 Frozen::Yes => stood,
                 Frozen::No => stop_tree(task, held, spared, STOP_ALONE_LIMIT, task.scene.max_tree)?,
             };
-            if known_stopped(task).len() > task.scene.max_tree {
+            if stood == Frozen::No && known_stopped(task).len() > task.scene.max_tree {
                 spared.is_partial(gather::beyond(task));
             }
             Ok((stood, "signal"))

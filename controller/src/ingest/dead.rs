@@ -57,7 +57,7 @@ impl DeadLetters {
     }
 
     fn append(&mut self, letter: &serde_json::Value) -> io::Result<()> {
-        let line = format!("{letter}\n");
+        let line = plain(&letter.to_string()) + "\n";
         let (file, size) = match &mut self.file {
             Some((_, size)) if *size >= MAX_FILE => {
                 rename(&self.path, self.path.with_extension("jsonl.1"))?;
@@ -80,9 +80,31 @@ impl DeadLetters {
     }
 }
 
+/// A JSON text with nothing in it that a terminal obeys when the file is shown: JSON itself only forbids what is below a space.
+fn plain(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + 1);
+    for one in json.chars() {
+        match u32::from(one) {
+            number @ (0x7f..=0x9f | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f) => {
+                out.push_str(&format!("\\u{number:04x}"));
+            }
+            _ => out.push(one),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_letter_cannot_speak_to_the_terminal_and_says_the_same() {
+        let said = "\u{1b}[2J\u{7f}\u{9b}31m\u{202e}ö";
+        let line = plain(&json!({ "record": said }).to_string());
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["record"], said);
+    }
 
     #[test]
     fn i11_letters_are_bounded_and_private() {

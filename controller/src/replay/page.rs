@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use narrate::shown;
+
 use super::{
     Outcome, Story,
     compare::{Difference, word},
@@ -180,10 +182,10 @@ fn pair((before, after): (Option<u64>, Option<u64>)) -> String {
     format!("{} → {}", shown(before), shown(after))
 }
 
-/// A text on one line, cut, with nothing that Markdown or HTML would take for its own.
+/// A text on one line, cut, with nothing that Markdown, HTML or a terminal would take for its own, and nothing that hides or turns writing.
 fn cell(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
-    for one in text[..text.floor_char_boundary(CELL)].chars() {
+    for one in shown(&text[..text.floor_char_boundary(CELL)], CELL).chars() {
         match one {
             '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '~' | '#' | '!' | '@' => {
                 out.push('\\');
@@ -192,14 +194,14 @@ fn cell(text: &str) -> String {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
-            control if control.is_control() => out.push(' '),
             other => out.push(other),
         }
     }
     if text.len() > CELL {
         out.push('…');
     }
-    out
+    // What looks like an address becomes a link without any mark of Markdown's.
+    out.replace("://", ":\\/\\/").replace("www.", "www\\.")
 }
 
 #[cfg(test)]
@@ -210,5 +212,8 @@ mod tests {
     fn nothing_of_an_event_becomes_markup() {
         assert_eq!(cell("a|b\n<img src=x>`[x](y)"), "a\\|b &lt;img src=x&gt;\\`\\[x\\](y)");
         assert!(cell(&"ö".repeat(500)).len() < 200);
+        assert_eq!(cell("https://x www.y"), "https:\\/\\/x www\\.y");
+        let hostile = "a\u{1b}[2J\u{9b}31m\u{202e}fdp.exe\u{200b}";
+        assert_eq!(cell(hostile), "a\\\\u{1b}\\[2J\\\\u{9b}31m\\\\u{202e}fdp.exe\\\\u{200b}");
     }
 }

@@ -188,7 +188,7 @@ impl Reader {
     pub fn first_line(&mut self, line: &[u8]) {
         self.columns = vpc::Columns::default();
         if self.format == Format::VpcFlow
-            && let Ok(line) = std::str::from_utf8(line)
+            && let Ok(line) = std::str::from_utf8(without_mark(line))
             && let Some(columns) = vpc::Columns::header(line)
         {
             self.columns = columns;
@@ -203,7 +203,7 @@ impl Reader {
         if line.len() > MAX_RECORD {
             return Err(Rejected::at("line", format!("{} bytes, at most {MAX_RECORD}", line.len())));
         }
-        let line = line.trim_ascii();
+        let line = without_mark(line).trim_ascii();
         if line.is_empty() {
             return Ok(());
         }
@@ -233,6 +233,11 @@ impl Reader {
         }
         outcome
     }
+}
+
+/// Without the mark that some programs put in front of UTF-8 (U+FEFF): the record behind it is as good as any.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// `success` or `failure`.

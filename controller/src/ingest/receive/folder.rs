@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::{
     super::{
         inbox::{Durable, Entry, InboxError, Key, Taken},
-        read::{Format, Rejected},
+        read::{Format, Rejected, without_mark},
     },
     Post, Stopped,
     desk::Count,
@@ -120,7 +120,8 @@ impl Watch<'_> {
         };
         let text = unpacked(path, MAX_UNPACKED).map_err(|error| wrong(error.to_string()))?;
         // One JSON text, or one after the other.
-        let mut values = serde_json::Deserializer::from_slice(&text).into_iter::<&RawValue>();
+        let text = without_mark(&text);
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
         loop {
             let at = values.byte_offset();
             let value = match values.next() {

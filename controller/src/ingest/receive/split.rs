@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::{
     inbox::{Entry, Key},
-    read::{Format, MAX_LIST, Rejected},
+    read::{Format, MAX_LIST, Rejected, without_mark},
 };
 
 /// The records of one JSON text: itself, those of a list, or those of the list under one of the format's wrappers.
@@ -16,7 +16,7 @@ pub(crate) fn split(format: Format, body: &[u8]) -> Result<Vec<&RawValue>, Rejec
         place: format!("line {} column {}", error.line(), error.column()),
         reason: error.to_string(),
     };
-    let whole: &RawValue = serde_json::from_slice(body).map_err(|error| broken(&error))?;
+    let whole: &RawValue = serde_json::from_slice(without_mark(body)).map_err(|error| broken(&error))?;
     let mut items = vec![whole];
     for wrapper in format.wrappers() {
         if let Some(list) = list_at(whole, wrapper).map_err(|error| broken(&error))? {
@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(texts(Format::Okta, r#"{"data":{"events":[{"uuid":"x"}]}}"#), [r#"{"uuid":"x"}"#]);
         assert_eq!(texts(Format::Okta, r#"{"uuid":"x","data":{}}"#), [r#"{"uuid":"x","data":{}}"#]);
         assert_eq!(texts(Format::Events, "[1, {}]"), ["1", "{}"]);
+        assert_eq!(texts(Format::Entra, "\u{feff}{\"value\":[{}]}"), ["{}"]);
         let error = split(Format::Events, b"{\n\"a\": ").unwrap_err();
         assert!(error.place.starts_with("line 2 column"), "{error}");
         let many = format!("[{}1]", "1,".repeat(MAX_LIST));

@@ -484,7 +484,7 @@ fn files_of_a_folder_are_read_once_packed_or_not_also_after_a_restart() {
     let below = folder.path().join("in/AWSLogs/1/CloudTrail/eu/2026");
     fs::create_dir_all(&below).unwrap();
     fs::write(below.join("a.json.gz"), packed(r#"{"Records":[{"eventID":"1"},{"eventID":"2"}]}"#)).unwrap();
-    fs::write(below.join("b.json"), "{\"eventID\":\"3\"}\n{\"eventID\":\"2\"}\n").unwrap();
+    fs::write(below.join("b.json"), "\u{feff}{\"eventID\":\"3\"}\n{\"eventID\":\"2\"}\n").unwrap();
     fs::write(below.join("c.json"), "{\"eventID\":\"4\"}\n{\"eventID\":").unwrap();
     fs::write(below.join("d.json.gz"), [0x1f, 0x8b, 8, 0, 1, 2, 3]).unwrap();
     let mut bench = Bench { post: post(folder.path(), 64 << 20), folder, receiving: None };

@@ -1,5 +1,7 @@
 //! One source over a link whose other end the test holds: what is written down when.
 
+mod hostile;
+
 use std::{
     fs::{OpenOptions, write},
     io::Write as _,

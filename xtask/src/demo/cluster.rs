@@ -35,7 +35,7 @@ pub(crate) fn play(stage: &Stage, stages: &mut Stages) -> Result<()> {
     let report = stage.report(&incident)?;
     let target = incident["status"]["target"].as_str().unwrap_or("?").to_owned();
     stages.defence("contained", report.cut_off(), &format!("{} is contained: {target}", report.name));
-    println!("{}", stage.kubectl.ask(&["get", "incidents", "--all-namespaces"])?);
+    stages.picture(&stage.kubectl.ask(&["get", "incidents", "--all-namespaces"])?);
     stages.proof(
         "cut-off",
         stage.is_cut(victim)?,

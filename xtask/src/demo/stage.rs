@@ -69,6 +69,13 @@ impl Stages {
         Ok(())
     }
 
+    /// What people see at that point; nothing for programs.
+    pub(crate) fn picture(&self, text: &str) {
+        if !self.json {
+            println!("{text}");
+        }
+    }
+
     fn tell(&mut self, mood: Mood, stage: &str, ms: Option<f64>, text: &str) {
         let at_s = self.begun.elapsed().as_secs_f64();
         let shown = match (mood, ms) {
@@ -90,5 +97,19 @@ impl Stages {
             println!("\x1b[{colour}m{sign} {shown}\x1b[0m");
         }
         self.lines.push(Line { at_s, mood, text: shown });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_did_not_happen_ends_the_story_and_is_counted_for_no_proof() {
+        let mut stages = Stages::new(true);
+        stages.proof("cut-off", true, "it is cut off").unwrap();
+        let missing = stages.proof("back", false, "it is back").unwrap_err().to_string();
+        assert_eq!(missing, "back: it is back: this did not happen");
+        assert_eq!(stages.proofs(), 1);
     }
 }

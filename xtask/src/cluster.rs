@@ -150,8 +150,12 @@ impl Cluster {
         // nobody does not reach its own folder.
         let _before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         make_state(&state)?;
-        let mut record = Record::plan(place, cni)?;
-        record.save(&state)?;
+        let mut record = {
+            let _alone = place::alone()?;
+            let record = Record::plan(place, cni)?;
+            record.save(&state)?;
+            record
+        };
         let mut this = Self { enclosure: None, binaries, place, state };
         // From here on a failure drops `this`, which takes down what the record names.
         let mut covers = record.make(&this.state)?;
@@ -332,10 +336,8 @@ fn take_down(place: Place, state: &Path, record: &Record) -> Result<()> {
     {
         bail!("something is still mounted in the cluster's folder: {line}");
     }
-    for folder in record.made.iter().rev() {
-        // Only if empty: it may have come into use by others since.
-        let _in_use = fs::remove_dir(folder);
-    }
+    let _alone = place::alone()?;
+    record.remove_made(place);
     fs::remove_dir_all(state).with_context(|| format!("remove {}", state.display()))
 }
 

@@ -100,6 +100,19 @@ pub(crate) enum Cni {
     Cilium,
 }
 
+/// While it is held no other cluster of this machine begins or ends. On a folder that every machine has, so that nothing is left of it.
+pub(super) fn alone() -> Result<fs::File> {
+    let folder = fs::File::open("/var/lib").context("open /var/lib")?;
+    folder.lock().context("wait for other clusters that begin or end")?;
+    Ok(folder)
+}
+
+/// Records of the clusters at the other places. One that cannot be read is there all the same.
+fn others(place: Place) -> impl Iterator<Item = Result<Record>> {
+    let other = (0..=9).map(|slot| Place { slot }).filter(move |other| *other != place);
+    other.filter_map(|other| Record::load(&other.state()).transpose())
+}
+
 /// What was made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -123,18 +136,37 @@ impl Record {
         let mut cgroups = vec![cgroup2()?.join(place.cgroup())];
         cgroups.extend(mounts("cgroup")?.into_iter().map(|hierarchy| hierarchy.join(place.cgroup())));
         let mut made = Vec::new();
+        // What another cluster has made and this one covers, too, goes with the last of them.
+        let of_others: Vec<PathBuf> = others(place).flatten().flat_map(|other| other.made).collect();
         let modules = (cni == Cni::Cilium).then_some("/lib/modules");
         for over in COVERED.iter().map(|(_, over)| *over).chain(modules) {
-            // With the parents that are missing, the outermost first.
-            let mut missing: Vec<PathBuf> = Path::new(over)
-                .ancestors()
-                .take_while(|path| !path.exists())
-                .map(Path::to_path_buf)
-                .collect();
-            missing.reverse();
-            made.extend(missing);
+            made.extend(Self::missing(Path::new(over), &of_others));
         }
         Ok(Self { version: Self::VERSION, cgroups, made, cni, keeper: None, ready: false })
+    }
+
+    /// Removes the folders that were made, if they are empty. Not while another cluster is there: it covers them in its own view of the mounts,
+    /// and to remove a folder takes away what is mounted on it in every view.
+    pub(super) fn remove_made(&self, place: Place) {
+        self.remove_unless(others(place));
+    }
+
+    fn remove_unless(&self, mut others: impl Iterator<Item = Result<Self>>) {
+        if others.next().is_some() {
+            return;
+        }
+        for folder in self.made.iter().rev() {
+            // It may have come into use by others since.
+            let _in_use = fs::remove_dir(folder);
+        }
+    }
+
+    /// A folder that is not there, or only for another cluster, with its parents of which that is so; the outermost first.
+    fn missing(folder: &Path, of_others: &[PathBuf]) -> Vec<PathBuf> {
+        let lacks = |path: &&Path| !path.exists() || of_others.iter().any(|made| made == path);
+        let mut missing: Vec<PathBuf> = folder.ancestors().take_while(lacks).map(Path::to_path_buf).collect();
+        missing.reverse();
+        missing
     }
 
     /// `None` when there is no cluster.
@@ -255,5 +287,38 @@ mod tests {
         fs::write(file(&state), "{").unwrap();
         assert!(format!("{:#}", Record::load(&state).unwrap_err()).contains("record.json"));
         fs::remove_dir_all(&state).unwrap();
+    }
+
+    #[test]
+    fn what_two_clusters_cover_goes_with_the_last_of_them() {
+        let base = std::env::temp_dir().join(format!("hemostat-places-{}", std::process::id()));
+        let shared = base.join("shared");
+        fs::create_dir_all(&shared).unwrap();
+        let record = Record {
+            version: Record::VERSION,
+            cgroups: vec![],
+            made: vec![shared.clone()],
+            cni: Cni::Bridge,
+            keeper: None,
+            ready: true,
+        };
+        let state = base.join("other");
+        fs::create_dir_all(&state).unwrap();
+        record.save(&state).unwrap();
+        let there = || Record::load(&state).transpose().into_iter();
+        record.remove_unless(there());
+        assert!(shared.exists(), "the other covers it");
+        fs::write(file(&state), "{").unwrap();
+        record.remove_unless(there());
+        assert!(shared.exists(), "one whose record is broken may cover it");
+        fs::remove_file(file(&state)).unwrap();
+        record.remove_unless(there());
+        assert!(!shared.exists());
+        // And it is the second one's, too, as long as the first is there.
+        fs::create_dir_all(&shared).unwrap();
+        let of_others = [shared.clone()];
+        assert_eq!(Record::missing(&shared, &of_others), of_others);
+        assert!(Record::missing(&shared, &[]).is_empty(), "a folder of the machine is nobody's");
+        fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -84,7 +84,7 @@ fn an_orphan_that_is_heard_of_after_the_freeze_is_gathered() {
         let drifts = contain.watch(now());
         assert!(drifts.iter().all(|drift| drift.again.is_ok()), "{drifts:?}");
         if without_jails {
-            assert_eq!(state_of(orphan), Some('T'));
+            wait_for("its stop", || state_of(orphan) == Some('T'));
         } else {
             assert!(cgroup_of(orphan).unwrap().contains("hemostat-jail-"));
         }

@@ -201,7 +201,7 @@ fn i5_in_a_cgroup_deeper_than_any_path_a_tree_is_held_by_signal() {
     let contain = ground.contain();
     let record = contain.react(SUBTREE, process(pid), now()).unwrap();
     assert_eq!(record.state, ActionState::Applied);
-    assert!(pids.iter().all(|pid| state_of(*pid) == Some('T')), "all stand");
+    wait_for("all to stand", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
     assert!(contain.watch(now()).is_empty());
     lift(&contain);
     wait_for("all to go on", || pids.iter().all(|pid| state_of(*pid) == Some('S')));
@@ -231,7 +231,7 @@ fn i5_a_child_in_a_cgroup_deeper_than_any_path_frees_nobody() {
     let contain = ground.contain();
     let record = contain.react(SUBTREE, process(root), now()).unwrap();
     assert_eq!(record.state, ActionState::Applied);
-    assert!(pids.iter().all(|pid| state_of(*pid) == Some('T')), "all stand");
+    wait_for("all to stand", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
     assert!(contain.watch(now()).is_empty());
     lift(&contain);
     wait_for("all to go on", || pids.iter().all(|pid| state_of(*pid) == Some('S')));

@@ -253,6 +253,12 @@ impl Allowed {
         }
     }
 
+    /// Whether it tells of that verb of that kind.
+    #[must_use]
+    pub fn tells(&self, verb: &str, resource: &str) -> bool {
+        self.resource == resource && self.verbs.iter().any(|one| one == verb)
+    }
+
     /// Whether it is watched.
     #[must_use]
     pub fn is_watched(&self) -> bool {

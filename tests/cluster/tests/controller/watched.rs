@@ -1,7 +1,10 @@
 //! What the controller lists and watches is what docs/kubernetes.md says, and no more: the page's table is what the requests are compared with.
 
-use hemostat_cluster_tests::recorder::{Allowed, unbounded};
-use serde_json::json;
+use hemostat_cluster_tests::{
+    api_server::repository,
+    recorder::{Allowed, unbounded},
+};
+use serde_json::{Value, json};
 
 use crate::{
     FREEZE,
@@ -23,7 +26,7 @@ async fn i11_every_list_and_watch_of_a_leader_and_of_one_that_takes_over_is_boun
     let isolate = "name: isolate, action: cluster.isolate-pod, target: {kind: Pod}";
     let (mut first, node, uid) = scene.opens_with_pod(&steps(&[FREEZE, isolate])).await;
     node.tell(miner_in_pod("n1", 41, &uid));
-    let applied = |it: &serde_json::Value| {
+    let applied = |it: &Value| {
         let all = it["items"].as_array().cloned().unwrap_or_default();
         all.len() == 2 && all.iter().all(|one| one["status"]["state"] == "Verified")
     };
@@ -60,6 +63,28 @@ async fn i11_every_list_and_watch_of_a_leader_and_of_one_that_takes_over_is_boun
     assert!(watched.len() >= 16, "{watched:#?}");
     node.close().await;
     second.stop();
+}
+
+#[test]
+fn the_chart_gives_no_right_to_list_or_watch_that_the_table_does_not_tell_of() {
+    let text = std::fs::read_to_string(repository("deploy/chart/files/own-rights.yaml")).unwrap();
+    let rights: Value = serde_saphyr::from_str(&text).unwrap();
+    let (table, mut checked) = (Allowed::table(), 0);
+    let words = |rule: &Value, of: &str| {
+        let all = rule[of].as_array().cloned().unwrap_or_default();
+        all.into_iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for rule in rights.as_object().unwrap().values().flat_map(|rules| rules.as_array().unwrap()) {
+        for verb in
+            words(rule, "verbs").into_iter().filter(|verb| ["list", "watch", "*"].contains(&verb.as_str()))
+        {
+            for resource in words(rule, "resources") {
+                assert!(table.iter().any(|row| row.tells(&verb, &resource)), "{verb} of {resource}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20, "{checked}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

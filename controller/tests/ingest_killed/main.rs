@@ -400,7 +400,7 @@ async fn i3_what_was_thanked_for_is_there_after_every_kill_once() {
     let thanked = book.thanked.lock().unwrap().clone();
     let client = Client::new(dir.join("controller.sock"));
     let mut all = (BTreeMap::new(), 0);
-    for _ in 0..600 {
+    for _ in 0..100 {
         all = found(&client).await;
         if thanked.iter().all(|name| all.0.contains_key(name)) {
             break;

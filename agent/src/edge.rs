@@ -290,6 +290,7 @@ impl Edge {
                 context: self.recent.of(event.process.key),
                 // What was refused is a fact of the incident, too: told once for each cause, so that it floods nobody.
                 reactions: reactions.iter().chain(&refused).cloned().collect(),
+                moments: model::Moments::default(),
                 loss: LossWindow::default(), // the reporter asks the probes
             };
             if self.draft(Draft::Finding(Box::new(finding), at), rule.level) == Told::No {

@@ -89,7 +89,12 @@ impl Reporter {
     fn repeats(&self) -> Vec<Report> {
         let due = self.fold.lock().unwrap_or_else(PoisonError::into_inner).due();
         due.into_iter()
-            .map(|repeat| Report::Repeat { finding: repeat.finding, count: repeat.count, last: repeat.last })
+            .map(|repeat| Report::Repeat {
+                finding: repeat.finding,
+                count: repeat.count,
+                last: repeat.last,
+                moments: repeat.moments,
+            })
             .collect()
     }
 

@@ -70,6 +70,7 @@ pub(crate) fn finding(rule_id: &str) -> Finding {
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

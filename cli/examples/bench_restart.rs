@@ -246,6 +246,7 @@ fn finding(like: &Arc<Process>, base: Timestamp, number: u64, group: u64) -> Fin
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

@@ -253,7 +253,12 @@ async fn i3_a_restart_reads_on_where_it_was_through_a_rotation() {
 }
 
 async fn say(link: &AgentLink, seq: u64) {
-    let report = Report::Repeat { finding: FindingId::new("nobody's"), count: 2, last: Timestamp(0) };
+    let report = Report::Repeat {
+        finding: FindingId::new("nobody's"),
+        count: 2,
+        last: Timestamp(0),
+        moments: model::Moments::default(),
+    };
     link.up.send(Up::Report { seq: Seq(seq), report: Box::new(report) }).await.unwrap();
 }
 
@@ -288,7 +293,12 @@ async fn a_flood_of_one_source_does_not_delay_anothers_report() {
     let AgentLink { up, mut down } = loud;
     let sending = tokio::spawn(async move {
         for seq in 1..=FLOOD {
-            let report = Report::Repeat { finding: FindingId::new("nobody's"), count: 2, last: Timestamp(0) };
+            let report = Report::Repeat {
+                finding: FindingId::new("nobody's"),
+                count: 2,
+                last: Timestamp(0),
+                moments: model::Moments::default(),
+            };
             if up.send(Up::Report { seq: Seq(seq), report: Box::new(report) }).await.is_err() {
                 return;
             }

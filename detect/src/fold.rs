@@ -8,15 +8,19 @@
 //! other records, becomes one cause from so many on ([`Limits::variants`]; [`Limits::variants_fed`] where correlations look at the rule's
 //! matches, whose values then also tell causes apart), so that no loop and no log can flood the controller. A cause ends
 //! [`Fold::EXPIRES`] after its finding: what goes on then is told anew. A match to which the node has reacted is always told.
+//!
+//! With the count go moments: who and when, of the first repetitions and of the last ones ([`Moments`]), while there is room
+//! ([`Limits::moments`]).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use model::{
-    CgroupId, Event, ExeFile, Finding, FindingId, Level, ProcessKey, Reaction, Record, RuleRef, Timestamp,
-    short_hash,
+    CgroupId, Event, ExeFile, Finding, FindingId, Level, Moment, Moments, Process, ProcessKey, Reaction,
+    Record, RuleRef, Timestamp, short_hash,
 };
 
 /// How much is remembered (I11).
@@ -28,13 +32,15 @@ pub struct Limits {
     pub variants: usize,
     /// The same for rules whose matches correlations look at: what is not told apart cannot be counted apart.
     pub variants_fed: usize,
+    /// Moments of repetitions between two looks at [`Fold::due`]. Beyond, repetitions are only counted.
+    pub moments: usize,
 }
 
 impl Limits {
     /// On a node.
-    pub const NODE: Self = Self { causes: 4096, variants: 64, variants_fed: 1024 };
+    pub const NODE: Self = Self { causes: 4096, variants: 64, variants_fed: 1024, moments: 2048 };
     /// Over one source of records.
-    pub const RECORDS: Self = Self { causes: 8192, variants: 256, variants_fed: 2048 };
+    pub const RECORDS: Self = Self { causes: 8192, variants: 256, variants_fed: 2048, moments: 8192 };
 }
 
 /// What matched, without its values.
@@ -107,6 +113,8 @@ pub struct Repeat {
     pub last: Timestamp,
     /// Level of its rule.
     pub level: Level,
+    /// Those since it was last told, as far as there was room.
+    pub moments: Moments,
 }
 
 #[derive(Debug)]
@@ -117,6 +125,24 @@ struct Entry {
     told: u64,
     first: Timestamp,
     last: Timestamp,
+    /// Repetitions since they were last told: of the first ones all, then the last ones.
+    untold: VecDeque<Again>,
+}
+
+/// A repetition that is not told yet.
+#[derive(Debug)]
+struct Again {
+    nth: u64,
+    at: Timestamp,
+    what: What,
+}
+
+/// Put into words when it is told: a process in a loop costs little.
+#[derive(Debug)]
+enum What {
+    Done(Arc<Process>),
+    /// Records may be long, and are not held for this.
+    Told(String),
 }
 
 /// The causes that are known.
@@ -128,6 +154,8 @@ pub struct Fold {
     variants: HashMap<Source, HashSet<Variant>>,
     /// Counts of causes that have ended, still to be told.
     ended: Vec<Repeat>,
+    /// For how many moments there is room until the next look.
+    room: usize,
     /// Rules whose matches correlations look at.
     fed: HashSet<String>,
 }
@@ -149,7 +177,8 @@ impl Fold {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let (causes, variants) = (HashMap::new(), HashMap::new());
-        Self { limits, causes, variants, ended: Vec::new(), fed: HashSet::new() }
+        let room = limits.moments;
+        Self { limits, causes, variants, ended: Vec::new(), room, fed: HashSet::new() }
     }
 
     /// Names the rules whose matches correlations look at.
@@ -176,7 +205,7 @@ impl Fold {
             && source.place.is_some()
             && let Some(entry) = self.causes.get_mut(&many)
         {
-            return (entry.again(at), BTreeMap::new());
+            return (entry.again(event, &mut self.room), BTreeMap::new());
         }
         let mut matched = matched();
         let variant = Variant::of(rule, event, &matched);
@@ -186,12 +215,12 @@ impl Fold {
             Acted::No => self.end_if_expired(&cause, at),
         }
         if let Some(entry) = self.causes.get_mut(&cause) {
-            return (entry.again(at), matched);
+            return (entry.again(event, &mut self.room), matched);
         }
         if acted == Acted::No
             && let Some(entry) = self.causes.get_mut(&many)
         {
-            return (entry.again(at), matched);
+            return (entry.again(event, &mut self.room), matched);
         }
         if self.causes.len() >= self.limits.causes {
             self.forget_oldest();
@@ -210,8 +239,15 @@ impl Fold {
             matched.insert(Finding::MIXED.to_owned(), "too many different ones to tell apart".to_owned());
             many
         };
-        let entry =
-            Entry { finding: finding.clone(), level: rule.level, count: 1, told: 1, first: at, last: at };
+        let entry = Entry {
+            finding: finding.clone(),
+            level: rule.level,
+            count: 1,
+            told: 1,
+            first: at,
+            last: at,
+            untold: VecDeque::new(),
+        };
         self.causes.insert(cause.clone(), entry);
         (Folded::First(cause), matched)
     }
@@ -232,6 +268,7 @@ impl Fold {
     /// Findings whose count has moved since this was last asked.
     pub fn due(&mut self) -> Vec<Repeat> {
         let mut due = std::mem::take(&mut self.ended);
+        self.room = self.limits.moments;
         due.extend(self.causes.values_mut().filter_map(Entry::untold));
         due.sort_unstable_by(|a, b| (a.last, &a.finding).cmp(&(b.last, &b.finding)));
         due
@@ -309,9 +346,22 @@ impl Variant {
 }
 
 impl Entry {
-    fn again(&mut self, at: Timestamp) -> Folded {
+    /// Counts an event, and keeps its moment while there is room.
+    fn again(&mut self, event: &Event, room: &mut usize) -> Folded {
+        let at = event.time;
         self.count += 1;
         self.last = self.last.max(at);
+        let firsts = self.untold.partition_point(|one| Moments::is_first(one.nth));
+        let lasts = self.untold.len() - firsts;
+        if lasts > 0 && (lasts >= Moments::LAST || *room == 0) {
+            // In place of the oldest of the last ones.
+            self.untold.remove(firsts);
+            *room += 1;
+        }
+        if *room > 0 {
+            *room -= 1;
+            self.untold.push_back(Again { nth: self.count, at, what: What::of(event) });
+        }
         Folded::Again { finding: self.finding.clone(), count: self.count }
     }
 
@@ -325,7 +375,28 @@ impl Entry {
             return None;
         }
         self.told = self.count;
-        Some(Repeat { finding: self.finding.clone(), count: self.count, last: self.last, level: self.level })
+        let (finding, count, last, level) = (self.finding.clone(), self.count, self.last, self.level);
+        let moments = self.untold.drain(..).map(Again::in_words).collect();
+        Some(Repeat { finding, count, last, level, moments })
+    }
+}
+
+impl Again {
+    fn in_words(self) -> Moment {
+        let what = match self.what {
+            What::Done(process) => format!("{} ({})", process.exe, process.key.pid),
+            What::Told(what) => what,
+        };
+        Moment::new(self.nth, self.at, what)
+    }
+}
+
+impl What {
+    fn of(event: &Event) -> Self {
+        match event.record() {
+            Some(record) => Self::Told(record.told()),
+            None => Self::Done(Arc::clone(&event.process)),
+        }
     }
 }
 

@@ -77,6 +77,14 @@ text_id!(
     Actor
 );
 
+impl Actor {
+    /// A node's agent, or a log that is followed.
+    #[must_use]
+    pub fn agent(node: &NodeId) -> Self {
+        Self(format!("system:agent/{node}"))
+    }
+}
+
 number_id!(
     /// Process id in the initial pid namespace (the kernel's tgid).
     Pid, u32

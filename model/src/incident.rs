@@ -165,6 +165,17 @@ impl Incident {
     /// Sessions of people kept in one incident (I11).
     pub const MAX_SESSIONS: usize = 32;
 
+    /// The timeline with the events that its findings were folded from, one by one, in order: of each finding the first and the last ones,
+    /// and between them how many more there were.
+    #[must_use]
+    pub fn history(&self) -> Vec<TimelineEntry> {
+        let mut all = self.timeline.clone();
+        self.findings.iter().for_each(|finding| all.extend(finding.repetitions()));
+        // Stable: what is of one time stays as it was told.
+        all.sort_by_key(|entry| entry.at);
+        all
+    }
+
     /// The pod of a cgroup, if it is certainly known.
     #[must_use]
     pub fn pod(&self, cgroup_uid: &str) -> Option<&PodFacts> {

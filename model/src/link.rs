@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionFailure, ActionId, ActionRecord, AgentEpoch, CommandKey, Finding, IncidentId, NodeAction, NodeId,
-    NodeStatus, Outputs, RollbackState, Seq, Target, Timestamp,
+    ActionFailure, ActionId, ActionRecord, AgentEpoch, CommandKey, Finding, IncidentId, Moments, NodeAction,
+    NodeId, NodeStatus, Outputs, RollbackState, Seq, Target, Timestamp,
 };
 
 /// Agent → controller.
@@ -45,6 +45,9 @@ pub enum Report {
         count: u64,
         /// Time of the last one.
         last: Timestamp,
+        /// Those that came since it was last told, as far as they are kept.
+        #[serde(default, skip_serializing_if = "Moments::is_empty")]
+        moments: Moments,
     },
     /// The node acted on its own authority, or a containment was lifted locally.
     Reaction(ActionRecord),

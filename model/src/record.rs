@@ -124,6 +124,31 @@ impl fmt::Display for Record {
     }
 }
 
+impl Record {
+    /// Fields of [`Record::facts`] that say what came of it.
+    pub const OUTCOME: [&str; 6] =
+        ["AuthAction", "AuthOutcome", "AuthMethod", "verb", "objectRef.subresource", "responseStatus.code"];
+
+    /// As [`Record`] is shown, with what came of it as far as its log tells: `(login failure by password)`, `(create exec answered 101)`.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let [action, outcome, method, verb, below, code] = Self::OUTCOME.map(|name| {
+            self.facts.get(name).and_then(|fact| match fact {
+                Fact::Text(text) => Some(text.clone()),
+                Fact::Number(number) => Some(number.to_string()),
+                Fact::Bool(_) | Fact::Address(_) | Fact::List(_) => None,
+            })
+        });
+        let by = |word: &str, text: Option<String>| text.map(|text| format!("{word} {text}"));
+        let parts = [action, outcome, by("by", method), verb, below, by("answered", code)];
+        let parts: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        match parts.is_empty() {
+            true => self.to_string(),
+            false => format!("{self} ({})", parts.join(" ")),
+        }
+    }
+}
+
 /// One value of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

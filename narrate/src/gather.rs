@@ -184,6 +184,13 @@ fn timeline(incident: &Incident) -> (Vec<Moment>, u64) {
             actor: shown(finding.event.id.node.as_str(), 80),
             what: shown(&format!("{}{count}: {}", finding.rule.title, told(finding)), LONGEST),
         });
+        all.extend(finding.repetitions().into_iter().map(|entry| Moment {
+            at: entry.at,
+            after_us: after(incident, entry.at),
+            lane: Lane::Seen,
+            actor: shown(finding.event.id.node.as_str(), 80),
+            what: shown(&entry.what, LONGEST),
+        }));
     }
     for entry in &incident.timeline {
         let actor = entry.actor.as_str();
@@ -238,7 +245,7 @@ fn seen(finding: &Finding) -> Seen {
 fn told(finding: &Finding) -> String {
     let event = &finding.event;
     if let Some(record) = event.record() {
-        return record.to_string();
+        return record.told();
     }
     let process = &event.process;
     let who = format!("{} ({})", process.exe, process.key.pid);

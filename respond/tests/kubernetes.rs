@@ -294,6 +294,7 @@ fn finding(seq: u64, rule: &str, techniques: &[&str], level: Level, pod: Option<
         ancestors: Vec::new(),
         context: Vec::new(),
         reactions: Vec::new(),
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

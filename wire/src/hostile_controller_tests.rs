@@ -129,6 +129,7 @@ async fn whatever_a_controller_sends_the_agent_says_what_was_wrong_and_loses_not
                 finding: model::FindingId::new("fnd-1"),
                 count: 2,
                 last: now(),
+                moments: model::Moments::default(),
             }),
         };
         link.up.send(report).await.unwrap();

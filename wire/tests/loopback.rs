@@ -60,8 +60,12 @@ fn hello(node: &str) -> Up {
 }
 
 fn report(seq: u64) -> Up {
-    let report =
-        Report::Repeat { finding: FindingId::new(format!("fnd-{seq}")), count: seq, last: Timestamp(1) };
+    let report = Report::Repeat {
+        finding: FindingId::new(format!("fnd-{seq}")),
+        count: seq,
+        last: Timestamp(1),
+        moments: model::Moments::default(),
+    };
     Up::Report { seq: Seq(seq), report: Box::new(report) }
 }
 

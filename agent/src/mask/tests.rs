@@ -174,6 +174,7 @@ fn finding(args: Vec<String>, secret: &str) -> Finding {
         ancestors: vec![shell],
         context: vec![event(child, None, open)],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

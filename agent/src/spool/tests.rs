@@ -11,7 +11,12 @@ use tempfile::TempDir;
 use super::*;
 
 fn repeat(number: u64) -> Report {
-    Report::Repeat { finding: FindingId::new(format!("fnd-{number}")), count: number, last: Timestamp(0) }
+    Report::Repeat {
+        finding: FindingId::new(format!("fnd-{number}")),
+        count: number,
+        last: Timestamp(0),
+        moments: model::Moments::default(),
+    }
 }
 
 fn finding(level: Level, title: &str) -> Report {
@@ -62,6 +67,7 @@ fn finding(level: Level, title: &str) -> Report {
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     })
 }

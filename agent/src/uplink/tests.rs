@@ -60,7 +60,12 @@ fn add(spool: &Mutex<Spool>, numbers: std::ops::Range<u64>) {
     let mut spool = spool.lock().unwrap();
     for n in numbers {
         spool
-            .append(&Report::Repeat { finding: FindingId::new(n.to_string()), count: n, last: Timestamp(0) })
+            .append(&Report::Repeat {
+                finding: FindingId::new(n.to_string()),
+                count: n,
+                last: Timestamp(0),
+                moments: model::Moments::default(),
+            })
             .unwrap();
     }
     spool.sync().unwrap();

@@ -113,6 +113,7 @@ fn edge(set: &Arc<RuleSet>, mut link: AgentLink, judged: &AtomicU64, state: &Pat
                     ancestors: vec![],
                     context: vec![],
                     reactions: vec![],
+                    moments: model::Moments::default(),
                     loss: LossWindow::default(),
                 };
                 let report = Box::new(Report::Finding(finding));

@@ -225,7 +225,7 @@ fn is_in_force(action: &ActionRecord) -> bool {
 
 fn timeline(out: &mut String, incident: &Incident, window: Window) {
     heading(out, "TIMELINE");
-    let entries = &incident.timeline;
+    let entries = &incident.history();
     let left_out = entries.len().saturating_sub(SHOWN_TIMELINE);
     for (index, entry) in entries.iter().enumerate() {
         if left_out > 0 && index == SHOWN_TIMELINE / 2 {

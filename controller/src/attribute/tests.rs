@@ -283,6 +283,7 @@ fn finding(words: &str, start: u64, parent: &str) -> Finding {
         ancestors: vec![process("containerd-shim", 50, parent)],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

@@ -17,7 +17,7 @@ use detect::{
     incident::incident_of,
     schema::View,
 };
-use model::{Finding, FindingId, LossWindow, RuleRef, Timestamp, short_hash};
+use model::{Finding, FindingId, LossWindow, Moment, Moments, RuleRef, Timestamp, short_hash};
 
 use super::{Core, ingest::controller, turn::Turn};
 use crate::{
@@ -31,6 +31,9 @@ use crate::{
 
 /// Findings held in memory because they were counted lately.
 const RECENT: usize = 256;
+
+/// Moments of all findings that were counted. Beyond, further repetitions of those that are in no incident are only counted (I11).
+const MAX_MOMENTS: usize = 65_536;
 
 /// How long a node folds what repeats a finding into it (`detect::fold::Fold::EXPIRES`): so long it can be asked for.
 const REPEATS_FOR: Duration = Duration::from_secs(15 * 60);
@@ -60,6 +63,8 @@ pub(super) struct Correlations {
     /// Findings that were counted, by reference.
     fed: BTreeMap<u64, FedRow>,
     by_age: BTreeSet<(Timestamp, u64)>,
+    /// How many moments `fed` holds.
+    moments: usize,
     /// Some of them as they came.
     recent: HashMap<u64, Finding>,
     /// Those that were forgotten although they could still be asked for.
@@ -97,7 +102,8 @@ impl Correlations {
         let by_age = fed.iter().map(|(reference, row)| (row.at, *reference)).collect();
         let said = (engine.counts().left_out(), None);
         let (told, recent) = (Vec::new(), HashMap::new());
-        Ok(Self { book, engine, seed, told, fed, by_age, recent, forgotten: 0, said })
+        let moments = fed.values().map(|row: &FedRow| row.moments.len()).sum();
+        Ok(Self { book, engine, seed, told, fed, by_age, moments, recent, forgotten: 0, said })
     }
 
     /// How many.
@@ -156,10 +162,12 @@ impl Correlations {
     fn keep(&mut self, reference: u64, row: FedRow, batch: &mut Batch) {
         batch.put(Table::Fed, reference.to_be_bytes().to_vec(), &row, ReadBack::No);
         self.by_age.insert((row.at, reference));
-        if let Some(before) = self.fed.insert(reference, row.clone())
-            && before.at != row.at
-        {
-            self.by_age.remove(&(before.at, reference));
+        self.moments += row.moments.len();
+        if let Some(before) = self.fed.insert(reference, row.clone()) {
+            self.moments -= before.moments.len();
+            if before.at != row.at {
+                self.by_age.remove(&(before.at, reference));
+            }
         }
     }
 
@@ -173,7 +181,7 @@ impl Correlations {
             }
             self.forgotten += u64::from(matters);
             self.by_age.remove(&(at, reference));
-            self.fed.remove(&reference);
+            self.moments -= self.fed.remove(&reference).map_or(0, |row| row.moments.len());
             self.recent.remove(&reference);
             batch.remove(Table::Fed, reference.to_be_bytes().to_vec());
             batch.remove(Table::FedFindings, reference.to_be_bytes().to_vec());
@@ -195,7 +203,9 @@ impl Correlations {
         };
         let row = self.fed.get(&reference);
         Ok(found.map(|finding| match row {
-            Some(row) => Finding { count: row.count, last: row.last, ..finding },
+            Some(row) => {
+                Finding { count: row.count, last: row.last, moments: row.moments.clone(), ..finding }
+            }
             None => finding,
         }))
     }
@@ -222,7 +232,8 @@ impl Core {
         all.count(reference, &kept, kept.last, kept.count.saturating_sub(1));
         let (id, rule) = (finding.id.clone(), finding.rule.id.clone());
         let (count, last, at) = (finding.count.max(1), finding.last, turn.now);
-        all.keep(reference, FedRow { id, rule, count, last, at }, &mut turn.batch);
+        let moments = mem::take(&mut kept.moments);
+        all.keep(reference, FedRow { id, rule, count, last, at, moments }, &mut turn.batch);
         all.recent.insert(reference, kept);
         if all.is_quiet(finding) { Reports::ThroughCorrelations } else { Reports::ByItself }
     }
@@ -233,6 +244,7 @@ impl Core {
         id: &FindingId,
         count: u64,
         last: Timestamp,
+        moments: &Moments,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
         let all = &mut self.state.correlations;
@@ -243,7 +255,10 @@ impl Core {
             return Ok(());
         }
         all.engine.tell_time(turn.now);
-        let row = FedRow { count, last: row.last.max(last), at: turn.now, ..row.clone() };
+        let mut row = FedRow { count, last: row.last.max(last), at: turn.now, ..row.clone() };
+        if all.moments < MAX_MOMENTS {
+            row.moments.add_all(moments.iter().cloned(), count);
+        }
         if let Some(finding) = all.finding(reference, &self.state.store)? {
             all.count(reference, &finding, last, more);
         }
@@ -300,13 +315,15 @@ impl Core {
             }
         }
         let what = line(correlation, one, &evidence);
+        let value = format!("{} is {}", kind_of(correlation), one.value);
         let finding = made_of(one, correlation, rule, trigger, &evidence);
         let (id, name) = (finding.id.clone(), incident_of(&finding));
         tracing::info!(correlation = one.correlation, %id, value = one.value, "a correlation has come true");
         if self.is_seen(&id, turn)? {
             // The same cause has filled another window.
             if let Some(count) = self.counted(&id, turn)? {
-                self.repeated(&id, count + 1, one.time, turn)?;
+                let moments = [Moment::new(count + 1, one.time, value)];
+                self.repeated(&id, count + 1, one.time, moments.into_iter().collect(), turn)?;
             }
         } else {
             let mut homeless = Vec::new();
@@ -427,6 +444,7 @@ fn made_of(
         ancestors: trigger.ancestors,
         context,
         reactions: Vec::new(),
+        moments: Moments::default(),
         loss: lost(evidence, trigger.loss),
     }
 }

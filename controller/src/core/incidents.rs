@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use model::{
     ActionId, ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, Level,
-    TimelineEntry, Timestamp, UndoClass,
+    Moments, TimelineEntry, Timestamp, UndoClass,
 };
 
 use crate::{
@@ -360,12 +360,20 @@ impl Whole {
     }
 
     /// The same cause again.
-    pub(super) fn repeat(&mut self, index: u32, count: u64, last: Timestamp, now: Timestamp) {
+    pub(super) fn repeat(
+        &mut self,
+        index: u32,
+        count: u64,
+        last: Timestamp,
+        moments: Moments,
+        now: Timestamp,
+    ) {
         if let Some(finding) = self.row.incident.findings.get_mut(index as usize)
             && count > finding.count
         {
             finding.count = count;
             finding.last = finding.last.max(last);
+            finding.moments.add_all(moments, count);
             self.dirty_findings.insert(index);
             self.touch(now);
         }

@@ -32,7 +32,7 @@ pub(crate) fn controller() -> Actor {
 
 /// Who speaks for a node.
 pub(super) fn agent(node: &NodeId) -> Actor {
-    Actor::new(format!("system:agent/{node}"))
+    Actor::agent(node)
 }
 
 /// How long health tells of a node that was refused.
@@ -146,9 +146,9 @@ impl Core {
                 row.epoch = row.epoch.max(epoch);
             }
             Report::Repeat { .. } | Report::Reaction(_) if self.again.is_over() => row.seq = row.seq.max(seq),
-            Report::Repeat { finding, count, last } => {
-                self.feed_again(&finding, count, last, turn)?;
-                self.repeated(&finding, count, last, turn)?;
+            Report::Repeat { finding, count, last, moments } => {
+                self.feed_again(&finding, count, last, &moments, turn)?;
+                self.repeated(&finding, count, last, moments, turn)?;
                 row.seq = row.seq.max(seq);
             }
             Report::Reaction(record) => {
@@ -215,11 +215,7 @@ impl Core {
             self.absorb(&id, absorbed, turn)?;
         }
         let reactions = finding.reactions.clone();
-        let what = finding
-            .event
-            .record()
-            .map_or_else(|| finding.event.process.command_line.clone(), ToString::to_string);
-        let line = format!("{}: {what} ({})", finding.rule.title, finding.event.id);
+        let line = line_of(&finding);
         let entities = entities_of(&finding);
         let strong = finding.rule.level >= self.config.open_at;
         let finding_id = finding.id.clone();
@@ -232,6 +228,7 @@ impl Core {
         }
         for finding in evidence {
             let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
+            whole.tell(finding.first, &agent(&finding.event.id.node), line_of(&finding));
             if let Some(index) = whole.add_evidence(finding, entities, now) {
                 put_place(turn, &finding_id, &id, index);
             }
@@ -285,6 +282,7 @@ impl Core {
         let Some(whole) = self.state.incidents.get(&self.state.store, into)? else { return Ok(()) };
         for finding in findings {
             let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
+            whole.tell(finding.first, &agent(&finding.event.id.node), line_of(&finding));
             let added = match self.state.correlations.is_quiet(&finding) {
                 true => whole.add_evidence(finding, entities, now),
                 false => whole.add(finding, entities, now),
@@ -463,6 +461,13 @@ impl Core {
         self.refused = Some((self.config.clock)());
         self.health.degraded(Part::Ingest, format!("node {node} was refused: {because}"));
     }
+}
+
+/// What a history says of a finding's own event.
+fn line_of(finding: &Finding) -> String {
+    let event = &finding.event;
+    let what = event.record().map_or_else(|| event.process.command_line.clone(), model::Record::told);
+    format!("{}: {what} ({})", finding.rule.title, event.id)
 }
 
 /// Whether it is a log and no node: no certificate is for a name with a colon ([`crate::ingest::SourceSpec::name`]).

@@ -329,6 +329,7 @@ mod tests {
                     ),
                     count: 2,
                     last: Timestamp(0),
+                    moments: model::Moments::default(),
                 },
             })
         };

@@ -2,7 +2,9 @@
 //! what a person undid or refused is not done again by the machine.
 
 use detect::incident::incident_of_repeat;
-use model::{ActionId, ActionRecord, FindingId, IncidentId, NodeId, ProcessKey, RunId, Target, Timestamp};
+use model::{
+    ActionId, ActionRecord, FindingId, IncidentId, Moments, NodeId, ProcessKey, RunId, Target, Timestamp,
+};
 use respond::run::Sight;
 
 use super::{
@@ -21,6 +23,7 @@ impl Core {
         id: &FindingId,
         count: u64,
         last: Timestamp,
+        moments: Moments,
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
         tracing::debug!(finding = %id, count, "a finding came again");
@@ -33,7 +36,9 @@ impl Core {
         }
         let mut again = known.clone();
         (again.count, again.last) = (count, last);
-        whole.repeat(index, count, last, turn.now);
+        // They are told where the others are.
+        again.moments = Moments::default();
+        whole.repeat(index, count, last, moments, turn.now);
         self.watch(&Sight::again(&again, last), turn);
         if self.state.correlations.is_quiet(&again) {
             // Evidence: what its repetitions mean is for the correlation to say.

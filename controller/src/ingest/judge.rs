@@ -90,8 +90,8 @@ impl Judge {
     /// Counts of findings that have moved since this was last asked.
     pub(super) fn repeat(&mut self, reporter: &mut Reporter) -> Result<(), LinkLost> {
         for repeat in self.fold.due() {
-            let (finding, count, last) = (repeat.finding, repeat.count, repeat.last);
-            reporter.report(Report::Repeat { finding, count, last })?;
+            let detect::fold::Repeat { finding, count, last, moments, .. } = repeat;
+            reporter.report(Report::Repeat { finding, count, last, moments })?;
         }
         Ok(())
     }
@@ -138,6 +138,7 @@ pub(crate) fn finding_of(
         event,
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

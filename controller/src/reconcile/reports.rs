@@ -322,7 +322,12 @@ mod tests {
     fn told(seq: u64) -> Told {
         let node = NodeId::new("n1");
         let id = EventId { node: node.clone(), epoch: AgentEpoch(1), seq: Seq(seq) };
-        let report = Report::Repeat { finding: FindingId::derive(&id, "rule"), count: 2, last: Timestamp(7) };
+        let report = Report::Repeat {
+            finding: FindingId::derive(&id, "rule"),
+            count: 2,
+            last: Timestamp(7),
+            moments: model::Moments::default(),
+        };
         Told { node, link: 0, seq: Seq(seq), incident: None, report }
     }
 

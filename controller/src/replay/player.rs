@@ -194,9 +194,10 @@ impl<'a> Player<'a> {
                     pods.tell((**fact).clone());
                 }
             }
-            What::Repeat { finding, count, last } => {
+            What::Repeat { finding, count, last, moments } => {
                 if self.told.contains(finding) {
-                    let repeat = Report::Repeat { finding: finding.clone(), count: *count, last: *last };
+                    let (finding, moments) = (finding.clone(), moments.clone());
+                    let repeat = Report::Repeat { finding, count: *count, last: *last, moments };
                     self.report(&self.names[candidate.recording].clone(), repeat);
                 } else {
                     self.outcome.orphaned += 1;
@@ -339,8 +340,8 @@ impl<'a> Player<'a> {
             repeats.extend(due.map(|one| (name.clone(), one)));
         }
         for (name, repeat) in repeats {
-            let (finding, count, last) = (repeat.finding, repeat.count, repeat.last);
-            self.report(&name, Report::Repeat { finding, count, last });
+            let detect::fold::Repeat { finding, count, last, moments, .. } = repeat;
+            self.report(&name, Report::Repeat { finding, count, last, moments });
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use model::{Event, Finding, FindingId, Incident, LossWindow, NodeId, Process, Report, Timestamp};
+use model::{Event, Finding, FindingId, Incident, LossWindow, Moments, NodeId, Process, Report, Timestamp};
 use serde::Deserialize;
 
 use super::ReplayError;
@@ -89,6 +89,8 @@ pub enum Item {
         count: u64,
         /// When last.
         last: Timestamp,
+        /// The moments that are kept of it.
+        moments: Moments,
     },
 }
 
@@ -176,13 +178,15 @@ pub(super) fn items_of_line(line: &[u8]) -> Option<Vec<Item>> {
 fn items_of(report: Report) -> impl Iterator<Item = Item> {
     let items = match report {
         Report::Finding(finding) => {
-            let Finding { id, mut event, count, last, ancestors, context, loss, .. } = finding;
+            let Finding { id, mut event, count, last, moments, ancestors, context, loss, .. } = finding;
             event.ancestors = ancestors.into();
-            let more = (count > 1).then_some(Item::Repeat { finding: id, count, last });
+            let more = (count > 1).then_some(Item::Repeat { finding: id, count, last, moments });
             let event = Item::Event { event: Box::new(event), context, loss };
             std::iter::once(event).chain(more).collect()
         }
-        Report::Repeat { finding, count, last } => vec![Item::Repeat { finding, count, last }],
+        Report::Repeat { finding, count, last, moments } => {
+            vec![Item::Repeat { finding, count, last, moments }]
+        }
         // What the node did by itself then: a replay does nothing.
         Report::Reaction(_) => Vec::new(),
     };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use detect::matcher::{Matcher, RuleIndex, RuleSet};
-use model::{Event, FindingId, LossWindow, NodeId, Timestamp, Truncated};
+use model::{Event, FindingId, LossWindow, Moments, NodeId, Timestamp, Truncated};
 
 use super::{
     Recording, ReplayError, Surroundings,
@@ -52,7 +52,7 @@ pub(super) enum What {
     /// An event that some setup has a rule for.
     Matched(Box<Matched>),
     /// A finding of then was seen again.
-    Repeat { finding: FindingId, count: u64, last: Timestamp },
+    Repeat { finding: FindingId, count: u64, last: Timestamp, moments: Moments },
     /// The audit log tells of a session in a pod.
     Heard(Box<Fact>),
 }
@@ -297,8 +297,8 @@ impl Judge {
                 let what = What::Matched(Box::new(Matched { event: *event, context, loss, hits }));
                 judged.candidates.push(Candidate { at, recording: place, what });
             }
-            Item::Repeat { finding, count, last } => {
-                let what = What::Repeat { finding, count, last };
+            Item::Repeat { finding, count, last, moments } => {
+                let what = What::Repeat { finding, count, last, moments };
                 judged.candidates.push(Candidate { at: last, recording: place, what });
             }
         }

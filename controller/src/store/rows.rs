@@ -1,7 +1,8 @@
 //! What the tables hold.
 
 use model::{
-    ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, NodeId, ProcessKey, RunId, Seq, Timestamp,
+    ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, Moments, NodeId, ProcessKey, RunId, Seq,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,9 @@ pub(crate) struct FedRow {
     pub(crate) last: Timestamp,
     /// When it was last counted, by the controller's clock.
     pub(crate) at: Timestamp,
+    /// Those that it was folded from.
+    #[serde(default, skip_serializing_if = "Moments::is_empty")]
+    pub(crate) moments: Moments,
 }
 
 /// Key of the `n`-th row of something with a text id.

@@ -12,7 +12,12 @@ fn another_rule(mut finding: Finding) -> Finding {
 }
 
 fn again(of: &Finding, count: u64) -> Report {
-    Report::Repeat { finding: of.id.clone(), count, last: crate::support::now() }
+    Report::Repeat {
+        finding: of.id.clone(),
+        count,
+        last: crate::support::now(),
+        moments: model::Moments::default(),
+    }
 }
 
 async fn all(lab: &Lab) -> Vec<hemostat_controller::api::IncidentSummary> {

@@ -48,7 +48,7 @@ fn step(seq: u64, ago: u64) -> Finding {
 
 fn again(of: &Finding, count: u64, ago: u64) -> Report {
     let last = Timestamp(now().0 - i64::try_from(ago).unwrap() * 1_000_000_000);
-    Report::Repeat { finding: of.id.clone(), count, last }
+    Report::Repeat { finding: of.id.clone(), count, last, moments: model::Moments::default() }
 }
 
 /// Two findings that come to five steps with what is folded into them.
@@ -95,6 +95,54 @@ async fn what_a_correlation_tells_is_an_incident_with_its_evidence_and_is_answer
     assert_eq!(incident.runs[0].playbook.as_str(), "many");
     assert_eq!(lab.client.incidents(10).await.unwrap().incidents.len(), 1);
     assert_eq!(lab.client.status().await.unwrap().correlations, 1);
+    lab.stop().await;
+}
+
+/// Three steps folded into one before anybody asked, two told later: the history tells of five, and in the order in which they were done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_correlation_counted_is_told_one_by_one_and_in_order() {
+    let mut lab = lab(RULES).await;
+    let (one, two) = (step(1, 9), step(2, 7));
+    let moments = |of: &[(u64, i64)]| {
+        let at = |second: i64| Timestamp(one.first.0 + second * 1_000_000_000);
+        of.iter().map(|(nth, second)| Moment::new(*nth, at(*second), format!("at {second}"))).collect()
+    };
+    let folded = |of: &Finding, count: u64, last: i64, told: &[(u64, i64)]| Report::Repeat {
+        finding: of.id.clone(),
+        count,
+        last: Timestamp(one.first.0 + last * 1_000_000_000),
+        moments: moments(told),
+    };
+    lab.spool(Report::Finding(one.clone()));
+    lab.spool(Report::Finding(two.clone()));
+    lab.spool(folded(&two, 2, 4, &[(2, 4)]));
+    lab.spool(folded(&one, 3, 3, &[(2, 1), (3, 3)]));
+    lab.connect(Faint::Never);
+    let of_steps = |incident: &Incident| -> Vec<String> {
+        let history = incident.history();
+        let steps = history.iter().filter(|line| line.what.starts_with("A Step"));
+        steps.map(|line| format!("{} {}", (line.at.0 - one.first.0) / 1_000_000_000, line.what)).collect()
+    };
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    let event = |of: &Finding| format!("{} ({})", of.event.process.command_line, of.event.id);
+    let wanted = [
+        format!("0 A Step: {}", event(&one)),
+        "1 A Step (2 of 3): at 1".into(),
+        format!("2 A Step: {}", event(&two)),
+        "3 A Step (3 of 3): at 3".into(),
+        "4 A Step (2 of 2): at 4".into(),
+    ];
+    assert_eq!(of_steps(&incident), wanted);
+    // Once, however often it comes, and what comes later in its place; what is kept stays so over a restart.
+    lab.spool(folded(&one, 3, 3, &[(2, 1), (3, 3)]));
+    lab.spool(folded(&one, 4, 8, &[(4, 8)]));
+    lab.until_world(|world| world.spool.is_empty()).await;
+    let lab = lab.restart().await;
+    let id = lab.client.incidents(10).await.unwrap().incidents[0].id.clone();
+    let incident = lab.client.incident(id.as_str()).await.unwrap().incident;
+    let told = of_steps(&incident);
+    assert_eq!(told.len(), 6, "{told:#?}");
+    assert_eq!(told[5], "8 A Step (4 of 4): at 8");
     lab.stop().await;
 }
 

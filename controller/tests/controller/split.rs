@@ -44,7 +44,12 @@ async fn splitting_an_incident_leaves_a_trace_in_both_and_survives_a_restart() {
     assert_eq!(log.matches("splits 2 findings off").count(), 1);
     // A count of a finding that moved goes to where it is now.
     lab.disconnect().await;
-    lab.spool(Report::Repeat { finding: ids[2].clone(), count: 7, last: crate::support::now() });
+    lab.spool(Report::Repeat {
+        finding: ids[2].clone(),
+        count: 7,
+        last: crate::support::now(),
+        moments: model::Moments::default(),
+    });
     lab.connect(Faint::Never);
     let deadline = tokio::time::Instant::now() + crate::lab::PATIENCE;
     loop {

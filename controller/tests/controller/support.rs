@@ -255,6 +255,7 @@ pub(crate) fn finding(seq: u64, pid: u32, level: Level) -> Finding {
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

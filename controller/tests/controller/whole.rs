@@ -89,8 +89,18 @@ async fn i3_repeated_deliveries_have_one_effect() {
     let first = finding(1, 100, Level::High);
     lab.spool(Report::Finding(first.clone()));
     lab.spool(Report::Finding(first.clone()));
-    lab.spool(Report::Repeat { finding: first.id.clone(), count: 7, last: first.last });
-    lab.spool(Report::Repeat { finding: first.id.clone(), count: 5, last: first.last });
+    lab.spool(Report::Repeat {
+        finding: first.id.clone(),
+        count: 7,
+        last: first.last,
+        moments: model::Moments::default(),
+    });
+    lab.spool(Report::Repeat {
+        finding: first.id.clone(),
+        count: 5,
+        last: first.last,
+        moments: model::Moments::default(),
+    });
     lab.connect(Faint::Never);
     lab.until_world(|w| w.spool.is_empty()).await;
     lab.until_state(IncidentState::NeedsApproval).await;

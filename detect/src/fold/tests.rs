@@ -58,7 +58,9 @@ fn the_same_cause_is_one_finding_with_a_count() {
             fold.take_in(&rule, &done_by(&process, n), &FindingId::new("other"), Acted::No, || values("a"));
         assert_eq!(folded, Folded::Again { finding: first.clone(), count: n as u64 });
     }
-    let repeat = Repeat { finding: first, count: 9, last: Timestamp(9), level: Level::High };
+    let moments: Moments =
+        (2..10).map(|n| Moment::new(n, Timestamp(n as i64), "/bin/x (1)".into())).collect();
+    let repeat = Repeat { finding: first, count: 9, last: Timestamp(9), level: Level::High, moments };
     assert_eq!(fold.due(), [repeat]);
     assert_eq!(fold.due(), []);
 }
@@ -240,7 +242,11 @@ fn records_of_one_account_are_counted_and_told_once() {
     assert!(matches!(take_record(&mut fold, "b", "3", 1).0, Folded::First(_)));
     assert!(matches!(take_record(&mut fold, "a", "4", 2).0, Folded::Again { count: 3, .. }));
     let level = Level::High;
-    assert_eq!(fold.due(), [Repeat { finding: FindingId::new("1"), count: 3, last: Timestamp(2), level }]);
+    let [due] = &fold.due()[..] else { panic!("one finding has come again") };
+    assert_eq!(
+        (&due.finding, due.count, due.last, due.level),
+        (&FindingId::new("1"), 3, Timestamp(2), level)
+    );
     assert_eq!(fold.due(), []);
     assert!(matches!(take_record(&mut fold, "a", "5", end).0, Folded::First(_)), "told anew");
 }
@@ -297,4 +303,48 @@ proptest! {
         }
         prop_assert_eq!(counts.values().sum::<u64>(), matches.len() as u64);
     }
+}
+
+fn take_in(fold: &mut Fold, name: &str, at: i64) {
+    let id = FindingId::new(name);
+    fold.take_in(&rule("r", Level::Low), &told_of(name, at), &id, Acted::No, BTreeMap::new);
+}
+
+fn numbers(repeat: &Repeat) -> Vec<u64> {
+    repeat.moments.iter().map(|moment| moment.nth).collect()
+}
+
+#[test]
+fn of_what_repeats_the_first_and_the_last_moments_are_told_one_by_one() {
+    let mut fold = Fold::new(Limits::RECORDS);
+    for at in 1..=13 {
+        take_in(&mut fold, "dana", at);
+    }
+    let [due] = &fold.due()[..] else { panic!("one cause") };
+    let told: Vec<(u64, i64)> = due.moments.iter().map(|one| (one.nth, one.at.0)).collect();
+    assert_eq!(told, (2..=13).map(|n| (n, n as i64)).collect::<Vec<_>>());
+    assert!(due.moments.iter().all(|one| one.what == "dana@h"), "{:?}", due.moments);
+    // What goes on: none twice, and of many the last ones.
+    for at in 14..=1000 {
+        take_in(&mut fold, "dana", at);
+    }
+    let [due] = &fold.due()[..] else { panic!("one cause") };
+    assert_eq!(numbers(due), (14..=16).chain(985..=1000).collect::<Vec<u64>>());
+    assert_eq!(fold.due(), []);
+}
+
+#[test]
+fn i11_moments_are_bounded_between_two_looks_and_counts_are_right_all_the_same() {
+    let limits = Limits { moments: 40, ..Limits::RECORDS };
+    let mut fold = Fold::new(limits);
+    for at in 0..1000 {
+        for name in ["a", "b", "c"] {
+            take_in(&mut fold, name, at);
+        }
+    }
+    let due = fold.due();
+    assert_eq!(due.iter().map(|one| one.count).collect::<Vec<_>>(), [1000, 1000, 1000]);
+    assert_eq!(due.iter().map(|one| one.moments.len()).sum::<usize>(), 40);
+    take_in(&mut fold, "c", 1000);
+    assert_eq!(numbers(&fold.due()[0]), [1001], "there is room again");
 }

@@ -102,6 +102,7 @@ impl Seed {
             ancestors: parents.windows(2).map(|w| self.process(w[0], w[1])).collect(),
             context: vec![],
             reactions: vec![],
+            moments: model::Moments::default(),
             loss: LossWindow::default(),
         }
     }

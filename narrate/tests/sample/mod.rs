@@ -87,6 +87,7 @@ pub(crate) fn incident(twist: &dyn Fn(&str) -> String) -> Incident {
             ancestors,
             context: vec![],
             reactions: vec![],
+            moments: model::Moments::default(),
             loss: LossWindow::default(),
         }
     };

@@ -63,6 +63,7 @@ fn finding(rule: &str, level: Level, seq: u64) -> Finding {
         ancestors: Vec::new(),
         context: Vec::new(),
         reactions: Vec::new(),
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod api_server;
 pub mod recorder;
+pub mod sshd;
 
 use std::{
     collections::BTreeSet,

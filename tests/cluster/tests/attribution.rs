@@ -278,6 +278,7 @@ fn session_finding(words: &str) -> Finding {
         ancestors: vec![Arc::new(shim)],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

@@ -262,6 +262,7 @@ pub(crate) fn miner(node: &str, pid: u32) -> Report {
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     })
 }

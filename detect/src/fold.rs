@@ -9,10 +9,14 @@
 //! matches, whose values then also tell causes apart), so that no loop and no log can flood the controller. A cause ends
 //! [`Fold::EXPIRES`] after its finding: what goes on then is told anew. A match to which the node has reacted is always told.
 //!
+//! Nobody's inventions cost others their sight: beside what all have together, each tenant of a rule over records ([`Tenant`]) has variants of
+//! his own, and where causes must be forgotten, those of who has most are.
+//!
 //! With the count go moments: who and when, of the first repetitions and of the last ones ([`Moments`]), while there is room
 //! ([`Limits::moments`]).
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
@@ -23,12 +27,15 @@ use model::{
     Record, RuleRef, Timestamp, short_hash,
 };
 
+use crate::tenant::Tenant;
+
 /// How much is remembered (I11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Causes. Beyond, the quarter that was not seen longest is forgotten, and its next match is a new finding.
+    /// Causes. Beyond, a quarter is forgotten, of who has most what was not seen longest, and its next match is a new finding.
     pub causes: usize,
-    /// Variants of one rule, executable and cgroup, or of one rule over records, that are told apart.
+    /// Variants of one rule, executable and cgroup, or of one rule over records, that are told apart; over records 16 more of each of 64
+    /// tenants.
     pub variants: usize,
     /// The same for rules whose matches correlations look at: what is not told apart cannot be counted apart.
     pub variants_fed: usize,
@@ -58,6 +65,21 @@ struct Place {
     cgroup: CgroupId,
 }
 
+/// Tenants of one rule over records that are told apart; further ones are one.
+const TENANTS: usize = 64;
+
+/// Variants of one rule over records that a tenant may have whatever the others have.
+const RESERVED: usize = 16;
+
+/// Variants of a source that are told apart.
+#[derive(Debug, Default)]
+struct Apart {
+    /// Of all tenants together.
+    all: usize,
+    /// `None` are those that are not told apart, and processes: their place says whose they are.
+    tenants: HashMap<Option<Tenant>, HashSet<Variant>>,
+}
+
 /// Which values matched, and of which process where that matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Variant {
@@ -76,6 +98,8 @@ enum Values {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cause {
     source: Source,
+    /// Of records.
+    tenant: Option<Tenant>,
     values: Values,
 }
 
@@ -151,7 +175,7 @@ pub struct Fold {
     limits: Limits,
     causes: HashMap<Cause, Entry>,
     /// Of each source the variants among `causes`, without those that only a reaction made known.
-    variants: HashMap<Source, HashSet<Variant>>,
+    variants: HashMap<Source, Apart>,
     /// Counts of causes that have ended, still to be told.
     ended: Vec<Repeat>,
     /// For how many moments there is room until the next look.
@@ -198,7 +222,8 @@ impl Fold {
     ) -> (Folded, BTreeMap<String, String>) {
         let at = event.time;
         let source = Source::of(rule, event);
-        let many = Cause { source: source.clone(), values: Values::Many };
+        let tenant = self.tenant_of(&source, event);
+        let many = Cause { source: source.clone(), tenant: tenant.clone(), values: Values::Many };
         self.end_if_expired(&many, at);
         // A process in a loop costs no more than this. Records were read and judged: what is known of others goes on being counted apart.
         if acted == Acted::No
@@ -209,7 +234,8 @@ impl Fold {
         }
         let mut matched = matched();
         let variant = Variant::of(rule, event, &matched);
-        let cause = Cause { source: source.clone(), values: Values::These(variant.clone()) };
+        let values = Values::These(variant.clone());
+        let cause = Cause { source: source.clone(), tenant: tenant.clone(), values };
         match acted {
             Acted::Yes => self.end(&cause),
             Acted::No => self.end_if_expired(&cause, at),
@@ -226,12 +252,12 @@ impl Fold {
             self.forget_oldest();
         }
         let most = if self.fed.contains(&rule.id) { self.limits.variants_fed } else { self.limits.variants };
-        if self.variants.get(&source).is_some_and(|variants| variants.len() >= most) {
+        if self.variants.get(&source).is_some_and(|apart| !apart.has_room(&tenant, most)) {
             self.end_expired_of(&source, at);
         }
-        let variants = self.variants.entry(source).or_default();
-        let cause = if variants.len() < most {
-            variants.insert(variant);
+        let apart = self.variants.entry(source).or_default();
+        let cause = if apart.has_room(&tenant, most) {
+            apart.insert(tenant, variant);
             cause
         } else if acted == Acted::Yes {
             cause
@@ -256,10 +282,10 @@ impl Fold {
     pub fn forget(&mut self, cause: &Cause) {
         self.causes.remove(cause);
         if let Values::These(variant) = &cause.values
-            && let Some(variants) = self.variants.get_mut(&cause.source)
+            && let Some(apart) = self.variants.get_mut(&cause.source)
         {
-            variants.remove(variant);
-            if variants.is_empty() {
+            apart.remove(&cause.tenant, variant);
+            if apart.all == 0 {
                 self.variants.remove(&cause.source);
             }
         }
@@ -304,19 +330,66 @@ impl Fold {
     }
 
     fn end_expired_of(&mut self, source: &Source, at: Timestamp) {
-        let variants: Vec<Variant> = self.variants.get(source).into_iter().flatten().cloned().collect();
-        for variant in variants {
-            self.end_if_expired(&Cause { source: source.clone(), values: Values::These(variant) }, at);
+        let mut variants = Vec::new();
+        for (tenant, of) in self.variants.get(source).into_iter().flat_map(|apart| &apart.tenants) {
+            variants.extend(of.iter().map(|variant| (tenant.clone(), variant.clone())));
+        }
+        for (tenant, variant) in variants {
+            self.end_if_expired(
+                &Cause { source: source.clone(), tenant, values: Values::These(variant) },
+                at,
+            );
         }
     }
 
+    /// Whose a record is, as far as tenants of its rule are told apart.
+    fn tenant_of(&self, source: &Source, event: &Event) -> Option<Tenant> {
+        if source.place.is_some() {
+            return None;
+        }
+        let tenant = Some(Tenant::of(event));
+        let apart = self.variants.get(source);
+        apart
+            .is_none_or(|apart| apart.tenants.len() < TENANTS || apart.tenants.contains_key(&tenant))
+            .then_some(tenant)
+            .flatten()
+    }
+
+    /// Makes room: who has most pays, with what he has not done for longest.
     fn forget_oldest(&mut self) {
-        let age = |(cause, entry): (&Cause, &Entry)| (entry.last, entry.finding.clone(), cause.clone());
-        let mut ages: Vec<(Timestamp, FindingId, Cause)> = self.causes.iter().map(age).collect();
-        // Of those of one time always the same ones, so that a replay does what was done.
-        ages.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        for (_, _, cause) in ages.into_iter().take(self.limits.causes / 4) {
+        let mut by_payer: BTreeMap<_, Vec<(Timestamp, FindingId, Cause)>> = BTreeMap::new();
+        for (cause, entry) in &self.causes {
+            let payer = (cause.source.place.as_ref().map(|place| place.cgroup), cause.tenant.clone());
+            by_payer.entry(payer).or_default().push((entry.last, entry.finding.clone(), cause.clone()));
+        }
+        let mut ranked = Vec::with_capacity(self.causes.len());
+        for mut own in by_payer.into_values() {
+            // Of those of one time always the same ones, so that a replay does what was done.
+            own.sort_unstable_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
+            ranked.extend(own.into_iter().enumerate().map(|(rank, one)| (Reverse(rank), one)));
+        }
+        ranked.sort_unstable_by(|(rank, a), (other, b)| (rank, a.0, &a.1).cmp(&(other, b.0, &b.1)));
+        for (_, (_, _, cause)) in ranked.into_iter().take(self.limits.causes / 4) {
             self.end(&cause);
+        }
+    }
+}
+
+impl Apart {
+    fn has_room(&self, tenant: &Option<Tenant>, most: usize) -> bool {
+        let own = || self.tenants.get(tenant).map_or(0, HashSet::len);
+        self.all < most || (tenant.is_some() && own() < RESERVED)
+    }
+
+    fn insert(&mut self, tenant: Option<Tenant>, variant: Variant) {
+        self.all += usize::from(self.tenants.entry(tenant).or_default().insert(variant));
+    }
+
+    fn remove(&mut self, tenant: &Option<Tenant>, variant: &Variant) {
+        let Some(own) = self.tenants.get_mut(tenant) else { return };
+        self.all -= usize::from(own.remove(variant));
+        if own.is_empty() {
+            self.tenants.remove(tenant);
         }
     }
 }

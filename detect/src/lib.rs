@@ -38,6 +38,7 @@ pub mod source;
 pub mod specimen;
 pub mod tables;
 pub mod taxonomy;
+pub mod tenant;
 pub mod text;
 mod text_match;
 mod yaml;

@@ -223,7 +223,7 @@ fn a_match_that_was_reacted_to_is_always_told_and_memory_stays_bounded() {
         assert!(matches!(folded, Folded::First(_)), "{n}");
         assert!(fold.len() <= Limits::NODE.causes);
     }
-    assert!(fold.variants.values().all(|variants| variants.len() <= Limits::NODE.variants));
+    assert!(fold.variants.values().all(|variants| variants.all <= Limits::NODE.variants));
 }
 
 fn take_record(fold: &mut Fold, name: &str, id: &str, at: i64) -> (Folded, bool) {
@@ -347,4 +347,64 @@ fn i11_moments_are_bounded_between_two_looks_and_counts_are_right_all_the_same()
     assert_eq!(due.iter().map(|one| one.moments.len()).sum::<usize>(), 40);
     take_in(&mut fold, "c", 1000);
     assert_eq!(numbers(&fold.due()[0]), [1001], "there is room again");
+}
+
+/// A record of the audit log: somebody of a namespace did something to `object`.
+fn asked(namespace: &str, object: &str, at: i64) -> Event {
+    let name = format!("system:serviceaccount:{namespace}:bot");
+    let principal = Some(Principal { realm: "kubernetes".into(), name });
+    let (origin, object, sight, facts) =
+        (Some([192, 0, 2, object.len() as u8].into()), None, None, Facts::default());
+    let kind = RecordKind::KubernetesAudit;
+    let record = Record { kind, id: "x".into(), principal, origin, object, sight, facts };
+    record.into_event(&NodeId::new("n"), Timestamp(at))
+}
+
+fn ask(fold: &mut Fold, rule_id: &str, namespace: &str, object: &str, at: i64) -> (Folded, bool) {
+    let id = FindingId::new(format!("{rule_id} {namespace} {object} {at}"));
+    let (folded, matched) =
+        fold.take_in(&rule(rule_id, Level::Low), &asked(namespace, object, at), &id, Acted::No, || {
+            values(object)
+        });
+    (folded, matched.contains_key(Finding::MIXED))
+}
+
+#[test]
+fn i11_who_invents_a_hundred_thousand_things_costs_others_nothing() {
+    let mut fold = Fold::new(Limits::RECORDS);
+    let first = FindingId::new("r b known 1");
+    assert!(matches!(ask(&mut fold, "r", "b", "known", 1), (Folded::First(_), false)));
+    for n in 0..100_000 {
+        ask(&mut fold, "r", "a", &format!("invented {n}"), 2);
+    }
+    // What was told is folded as before, and what is new is told as new, as often as is told apart for each.
+    let again = ask(&mut fold, "r", "b", "known", 3).0;
+    assert_eq!(again, Folded::Again { finding: first, count: 2 });
+    for n in 1..RESERVED {
+        let new = ask(&mut fold, "r", "b", &format!("new {n}"), 4);
+        assert!(matches!(new, (Folded::First(_), false)), "{n}: {new:?}");
+    }
+    // Then it is one of its own, not counted with what others invent.
+    assert!(matches!(ask(&mut fold, "r", "b", "another", 5), (Folded::First(_), true)));
+    let more = ask(&mut fold, "r", "b", "and another", 6).0;
+    assert_eq!(more, Folded::Again { finding: FindingId::new("r b another 5"), count: 2 });
+    // All of it is bounded, however many there are who invent.
+    for n in 0..10_000 {
+        ask(&mut fold, "r", &format!("tenant {}", n % 500), &format!("invented {n}"), 7);
+    }
+    let most = Limits::RECORDS.variants + (TENANTS + 1) * (RESERVED + 1);
+    assert!(fold.len() <= most, "{} of {most}", fold.len());
+}
+
+#[test]
+fn i11_where_causes_must_be_forgotten_those_of_who_has_most_are() {
+    let limits = Limits { causes: 1024, ..Limits::RECORDS };
+    let mut fold = Fold::new(limits);
+    assert!(matches!(ask(&mut fold, "r", "b", "known", 1), (Folded::First(_), false)));
+    for n in 0..100_000 {
+        ask(&mut fold, &format!("rule {}", n % 500), "a", &format!("invented {n}"), n + 2);
+        assert!(fold.len() <= limits.causes);
+    }
+    let again = ask(&mut fold, "r", "b", "known", 100_003).0;
+    assert_eq!(again, Folded::Again { finding: FindingId::new("r b known 1"), count: 2 });
 }

@@ -10,12 +10,16 @@ use model::{CgroupId, IncidentId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{Key, near};
+use crate::tenant::Tenant;
 
 /// What links findings to one incident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Which incident.
     pub incident: IncidentId,
+    /// Whose its first finding is.
+    #[serde(default)]
+    pub(super) tenant: Tenant,
     /// Order of opening; the lower one goes on when two merge.
     pub(super) serial: u64,
     /// When each key was seen, as spans without gaps longer than the window. A list, since JSON keys are texts.
@@ -50,10 +54,11 @@ pub struct Origin {
 }
 
 impl Group {
-    pub(super) fn new(incident: IncidentId, serial: u64) -> Self {
+    pub(super) fn new(incident: IncidentId, serial: u64, tenant: Tenant) -> Self {
         let latest = Timestamp(i64::MIN);
         Self {
             incident,
+            tenant,
             serial,
             spans: Vec::new(),
             origins: Vec::new(),

@@ -8,19 +8,22 @@
 //! Hubs do not link: what most of a machine has in common says nothing. See [`keys_of`] for those known beforehand; an
 //! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one. The machine itself never links.
 //!
-//! Limits (I11): [`GroupingConfig::max_groups`] groups, the least recently extended is forgotten first, and a later finding of
-//! its story opens a new incident; [`GroupingConfig::max_spans`] keys a group, further keys of it do not link and are counted.
+//! Limits (I11): [`GroupingConfig::max_groups`] groups; of the tenant that has most ([`Tenant`]) the least recently extended is forgotten
+//! first, and a later finding of its story opens a new incident; [`GroupingConfig::max_spans`] keys a group, further keys of it do not link and are counted.
 
 mod group;
 mod keys;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
 };
 
 use model::{Finding, IncidentId, Timestamp, short_hash};
+
+use crate::tenant::Tenant;
 
 pub use group::{Group, Origin, Span};
 pub use keys::{Key, entities_of, keys_of};
@@ -66,6 +69,9 @@ pub struct Correlator {
     groups: BTreeMap<IncidentId, Group>,
     by_key: BTreeMap<Key, BTreeSet<IncidentId>>,
     by_latest: BTreeSet<(Timestamp, IncidentId)>,
+    by_tenant: BTreeMap<Tenant, BTreeSet<(Timestamp, IncidentId)>>,
+    /// Who has how many, and since when his oldest was not extended.
+    by_count: BTreeSet<(usize, Reverse<Timestamp>, Tenant)>,
     origins: BTreeMap<IpAddr, BTreeMap<Origin, Timestamp>>,
     watermark: Timestamp,
     next_serial: u64,
@@ -108,6 +114,8 @@ impl Correlator {
             groups: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_latest: BTreeSet::new(),
+            by_tenant: BTreeMap::new(),
+            by_count: BTreeSet::new(),
             origins: BTreeMap::new(),
             watermark: Timestamp(i64::MIN),
             next_serial: 0,
@@ -153,7 +161,7 @@ impl Correlator {
             Some(group) => (group, Opening::Joined),
             None => {
                 self.next_serial += 1;
-                (Group::new(name, self.next_serial - 1), Opening::New)
+                (Group::new(name, self.next_serial - 1, Tenant::of(&finding.event)), Opening::New)
             }
         };
         let mut absorbed = Vec::new();
@@ -206,8 +214,11 @@ impl Correlator {
     ) {
         let Some(old) = self.take(from) else { return };
         self.next_serial += 1;
-        let mut parts =
-            [Group::new(from.clone(), old.serial), Group::new(into.clone(), self.next_serial - 1)];
+        let (first, second, tenant) = (old.serial, self.next_serial - 1, &old.tenant);
+        let mut parts = [
+            Group::new(from.clone(), first, tenant.clone()),
+            Group::new(into.clone(), second, tenant.clone()),
+        ];
         for (group, (findings, other)) in parts.iter_mut().zip([(stay, into), (go, from)]) {
             group.keep_apart(old.apart.iter().chain([other]));
             for (keys, at) in findings {
@@ -304,11 +315,12 @@ impl Correlator {
         old
     }
 
-    /// Forgets the least recently extended groups beyond the limit, never the one at hand.
+    /// Forgets the least recently extended groups beyond the limit, of who has most, never the one at hand.
     fn shed(&mut self, current: &IncidentId) -> Vec<IncidentId> {
         let mut shed = Vec::new();
         while self.groups.len() > self.config.max_groups {
-            let Some(id) = self.by_latest.iter().map(|(_, id)| id).find(|id| *id != current).cloned() else {
+            let payers = self.by_count.iter().rev().filter_map(|(_, _, tenant)| self.by_tenant.get(tenant));
+            let Some(id) = payers.flatten().map(|(_, id)| id).find(|id| *id != current).cloned() else {
                 break;
             };
             drop(self.take(&id));
@@ -329,12 +341,36 @@ impl Correlator {
             self.by_key.entry(key.clone()).or_default().insert(group.incident.clone());
         }
         self.by_latest.insert((group.latest(), group.incident.clone()));
+        let place = (group.latest(), group.incident.clone());
+        self.recount(&group.tenant, |own| own.insert(place));
         self.groups.insert(group.incident.clone(), group);
+    }
+
+    /// Changes what a tenant has.
+    fn recount(
+        &mut self,
+        tenant: &Tenant,
+        change: impl FnOnce(&mut BTreeSet<(Timestamp, IncidentId)>) -> bool,
+    ) {
+        let standing = |own: &BTreeSet<(Timestamp, IncidentId)>| {
+            own.first().map(|(oldest, _)| (own.len(), Reverse(*oldest), tenant.clone()))
+        };
+        let own = self.by_tenant.entry(tenant.clone()).or_default();
+        let before = standing(own);
+        change(own);
+        let after = standing(own);
+        before.iter().for_each(|before| drop(self.by_count.remove(before)));
+        match after {
+            Some(after) => drop(self.by_count.insert(after)),
+            None => drop(self.by_tenant.remove(tenant)),
+        }
     }
 
     fn take(&mut self, id: &IncidentId) -> Option<Group> {
         let group = self.groups.remove(id)?;
-        self.by_latest.remove(&(group.latest(), id.clone()));
+        let place = (group.latest(), id.clone());
+        self.by_latest.remove(&place);
+        self.recount(&group.tenant, |own| own.remove(&place));
         for key in group.keys() {
             if let Some(ids) = self.by_key.get_mut(key) {
                 ids.remove(id);

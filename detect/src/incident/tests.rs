@@ -427,3 +427,39 @@ fn what_a_person_split_is_never_put_together_again_and_the_older_goes_on() {
     let placed = again.place(&seed(5, 400, 40).finding(), at(40));
     assert_eq!((placed.incident, placed.absorbed), (first, vec![]), "also after a restart");
 }
+
+#[test]
+fn i11_who_opens_ten_thousand_incidents_pushes_out_his_own() {
+    let seed = |cgroup: u64, seq: u64, second: i64| Seed {
+        pid: 1000 + u32::try_from(seq).unwrap(),
+        cgroup,
+        seq,
+        second,
+        ..Seed::default()
+    };
+    let mut correlator = Correlator::new(GroupingConfig { max_groups: 100, ..config(900) });
+    let theirs = correlator.place(&seed(7, 1, 0).finding(), at(0)).incident;
+    for n in 0..10_000 {
+        correlator.place(&seed(1, 2 + n, 1).finding(), at(1));
+        assert!(correlator.len() <= 100);
+    }
+    let same = Seed { second: 2, seq: 20_000, ..seed(7, 1, 0) };
+    let placed = correlator.place(&same.finding(), at(2));
+    assert_eq!((placed.incident, placed.opening), (theirs, Opening::Joined));
+    // So it is after a restart, and where nobody has more than another the longest silent goes first.
+    let kept: Vec<Group> = correlator.groups.values().cloned().collect();
+    let mut restored = Correlator::restore(GroupingConfig { max_groups: 100, ..config(900) }, kept);
+    for n in 0..99 {
+        restored.place(&seed(100 + n, 30_000 + n, 3 + n as i64).finding(), at(200));
+    }
+    let known = |correlator: &Correlator, cgroup: u64| {
+        correlator
+            .groups
+            .values()
+            .any(|group| group.tenant == Tenant::of(&seed(cgroup, 0, 0).finding().event))
+    };
+    assert!(known(&restored, 7) && !restored.is_empty());
+    restored.place(&seed(500, 40_000, 200).finding(), at(200));
+    restored.place(&seed(501, 40_001, 200).finding(), at(200));
+    assert!(!known(&restored, 7) && known(&restored, 101), "the longest silent");
+}

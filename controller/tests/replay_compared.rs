@@ -185,6 +185,7 @@ fn a_spools_reports_are_judged_anew() {
             ancestors: event.ancestors.to_vec(),
             context: vec![],
             reactions: vec![],
+            moments: model::Moments::default(),
             loss: LossWindow::default(),
             event,
         })

@@ -124,6 +124,8 @@ pub enum Folded {
         /// How many now.
         count: u64,
     },
+    /// This very event was taken in for this rule: a log told of it twice, as of a request that has begun and has ended. Not counted.
+    Same,
 }
 
 /// A finding whose count has moved.
@@ -180,6 +182,9 @@ pub struct Fold {
     ended: Vec<Repeat>,
     /// For how many moments there is room until the next look.
     room: usize,
+    /// Records that were taken in lately, by rule; twice as many as causes at most.
+    lately: HashSet<FindingId>,
+    in_order: VecDeque<FindingId>,
     /// Rules whose matches correlations look at.
     fed: HashSet<String>,
 }
@@ -201,8 +206,9 @@ impl Fold {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let (causes, variants) = (HashMap::new(), HashMap::new());
-        let room = limits.moments;
-        Self { limits, causes, variants, ended: Vec::new(), room, fed: HashSet::new() }
+        let (lately, in_order, room) = (HashSet::new(), VecDeque::new(), limits.moments);
+        let (ended, fed) = (Vec::new(), HashSet::new());
+        Self { limits, causes, variants, ended, room, lately, in_order, fed }
     }
 
     /// Names the rules whose matches correlations look at.
@@ -222,6 +228,9 @@ impl Fold {
     ) -> (Folded, BTreeMap<String, String>) {
         let at = event.time;
         let source = Source::of(rule, event);
+        if source.place.is_none() && !self.is_new(finding) {
+            return (Folded::Same, BTreeMap::new());
+        }
         let tenant = self.tenant_of(&source, event);
         let many = Cause { source: source.clone(), tenant: tenant.clone(), values: Values::Many };
         self.end_if_expired(&many, at);
@@ -340,6 +349,20 @@ impl Fold {
                 at,
             );
         }
+    }
+
+    /// Whether a record was not taken in before, as far as that is remembered.
+    fn is_new(&mut self, finding: &FindingId) -> bool {
+        if !self.lately.insert(finding.clone()) {
+            return false;
+        }
+        self.in_order.push_back(finding.clone());
+        if self.in_order.len() > self.limits.causes.saturating_mul(2)
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.lately.remove(&oldest);
+        }
+        true
     }
 
     /// Whose a record is, as far as tenants of its rule are told apart.

@@ -172,7 +172,6 @@ pub(crate) fn make(parameters: &Parameters, templates: &[Event]) -> World {
         .map(|(_, event)| Item::Event {
             event: Box::new(event),
             context: vec![],
-            moments: model::Moments::default(),
             loss: LossWindow::default(),
         })
         .collect();

@@ -8,6 +8,7 @@ pub mod fact;
 mod flows;
 pub mod index;
 pub mod listed;
+mod names;
 mod read;
 mod sessions;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use detect::incident::Alias;
 use model::{
     Attribution, Door, ExecSession, Finding, NodeId, Peer, PodFacts, Record, Timestamp, Unresolved, Workload,
 };
@@ -223,6 +225,12 @@ impl Pods {
     #[must_use]
     pub fn sessions_of(&self, finding: &Finding) -> Vec<ExecSession> {
         self.read().sessions_of(finding)
+    }
+
+    /// What else something of a finding is called, as far as it is certain by now.
+    #[must_use]
+    pub fn aliases(&self, finding: &Finding) -> Vec<Alias> {
+        self.read().aliases(finding)
     }
 
     /// Takes in what a finding tells of its node's clock.

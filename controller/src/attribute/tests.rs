@@ -420,3 +420,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_called_otherwise_is_told_where_it_is_certain() {
+    use detect::incident::{Alias, Key};
+    let mut index = Index::new(Limits::default());
+    let address = "10.244.0.9".parse().unwrap();
+    let own = Key::Pod { uid: "uid-api-0".into() };
+    let mut with = finding("sh -c id", 2, "");
+    with.event.activity = Activity::Connect(model::Flow {
+        protocol: model::Protocol::Tcp,
+        local: model::Endpoint { addr: "10.244.0.1".parse().unwrap(), port: 1 },
+        remote: model::Endpoint { addr: address, port: 80 },
+    });
+    assert_eq!(index.aliases(&with), [], "nobody has told of it");
+    // Another pod had it for a while, before and after.
+    let holder = PodSeen { addresses: vec![address], created: at(1001), ..seen("db-0", 10) };
+    index.take(told(holder), at(1001));
+    let is = Key::Pod { uid: "uid-db-0".into() };
+    let expected = Alias { of: Some(Key::Address { addr: address }), is };
+    assert_eq!(index.aliases(&with), std::slice::from_ref(&expected));
+    with.event.time = at(1000);
+    assert_eq!(index.aliases(&with), [], "it was not its own yet");
+    with.event.time = at(1002);
+    // Who opened the session; of two nobody is certain.
+    index.take(told(seen("api-0", 20)), at(1002));
+    index.learn(&with);
+    index.take(exec("dana", "sh -c id", 1001), at(1003));
+    let dana = Key::Principal { who: Principal { realm: "kubernetes".into(), name: "dana".into() } };
+    assert_eq!(index.aliases(&with), [Alias { of: None, is: dana }, expected.clone()]);
+    index.take(exec("eve", "sh -c id", 1001), at(1003));
+    assert_eq!(index.aliases(&with), [expected]);
+    assert!(detect::incident::keys_of(&with).contains(&own));
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use detect::incident::{entities_of, incident_of};
+use detect::incident::{Key, entities_of, incident_of};
 use model::{
     ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, IncidentId, IncidentState, NodeId, Report,
     Seq, Timestamp, Up,
@@ -15,6 +15,7 @@ use super::{
     answers::Answered,
     correlate::Reports,
     incidents::{begun, is_in_force},
+    pods::bring,
     settle::is_rest,
     turn::Turn,
 };
@@ -197,23 +198,16 @@ impl Core {
         self.metrics.findings.get_or_create(&kind(level(finding.rule.level))).inc();
         self.metrics.lag.set(now.since(finding.event.time).as_secs_f64());
         let early = self.state.correlator.forgotten_early();
-        let placed = self.state.correlator.place_as(&finding, name, now);
+        let aliases = self.aliases(&finding);
+        let placed = self.state.correlator.place_as(&finding, &aliases, name, now);
         self.metrics.groups_forgotten.inc_by(self.state.correlator.forgotten_early() - early);
-        for gone in placed.absorbed.iter().chain(&placed.forgotten) {
-            turn.batch.remove(Table::Groups, gone.as_str().as_bytes().to_vec());
-        }
-        let id = placed.incident;
-        if let Some(group) = self.state.correlator.group(&id) {
-            turn.batch.put(Table::Groups, id.as_str().as_bytes().to_vec(), group, ReadBack::No);
-        }
+        let id = placed.incident.clone();
         // One that was taken over from a lost controller is there before the finding that it is called after.
         if !self.state.incidents.contains(&id) {
             let incident = begun(&id, &finding.rule.title, finding.rule.level, finding.first, now);
             self.state.incidents.open(incident, Visibility::Dormant);
         }
-        for absorbed in &placed.absorbed {
-            self.absorb(&id, absorbed, turn)?;
-        }
+        self.placed(&placed, turn)?;
         let reactions = finding.reactions.clone();
         let line = line_of(&finding);
         let entities = entities_of(&finding);
@@ -262,22 +256,28 @@ impl Core {
         self.settle(&id, turn)
     }
 
-    /// The story of `absorbed` goes on in `into`: findings, runs and actions move there.
-    fn absorb(
+    /// The story of `absorbed` goes on in `into`, with which it shares something: findings, pods, sessions, runs and actions move there.
+    pub(super) fn absorb(
         &mut self,
         into: &IncidentId,
         absorbed: &IncidentId,
+        shared: &[Key],
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
         let now = turn.now;
+        let by = match shared.iter().take(4).map(Key::to_string).collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => none,
+            names => format!(" ({names})"),
+        };
         let Some(other) = self.state.incidents.get(&self.state.store, absorbed)? else { return Ok(()) };
         let incident = &mut other.row.incident;
         let findings = incident.findings.clone();
         let dropped = incident.findings_dropped;
         let (runs, actions) = (std::mem::take(&mut incident.runs), std::mem::take(&mut incident.actions));
+        let (pods, sessions) = (incident.pods.clone(), incident.sessions.clone());
         incident.state = IncidentState::Closed;
         other.row.merged_into = Some(into.clone());
-        other.tell(now, &controller(), format!("the same story as {into}: it goes on there"));
+        other.tell(now, &controller(), format!("the same story as {into}{by}: it goes on there"));
         let (visibility, further) = (other.row.visibility, std::mem::take(&mut other.row.absorbed));
         let Some(whole) = self.state.incidents.get(&self.state.store, into)? else { return Ok(()) };
         for finding in findings {
@@ -293,6 +293,7 @@ impl Core {
         }
         whole.row.incident.findings_dropped += dropped;
         whole.row.incident.runs.extend(runs);
+        bring(&mut whole.row.incident, pods, sessions);
         for record in &actions {
             whole.record(record, now);
         }
@@ -304,8 +305,9 @@ impl Core {
         whole.tell(
             now,
             &controller(),
-            format!("{absorbed} is the same story: its findings and actions are here now"),
+            format!("{absorbed} is the same story{by}: its findings and actions are here now"),
         );
+        self.attribute_in(absorbed, into, turn);
         for record in &actions {
             if let Some(adopted) = self.state.adopted.get_mut(&record.id) {
                 adopted.incident = Some(into.clone());

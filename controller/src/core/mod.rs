@@ -2,6 +2,7 @@
 //! durable in batches, and only then leaves ([`turn`]).
 
 mod again;
+mod aliases;
 mod answers;
 mod ask;
 mod clocks;

@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use detect::incident::{Key, keys_of};
 use model::{
-    AttributedPod, Attribution, Entity, Finding, FindingId, Incident, IncidentId, PodFacts, Timestamp,
-    Unresolved, Workload,
+    AttributedPod, Attribution, Entity, ExecSession, Finding, FindingId, Incident, IncidentId, PodFacts,
+    Timestamp, Unresolved, Workload,
 };
 
 use super::{Core, ingest::controller, turn::Turn};
@@ -37,8 +38,10 @@ impl Core {
     ) -> Result<(), StoreError> {
         let Some(pods) = self.config.pods.clone() else { return Ok(()) };
         pods.learn(finding);
+        // Most addresses are no pod's and never will be: they leave room for the pods themselves.
+        let most = if finding.event.record().is_some() { MAX_WAITING / 2 } else { MAX_WAITING };
         if self.ask(&pods, id, finding, turn.now, turn)? == Known::Partly
-            && self.state.attributing.len() < MAX_WAITING
+            && self.state.attributing.len() < most
         {
             self.state.attributing.insert((id.clone(), finding.id.clone()), turn.now);
             self.state.ask_again = self.state.ask_again.min(turn.now.plus(AGAIN.0));
@@ -94,10 +97,13 @@ impl Core {
         turn: &mut Turn,
     ) -> Result<Known, StoreError> {
         let process = &finding.event.process;
-        let Workload::Container { pod_uid: Some(uid), container_id, .. } = &*process.workload else {
-            return Ok(Known::Wholly);
-        };
         let waited = turn.now.since(since);
+        let id = &self.learn_names(id, finding, turn)?;
+        let Workload::Container { pod_uid: Some(uid), container_id, .. } = &*process.workload else {
+            let has_address = keys_of(finding).iter().any(|key| matches!(key, Key::Address { .. }));
+            let late = has_address && waited < POD_WAIT && self.aliases(finding).is_empty();
+            return Ok(if late { Known::Partly } else { Known::Wholly });
+        };
         let attribution = match pods.find(&finding.event.id.node, uid, container_id) {
             Attribution::Waiting if waited >= POD_WAIT => {
                 let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
@@ -134,6 +140,21 @@ impl Core {
         Ok(known)
     }
 
+    /// What is asked for about `from` is about `into` from now on.
+    pub(super) fn attribute_in(&mut self, from: &IncidentId, into: &IncidentId, turn: &mut Turn) {
+        let all = &mut self.state.attributing;
+        let moved: Vec<_> = all.keys().filter(|(id, _)| id == from).cloned().collect();
+        if moved.is_empty() {
+            return;
+        }
+        for key in moved {
+            if let Some(since) = all.remove(&key) {
+                all.insert((into.clone(), key.1), since);
+            }
+        }
+        self.keep_attributing(turn);
+    }
+
     fn keep_attributing(&self, turn: &mut Turn) {
         let waiting: Vec<_> = self.state.attributing.iter().collect();
         turn.batch.put(Table::Meta, KEY.to_vec(), &waiting, ReadBack::No);
@@ -144,6 +165,31 @@ impl Core {
 pub(super) fn load(store: &crate::store::Store) -> Result<Attributing, StoreError> {
     let waiting: Vec<((IncidentId, FindingId), Timestamp)> = store.get(Table::Meta, KEY)?.unwrap_or_default();
     Ok(waiting.into_iter().collect())
+}
+
+/// What is known of pods and sessions goes with its findings, as far as there is room.
+pub(super) fn bring(incident: &mut Incident, pods: Vec<AttributedPod>, sessions: Vec<ExecSession>) {
+    for pod in pods {
+        let same = |known: &AttributedPod| {
+            (&known.cgroup_uid, &known.container_id, &known.node)
+                == (&pod.cgroup_uid, &pod.container_id, &pod.node)
+        };
+        let room = incident.pods.len() < Incident::MAX_PODS;
+        match incident.pods.iter_mut().find(|known| same(known)) {
+            Some(known) if is_newer(&known.attribution, &pod.attribution) => {
+                known.attribution = pod.attribution;
+            }
+            Some(_) => {}
+            None if room => incident.pods.push(pod),
+            None => {}
+        }
+    }
+    for session in sessions {
+        let new = incident.sessions.iter().all(|known| known.audit_id != session.audit_id);
+        if new && incident.sessions.len() < Incident::MAX_SESSIONS {
+            incident.sessions.push(session);
+        }
+    }
 }
 
 /// How long is waited before it is asked again.

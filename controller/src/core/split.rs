@@ -1,6 +1,6 @@
 //! A person takes findings out of an incident that are another story: both go on by themselves, and both say so.
 
-use detect::incident::{entities_of, keys_of};
+use detect::incident::entities_of;
 use model::{Actor, Finding, FindingId, IncidentId, Level, short_hash};
 
 use super::{
@@ -80,8 +80,10 @@ impl Core {
             Ok(None) => {}
             Err(error) => return Err(failed(self, &error)),
         }
-        let seen = |all: &[Finding]| all.iter().map(|one| (keys_of(one), one.first)).collect::<Vec<_>>();
-        self.state.correlator.split(&id, &seen(&stay), &new, &seen(&go));
+        let seen =
+            |all: &[Finding]| all.iter().map(|one| (self.names_of(one), one.first)).collect::<Vec<_>>();
+        let (stay, go_seen) = (seen(&stay), seen(&go));
+        self.state.correlator.split(&id, &stay, &new, &go_seen);
         for one in [&id, &new] {
             if let Some(group) = self.state.correlator.group(one) {
                 turn.batch.put(Table::Groups, one.as_str().as_bytes().to_vec(), group, ReadBack::No);

@@ -106,9 +106,7 @@ impl Judge {
         let Some(record) = event.record() else { return Ok(()) };
         let id = FindingId::derive(&event.id, &rule.id);
         let (folded, matched) = self.fold.take_in(rule, event, &id, Acted::No, || matched);
-        if let Folded::Again { .. } = folded {
-            return Ok(());
-        }
+        let Folded::First(_) = folded else { return Ok(()) };
         self.findings += 1;
         reporter.report(Report::Finding(finding_of(id, rule, to_keep(record, event), matched)))
     }

@@ -238,6 +238,9 @@ impl<'a> Player<'a> {
         }
         let id = FindingId::derive(&event.id, &rule.id);
         let (folded, matched) = self.fold(&teller, rule, event, &id, &hit.matched);
+        if folded == Folded::Same {
+            return;
+        }
         if let Folded::Again { .. } = folded {
             self.outcome.folded += 1;
             self.untold = self.untold.or(Some(self.now()));

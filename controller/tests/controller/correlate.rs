@@ -134,8 +134,10 @@ async fn what_a_correlation_counted_is_told_one_by_one_and_in_order() {
     ];
     assert_eq!(of_steps(&incident), wanted);
     // Once, however often it comes, and what comes later in its place; what is kept stays so over a restart.
+    let mut lab = lab.restart().await;
     lab.spool(folded(&one, 3, 3, &[(2, 1), (3, 3)]));
     lab.spool(folded(&one, 4, 8, &[(4, 8)]));
+    lab.connect(Faint::Never);
     lab.until_world(|world| world.spool.is_empty()).await;
     let lab = lab.restart().await;
     let id = lab.client.incidents(10).await.unwrap().incidents[0].id.clone();

@@ -5,6 +5,8 @@ mod adaptive;
 #[cfg(test)]
 mod again;
 #[cfg(test)]
+mod aliases;
+#[cfg(test)]
 mod clock;
 #[cfg(test)]
 mod correlate;

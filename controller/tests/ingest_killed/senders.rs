@@ -317,6 +317,7 @@ fn finding(name: &str) -> Finding {
         ancestors: vec![],
         context: vec![],
         reactions: vec![],
+        moments: model::Moments::default(),
         loss: LossWindow::default(),
     }
 }

@@ -269,10 +269,10 @@ fn accounts_of_an_hour_ago_make_room_for_those_of_now() {
     let mut fold = Fold::new(Limits::RECORDS);
     let end = Fold::EXPIRES.as_nanos() as i64;
     for n in 0..Limits::RECORDS.variants {
-        take_record(&mut fold, &format!("then-{n}"), "x", 0);
+        take_record(&mut fold, &format!("then-{n}"), &format!("x{n}"), 0);
     }
     for n in 0..Limits::RECORDS.variants {
-        let (folded, is_mixed) = take_record(&mut fold, &format!("now-{n}"), "y", end);
+        let (folded, is_mixed) = take_record(&mut fold, &format!("now-{n}"), &format!("y{n}"), end);
         assert!(matches!(folded, Folded::First(_)) && !is_mixed, "{n}");
     }
 }
@@ -306,7 +306,7 @@ proptest! {
 }
 
 fn take_in(fold: &mut Fold, name: &str, at: i64) {
-    let id = FindingId::new(name);
+    let id = FindingId::new(format!("{name} {at}"));
     fold.take_in(&rule("r", Level::Low), &told_of(name, at), &id, Acted::No, BTreeMap::new);
 }
 
@@ -407,4 +407,24 @@ fn i11_where_causes_must_be_forgotten_those_of_who_has_most_are() {
     }
     let again = ask(&mut fold, "r", "b", "known", 100_003).0;
     assert_eq!(again, Folded::Again { finding: FindingId::new("r b known 1"), count: 2 });
+}
+
+#[test]
+fn i3_a_record_that_is_told_twice_is_counted_once_and_memory_of_it_is_bounded() {
+    let limits = Limits { causes: 64, ..Limits::RECORDS };
+    let mut fold = Fold::new(limits);
+    let take = |fold: &mut Fold, rule_id: &str, n: i64| {
+        let id = FindingId::new(format!("{rule_id} {n}"));
+        fold.take_in(&rule(rule_id, Level::Low), &told_of("dana", n), &id, Acted::No, BTreeMap::new).0
+    };
+    for n in 1..=12 {
+        take(&mut fold, "exec", n);
+        assert_eq!(take(&mut fold, "exec", n), Folded::Same, "begun and ended");
+        assert_ne!(take(&mut fold, "other rule", n), Folded::Same);
+    }
+    assert_eq!(fold.due().iter().map(|one| one.count).collect::<Vec<_>>(), [12, 12]);
+    for n in 13..10_000 {
+        take(&mut fold, "exec", n);
+        assert!(fold.lately.len() <= 128 && fold.in_order.len() <= 128);
+    }
 }

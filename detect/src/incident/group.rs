@@ -84,6 +84,12 @@ impl Group {
         self.spans[index].1.iter().any(|span| span.reaches(at, window))
     }
 
+    /// Whether nothing comes of seeing `key` at `at`.
+    pub(super) fn covers(&self, key: &Key, at: Timestamp) -> bool {
+        let Ok(index) = self.find(key) else { return false };
+        self.spans[index].1.iter().any(|span| span.from <= at && at <= span.to)
+    }
+
     pub(super) fn touch(&mut self, at: Timestamp) {
         self.latest = self.latest.max(at);
     }

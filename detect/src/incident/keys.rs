@@ -1,9 +1,13 @@
 //! What findings can have in common, and what says nothing because everything has it in common.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
-use model::{Activity, CgroupId, Entity, Finding, INIT_PID, NodeId, Principal, ProcessKey, Record, Workload};
+use model::{
+    Activity, CgroupId, Entity, Fact, Finding, INIT_PID, NodeId, Principal, ProcessKey, Record, Workload,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::schema::Field;
 
 /// Ancestors that are looked at, from the parent upwards.
 const MAX_ANCESTORS: usize = 16;
@@ -55,6 +59,43 @@ pub enum Key {
     },
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { node, process } => write!(f, "process {} on {node}", process.pid),
+            Self::Cgroup { node, cgroup } => write!(f, "cgroup {} on {node}", cgroup.0),
+            Self::Pod { uid } => write!(f, "pod {uid}"),
+            Self::Session { node, auid, tty } => write!(f, "session of uid {auid} at {tty} on {node}"),
+            Self::Address { addr } => write!(f, "address {addr}"),
+            Self::Principal { who } => write!(f, "account {who}"),
+        }
+    }
+}
+
+/// What somebody else knows of a finding: that something of it is called otherwise, too. The pod that an address belonged to at that time, the
+/// account that opened a session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alias {
+    /// Of which key of the finding, where it is of one: what is a hub has no aliases.
+    pub of: Option<Key>,
+    /// What that is, too.
+    pub is: Key,
+}
+
+/// Links what an account did; `None` for those that say nothing.
+#[must_use]
+pub fn key_of_account(who: &Principal) -> Option<Key> {
+    let own = who.name.strip_prefix("system:");
+    let person = !who.name.is_empty() && own.is_none_or(|rest| rest.starts_with("serviceaccount:"));
+    person.then(|| Key::Principal { who: who.clone() })
+}
+
+/// Links what was done from an address; `None` for those that say nothing.
+#[must_use]
+pub fn key_of_address(addr: IpAddr) -> Option<Key> {
+    address_links(addr).then_some(Key::Address { addr })
+}
+
 /// What links `finding` to others, sorted. Left out, as hubs:
 ///
 /// - pid 1, kthreadd, and ancestors whose parent is one of them (daemons and session servers that everything comes from),
@@ -98,14 +139,17 @@ pub fn keys_of(finding: &Finding) -> Vec<Key> {
 }
 
 fn keys_of_record(record: &Record) -> Vec<Key> {
-    let person = |who: &&Principal| {
-        let own = who.name.strip_prefix("system:");
-        !who.name.is_empty() && own.is_none_or(|rest| rest.starts_with("serviceaccount:"))
+    let who = record.principal.as_ref().and_then(key_of_account);
+    let addr = record.origin.and_then(key_of_address);
+    // The API server says whose token it was; of a token that was taken elsewhere, too.
+    let pods = match record.facts.get(Field::RequestPodUid.name()) {
+        Some(Fact::List(uids)) => uids.as_slice(),
+        _ => &[],
     };
-    let who = record.principal.as_ref().filter(person).map(|who| Key::Principal { who: who.clone() });
-    let addr = record.origin.filter(|addr| address_links(*addr)).map(|addr| Key::Address { addr });
-    let mut keys: Vec<Key> = who.into_iter().chain(addr).collect();
+    let pods = pods.iter().filter(|uid| !uid.is_empty()).map(|uid| Key::Pod { uid: uid.clone() });
+    let mut keys: Vec<Key> = who.into_iter().chain(addr).chain(pods).collect();
     keys.sort();
+    keys.dedup();
     keys
 }
 

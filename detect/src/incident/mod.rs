@@ -5,6 +5,9 @@
 //! does not matter, and a finding that links two incidents merges them: the one that was opened first goes on. An incident's
 //! id comes from the finding that opened it and never changes.
 //!
+//! What has several names links by each of them ([`Alias`]), by that which was known when the finding came, and by that which is learnt later
+//! ([`Correlator::learn`]); which of the two it is makes no difference to what belongs together.
+//!
 //! Hubs do not link: what most of a machine has in common says nothing. See [`keys_of`] for those known beforehand; an
 //! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one. The machine itself never links.
 //!
@@ -26,7 +29,7 @@ use model::{Finding, IncidentId, Timestamp, short_hash};
 use crate::tenant::Tenant;
 
 pub use group::{Group, Origin, Span};
-pub use keys::{Key, entities_of, keys_of};
+pub use keys::{Alias, Key, entities_of, key_of_account, key_of_address, keys_of};
 
 /// How findings are grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,20 +143,28 @@ impl Correlator {
 
     /// Places a finding that arrived at `now`. A finding that was placed before goes where it went.
     pub fn place(&mut self, finding: &Finding, now: Timestamp) -> Placement {
-        self.place_as(finding, incident_of(finding), now)
+        self.place_as(finding, &[], incident_of(finding), now)
     }
 
-    /// Places a finding that arrived at `now`; if it opens an incident, that is called `name`.
-    pub fn place_as(&mut self, finding: &Finding, name: IncidentId, now: Timestamp) -> Placement {
-        let at = if finding.first > now.plus(FUTURE) { now } else { finding.first };
+    /// Places a finding that arrived at `now`, by its keys and by what else they are called; if it opens an incident, that is called
+    /// `name`.
+    pub fn place_as(
+        &mut self,
+        finding: &Finding,
+        aliases: &[Alias],
+        name: IncidentId,
+        now: Timestamp,
+    ) -> Placement {
+        let at = time_of(finding, now);
         self.watermark = self.watermark.max(at);
-        let keys = keys_of(finding);
+        let mut keys = keys_of(finding);
         let origin = Origin { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup };
         for key in &keys {
             if let Key::Address { addr } = key {
                 self.saw_address(*addr, &origin, at);
             }
         }
+        keys.extend(self.called(aliases, at));
         let (linked, shared) = self.linked(&keys, at);
         let mut forgotten = self.expire(&linked);
         let oldest = linked.iter().min_by_key(|id| self.groups.get(*id).map(|g| g.serial)).cloned();
@@ -164,19 +175,7 @@ impl Correlator {
                 (Group::new(name, self.next_serial - 1, Tenant::of(&finding.event)), Opening::New)
             }
         };
-        let mut absorbed = Vec::new();
-        for id in linked {
-            if group.apart.contains(&id)
-                || self.groups.get(&id).is_some_and(|other| other.apart.contains(&group.incident))
-            {
-                continue;
-            }
-            // The survivor itself is taken already.
-            if let Some(other) = self.take(&id) {
-                absorbed.push(id);
-                group.absorb(other, self.config.window, self.config.max_spans);
-            }
-        }
+        let absorbed = self.merge(&mut group, linked);
         for key in keys {
             if let Key::Address { addr } = &key {
                 group.came_from(&origin, *addr, at, self.config.hub_limit);
@@ -188,6 +187,42 @@ impl Correlator {
         self.insert(group);
         forgotten.extend(self.shed(&incident));
         Placement { incident, opening, absorbed, shared, forgotten }
+    }
+
+    /// What a finding of `incident` has is called otherwise, too, as is known only now: the incident is linked by that, and where others are
+    /// linked by it they are merged. `None` where that is known already, and where it is not, or no longer, grouped.
+    pub fn learn(
+        &mut self,
+        incident: &IncidentId,
+        finding: &Finding,
+        aliases: &[Alias],
+        now: Timestamp,
+    ) -> Option<Placement> {
+        let at = time_of(finding, now);
+        let keys: Vec<Key> = self.called(aliases, at).collect();
+        if !self.groups.contains_key(incident) {
+            return None;
+        }
+        let (mut linked, shared) = self.linked(&keys, at);
+        let mine = self.groups.get(incident)?;
+        let is_apart = |other: &IncidentId| {
+            mine.apart.contains(other)
+                || self.groups.get(other).is_some_and(|other| other.apart.contains(incident))
+        };
+        linked.retain(|other| other != incident && !is_apart(other));
+        if linked.is_empty() && keys.iter().all(|key| mine.covers(key, at)) {
+            return None;
+        }
+        linked.insert(incident.clone());
+        let oldest = linked.iter().min_by_key(|id| self.groups.get(*id).map(|g| g.serial)).cloned()?;
+        let mut group = self.take(&oldest)?;
+        let absorbed = self.merge(&mut group, linked);
+        for key in keys {
+            group.extend(key, at, self.config.window, self.config.max_spans);
+        }
+        let incident = group.incident.clone();
+        self.insert(group);
+        Some(Placement { incident, opening: Opening::Joined, absorbed, shared, forgotten: Vec::new() })
     }
 
     /// Where something without a finding of its own belongs that has one of `keys` and was done at `at`: the oldest, if
@@ -270,6 +305,30 @@ impl Correlator {
             }
         }
         (linked, shared)
+    }
+
+    /// Merges what is linked into `group`, but for what a person said is another story.
+    fn merge(&mut self, group: &mut Group, linked: BTreeSet<IncidentId>) -> Vec<IncidentId> {
+        let mut absorbed = Vec::new();
+        for id in linked {
+            if group.apart.contains(&id)
+                || self.groups.get(&id).is_some_and(|other| other.apart.contains(&group.incident))
+            {
+                continue;
+            }
+            // The survivor itself is taken already.
+            if let Some(other) = self.take(&id) {
+                absorbed.push(id);
+                group.absorb(other, self.config.window, self.config.max_spans);
+            }
+        }
+        absorbed
+    }
+
+    /// Keys that aliases of what is no hub give.
+    fn called(&self, aliases: &[Alias], at: Timestamp) -> impl Iterator<Item = Key> {
+        let known = |alias: &&Alias| alias.of.as_ref().is_none_or(|of| !self.is_hub(of, at));
+        aliases.iter().filter(known).map(|alias| alias.is.clone()).collect::<Vec<_>>().into_iter()
     }
 
     fn is_hub(&self, key: &Key, at: Timestamp) -> bool {
@@ -359,11 +418,13 @@ impl Correlator {
         let before = standing(own);
         change(own);
         let after = standing(own);
-        before.iter().for_each(|before| drop(self.by_count.remove(before)));
-        match after {
-            Some(after) => drop(self.by_count.insert(after)),
-            None => drop(self.by_tenant.remove(tenant)),
+        if let Some(before) = before {
+            self.by_count.remove(&before);
         }
+        match after {
+            Some(after) => self.by_count.insert(after),
+            None => self.by_tenant.remove(tenant).is_some(),
+        };
     }
 
     fn take(&mut self, id: &IncidentId) -> Option<Group> {
@@ -395,6 +456,11 @@ pub fn incident_of(finding: &Finding) -> IncidentId {
 pub fn incident_of_repeat(finding: &Finding) -> IncidentId {
     let count = finding.count.to_string();
     IncidentId::new(format!("inc-{}", short_hash([finding.id.as_str(), count.as_str()], 5)))
+}
+
+/// When a finding that arrived at `now` is taken to have happened.
+fn time_of(finding: &Finding, now: Timestamp) -> Timestamp {
+    if finding.first > now.plus(FUTURE) { now } else { finding.first }
 }
 
 /// Whether two times lie within `window` of each other.

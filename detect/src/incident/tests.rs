@@ -463,3 +463,5 @@ fn i11_who_opens_ten_thousand_incidents_pushes_out_his_own() {
     restored.place(&seed(501, 40_001, 200).finding(), at(200));
     assert!(!known(&restored, 7) && known(&restored, 101), "the longest silent");
 }
+
+mod aliases;

@@ -247,6 +247,7 @@ fields! {
     RequestUser "user.username" ["username"] [] Text K8S, "Who asked";
     RequestGroups "user.groups" [] [] List K8S, "Groups of who asked";
     RequestPod "user.extra.authentication.kubernetes.io/pod-name" [] [] List K8S, "Pod whose token was used";
+    RequestPodUid "user.extra.authentication.kubernetes.io/pod-uid" [] [] List K8S, "uid of that pod";
     ImpersonatedUser "impersonatedUser.username" [] [] Text K8S, "As whom it was asked";
     ImpersonatedGroups "impersonatedUser.groups" [] [] List K8S, "Groups of that";
     RequestSourceIps "sourceIPs" [] [] List K8S, "Where from, through which proxies";

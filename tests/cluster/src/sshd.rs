@@ -111,7 +111,9 @@ impl Sshd {
         ];
         let mut ssh = Command::new("ssh");
         ssh.args(["-F", "none"]);
-        options.iter().for_each(|option| drop(ssh.args(["-o", option])));
+        for option in &options {
+            ssh.args(["-o", option]);
+        }
         ssh.args(["-i", &file(key), "-p", &self.port.to_string(), "-l", user])
             .args([self.address.to_string(), "true".to_owned()])
             .stdin(Stdio::null())

@@ -90,13 +90,14 @@ async fn twelve_refused_logins_one_that_succeeds_and_an_exec_are_one_incident_wi
         zone: Zone::UTC,
     };
     let mut following = ingest::start(&ingest, &controller.attacher()).unwrap();
+    let from_here = xtask.clone();
     let attack = tokio::task::spawn_blocking(move || {
         for _ in 0..12 {
             assert!(!sshd.login("root", "stranger"));
         }
         let let_in = sshd.login("root", "user");
         assert!(let_in, "{}", sshd.until(|_| true));
-        xtask.kubectl(&["exec", "web", "--", "/bin/echo", "taken"]).unwrap();
+        from_here.kubectl(&["exec", "web", "--", "/bin/echo", "taken"]).unwrap();
         sshd
     });
     let sshd = attack.await.unwrap();

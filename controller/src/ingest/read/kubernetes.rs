@@ -132,9 +132,11 @@ fn annotations(builder: &mut RecordBuilder, value: &Value) {
     builder.maybe(Field::AuthorizationDecision, annotation("authorization.k8s.io/decision"));
     builder.maybe(Field::AuthorizationReason, annotation("authorization.k8s.io/reason"));
     let extra = value.get("user").and_then(|user| user.get("extra"));
-    let pods =
-        extra.and_then(|extra| extra.get("authentication.kubernetes.io/pod-name")).and_then(Value::as_array);
-    builder.list(Field::RequestPod, pods.into_iter().flatten().filter_map(Value::as_str));
+    for (field, name) in [(Field::RequestPod, "pod-name"), (Field::RequestPodUid, "pod-uid")] {
+        let told = extra.and_then(|extra| extra.get(format!("authentication.kubernetes.io/{name}")));
+        let told = told.and_then(Value::as_array).into_iter().flatten();
+        builder.list(field, told.filter_map(Value::as_str));
+    }
 }
 
 /// What the table has of a request object.

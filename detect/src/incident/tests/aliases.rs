@@ -1,0 +1,173 @@
+//! What has several names: known when a finding comes, or only later.
+
+use super::*;
+
+fn pod(n: u32) -> Key {
+    Key::Pod { uid: format!("pod-{n}") }
+}
+
+fn person(n: u32) -> Key {
+    Key::Principal { who: Principal { realm: "kubernetes".into(), name: format!("dana{n}") } }
+}
+
+fn alias(is: Key) -> Alias {
+    Alias { of: None, is }
+}
+
+/// What a finding is called, too.
+#[derive(Debug, Clone)]
+struct Called {
+    seed: Seed,
+    aliases: Vec<Alias>,
+}
+
+/// What comes: a finding, with as many of its aliases as are known by then, or the others of a finding that may not have come yet.
+#[derive(Debug, Clone, Copy)]
+enum Comes {
+    Finding(usize, usize),
+    Aliases(usize),
+}
+
+fn partition_as_it_comes(all: &[Called], order: &[Comes], window: u64) -> BTreeSet<BTreeSet<u64>> {
+    let mut correlator = Correlator::new(config(window));
+    let mut members: BTreeMap<IncidentId, BTreeSet<u64>> = BTreeMap::new();
+    let mut merged = |placed: Placement, seq: u64| {
+        let mut together = BTreeSet::from([seq]);
+        for id in placed.absorbed.iter().chain([&placed.incident]) {
+            together.extend(members.remove(id).unwrap_or_default());
+        }
+        members.insert(placed.incident.clone(), together);
+        members.iter().map(|(id, seqs)| (id.clone(), seqs.clone())).collect::<Vec<_>>()
+    };
+    let mut known: Vec<(IncidentId, BTreeSet<u64>)> = Vec::new();
+    for comes in order {
+        match comes {
+            Comes::Finding(n, told) => {
+                let one = &all[*n];
+                let (finding, told) = (one.seed.finding(), (*told).min(one.aliases.len()));
+                let name = incident_of(&finding);
+                let placed = correlator.place_as(&finding, &one.aliases[..told], name, at(1_000_000));
+                known = merged(placed, one.seed.seq);
+            }
+            Comes::Aliases(n) => {
+                let one = &all[*n];
+                // Nobody asks for the aliases of what has not come.
+                let Some((incident, _)) = known.iter().find(|(_, of)| of.contains(&one.seed.seq)) else {
+                    continue;
+                };
+                let finding = one.seed.finding();
+                if let Some(placed) = correlator.learn(incident, &finding, &one.aliases, at(1_000_000)) {
+                    known = merged(placed, one.seed.seq);
+                }
+            }
+        }
+    }
+    known.into_iter().map(|(_, seqs)| seqs).collect()
+}
+
+/// Connected by a key or another name of it within the window.
+fn by_definition(all: &[Called], window: u64) -> BTreeSet<BTreeSet<u64>> {
+    let keys = |one: &Called| {
+        let also = one.aliases.iter().map(|alias| alias.is.clone());
+        keys_of(&one.seed.finding()).into_iter().chain(also).collect::<Vec<_>>()
+    };
+    let mut component: Vec<usize> = (0..all.len()).collect();
+    for i in 0..all.len() {
+        for j in 0..i {
+            let near = all[i].seed.second.abs_diff(all[j].seed.second) <= window;
+            if near && keys(&all[i]).iter().any(|key| keys(&all[j]).contains(key)) {
+                let (from, to) = (component[i], component[j]);
+                component.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+            }
+        }
+    }
+    let mut sets: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+    for (one, c) in all.iter().zip(component) {
+        sets.entry(c).or_default().insert(one.seed.seq);
+    }
+    sets.into_values().collect()
+}
+
+prop_compose! {
+    fn any_called()(seed in any_seed(), pods in prop::collection::vec(0u32..4, 0..2),
+                    people in prop::collection::vec(0u32..3, 0..2)) -> Called {
+        let aliases = pods.into_iter().map(pod).chain(people.into_iter().map(person)).map(alias).collect();
+        Called { seed, aliases }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// In any order, late, twice, and whenever it becomes known what is called how: the same incidents.
+    #[test]
+    fn when_a_name_is_learnt_makes_no_difference(
+        mut all in prop::collection::vec(any_called(), 1..12),
+        window in 30u64..90,
+        before in prop::collection::vec((any::<prop::sample::Index>(), 0usize..3, any::<bool>()), 0..40),
+        last in any::<prop::sample::Index>(),
+    ) {
+        for (n, one) in all.iter_mut().enumerate() {
+            one.seed.seq = n as u64 + 1;
+        }
+        let expected = by_definition(&all, window);
+        let at_once: Vec<Comes> = (0..all.len()).map(|n| Comes::Finding(n, 9)).collect();
+        prop_assert_eq!(&partition_as_it_comes(&all, &at_once, window), &expected);
+        // Some comes somehow and some of it again, and then whatever was missing.
+        let mut order: Vec<Comes> = before
+            .iter()
+            .map(|(n, told, finding)| match (n.index(all.len()), finding) {
+                (n, true) => Comes::Finding(n, *told),
+                (n, false) => Comes::Aliases(n),
+            })
+            .collect();
+        let turned = last.index(all.len());
+        let rest = || (0..all.len()).map(|n| (n + turned) % all.len());
+        order.extend(rest().map(|n| Comes::Finding(n, 0)).chain(rest().map(Comes::Aliases)));
+        prop_assert_eq!(&partition_as_it_comes(&all, &order, window), &expected);
+    }
+}
+
+fn here(cgroup: u64, seq: u64) -> Seed {
+    Seed { pid: 100 + u32::try_from(seq).unwrap(), cgroup, seq, ..Seed::default() }
+}
+
+#[test]
+fn two_incidents_that_turn_out_to_share_a_name_are_merged_and_the_older_goes_on() {
+    let mut correlator = Correlator::new(config(60));
+    let (one, two) = (here(2, 1).finding(), here(3, 2).finding());
+    let (first, second) = (correlator.place(&one, at(0)).incident, correlator.place(&two, at(0)).incident);
+    assert_ne!(first, second);
+    let alone = correlator.learn(&first, &one, &[alias(pod(1))], at(1)).unwrap();
+    assert_eq!((&alone.incident, alone.absorbed.as_slice()), (&first, [].as_slice()));
+    let placed = correlator.learn(&second, &two, &[alias(pod(1))], at(2)).unwrap();
+    assert_eq!(
+        (placed.incident, placed.absorbed, placed.shared),
+        (first.clone(), vec![second.clone()], vec![pod(1)])
+    );
+    assert_eq!(correlator.learn(&second, &two, &[alias(pod(1))], at(3)), None, "it is no more");
+    assert_eq!(correlator.learn(&first, &two, &[alias(pod(1))], at(3)), None, "it is known");
+}
+
+#[test]
+fn a_name_of_a_hub_and_what_a_person_parted_merge_nothing() {
+    let addr = IpAddr::from([203, 0, 113, 9]);
+    let mut correlator = Correlator::new(GroupingConfig { hub_limit: 3, ..config(60) });
+    let with = |cgroup: u64| Seed { remote: Some(addr), ..here(cgroup, cgroup) };
+    for cgroup in 10..20 {
+        correlator.place(&with(cgroup).finding(), at(0));
+    }
+    let (one, two) = (with(30).finding(), here(31, 31).finding());
+    let first = correlator.place(&one, at(0)).incident;
+    let second = correlator.place_as(&two, &[alias(pod(1))], incident_of(&two), at(0)).incident;
+    let of_hub = Alias { of: Some(Key::Address { addr }), is: pod(1) };
+    assert_eq!(correlator.learn(&first, &one, &[of_hub], at(0)), None, "half of the machine speaks with it");
+    let keys = |finding: &Finding| (keys_of(finding), finding.first);
+    let other = IncidentId::new("inc-parted");
+    let third = here(31, 32).finding();
+    correlator.split(&second, &[keys(&two)], &other, &[keys(&third)]);
+    let names = [alias(pod(1))];
+    correlator.learn(&second, &two, &names, at(0)).unwrap();
+    let placed = correlator.learn(&other, &third, &names, at(0)).unwrap();
+    assert_eq!((placed.incident, placed.absorbed), (other, vec![]), "a person has the last word");
+}

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     demo::{
-        cluster::stage::{Asks, BY_ITSELF, NAMESPACE, Setup, Stage, rests, states},
+        cluster::stage::{Asks, NAMESPACE, Setup, Stage, rests, states},
         stage::Stages,
     },
     progress::{root, run_logged, say},
@@ -290,11 +290,10 @@ fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()
             let undone =
                 now.values().all(|state| matches!(state.as_str(), "Reverted" | "Vacuous" | "Failed"));
             // A step may end otherwise than undisturbed only by not being done, which the run says; what contains is in force.
-            // A step that failed holds nothing, and a controller that comes after gives it no object any more. What the node does by itself
-            // comes before the run, and depends on whether the node was told of the new pod by then.
+            // A step that failed holds nothing, and a controller that comes after gives it no object any more.
             let same = wanted
                 .iter()
-                .filter(|(step, state)| *state != "Failed" && *step != BY_ITSELF)
+                .filter(|(_, state)| *state != "Failed")
                 .all(|(step, state)| now.get(step) == Some(state));
             if !same && !undone {
                 let why: Vec<String> = stage

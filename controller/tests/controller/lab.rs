@@ -8,7 +8,9 @@ use std::{
 };
 
 use hemostat_controller::{
-    Controller, ControllerConfig, ControllerHandle, api::IncidentSummary, client::Client,
+    Controller, ControllerConfig, ControllerHandle,
+    api::{ApiErrorKind, IncidentSummary},
+    client::{Client, ClientError},
 };
 use model::{Incident, IncidentState, Report};
 use tempfile::TempDir;
@@ -98,13 +100,28 @@ impl Lab {
         let mut since = 0;
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let list = self.client.watch(since, Duration::from_secs(1)).await.unwrap();
-            since = list.revision;
-            let all = self.client.incidents(1000).await.unwrap().incidents;
-            if let Some(found) = all.iter().find(|line| wanted(line)) {
-                return self.client.incident(found.id.as_str()).await.unwrap().incident;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "never came: {all:#?}");
+            let all = match self.look(&mut since, &wanted).await {
+                Ok(Ok(found)) => return found,
+                Ok(Err(all)) => format!("{all:#?}"),
+                // On a machine that does much else it says so, and to come again.
+                Err(ClientError::Refused(busy)) if busy.kind == ApiErrorKind::Unavailable => busy.to_string(),
+                Err(error) => panic!("{error}"),
+            };
+            assert!(tokio::time::Instant::now() < deadline, "never came: {all}");
+        }
+    }
+
+    /// The incident that is wanted, or what there is, once something has changed since the last look.
+    async fn look(
+        &self,
+        since: &mut u64,
+        wanted: impl Fn(&IncidentSummary) -> bool,
+    ) -> Result<Result<Incident, Vec<IncidentSummary>>, ClientError> {
+        *since = self.client.watch(*since, Duration::from_secs(1)).await?.revision;
+        let all = self.client.incidents(1000).await?.incidents;
+        match all.iter().find(|line| wanted(line)) {
+            Some(found) => Ok(Ok(self.client.incident(found.id.as_str()).await?.incident)),
+            None => Ok(Err(all)),
         }
     }
 

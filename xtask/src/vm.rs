@@ -33,8 +33,14 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const RUN_LIMIT: Duration = Duration::from_secs(2400);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs.
-const SUITES: [&str; 14] = [
+const SUITES: [&str; 20] = [
+    "contain_authority",
     "contain_crash",
+    "contain_foreign",
+    "contain_hostile",
+    "contain_late",
+    "contain_names",
+    "contain_threads",
     "contain_network",
     "contain_freeze",
     "contain_file",

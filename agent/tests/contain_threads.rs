@@ -254,3 +254,34 @@ fn beyond_the_bound(without_jails: bool) {
     lift(&contain);
     wait_for("all to be as before", || ground.snapshot() == before);
 }
+
+/// A tree of which a part runs on has not been killed, whoever of it is dead.
+#[test]
+fn i11_a_kill_of_a_tree_beyond_the_bound_is_not_called_done() {
+    let Some(ground) = Ground::new("kill beyond the bound") else { return };
+    let root = ground.shell("i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; wait");
+    ground.await_members(201);
+    wait_for("all to rest", || ground.members().into_iter().all(|pid| state_of(pid) == Some('S')));
+    let mut config = ground.config();
+    config.max_tree = 100;
+    let contain = open(&config);
+    let command = |phase| NodeCommand {
+        key: CommandKey::new("key"),
+        action_id: ActionId::new("act-kill"),
+        incident: IncidentId::new("inc-1"),
+        node: NodeId::new("test-node"),
+        deadline: Timestamp(i64::MAX),
+        action: NodeAction::Kill(KillScope::Subtree),
+        target: process(root),
+        phase,
+    };
+    let captured = contain.handle(&command(Phase::Capture), now()).result.unwrap();
+    let PhaseDone::Captured { rollback } = captured else { panic!("{captured:?}") };
+    let refused = contain.handle(&command(Phase::Apply { rollback }), now()).result.unwrap_err();
+    assert!(refused.to_string().contains("were killed"), "{refused}");
+    wait_for("the known to be gone", || ground.members().len() < 200);
+    let left = ground.members();
+    assert!(!left.is_empty(), "the test's tree is too small");
+    assert!(left.iter().all(|pid| cgroup_of(*pid).is_some_and(|at| !at.contains("hemostat-jail-"))));
+    assert!(contain.in_force().is_empty());
+}

@@ -1,6 +1,7 @@
 //! The cgroup v2 hierarchy: paths below its mount, opened without ever following a link, and the freezer's files.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::HashSet,
     ffi::OsStr,
@@ -79,6 +80,12 @@ impl Hierarchy {
         }
         let below = path.trim_matches('/');
         let bytes = name::bytes(if below.is_empty() { "." } else { below });
+        // What is protected is told by the text: another text for the same cgroup would not be known for it.
+        let has_other_text = matches!(&bytes, Cow::Owned(bytes) if name::text(bytes) != below);
+        if has_other_text || !below.is_empty() && below.split('/').any(|part| matches!(part, "" | "." | ".."))
+        {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
         let dir = rustix::fs::openat2(
             &self.root,
             OsStr::from_bytes(&bytes),

@@ -283,8 +283,7 @@ impl Contain {
             }
             Phase::Revert { rollback: given, .. } => {
                 if known.is_none() {
-                    foreign::check(&task, &command.action, given)?;
-                    put(given.clone(), ActionState::Applied)?;
+                    put(foreign::checked(&task, &command.action, given)?, ActionState::Applied)?;
                 }
                 self.revert(id)
             }
@@ -378,7 +377,8 @@ impl Contain {
         let mut journal = self.scene.journal();
         let Some(order) = journal.slot(&record.id).map(|slot| slot.order) else { return Ok(None) };
         let later = journal.standing().filter(|slot| is_held(slot) && slot.order > order);
-        let same_place = |slot: &&Slot| matches!(&slot.record.rollback, Some(RollbackState::Freeze { in_place: Some(other), in_place_id: theirs, .. }) if other == place && theirs == id);
+        // One that an agent of before has recorded bears no id: there its path speaks for it.
+        let same_place = |slot: &&Slot| matches!(&slot.record.rollback, Some(RollbackState::Freeze { in_place: Some(other), in_place_id: theirs, .. }) if other == place && (theirs == id || theirs.is_none() || id.is_none()));
         let Some(heir) = later.filter(same_place).min_by_key(|slot| slot.order) else { return Ok(None) };
         let (heir, mut inherited) = (heir.record.id.clone(), heir.record.rollback.clone());
         if let Some(RollbackState::Freeze { was_frozen: theirs, .. }) = &mut inherited {

@@ -180,6 +180,16 @@ fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
         .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
 }
 
+/// Whether a process descends from the root, as the process tree knows or as /proc has it now.
+pub(super) fn is_below(task: &Task<'_>, root: ProcessKey, held: &Held) -> Result<bool, ActionFailure> {
+    if task.scene.lineage.as_ref().is_some_and(|lineage| lineage.descendants(root).contains(&held.key)) {
+        return Ok(true);
+    }
+    let mut above = Spared::default();
+    above.known(root);
+    above.covers(held)
+}
+
 /// A descendant of the root that the process tree names and nobody holds: it was heard of after the freeze. Those that must not be held are
 /// passed over in silence, since the freeze has named them.
 pub(super) fn missed(

@@ -125,7 +125,15 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Re
     killed += kill_members(task, &path)?;
     jail::free(task, &path, &[])?;
     task.note_done(Line::Work { id: task.id.clone(), work: None })?;
-    Ok(killed)
+    // What runs on forks on: that is no killed tree, however many of it are dead.
+    match spared.partial() {
+        Some(because) => Err(ActionFailure::Io {
+            operation: "killing the whole tree".into(),
+            object: process::name(process),
+            because: format!("{killed} were killed; {because}"),
+        }),
+        None => Ok(killed),
+    }
 }
 
 /// Kills every member of the jail; nobody in it can fork.

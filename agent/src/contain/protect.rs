@@ -163,6 +163,21 @@ impl Protected {
         Ok(unit.map(|unit| Left::Protected(format!("it belongs to {unit}"))))
     }
 
+    /// Refuses a cgroup as the one that a process is moved to by an undo whose state comes from elsewhere: nobody is moved to where he could not
+    /// be contained any more.
+    pub(super) fn check_home(&self, path: &str, word: Word) -> Result<(), ActionFailure> {
+        let target = || format!("cgroup {path}");
+        if let Some(left) = self.guard.as_ref().and_then(|guard| guard.reason(path, word)) {
+            return Err(left.failure(target()));
+        }
+        match self.unit_of(path).map_err(|error| cgroup::failure("look at", path, &error))? {
+            Some(unit) => {
+                Err(ActionFailure::Protected { target: target(), because: format!("it belongs to {unit}") })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a whole cgroup that is the root, that is on the list, or that has a protected process in it or below it.
     pub(super) fn check_cgroup(&self, cgroup: &Cgroup, word: Word) -> Result<(), ActionFailure> {
         let refused = |because: String| {

@@ -11,6 +11,8 @@ pub(super) const PARTIAL: &str = "partial";
 pub(super) const SPARED: &str = "spared";
 /// No real tree is deeper; a loop could only come from pids reused while reading.
 const MAX_DEPTH: usize = 1024;
+/// So many are named; the others are counted.
+const MAX_NAMED: usize = 256;
 
 /// Who was left out, and why.
 #[derive(Debug, Default)]
@@ -44,6 +46,11 @@ impl Spared {
         self.partial.is_none()
     }
 
+    /// Why others run on, if they do.
+    pub(super) fn partial(&self) -> Option<&str> {
+        self.partial.as_deref()
+    }
+
     /// Whether it is one of them or, as /proc has it now, descends from one.
     pub(super) fn covers(&self, held: &Held) -> Result<bool, ActionFailure> {
         if self.protected.is_empty() {
@@ -71,9 +78,13 @@ impl Spared {
             outputs.insert(PARTIAL.to_owned(), json!(because));
         }
         if !self.protected.is_empty() {
-            let names =
-                self.protected.iter().map(|(key, because)| format!("{}: {because}", process::name(*key)));
-            outputs.insert(SPARED.to_owned(), json!(names.collect::<Vec<_>>()));
+            let named = self.protected.iter().take(MAX_NAMED);
+            let mut names: Vec<String> =
+                named.map(|(key, because)| format!("{}: {because}", process::name(*key))).collect();
+            if let Some(more) = self.protected.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+                names.push(format!("and {more} more"));
+            }
+            outputs.insert(SPARED.to_owned(), json!(names));
         }
     }
 }

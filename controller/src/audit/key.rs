@@ -114,16 +114,45 @@ impl AuditKey {
             fs::create_dir_all(parent).map_err(io("make the folder of"))?;
         }
         let mut key = [0; KEY_BYTES];
-        fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut key)).map_err(io("draw"))?;
-        // Under another name until it is whole: a kill in between would leave a file that is no key.
-        let fresh = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        draw(&mut key).map_err(io("draw"))?;
+        // Under another name until it is whole: a kill in between would leave a file that is no key. Nobody else has that name: whoever
+        // makes one at the same time would write into this one's.
+        let mut name = [0; 8];
+        draw(&mut name).map_err(io("draw"))?;
+        let fresh = path.with_extension(format!("new.{}.{}", std::process::id(), hex::encode(name)));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh);
         let mut file = file.map_err(io("create"))?;
-        writeln!(file, "{}", hex::encode(key)).and_then(|()| file.sync_all()).map_err(io("write"))?;
-        place(&fresh, path).map_err(io("create"))?;
+        let text = format!("{}\n", hex::encode(key));
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write"))?;
+        match place(&fresh, path) {
+            // Whoever was first took this one for a remnant.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => {}
+            other => other.map_err(io("create"))?,
+        }
+        sweep(path);
         // Whoever was first made it.
         Self::load(path)
+    }
+}
+
+fn draw(bytes: &mut [u8]) -> io::Result<()> {
+    fs::File::open("/dev/urandom")?.read_exact(bytes)
+}
+
+/// Takes away what was left half made. Where there is a key nobody needs another, not even who is still making one.
+fn sweep(path: &Path) {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
+        return;
+    };
+    let prefix = format!("{stem}.new.");
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(&prefix))
+            && let Err(error) = fs::remove_file(entry.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "a key that was left half made could not be removed");
+        }
     }
 }
 
@@ -145,16 +174,41 @@ mod tests {
         let path = dir.path().join("keys/audit.key");
         // I7: what a kill left half made is no key.
         fs::create_dir(dir.path().join("keys")).unwrap();
-        fs::write(path.with_extension("new"), "").unwrap();
-        fs::set_permissions(path.with_extension("new"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(path.with_extension("new.1.0123456789abcdef"), "").unwrap();
         let made = AuditKey::load_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path().join("keys")).unwrap().count(), 1, "nothing is left of it");
         assert_eq!(AuditKey::load_or_create(&path).unwrap().fingerprint(), made.fingerprint());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(AuditKey::load(&path), Err(KeyError::Exposed { mode: 0o640, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "no key").unwrap();
         assert!(matches!(AuditKey::load(&path), Err(KeyError::Malformed { .. })));
+    }
+
+    #[test]
+    fn i7_whoever_makes_a_key_at_the_same_time_touches_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.key");
+        // Another maker is in the middle of it: what he writes to is his own file, wherever it is moved.
+        let his = path.with_extension("new");
+        fs::write(&his, "his").unwrap();
+        let his = fs::File::open(&his).unwrap();
+        AuditKey::create(&path).unwrap();
+        assert_eq!(io::read_to_string(his).unwrap(), "his");
+        for _ in 0..20 {
+            let path = dir.path().join("many/audit.key");
+            let made: Vec<String> = std::thread::scope(|scope| {
+                let makers: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| AuditKey::load_or_create(&path).unwrap().fingerprint()))
+                    .collect();
+                makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+            });
+            assert!(made.iter().all(|one| *one == made[0]), "{made:?}");
+            let left: Vec<_> = fs::read_dir(dir.path().join("many")).unwrap().collect();
+            assert_eq!(left.len(), 1, "{left:?}");
+            fs::remove_dir_all(dir.path().join("many")).unwrap();
+        }
     }
 
     #[test]

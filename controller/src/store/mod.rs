@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition};
 use serde::de::DeserializeOwned;
 
 use crate::place::place;
@@ -228,11 +228,13 @@ impl Store {
     fn make(&self) -> Result<(), StoreError> {
         let fresh = self.path.with_extension("new");
         let made = match Database::create(&fresh) {
-            Err(DatabaseError::Storage(StorageError::Io(error)))
-                if error.kind() == io::ErrorKind::InvalidData =>
+            // Whoever is still making it holds its lock: any other was left by somebody who was killed, and there is nothing in it.
+            Err(error)
+                if !matches!(
+                    error,
+                    DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch
+                ) && std::fs::remove_file(&fresh).is_ok() =>
             {
-                // Whoever is still making it holds its lock: this one was left by somebody who was killed.
-                std::fs::remove_file(&fresh).map_err(|source| self.error("make", source.into()))?;
                 Database::create(&fresh)
             }
             other => other,
@@ -452,14 +454,29 @@ mod tests {
     fn i7_a_database_that_a_kill_left_half_made_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.redb");
-        // So redb leaves it: its length is set, and nothing stands in it.
-        std::fs::write(path.with_extension("new"), vec![0; 1 << 20]).unwrap();
-        let store = Store::open(&path).unwrap();
-        store.commit(&batch(1, ReadBack::Yes)).unwrap();
-        assert!(!path.with_extension("new").exists());
-        drop(store);
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.get::<u64>(Table::Runs, b"run-1").unwrap(), Some(1));
+        drop(Store::open(&dir.path().join("whole.redb")).unwrap());
+        let whole = std::fs::read(dir.path().join("whole.redb")).unwrap();
+        let mut older = whole.clone();
+        // The version of the format, in the slot of the last commit and in the other one.
+        (older[64], older[192]) = (1, 1);
+        // So redb leaves it: its length is set, and nothing stands in it. Or less, or not all of it.
+        let half = [vec![0; 1 << 20], b"redb".to_vec(), whole[..whole.len() / 2].to_vec(), older];
+        for (n, half) in half.into_iter().enumerate() {
+            let path = path.with_file_name(format!("{n}.redb"));
+            std::fs::write(path.with_extension("new"), half).unwrap();
+            let store = Store::open(&path).unwrap();
+            store.commit(&batch(1, ReadBack::Yes)).unwrap();
+            assert!(!path.with_extension("new").exists());
+            drop(store);
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.get::<u64>(Table::Runs, b"run-1").unwrap(), Some(1));
+        }
+        // Whoever is still making one keeps it.
+        let making = Database::create(path.with_extension("new")).unwrap();
+        assert!(Store::open(&path).unwrap_err().to_string().contains("another controller"));
+        assert!(path.with_extension("new").exists());
+        drop(making);
+        Store::open(&path).unwrap();
     }
 
     #[test]

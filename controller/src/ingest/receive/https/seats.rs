@@ -2,9 +2,11 @@
 //!
 //! Whoever can reach the port can open connections and be slow, from as many addresses as he has. So a connection only keeps its seat as long as
 //! nobody needs it, but for a request whose sender is known: when all seats are taken, the oldest other one of the address that has most of
-//! them makes room. Who has few, as an API server, is the last to be asked.
+//! them makes room. Who has few, as an API server, is the last to be asked; of those who have as many, who has not said lately who he is, and
+//! of these whoever came first: whoever has a connection each from ever so many addresses pushes out his own.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
@@ -16,6 +18,12 @@ use tokio_util::sync::CancellationToken;
 pub(super) const MOST: usize = 64;
 pub(super) const MOST_OF_ONE: usize = 16;
 
+/// Addresses of which it is remembered that somebody known spoke from there: whoever was silent for longest is forgotten.
+const MOST_REMEMBERED: usize = 1024;
+
+/// How many connections of an address from which somebody known spoke count as one of another.
+const TRUST: usize = 4;
+
 /// Who is here.
 #[derive(Debug, Default)]
 pub(super) struct Seats(Mutex<Inner>);
@@ -25,6 +33,9 @@ struct Inner {
     next: u64,
     /// In the order in which they came.
     taken: BTreeMap<u64, Taken>,
+    /// From where somebody known spoke lately, and the how manieth time of all that was.
+    well: HashMap<IpAddr, u64>,
+    spoken: u64,
 }
 
 #[derive(Debug)]
@@ -32,6 +43,8 @@ struct Taken {
     from: IpAddr,
     /// Whether it is in the middle of a request of somebody who is known.
     engaged: bool,
+    /// Whether it ever was.
+    known: bool,
     /// What it holds of the room for bodies, or waits for, in KiB.
     room: u64,
     out: CancellationToken,
@@ -73,7 +86,7 @@ impl Seats {
         }
         inner.next += 1;
         let (number, out) = (inner.next, CancellationToken::new());
-        inner.taken.insert(number, Taken { from, engaged: false, room: 0, out: out.clone() });
+        inner.taken.insert(number, Taken { from, engaged: false, known: false, room: 0, out: out.clone() });
         Ok((Seat { seats: Arc::clone(self), number, out }, gone))
     }
 
@@ -85,7 +98,13 @@ impl Seats {
 impl Seat {
     /// Its sender is known: it is not asked to make room.
     pub(super) fn engage(&self) -> Held<'_> {
-        self.change(|one| one.engaged = true);
+        let mut inner = self.seats.lock();
+        if let Some(one) = inner.taken.get_mut(&self.number) {
+            (one.engaged, one.known) = (true, true);
+            let from = one.from;
+            inner.remember(from);
+        }
+        drop(inner);
         Held(self, What::Engaged)
     }
 
@@ -134,16 +153,33 @@ impl Drop for Held<'_> {
 }
 
 impl Inner {
+    /// Somebody known spoke from there.
+    fn remember(&mut self, from: IpAddr) {
+        self.spoken += 1;
+        self.well.insert(from, self.spoken);
+        if self.well.len() > MOST_REMEMBERED
+            && let Some(silent) = self.well.iter().min_by_key(|(_, when)| **when).map(|(from, _)| *from)
+        {
+            self.well.remove(&silent);
+        }
+    }
+
     /// Closes one that nobody knows the sender of: of `own` only, or of whoever has most.
     fn make_room(&mut self, own: IpAddr, of_own: bool) -> Option<IpAddr> {
-        let mut slack: HashMap<IpAddr, usize> = HashMap::new();
-        for one in self.taken.values().filter(|one| !one.engaged && (!of_own || one.from == own)) {
-            *slack.entry(one.from).or_default() += 1;
+        // How many, and the oldest.
+        let mut slack: HashMap<IpAddr, (usize, u64)> = HashMap::new();
+        for (number, one) in &self.taken {
+            if !one.engaged && (!of_own || one.from == own) {
+                slack.entry(one.from).or_insert((0, *number)).0 += 1;
+            }
         }
-        // Of two that have as many, our own.
-        let (most, _) = slack.into_iter().max_by_key(|(from, count)| (*count, *from == own))?;
-        let oldest = self.taken.iter().find(|(_, one)| one.from == most && !one.engaged);
-        let number = oldest.map(|(number, _)| *number)?;
+        let rank = |from: &IpAddr, (count, oldest): (usize, u64)| match self.well.contains_key(from) {
+            true => (count, false, Reverse(oldest)),
+            false => (count * TRUST, true, Reverse(oldest)),
+        };
+        let (most, _) = slack.into_iter().max_by_key(|(from, has)| rank(from, *has))?;
+        let of_it = self.taken.iter().filter(|(_, one)| one.from == most && !one.engaged);
+        let number = of_it.min_by_key(|(number, one)| (one.known, **number)).map(|(number, _)| *number)?;
         self.close(number)
     }
 
@@ -204,6 +240,57 @@ mod tests {
         assert_eq!(gone, Some(network(text(0))), "the half that it cannot choose");
         assert!(!own[0].out.is_cancelled() && own[1].out.is_cancelled());
         drop(kept);
+    }
+
+    #[test]
+    fn i11_one_connection_each_from_ever_so_many_addresses_pushes_out_no_server() {
+        let seats = Arc::new(Seats::default());
+        let far = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
+        let mut slow: Vec<Seat> = (0..200).map(|n| seats.take(far(n)).unwrap().0).collect();
+        // In its handshake: whoever came before it goes first.
+        let (server, gone) = seats.take(at(1)).unwrap();
+        assert!(gone.is_some());
+        slow.extend((200..263).map(|n| seats.take(far(n)).unwrap().0));
+        assert!(!server.out.is_cancelled(), "63 came after it, and all others were older");
+        assert_eq!(seats.lock().taken.values().filter(|one| one.from == at(1)).count(), 1);
+        // Once it was known it stays, with more than one connection and whoever comes.
+        drop(server.engage());
+        let more: Vec<Seat> = (0..3).map(|_| seats.take(at(1)).unwrap().0).collect();
+        for n in 1000..3000 {
+            slow.push(seats.take(far(n)).unwrap().0);
+        }
+        assert!(!server.out.is_cancelled() && more.iter().all(|seat| !seat.out.is_cancelled()));
+        drop((server, more));
+        let (again, _) = seats.take(at(1)).unwrap();
+        slow.extend((3000..5000).map(|n| seats.take(far(n)).unwrap().0));
+        assert!(!again.out.is_cancelled(), "it comes back and is preferred in its handshake");
+        assert!(seats.lock().taken.len() <= MOST);
+    }
+
+    #[test]
+    fn i11_who_is_known_has_no_more_than_his_share_and_few_are_remembered() {
+        let seats = Arc::new(Seats::default());
+        let known: Vec<Seat> = (0..64_u8).map(|n| seats.take(at(1 + n / 16)).unwrap().0).collect();
+        known.iter().for_each(|seat| drop(seat.engage()));
+        let (newcomer, gone) = seats.take(at(9)).unwrap();
+        assert_eq!(gone, Some(at(1)));
+        assert_eq!(seats.take(at(10)).unwrap().1, Some(at(2)), "of those who have most, who was first");
+        assert!(!newcomer.out.is_cancelled());
+        // Of one address, a connection that has not said who it is goes before one that has.
+        let seats = Arc::new(Seats::default());
+        let own: Vec<Seat> = (0..16).map(|_| seats.take(at(20)).unwrap().0).collect();
+        own[..15].iter().for_each(|seat| drop(seat.engage()));
+        let _newest = seats.take(at(20)).unwrap();
+        assert!(own[15].out.is_cancelled() && own[..15].iter().all(|seat| !seat.out.is_cancelled()));
+        drop((known, own, newcomer));
+        for n in 0..3000_u16 {
+            let [a, b] = n.to_be_bytes();
+            let (seat, _) = seats.take(IpAddr::from([10, 1, a, b])).unwrap();
+            drop(seat.engage());
+        }
+        let inner = seats.lock();
+        assert_eq!(inner.well.len(), MOST_REMEMBERED);
+        assert!(inner.well.contains_key(&IpAddr::from([10, 1, 11, 183])), "the latest");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
     show::{bounded, condition},
 };
 use crate::{
-    api::Status,
+    api::{LinkView, Status},
     artifact::{PULL_SECRET_KEY, Wanted},
     core::Ask,
 };
@@ -27,21 +27,51 @@ use crate::{
 /// How long artifacts are waited for before nodes are told their rules for the first time.
 const FIRST_FETCH: Duration = Duration::from_secs(10);
 
-/// How many nodes have loaded what follows from rules and playbooks as they stand now.
+/// What a node last said it has loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Has {
+    linked: bool,
+    loaded: RulesVersion,
+}
+
+/// How many nodes have loaded what follows from rules and playbooks as they stand now. A controller knows the nodes that were linked since it
+/// leads, and of no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OnNodes {
-    have: usize,
-    of: usize,
+pub(super) enum OnNodes {
+    /// The core does not say.
+    Unsaid,
+    Said {
+        have: usize,
+        linked: usize,
+        /// Those that are not linked any more, and had not loaded it when they were.
+        gone: usize,
+    },
 }
 
 impl OnNodes {
+    fn of(nodes: Option<&[Has]>, digest: &str) -> Self {
+        let Some(nodes) = nodes else { return Self::Unsaid };
+        let count = |linked, has: bool| {
+            nodes.iter().filter(|node| node.linked == linked && (node.loaded.digest == digest) == has).count()
+        };
+        let have = count(true, true);
+        Self::Said { have, linked: have + count(true, false), gone: count(false, false) }
+    }
+
     /// A mode that was changed holds for what a node does by itself only once that node has loaded it.
     pub(super) fn condition(self, now: Timestamp, generation: i64) -> Condition {
-        let Self { have, of } = self;
-        let (holds, reason, message) = match (have, of) {
-            (_, 0) => (Holds::Unknown, "NoNodes", "no node is linked".to_owned()),
-            (have, of) if have == of => (Holds::True, "Loaded", "every node goes by it".to_owned()),
-            (have, of) => (Holds::False, "Loading", format!("{have} of {of} nodes go by it")),
+        let (holds, reason, message) = match self {
+            Self::Unsaid => (Holds::Unknown, "NotSaid", "it is not known which nodes are linked".to_owned()),
+            Self::Said { linked: 0, .. } => (Holds::Unknown, "NoNodes", "no node is linked".to_owned()),
+            Self::Said { have, linked, .. } if have < linked => {
+                (Holds::False, "Loading", format!("{have} of {linked} linked nodes go by it"))
+            }
+            Self::Said { gone: 0, .. } => (Holds::True, "Loaded", "every linked node goes by it".to_owned()),
+            Self::Said { gone, .. } => (
+                Holds::Unknown,
+                "NotLinked",
+                format!("every linked node goes by it; {gone} that did not are not linked any more"),
+            ),
         };
         condition("OnNodes", holds, reason, message, now, generation)
     }
@@ -50,9 +80,7 @@ impl OnNodes {
 impl Inputs {
     /// Who goes by these rules, with what playbooks let them do.
     pub(super) async fn on_nodes(&self, compiled: &Compiled) -> OnNodes {
-        let nodes = self.nodes().await;
-        let digest = &compiled.bundle.version.digest;
-        OnNodes { have: nodes.iter().filter(|node| node.digest == *digest).count(), of: nodes.len() }
+        OnNodes::of(self.nodes().await.as_deref(), &compiled.bundle.version.digest)
     }
 
     /// The files of a RuleSet, and what of it is not to be had.
@@ -167,11 +195,16 @@ impl Inputs {
             let mut status = rules_status(report, generation);
             status.artifact.clone_from(&set.artifact);
             status.conditions = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-            let loaded = |node: &&RulesVersion| node.sets.iter().any(|set| set == version);
-            let here = nodes.iter().filter(loaded).count();
-            status.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-            status.loaded = generations(&nodes, &version.name);
-            status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
+            if let Some(nodes) = &nodes {
+                let loaded = |node: &&Has| node.loaded.sets.iter().any(|set| set == version);
+                let here = nodes.iter().filter(loaded).count();
+                status.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+                status.loaded = generations(nodes, &version.name);
+                status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
+            } else if let Some(known) = &known {
+                (status.nodes, status.loaded) = (known.nodes, known.loaded.clone());
+                status.summary.nodes.clone_from(&known.summary.nodes);
+            }
             let now = (self.clock)();
             let (holds, reason, message) = match (lacks.as_slice(), report.failures.as_slice()) {
                 ([], _) if compiled.withheld.is_some() => {
@@ -202,22 +235,26 @@ impl Inputs {
         Ok(())
     }
 
-    /// What each node that is linked says it has loaded. Sources of records are no nodes.
-    async fn nodes(&self) -> Vec<RulesVersion> {
-        let Ok(json) = self.asker.ask(Ask::Status).await else { return Vec::new() };
-        let Ok(status) = serde_json::from_slice::<Status>(&json) else { return Vec::new() };
-        status
+    /// What each node that was linked since this controller leads says it has loaded; `None` where the core does not answer. Sources of
+    /// records are no nodes.
+    async fn nodes(&self) -> Option<Vec<Has>> {
+        let json = self.asker.ask(Ask::Status).await.ok()?;
+        let status: Status = serde_json::from_slice(&json).ok()?;
+        let nodes = status
             .nodes
             .into_iter()
             .filter(|node| !node.node.as_str().contains(':') && node.node != model::NodeId::cluster())
-            .map(|node| node.status.and_then(|status| status.loaded).unwrap_or_default())
-            .collect()
+            .map(|node| Has {
+                linked: node.link == LinkView::Up,
+                loaded: node.status.and_then(|status| status.loaded).unwrap_or_default(),
+            });
+        Some(nodes.collect())
     }
 }
 
-fn generations(nodes: &[RulesVersion], name: &str) -> Vec<Loaded> {
+fn generations(nodes: &[Has], name: &str) -> Vec<Loaded> {
     let mut count: BTreeMap<i64, u32> = BTreeMap::new();
-    for set in nodes.iter().flat_map(|node| &node.sets).filter(|set| set.name == name) {
+    for set in nodes.iter().flat_map(|node| &node.loaded.sets).filter(|set| set.name == name) {
         *count.entry(set.generation).or_default() += 1;
     }
     let newest = count.into_iter().rev().take(16);
@@ -229,13 +266,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_playbook_holds_on_nodes_only_once_every_one_has_loaded_it() {
-        let said = |have, of| {
-            let said = OnNodes { have, of }.condition(Timestamp(1), 7);
-            (said.status, said.reason.clone(), said.observed_generation)
+    fn a_playbook_holds_on_nodes_only_once_every_linked_one_has_loaded_it() {
+        let has = |linked, digest: &str| Has {
+            linked,
+            loaded: RulesVersion { digest: digest.into(), ..RulesVersion::default() },
         };
-        assert_eq!(said(0, 0), (Holds::Unknown, "NoNodes".into(), 7));
-        assert_eq!(said(1, 2), (Holds::False, "Loading".into(), 7));
-        assert_eq!(said(2, 2), (Holds::True, "Loaded".into(), 7));
+        let said = |nodes: Option<&[Has]>| {
+            let said = OnNodes::of(nodes, "new").condition(Timestamp(1), 7);
+            assert_eq!(said.observed_generation, 7);
+            (said.status, said.reason)
+        };
+        assert_eq!(said(None), (Holds::Unknown, "NotSaid".into()));
+        assert_eq!(said(Some(&[])), (Holds::Unknown, "NoNodes".into()));
+        assert_eq!(said(Some(&[has(false, "new")])), (Holds::Unknown, "NoNodes".into()), "it was linked");
+        assert_eq!(said(Some(&[has(true, "new"), has(true, "")])), (Holds::False, "Loading".into()));
+        assert_eq!(said(Some(&[has(true, "new"), has(true, "new")])), (Holds::True, "Loaded".into()));
+        assert_eq!(said(Some(&[has(true, "new"), has(false, "new")])), (Holds::True, "Loaded".into()));
+        assert_eq!(said(Some(&[has(true, "new"), has(false, "old")])), (Holds::Unknown, "NotLinked".into()));
+        let message = OnNodes::Said { have: 1, linked: 1, gone: 0 }.condition(Timestamp(1), 7).message;
+        assert_eq!(message, "every linked node goes by it", "of others it knows nothing");
     }
 }

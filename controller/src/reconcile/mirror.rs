@@ -287,14 +287,20 @@ impl Mirror {
     pub(crate) async fn show_incident(&self, story: &Story, namespace: &str) -> Result<(), Failure> {
         let incident = &story.view.incident;
         let name = object_name(incident.id.as_str());
-        let known =
-            self.incidents.get(Some(namespace), &name).and_then(|object| parsed::<ShownIncident>(&object));
-        let spec = match &known {
-            // Neither ever changes.
-            Some(known) => json!({"title": known.spec.title, "firstEvent": known.spec.first_event}),
-            None => json!(incident_spec(incident)),
+        let api = self.reach.in_namespace::<ShownIncident>(namespace);
+        let followed = self.incidents.get(Some(namespace), &name);
+        // One that lost its label is not followed, and stands there all the same.
+        let stands = match &followed {
+            Some(_) => None,
+            None => self.reach.read(api.get_opt(&name)).await?,
         };
-        if known.is_none() {
+        let known = followed.as_deref().or(stands.as_ref()).and_then(parsed::<ShownIncident>);
+        if followed.is_none() || known.is_none() {
+            let spec = match &known {
+                // Neither ever changes, whatever is known of it now.
+                Some(known) => json!({"title": known.spec.title, "firstEvent": known.spec.first_event}),
+                None => json!(incident_spec(incident)),
+            };
             let object = with_meta::<ShownIncident>(
                 &name,
                 namespace,
@@ -302,7 +308,9 @@ impl Mirror {
                 &json!({}),
                 &json!({"spec": spec}),
             );
-            self.reach.apply(&self.reach.in_namespace::<ShownIncident>(namespace), &name, &object).await?;
+            self.reach.apply(&api, &name, &object).await?;
+        }
+        if known.is_none() {
             self.tell(story, "IncidentOpened", &incident.title, &name, namespace).await;
         }
         let generation = known.as_ref().and_then(|known| known.metadata.generation).unwrap_or(1);

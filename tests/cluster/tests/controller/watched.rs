@@ -4,6 +4,7 @@ use hemostat_cluster_tests::{
     api_server::repository,
     recorder::{Allowed, unbounded},
 };
+use model::{FindingId, Level, Report, Seq, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
@@ -99,6 +100,40 @@ async fn an_incident_that_loses_its_label_gets_it_back_and_people_are_heard_as_b
     scene.wait(&["inc", &name, "-n", "pay"], |it| {
         it["metadata"]["labels"]["hemostat.dev/incident"] == name.as_str()
     });
+    scene.false_positive("pay", &name);
+    scene.wait(&["inc", &name, "-n", "pay"], |it| it["status"]["state"] == "RolledBack");
+    node.close().await;
+    process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_incident_that_loses_its_label_gets_it_back_though_it_has_grown_graver_and_begun_earlier() {
+    let Some(scene) = Scene::new() else { return };
+    let (process, node, uid) = scene.opens_with_pod(&steps(&[FREEZE])).await;
+    let finding = || match miner_in_pod("n1", 41, &uid) {
+        Report::Finding(finding) => finding,
+        _ => unreachable!("a miner is a finding"),
+    };
+    let mut first = finding();
+    first.rule.level = Level::High;
+    node.tell(Report::Finding(first));
+    let shown = scene.wait(&["inc", "-n", "pay"], |it| it["items"][0]["status"]["state"].is_string());
+    let spec = shown["items"][0]["spec"].clone();
+    assert_eq!(spec["title"], "Cryptominer");
+    let name = shown["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let mut graver = finding();
+    graver.event.id.seq = Seq(1041);
+    (graver.rule.id, graver.rule.title) = ("rule-graver".into(), "Ransomware".into());
+    graver.id = FindingId::derive(&graver.event.id, "rule-graver");
+    graver.first = Timestamp(graver.first.0 - 60_000_000_000);
+    node.tell(Report::Finding(graver));
+    scene.wait(&["inc", &name, "-n", "pay"], |it| it["status"]["findings"] == 2);
+    let label = json!({"metadata": {"labels": {"hemostat.dev/incident": null}}}).to_string();
+    scene.kubectl(&["patch", "-n", "pay", "inc", &name, "--type=merge", "-p", &label]);
+    let back = scene.wait(&["inc", &name, "-n", "pay"], |it| {
+        it["metadata"]["labels"]["hemostat.dev/incident"] == name.as_str()
+    });
+    assert_eq!(back["spec"], spec, "neither ever changes");
     scene.false_positive("pay", &name);
     scene.wait(&["inc", &name, "-n", "pay"], |it| it["status"]["state"] == "RolledBack");
     node.close().await;

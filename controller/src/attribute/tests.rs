@@ -421,35 +421,62 @@ proptest! {
     }
 }
 
+/// A request from `address` that the API server's log tells of, at second 1002.
+fn request(address: std::net::IpAddr) -> Finding {
+    let record = model::Record {
+        kind: model::RecordKind::KubernetesAudit,
+        id: "audit-1".into(),
+        principal: None,
+        origin: Some(address),
+        object: None,
+        sight: None,
+        facts: model::Facts::default(),
+    };
+    let mut finding = finding("sh -c id", 2, "");
+    finding.event = record.into_event(&NodeId::new("kubernetes:audit"), at(1002));
+    finding
+}
+
 #[test]
 fn what_is_called_otherwise_is_told_where_it_is_certain() {
     use detect::incident::{Alias, Key};
     let mut index = Index::new(Limits::default());
     let address = "10.244.0.9".parse().unwrap();
     let own = Key::Pod { uid: "uid-api-0".into() };
+    let mut from = request(address);
+    assert_eq!(index.aliases(&from), [], "nobody has told of it");
+    // Another pod had it for a while, before and after.
+    let holder = PodSeen { addresses: vec![address], created: at(1001), ..seen("db-0", 10) };
+    index.take(told(holder), at(1001));
+    let is = Key::Pod { uid: "uid-db-0".into() };
+    let expected = Alias { of: Some(Key::Address { addr: address }), is };
+    assert_eq!(index.aliases(&from), [expected]);
+    from.event.time = at(1000);
+    assert_eq!(index.aliases(&from), [], "it was not its own yet");
+    // With whom a process speaks did nothing: anybody can be dialled.
     let mut with = finding("sh -c id", 2, "");
     with.event.activity = Activity::Connect(model::Flow {
         protocol: model::Protocol::Tcp,
         local: model::Endpoint { addr: "10.244.0.1".parse().unwrap(), port: 1 },
         remote: model::Endpoint { addr: address, port: 80 },
     });
-    assert_eq!(index.aliases(&with), [], "nobody has told of it");
-    // Another pod had it for a while, before and after.
-    let holder = PodSeen { addresses: vec![address], created: at(1001), ..seen("db-0", 10) };
-    index.take(told(holder), at(1001));
-    let is = Key::Pod { uid: "uid-db-0".into() };
-    let expected = Alias { of: Some(Key::Address { addr: address }), is };
-    assert_eq!(index.aliases(&with), std::slice::from_ref(&expected));
-    with.event.time = at(1000);
-    assert_eq!(index.aliases(&with), [], "it was not its own yet");
-    with.event.time = at(1002);
-    // Who opened the session; of two nobody is certain.
+    assert_eq!(index.aliases(&with), []);
+    // Who opened the session; of two nobody is certain. From another pod it is that one's address, and not this one's.
     index.take(told(seen("api-0", 20)), at(1002));
     index.learn(&with);
-    index.take(exec("dana", "sh -c id", 1001), at(1003));
+    let exec_from = |user: &str, second, origin| match exec(user, "sh -c id", second) {
+        Fact::Exec(seen) => Fact::Exec(ExecSeen { origin: Some(origin), ..seen }),
+        other => other,
+    };
+    index.take(exec_from("dana", 1001, address), at(1003));
+    let alias = |is: Key| Alias { of: None, is };
     let dana = Key::Principal { who: Principal { realm: "kubernetes".into(), name: "dana".into() } };
-    assert_eq!(index.aliases(&with), [Alias { of: None, is: dana }, expected.clone()]);
+    assert_eq!(index.aliases(&with), [alias(dana.clone())]);
+    let outside = "192.0.2.10".parse().unwrap();
+    index.take(exec_from("dana", 1002, outside), at(1003));
+    let bastion = Key::Address { addr: outside };
+    assert_eq!(index.aliases(&with), [alias(bastion), alias(dana)]);
     index.take(exec("eve", "sh -c id", 1001), at(1003));
-    assert_eq!(index.aliases(&with), [expected]);
+    assert_eq!(index.aliases(&with), []);
     assert!(detect::incident::keys_of(&with).contains(&own));
 }

@@ -1,7 +1,7 @@
 //! Findings whose entities have several names join one incident by each of them, and two incidents that turn out to have one in common are
-//! merged, with a trace: an address that was a pod's for a while, the account that opened a session in it.
+//! merged, with a trace: the pod that acted from an address, the account that opened a session in it.
 
-use detect::incident::{Alias, Key, Placement, keys_of};
+use detect::incident::{Alias, Key, Placement, names_of};
 use model::{Finding, IncidentId};
 
 use super::{Core, turn::Turn};
@@ -15,8 +15,7 @@ impl Core {
 
     /// All that links a finding to others.
     pub(super) fn names_of(&self, finding: &Finding) -> Vec<Key> {
-        let also = self.aliases(finding).into_iter().map(|alias| alias.is);
-        keys_of(finding).into_iter().chain(also).collect()
+        names_of(finding, &self.aliases(finding))
     }
 
     /// More of a finding's names may be known than when it came. The incident that it is in now.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use detect::incident::{Key, entities_of, incident_of};
 use model::{
-    ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, IncidentId, IncidentState, NodeId, Report,
-    Seq, Timestamp, Up,
+    ActionRecord, Actor, CommandOutcome, Down, Finding, FindingId, GateOutcome, IncidentId, IncidentState,
+    NodeId, Report, Seq, Timestamp, Up,
 };
 use respond::run::Sight;
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use super::{
     correlate::Reports,
     incidents::{begun, is_in_force},
     pods::bring,
+    runs::RunRow,
     settle::is_rest,
     turn::Turn,
 };
@@ -23,7 +24,7 @@ use crate::{
     health::Part,
     ledger::Told,
     metrics::{kind, level, phase_result},
-    store::{Adopted, ReadBack, StoreError, Table, Visibility, seen_key},
+    store::{Adopted, ReadBack, Rest, StoreError, Table, Visibility, seen_key},
 };
 
 /// Who speaks for the controller itself.
@@ -198,10 +199,14 @@ impl Core {
         self.metrics.findings.get_or_create(&kind(level(finding.rule.level))).inc();
         self.metrics.lag.set(now.since(finding.event.time).as_secs_f64());
         let early = self.state.correlator.forgotten_early();
+        // When its node was booted decides which session it is in.
+        if let Some(pods) = &self.config.pods {
+            pods.learn(&finding);
+        }
         let aliases = self.aliases(&finding);
         let placed = self.state.correlator.place_as(&finding, &aliases, name, now);
         self.metrics.groups_forgotten.inc_by(self.state.correlator.forgotten_early() - early);
-        let id = placed.incident.clone();
+        let mut id = placed.incident.clone();
         // One that was taken over from a lost controller is there before the finding that it is called after.
         if !self.state.incidents.contains(&id) {
             let incident = begun(&id, &finding.rule.title, finding.rule.level, finding.first, now);
@@ -215,7 +220,7 @@ impl Core {
         let finding_id = finding.id.clone();
         let answered = finding.clone();
         let Some(whole) = self.state.incidents.get(&self.state.store, &id)? else { return Ok(()) };
-        let resting = is_rest(whole.row.incident.state);
+        let mut resting = is_rest(whole.row.incident.state);
         whole.tell(finding.first, &agent(&node), line);
         if let Some(index) = whole.add(finding, entities, now) {
             put_place(turn, &finding_id, &id, index);
@@ -238,8 +243,16 @@ impl Core {
         }
         self.take_in(&node, &id, turn)?;
         self.attribute(&id, &answered, turn)?;
+        // What was learnt of it meanwhile may have put it into another one.
+        let root = self.root(&id);
+        let is_elsewhere = std::mem::replace(&mut id, root) != id;
         let open = match self.state.incidents.get(&self.state.store, &id)? {
-            Some(whole) => whole.row.visibility == Visibility::Open,
+            Some(whole) => {
+                if is_elsewhere {
+                    resting = is_rest(whole.row.incident.state);
+                }
+                whole.row.visibility == Visibility::Open
+            }
             None => false,
         };
         if open {
@@ -270,6 +283,7 @@ impl Core {
             names => format!(" ({names})"),
         };
         let Some(other) = self.state.incidents.get(&self.state.store, absorbed)? else { return Ok(()) };
+        let (state, rest) = (other.row.incident.state, other.row.rest);
         let incident = &mut other.row.incident;
         let findings = incident.findings.clone();
         let dropped = incident.findings_dropped;
@@ -279,7 +293,13 @@ impl Core {
         other.row.merged_into = Some(into.clone());
         other.tell(now, &controller(), format!("the same story as {into}{by}: it goes on there"));
         let (visibility, further) = (other.row.visibility, std::mem::take(&mut other.row.absorbed));
+        // A run in shadow deals with nothing.
+        let deals = |row: &RunRow| row.is_live() && row.outcome != GateOutcome::Shadow;
+        let dealt_with =
+            is_rest(state) || runs.iter().any(|run| self.state.rows.get(&run.id).is_some_and(deals));
+        let unsettled = visibility == Visibility::Open && (rest == Rest::Disturbed || !dealt_with);
         let Some(whole) = self.state.incidents.get(&self.state.store, into)? else { return Ok(()) };
+        let resting = is_rest(whole.row.incident.state);
         for finding in findings {
             let (finding_id, entities) = (finding.id.clone(), entities_of(&finding));
             whole.tell(finding.first, &agent(&finding.event.id.node), line_of(&finding));
@@ -307,6 +327,10 @@ impl Core {
             &controller(),
             format!("{absorbed} is the same story{by}: its findings and actions are here now"),
         );
+        if resting && unsettled {
+            // Somebody was to look at it, and nobody looks at what is over.
+            self.disturb(into, turn)?;
+        }
         self.attribute_in(absorbed, into, turn);
         for record in &actions {
             if let Some(adopted) = self.state.adopted.get_mut(&record.id) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use detect::incident::{Key, keys_of};
+use detect::incident::key_of_address;
 use model::{
     AttributedPod, Attribution, Entity, ExecSession, Finding, FindingId, Incident, IncidentId, PodFacts,
     Timestamp, Unresolved, Workload,
@@ -37,9 +37,7 @@ impl Core {
         turn: &mut Turn,
     ) -> Result<(), StoreError> {
         let Some(pods) = self.config.pods.clone() else { return Ok(()) };
-        pods.learn(finding);
-        // Most addresses are no pod's and never will be: they leave room for the pods themselves.
-        let most = if finding.event.record().is_some() { MAX_WAITING / 2 } else { MAX_WAITING };
+        let most = most_waiting(&finding.event.process.workload);
         if self.ask(&pods, id, finding, turn.now, turn)? == Known::Partly
             && self.state.attributing.len() < most
         {
@@ -100,8 +98,11 @@ impl Core {
         let waited = turn.now.since(since);
         let id = &self.learn_names(id, finding, turn)?;
         let Workload::Container { pod_uid: Some(uid), container_id, .. } = &*process.workload else {
-            let has_address = keys_of(finding).iter().any(|key| matches!(key, Key::Address { .. }));
-            let late = has_address && waited < POD_WAIT && self.aliases(finding).is_empty();
+            // Whose an address is counts only where somebody acted from it.
+            let origin = finding.event.record().and_then(|record| record.origin);
+            let late = origin.and_then(key_of_address).is_some()
+                && waited < POD_WAIT
+                && self.aliases(finding).is_empty();
             return Ok(if late { Known::Partly } else { Known::Wholly });
         };
         let attribution = match pods.find(&finding.event.id.node, uid, container_id) {
@@ -189,6 +190,15 @@ pub(super) fn bring(incident: &mut Incident, pods: Vec<AttributedPod>, sessions:
         if new && incident.sessions.len() < Incident::MAX_SESSIONS {
             incident.sessions.push(session);
         }
+    }
+}
+
+/// How many may wait when one of this comes. Most addresses are no pod's and never will be: what has no pod of its own leaves room for the pods
+/// themselves.
+fn most_waiting(workload: &Workload) -> usize {
+    match workload {
+        Workload::Container { pod_uid: Some(_), .. } => MAX_WAITING,
+        _ => MAX_WAITING / 2,
     }
 }
 
@@ -284,4 +294,26 @@ fn describe(pod: &PodFacts, container: Option<&model::ContainerFacts>) -> String
         line.push_str(&format!(", as service account {account}"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Runtime;
+
+    use super::*;
+
+    #[test]
+    fn i11_what_is_in_no_pod_leaves_half_of_the_places_to_pods() {
+        let container = |pod_uid: Option<&str>| Workload::Container {
+            runtime: Runtime::Containerd,
+            container_id: "c".into(),
+            pod_uid: pod_uid.map(Into::into),
+            cgroup_path: "/c".into(),
+        };
+        assert_eq!(most_waiting(&container(Some("u"))), MAX_WAITING);
+        let host = Workload::Host { cgroup_path: "/".into() };
+        for outside in [container(None), host] {
+            assert_eq!(most_waiting(&outside), MAX_WAITING / 2, "{outside:?}");
+        }
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Duration,
 };
 
 use model::{CgroupId, IncidentId, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Key, near};
+use super::{Key, keys::Busy, near};
 use crate::tenant::Tenant;
 
 /// What links findings to one incident.
@@ -24,8 +23,8 @@ pub struct Group {
     pub(super) serial: u64,
     /// When each key was seen, as spans without gaps longer than the window. A list, since JSON keys are texts.
     spans: Vec<(Key, Vec<Span>)>,
-    /// From where each address was seen, so that hubs are known after a restart.
-    pub(super) origins: Vec<(Origin, IpAddr, Timestamp)>,
+    /// From where each address was seen, and each account that opened a session, so that hubs are known after a restart.
+    pub(super) origins: Vec<(Origin, Busy, Timestamp)>,
     /// Time of the latest event.
     latest: Timestamp,
     /// Keys that found no place (I11).
@@ -44,7 +43,7 @@ pub struct Span {
     pub to: Timestamp,
 }
 
-/// From where an address was seen.
+/// From where an address or an account was seen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
     /// On which node.
@@ -98,11 +97,24 @@ impl Group {
         self.add(key, Span { from: at, to: at }, window, max);
     }
 
-    pub(super) fn came_from(&mut self, origin: &Origin, addr: IpAddr, at: Timestamp, limit: usize) {
-        if let Some(known) = self.origins.iter_mut().find(|(o, a, _)| o == origin && *a == addr) {
+    /// Whether that was news.
+    pub(super) fn came_from(&mut self, origin: &Origin, busy: &Busy, at: Timestamp, limit: usize) -> bool {
+        if let Some(known) = self.origins.iter_mut().find(|(o, b, _)| o == origin && b == busy) {
+            let is_news = at > known.2;
             known.2 = known.2.max(at);
-        } else if self.origins.len() < limit.saturating_mul(4).max(32) {
-            self.origins.push((origin.clone(), addr, at));
+            return is_news;
+        }
+        let room = self.origins.len() < limit.saturating_mul(4).max(32);
+        if room {
+            self.origins.push((origin.clone(), busy.clone(), at));
+        }
+        room
+    }
+
+    /// Forgets an address of which it turned out whose it is.
+    pub(super) fn leave(&mut self, key: &Key) {
+        if let Ok(index) = self.find(key) {
+            self.spans.remove(index);
         }
     }
 
@@ -112,8 +124,8 @@ impl Group {
                 self.add(key.clone(), span, window, max);
             }
         }
-        for (origin, addr, at) in other.origins {
-            self.came_from(&origin, addr, at, max);
+        for (origin, busy, at) in other.origins {
+            self.came_from(&origin, &busy, at, max);
         }
         self.latest = self.latest.max(other.latest);
         self.refused += other.refused;

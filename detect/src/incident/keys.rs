@@ -76,10 +76,78 @@ impl fmt::Display for Key {
 /// account that opened a session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alias {
-    /// Of which key of the finding, where it is of one: what is a hub has no aliases.
+    /// Of which key of the finding, where it is of one: what is a hub has no aliases. What an address stands for stands in its place: who merely
+    /// spoke with it is not linked.
     pub of: Option<Key>,
     /// What that is, too.
     pub is: Key,
+}
+
+impl Alias {
+    /// The pod that acted from an address.
+    fn acted(&self) -> Option<&Key> {
+        matches!(self.of, Some(Key::Address { .. })).then_some(&self.is)
+    }
+
+    /// Whether it would put several pods' stories together: an address is no reason to, for it says who acted and not for whom.
+    pub(super) fn glues<'a>(&self, mut others: impl Iterator<Item = &'a Key>) -> bool {
+        let Some(pod) = self.acted() else { return false };
+        let mut is_other = false;
+        let is_among = others.any(|key| {
+            is_other |= matches!(key, Key::Pod { .. }) && key != pod;
+            key == pod
+        });
+        is_other && !is_among
+    }
+}
+
+/// What links `finding`, when its aliases are known: its own keys ([`keys_of`]) but for addresses of which it is known whose they are, and what
+/// its aliases say, as far as that puts no several pods together.
+#[must_use]
+pub fn names_of(finding: &Finding, aliases: &[Alias]) -> Vec<Key> {
+    let (mut names, aliases) = own_names(finding, aliases);
+    names.extend(aliases.into_iter().map(|alias| alias.is.clone()));
+    names
+}
+
+/// As [`names_of`], each by itself.
+pub(super) fn own_names<'a>(finding: &Finding, aliases: &'a [Alias]) -> (Vec<Key>, Vec<&'a Alias>) {
+    let mut own = keys_of(finding);
+    let stands_for = |key: &Key| aliases.iter().any(|a| a.of.as_ref() == Some(key) && a.acted().is_some());
+    own.retain(|key| !stands_for(key));
+    let aliases = aliases.iter().filter(|alias| !alias.glues(own.iter())).collect();
+    (own, aliases)
+}
+
+/// What can be a hub: an address, and an account that opens sessions. As rows of an address have it, so that older ones are read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Busy {
+    /// From where, or with which.
+    Address(IpAddr),
+    /// Who is in many places.
+    Account(Principal),
+}
+
+impl Busy {
+    pub(super) fn of(key: &Key) -> Option<Self> {
+        match key {
+            Key::Address { addr } => Some(Self::Address(*addr)),
+            Key::Principal { who } => Some(Self::Account(who.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// What is counted of a finding, to know hubs: its own address, and those addresses and accounts that it is learnt from. Who a record names is
+/// counted by nothing: all that a log tells comes from one place.
+pub(super) fn busy_of(finding: &Finding, aliases: &[Alias]) -> Vec<Busy> {
+    let own = keys_of(finding).into_iter().filter(|key| matches!(key, Key::Address { .. }));
+    let mut busy: Vec<Busy> =
+        own.chain(aliases.iter().map(|alias| alias.is.clone())).filter_map(|key| Busy::of(&key)).collect();
+    busy.sort();
+    busy.dedup();
+    busy
 }
 
 /// Links what an account did; `None` for those that say nothing.

@@ -6,10 +6,12 @@
 //! id comes from the finding that opened it and never changes.
 //!
 //! What has several names links by each of them ([`Alias`]), by that which was known when the finding came, and by that which is learnt later
-//! ([`Correlator::learn`]); which of the two it is makes no difference to what belongs together.
+//! ([`Correlator::learn`]); which of the two it is makes no difference to what belongs together. But whose the address was from which somebody acted
+//! never puts two pods' stories together, and once it is known, it is the pod that links and not the address any more.
 //!
 //! Hubs do not link: what most of a machine has in common says nothing. See [`keys_of`] for those known beforehand; an
-//! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one. The machine itself never links.
+//! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one, and so does an account that opened sessions
+//! in more of them. The machine itself never links.
 //!
 //! Limits (I11): [`GroupingConfig::max_groups`] groups; of the tenant that has most ([`Tenant`]) the least recently extended is forgotten
 //! first, and a later finding of its story opens a new incident; [`GroupingConfig::max_spans`] keys a group, further keys of it do not link and are counted.
@@ -20,7 +22,6 @@ mod keys;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Duration,
 };
 
@@ -29,7 +30,9 @@ use model::{Finding, IncidentId, Timestamp, short_hash};
 use crate::tenant::Tenant;
 
 pub use group::{Group, Origin, Span};
-pub use keys::{Alias, Key, entities_of, key_of_account, key_of_address, keys_of};
+pub use keys::{Alias, Key, entities_of, key_of_account, key_of_address, keys_of, names_of};
+
+use keys::{Busy, busy_of, own_names};
 
 /// How findings are grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub struct GroupingConfig {
     pub window: Duration,
     /// How late a finding may be and still be linked exactly; what is older than window and lateness together is forgotten.
     pub lateness: Duration,
-    /// An address seen from more cgroups than this within the window is a hub.
+    /// An address seen from more cgroups than this within the window is a hub, and an account with sessions in more.
     pub hub_limit: usize,
     /// Groups kept.
     pub max_groups: usize,
@@ -75,7 +78,7 @@ pub struct Correlator {
     by_tenant: BTreeMap<Tenant, BTreeSet<(Timestamp, IncidentId)>>,
     /// Who has how many, and since when his oldest was not extended.
     by_count: BTreeSet<(usize, Reverse<Timestamp>, Tenant)>,
-    origins: BTreeMap<IpAddr, BTreeMap<Origin, Timestamp>>,
+    origins: BTreeMap<Busy, BTreeMap<Origin, Timestamp>>,
     watermark: Timestamp,
     next_serial: u64,
     forgotten_early: u64,
@@ -133,8 +136,8 @@ impl Correlator {
         for group in groups {
             this.next_serial = this.next_serial.max(group.serial + 1);
             this.watermark = this.watermark.max(group.latest());
-            for (origin, addr, at) in &group.origins {
-                this.saw_address(*addr, origin, *at);
+            for (origin, busy, at) in &group.origins {
+                this.saw(busy, origin, *at);
             }
             this.insert(group);
         }
@@ -157,15 +160,21 @@ impl Correlator {
     ) -> Placement {
         let at = time_of(finding, now);
         self.watermark = self.watermark.max(at);
-        let mut keys = keys_of(finding);
-        let origin = Origin { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup };
-        for key in &keys {
-            if let Key::Address { addr } = key {
-                self.saw_address(*addr, &origin, at);
+        let origin = origin_of(finding);
+        let busy = busy_of(finding, aliases);
+        busy.iter().for_each(|one| self.saw(one, &origin, at));
+        let (mut keys, known) = own_names(finding, aliases);
+        let (mut linked, mut shared) = self.linked(&keys, at);
+        for alias in self.called(&known, at) {
+            let (also, by) = self.linked(std::slice::from_ref(&alias.is), at);
+            // Whose the address was does not put the stories of other pods into that pod's.
+            if alias.glues(self.keys_in(&linked)) {
+                continue;
             }
+            linked.extend(also);
+            shared.extend(by);
+            keys.push(alias.is.clone());
         }
-        keys.extend(self.called(aliases, at));
-        let (linked, shared) = self.linked(&keys, at);
         let mut forgotten = self.expire(&linked);
         let oldest = linked.iter().min_by_key(|id| self.groups.get(*id).map(|g| g.serial)).cloned();
         let (mut group, opening) = match oldest.as_ref().and_then(|id| self.take(id)) {
@@ -177,10 +186,10 @@ impl Correlator {
         };
         let absorbed = self.merge(&mut group, linked);
         for key in keys {
-            if let Key::Address { addr } = &key {
-                group.came_from(&origin, *addr, at, self.config.hub_limit);
-            }
             group.extend(key, at, self.config.window, self.config.max_spans);
+        }
+        for one in &busy {
+            group.came_from(&origin, one, at, self.config.hub_limit);
         }
         group.touch(at);
         let incident = group.incident.clone();
@@ -199,18 +208,29 @@ impl Correlator {
         now: Timestamp,
     ) -> Option<Placement> {
         let at = time_of(finding, now);
-        let keys: Vec<Key> = self.called(aliases, at).collect();
-        if !self.groups.contains_key(incident) {
-            return None;
-        }
-        let (mut linked, shared) = self.linked(&keys, at);
+        let origin = origin_of(finding);
+        let busy = busy_of(finding, aliases);
+        let limit = self.config.hub_limit;
+        let mine = self.groups.get_mut(incident)?;
+        let seen = busy.iter().filter(|one| mine.came_from(&origin, one, at, limit)).count();
+        busy.iter().for_each(|one| self.saw(one, &origin, at));
+        let (_, known) = own_names(finding, aliases);
         let mine = self.groups.get(incident)?;
+        let (acting, other): (Vec<&Alias>, Vec<&Alias>) = self
+            .called(&known, at)
+            .into_iter()
+            .filter(|alias| !alias.glues(mine.keys()))
+            .partition(|alias| matches!(alias.of, Some(Key::Address { .. })));
+        let keys: Vec<Key> = acting.iter().chain(&other).map(|alias| alias.is.clone()).collect();
+        let left: Vec<Key> = acting.iter().filter_map(|alias| alias.of.clone()).collect();
+        let (mut linked, shared) = self.linked(&keys, at);
         let is_apart = |other: &IncidentId| {
             mine.apart.contains(other)
                 || self.groups.get(other).is_some_and(|other| other.apart.contains(incident))
         };
         linked.retain(|other| other != incident && !is_apart(other));
-        if linked.is_empty() && keys.iter().all(|key| mine.covers(key, at)) {
+        let stays = !mine.keys().any(|key| left.contains(key));
+        if linked.is_empty() && seen == 0 && stays && keys.iter().all(|key| mine.covers(key, at)) {
             return None;
         }
         linked.insert(incident.clone());
@@ -220,6 +240,7 @@ impl Correlator {
         for key in keys {
             group.extend(key, at, self.config.window, self.config.max_spans);
         }
+        left.iter().for_each(|key| group.leave(key));
         let incident = group.incident.clone();
         self.insert(group);
         Some(Placement { incident, opening: Opening::Joined, absorbed, shared, forgotten: Vec::new() })
@@ -325,22 +346,25 @@ impl Correlator {
         absorbed
     }
 
-    /// Keys that aliases of what is no hub give.
-    fn called(&self, aliases: &[Alias], at: Timestamp) -> impl Iterator<Item = Key> {
+    /// Aliases of what is no hub.
+    fn called<'a>(&self, aliases: &[&'a Alias], at: Timestamp) -> Vec<&'a Alias> {
         let known = |alias: &&Alias| alias.of.as_ref().is_none_or(|of| !self.is_hub(of, at));
-        aliases.iter().filter(known).map(|alias| alias.is.clone()).collect::<Vec<_>>().into_iter()
+        aliases.iter().copied().filter(known).collect()
+    }
+
+    fn keys_in(&self, groups: &BTreeSet<IncidentId>) -> impl Iterator<Item = &Key> {
+        groups.iter().filter_map(|id| self.groups.get(id)).flat_map(Group::keys)
     }
 
     fn is_hub(&self, key: &Key, at: Timestamp) -> bool {
-        let Key::Address { addr } = key else { return false };
         let within = |seen: &Timestamp| near(*seen, at, self.config.window);
-        self.origins
-            .get(addr)
+        Busy::of(key)
+            .and_then(|busy| self.origins.get(&busy))
             .is_some_and(|from| from.values().filter(|seen| within(seen)).count() > self.config.hub_limit)
     }
 
-    fn saw_address(&mut self, addr: IpAddr, origin: &Origin, at: Timestamp) {
-        let from = self.origins.entry(addr).or_default();
+    fn saw(&mut self, busy: &Busy, origin: &Origin, at: Timestamp) {
+        let from = self.origins.entry(busy.clone()).or_default();
         let seen = from.entry(origin.clone()).or_insert(at);
         *seen = at.max(*seen);
         // One more than the limit is enough to know a hub; the longest unseen goes first.
@@ -348,6 +372,12 @@ impl Correlator {
             && let Some(oldest) = from.iter().min_by_key(|(_, at)| **at).map(|(origin, _)| origin.clone())
         {
             from.remove(&oldest);
+        }
+        // They live as long as some group that saw them; at most so many a group keeps this bounded as well.
+        if self.origins.len() > self.config.max_groups.saturating_mul(4).max(1024)
+            && let Some(other) = self.origins.keys().find(|one| *one != busy).cloned()
+        {
+            self.origins.remove(&other);
         }
     }
 
@@ -385,12 +415,6 @@ impl Correlator {
             drop(self.take(&id));
             self.forgotten_early += 1;
             shed.push(id);
-        }
-        // Addresses live as long as some group that saw them; at most so many a group keeps this bounded as well.
-        if self.origins.len() > self.config.max_groups.saturating_mul(4).max(1024)
-            && let Some(addr) = self.origins.keys().next().copied()
-        {
-            self.origins.remove(&addr);
         }
         shed
     }
@@ -456,6 +480,10 @@ pub fn incident_of(finding: &Finding) -> IncidentId {
 pub fn incident_of_repeat(finding: &Finding) -> IncidentId {
     let count = finding.count.to_string();
     IncidentId::new(format!("inc-{}", short_hash([finding.id.as_str(), count.as_str()], 5)))
+}
+
+fn origin_of(finding: &Finding) -> Origin {
+    Origin { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup }
 }
 
 /// When a finding that arrived at `now` is taken to have happened.

@@ -171,3 +171,128 @@ fn a_name_of_a_hub_and_what_a_person_parted_merge_nothing() {
     let placed = correlator.learn(&other, &third, &names, at(0)).unwrap();
     assert_eq!((placed.incident, placed.absorbed), (other, vec![]), "a person has the last word");
 }
+
+/// A request that was made from an address.
+fn request(from: IpAddr, seq: u64) -> Finding {
+    let record = Record {
+        kind: RecordKind::KubernetesAudit,
+        id: format!("audit-{seq}"),
+        principal: None,
+        origin: Some(from),
+        object: None,
+        sight: None,
+        facts: Facts::default(),
+    };
+    let mut finding = here(0, seq).finding();
+    let event = record.into_event(&NodeId::new("kubernetes:audit"), at(0));
+    finding.id = FindingId::derive(&event.id, "r");
+    (finding.event, finding.ancestors) = (event, vec![]);
+    finding
+}
+
+/// A process in a pod speaks with somebody.
+fn inside(uid: &str, with: Option<IpAddr>, seq: u64) -> Finding {
+    let mut finding = Seed { remote: with, ..here(seq, seq) }.finding();
+    let mut process = (*finding.event.process).clone();
+    process.workload = Arc::new(Workload::Container {
+        runtime: Runtime::Containerd,
+        container_id: format!("c-{seq}"),
+        pod_uid: Some(uid.into()),
+        cgroup_path: format!("/c-{seq}"),
+    });
+    finding.event.process = Arc::new(process);
+    finding
+}
+
+#[test]
+fn whose_the_address_was_puts_no_two_pods_stories_together() {
+    let (mine, yours) = (IpAddr::from([10, 244, 0, 9]), IpAddr::from([10, 244, 0, 7]));
+    let whose = |addr: IpAddr, n: u32| Alias { of: Some(Key::Address { addr }), is: pod(n) };
+    // Pod 1 dials pod 2, which answers; each makes a request.
+    let of_one = [inside("pod-1", Some(yours), 11), inside("pod-1", None, 12), request(mine, 13)];
+    let of_two = [inside("pod-2", Some(mine), 21), inside("pod-2", None, 22), request(yours, 23)];
+    let all: Vec<&Finding> = of_one.iter().chain(&of_two).collect();
+    let known = |finding: &Finding| match finding.event.record().and_then(|record| record.origin) {
+        Some(addr) if addr == mine => vec![whose(mine, 1)],
+        Some(_) => vec![whose(yours, 2)],
+        None => vec![],
+    };
+    for (turned, step) in (0..6).flat_map(|turned| [1, 5].map(|step| (turned, step))) {
+        let mut correlator = Correlator::new(config(60));
+        let mut places: BTreeMap<FindingId, IncidentId> = BTreeMap::new();
+        for n in 0..6 {
+            let finding = all[(turned + n * step) % 6];
+            let placed = correlator.place_as(finding, &known(finding), incident_of(finding), at(0));
+            for place in places.values_mut().filter(|place| placed.absorbed.contains(place)) {
+                *place = placed.incident.clone();
+            }
+            places.insert(finding.id.clone(), placed.incident);
+        }
+        let one: BTreeSet<_> = of_one.iter().map(|finding| &places[&finding.id]).collect();
+        let two: BTreeSet<_> = of_two.iter().map(|finding| &places[&finding.id]).collect();
+        assert!(one.len() == 1 && two.len() == 1 && one != two, "from {turned} by {step}: {places:#?}");
+    }
+    // Known late, it does not put together either what was put with those who spoke with it.
+    let mut correlator = Correlator::new(config(60));
+    let two = correlator.place(&of_two[0], at(0)).incident;
+    let one = correlator.place(&of_one[1], at(0)).incident;
+    let asked = correlator.place(&of_one[2], at(0)).incident;
+    assert_eq!(asked, two, "as far as was known");
+    assert_eq!(correlator.learn(&asked, &of_one[2], &[whose(mine, 1)], at(1)), None);
+    assert_ne!(correlator.place(&of_one[1], at(1)).incident, two);
+    // And what was by itself is the pod's from then on, and not its address's any more.
+    let mut correlator = Correlator::new(config(60));
+    let asked = correlator.place(&of_one[2], at(0)).incident;
+    correlator.learn(&asked, &of_one[2], &[whose(mine, 1)], at(1)).unwrap();
+    assert_eq!(correlator.learn(&asked, &of_one[2], &[whose(mine, 1)], at(1)), None, "it is known");
+    assert_ne!(correlator.place(&of_two[0], at(1)).incident, asked);
+    assert_eq!(correlator.place(&of_one[1], at(1)).incident, asked);
+    assert_ne!(one, two);
+    // A token that was taken to another pod says whose it is.
+    let aliases = [whose(mine, 1)];
+    let mut stolen = of_one[2].clone();
+    if let Activity::Record(record) = &mut stolen.event.activity {
+        Arc::make_mut(record)
+            .facts
+            .set(crate::schema::Field::RequestPodUid.name(), Fact::List(vec!["pod-2".into()]));
+    }
+    assert_eq!(names_of(&stolen, &aliases), [pod(2)]);
+    assert_eq!(names_of(&of_one[2], &aliases), [pod(1)]);
+}
+
+#[test]
+fn a_bastion_and_a_busy_account_become_hubs_and_stay_them_after_a_restart() {
+    let bastion = Key::Address { addr: IpAddr::from([192, 0, 2, 10]) };
+    for (name, late) in [(bastion, false), (person(1), false), (person(1), true)] {
+        let config = GroupingConfig { hub_limit: 3, ..config(60) };
+        let mut correlator = Correlator::new(config.clone());
+        let names = [alias(name.clone())];
+        let mut incidents = BTreeSet::new();
+        for cgroup in 10..20 {
+            let finding = here(cgroup, cgroup).finding();
+            let placed = match late {
+                false => correlator.place_as(&finding, &names, incident_of(&finding), at(0)),
+                true => {
+                    let placed = correlator.place(&finding, at(0));
+                    correlator.learn(&placed.incident, &finding, &names, at(0)).unwrap_or(placed)
+                }
+            };
+            incidents.retain(|id| !placed.absorbed.contains(id));
+            incidents.insert(placed.incident);
+        }
+        // Three are one, and each further one is by itself.
+        assert_eq!(incidents.len(), 8, "{name} {late}");
+        let groups = incidents.iter().filter_map(|id| correlator.group(id)).cloned();
+        // As it is stored.
+        let stored = serde_json::to_string(&groups.collect::<Vec<_>>()).unwrap();
+        let groups: Vec<Group> = serde_json::from_str(&stored).unwrap();
+        let mut again = Correlator::restore(config, groups);
+        let one_more = here(30, 30).finding();
+        let place = |correlator: &mut Correlator| {
+            correlator.place_as(&one_more, &names, incident_of(&one_more), at(0))
+        };
+        let (before, after) = (place(&mut correlator), place(&mut again));
+        assert_eq!(before.opening, Opening::New, "{name}");
+        assert_eq!((before.incident, before.opening), (after.incident, after.opening), "{name}");
+    }
+}

@@ -1,9 +1,7 @@
 //! Whose noise it is. What is remembered is shared out among tenants, so that one that invents ever other things pushes out his own and nobody
 //! else's.
 
-use std::net::{IpAddr, Ipv6Addr};
-
-use model::{Event, Record, RecordKind, Workload, short_hash};
+use model::{Event, Record, RecordKind, Workload, machine_of, short_hash};
 use serde::{Deserialize, Serialize};
 
 /// Who an event is laid to the account of, as a digest. Chosen from what he cannot make up: in the API server's audit log who was let in
@@ -39,7 +37,7 @@ impl Tenant {
             }
             RecordKind::CloudTrail => Self::made("account", realm, ""),
             _ => {
-                let origin = record.origin.map(|addr| network(addr).to_string()).unwrap_or_default();
+                let origin = record.origin.map(|addr| machine_of(addr).to_string()).unwrap_or_default();
                 Self::made("origin", realm, &origin)
             }
         }
@@ -47,14 +45,6 @@ impl Tenant {
 
     fn made(kind: &str, one: &str, other: &str) -> Self {
         Self(short_hash([kind, one, other], 8))
-    }
-}
-
-/// Whoever has one address of IPv6 has all of its /64.
-fn network(addr: IpAddr) -> IpAddr {
-    match addr {
-        IpAddr::V4(_) => addr,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & (u128::MAX << 64))),
     }
 }
 
@@ -88,7 +78,7 @@ mod tests {
             tenant(Audit, "kubernetes", "system:serviceaccount:shop:one", ""),
             tenant(Audit, "kubernetes", "pay", ""),
             tenant(Sshd, "bastion", "root", "192.0.2.1"),
-            tenant(Sshd, "bastion", "root", "192.0.2.2"),
+            tenant(Sshd, "bastion", "root", "::ffff:192.0.2.2"),
             tenant(Sshd, "db", "root", "192.0.2.1"),
             tenant(Sshd, "h", "root", "2001:db8:0:1::1"),
         ];

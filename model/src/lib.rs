@@ -5,6 +5,7 @@
 //! Nothing in this crate reads a clock, a file or a socket: time and facts are fields.
 
 mod action;
+mod address;
 mod audit;
 mod cluster;
 mod enrichment;
@@ -23,6 +24,7 @@ mod status;
 mod time;
 
 pub use action::*;
+pub use address::*;
 pub use audit::*;
 pub use cluster::*;
 pub use enrichment::*;

@@ -3,9 +3,11 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use model::machine_of;
 
 /// Who is here.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Strangers {
 
     /// A place for one from `address`; why there is none, in a person's words.
     pub(crate) fn place(self: &Arc<Self>, address: IpAddr) -> Result<Place, String> {
-        let from = network(address);
+        let from = machine_of(address);
         let mut here = self.lock();
         let (most, most_of_one) = self.most;
         if here.values().sum::<usize>() >= most {
@@ -57,17 +59,6 @@ impl Drop for Place {
                 here.remove(&self.from);
             }
         }
-    }
-}
-
-/// What one machine has: an IPv4 address, or the half of an IPv6 address that it cannot choose.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
     }
 }
 

@@ -8,10 +8,11 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use model::machine_of;
 use tokio_util::sync::CancellationToken;
 
 /// Connections, and connections of one address.
@@ -72,7 +73,7 @@ enum What {
 impl Seats {
     /// A seat for a connection from `peer`, and who made room for it, if somebody had to; or why there is none.
     pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<(Seat, Option<IpAddr>), String> {
-        let from = network(peer);
+        let from = machine_of(peer);
         let mut inner = self.lock();
         let own = inner.taken.values().filter(|one| one.from == from).count();
         let mut gone = None;
@@ -190,17 +191,6 @@ impl Inner {
     }
 }
 
-/// What one machine has: an IPv4 address, or the half of an IPv6 address that it cannot choose.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,7 +227,7 @@ mod tests {
         let own: Vec<Seat> = (0..16).map(|n| seats.take(text(n)).unwrap().0).collect();
         let kept = own[0].engage();
         let (_newest, gone) = seats.take(text(99)).unwrap();
-        assert_eq!(gone, Some(network(text(0))), "the half that it cannot choose");
+        assert_eq!(gone, Some(machine_of(text(0))), "the half that it cannot choose");
         assert!(!own[0].out.is_cancelled() && own[1].out.is_cancelled());
         drop(kept);
     }

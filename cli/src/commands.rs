@@ -20,6 +20,7 @@ pub(crate) mod status;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -48,6 +49,16 @@ pub(crate) fn asking(command: impl Future<Output = Result<Exit>>) -> Result<Exit
         .build()
         .context("start the runtime")?
         .block_on(command)
+}
+
+/// The data classification policy of that file.
+fn classes(file: Option<&Path>) -> Result<Arc<enrich::Classes>> {
+    let Some(path) = file else { return Ok(Arc::default()) };
+    let bytes = ::controller::config::read_file(path).with_context(|| format!("read {}", path.display()))?;
+    let bad = |because: String| Ended::with(Exit::Bad, format!("{}: {because}", path.display()));
+    let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
+    let read = enrich::Classes::parse(&path.display().to_string(), &text);
+    read.map(Arc::new).map_err(|error| bad(error.to_string()))
 }
 
 fn client(shared: &Shared) -> Client {

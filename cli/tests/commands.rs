@@ -511,6 +511,30 @@ fn what_cannot_start_is_told_before_anything_is_made() {
 }
 
 #[test]
+fn a_broken_data_classification_policy_is_told_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("classes.yaml");
+    let policy = policy.to_str().unwrap();
+    fs::write(policy, "classes:\n  - class: restricted\n    namespace: [pay]\n").unwrap();
+    let state = dir.path().join("state");
+    let controller = ["controller", "--state", state.to_str().unwrap(), "--classes"];
+    let recording = dir.path().join("events.jsonl");
+    fs::write(&recording, "").unwrap();
+    let recording = format!("events={}", recording.display());
+    for words in [&controller[..], &["replay", "--from", &recording, "--classes"]] {
+        let (code, text) = run(&[words, &[policy]].concat());
+        assert_eq!(code, Some(1), "{words:?}: {text}");
+        for part in ["classes.yaml", "namespace", "namespaces", "3"] {
+            assert!(text.contains(part), "{words:?}: {part} is not in {text}");
+        }
+        let (code, text) = run(&[words, &["/nowhere/classes.yaml"]].concat());
+        assert_eq!(code, Some(1), "{words:?}: {text}");
+        assert!(text.contains("/nowhere/classes.yaml"), "{text}");
+    }
+    assert!(!state.exists(), "nothing is left behind");
+}
+
+#[test]
 fn a_controller_without_a_cluster_says_what_to_give_it() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");

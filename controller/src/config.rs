@@ -89,6 +89,8 @@ pub struct ControllerConfig {
     pub feeds: Vec<crate::intel::FeedSource>,
     /// What those feeds say; exchanged while it is used.
     pub intelligence: Arc<enrich::Intelligence>,
+    /// The data classification policy.
+    pub classes: Arc<enrich::Classes>,
     /// Whether this controller leads for certain, where there is an election: what it takes in otherwise is stored and not acknowledged, so
     /// that nodes tell it to whoever leads.
     pub leads: Option<Leads>,
@@ -123,6 +125,7 @@ impl ControllerConfig {
             ledger: None,
             feeds: Vec::new(),
             intelligence: Arc::default(),
+            classes: Arc::default(),
             leads: None,
         }
     }

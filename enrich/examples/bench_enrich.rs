@@ -9,7 +9,7 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     fs,
     process::ExitCode,
@@ -21,12 +21,12 @@ use std::{
 };
 
 use hemostat_enrich::{
-    Feed, FeedSpec, Format, Intelligence, Limits,
+    Classes, ClassesError, Feed, FeedSpec, Format, Intelligence, Limits,
     join::{Cluster, Flows, Sources, enrich},
     observe::{Observed, Seen},
     read::read,
 };
-use model::{Attribution, Incident, Timestamp};
+use model::{Attribution, ImageScan, Incident, Timestamp};
 use serde_json::json;
 
 type Failure = Box<dyn std::error::Error>;
@@ -103,6 +103,7 @@ fn measure(
     let pods: HashMap<String, Attribution> = (0..PODS).map(pod).collect::<Result<_, serde_json::Error>>()?;
     let template: Incident = serde_json::from_value(incident())?;
     let snapshot = all.snapshot();
+    let (classes, scans) = known_of_places()?;
     let mut chance = Chance(11);
     let mut times = Vec::with_capacity(incidents);
     let mut matches = 0;
@@ -115,6 +116,8 @@ fn measure(
         let known = Sources {
             intelligence: &snapshot,
             earlier: &[],
+            classes: &classes,
+            scans: &scans,
             cluster: Cluster::Known,
             flows: Flows::None,
             now: NOW,
@@ -200,6 +203,7 @@ fn pod(n: usize) -> Result<(String, Attribution), serde_json::Error> {
         "pod": {
             "uid": format!("uid-{n}"), "namespace": format!("team-{}", n % 200), "name": format!("web-{n}"),
             "labels": {"app": "web", "hemostat.dev/sensitivity": "high"}, "namespace_labels": {},
+            "annotations": {"data.example.com/class": "c7"},
             "owners": [{"api_version": "apps/v1", "kind": "ReplicaSet", "name": "web-1", "uid": "r"},
                        {"api_version": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d"}],
             "chain": "whole", "service_account": "web", "node": "n1", "network": "pod", "origin": "api",
@@ -208,6 +212,23 @@ fn pod(n: usize) -> Result<(String, Attribution), serde_json::Error> {
         "container": {"name": "web", "kind": "regular", "image": "web:1", "image_id": format!("sha256:{n:064x}")}
     });
     Ok((format!("uid-{n}"), serde_json::from_value(facts)?))
+}
+
+/// A policy of which the last rule fits, and a scan of every second image.
+fn known_of_places() -> Result<(Classes, BTreeMap<String, ImageScan>), ClassesError> {
+    let rules = (0..255).map(|n| format!("  - {{class: c{n}, namespaces: ['team-*-{n}', '*{n}-team']}}\n"));
+    let policy = format!("classes:\n{}  - {{class: rest}}\n", rules.collect::<String>());
+    let scan = |_: usize| ImageScan {
+        at: NOW,
+        scanner: "trivy".into(),
+        known: 40,
+        critical: 2,
+        high: 9,
+        fixable: 30,
+        ids: vec!["CVE-2021-44228".into(); ImageScan::MAX_IDS],
+    };
+    let scans = (0..PODS).step_by(2).map(|n| (format!("sha256:{n:064x}"), scan(n))).collect();
+    Ok((Classes::parse("policy", &policy)?, scans))
 }
 
 /// An incident of sixteen findings: connections, names that were asked for, and command lines with URLs.

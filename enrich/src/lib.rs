@@ -4,6 +4,7 @@
 //! The way of a feed: bytes → [`read::read`] → [`Feed`], put into [`Intelligence`] in place of the one before, which whoever is looking
 //! something up keeps until it has its answer. The way of an incident: [`join::enrich`] → [`model::Enrichment`].
 
+pub mod classes;
 pub mod feed;
 mod index;
 pub mod indicator;
@@ -13,6 +14,7 @@ pub mod observe;
 pub mod read;
 pub mod taxii;
 
+pub use classes::{Class, Classes, ClassesError};
 pub use feed::{Feed, FeedReport, FeedSpec, Format, Limits};
 pub use index::{Hit, Relation};
 pub use indicator::{Refusal, Value};

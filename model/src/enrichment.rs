@@ -16,6 +16,9 @@ pub struct Enrichment {
     /// Other facts; at most [`Enrichment::MAX_FACTS`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<StatedFact>,
+    /// What the data classification policy says of its pods, each class once, sorted; at most [`Enrichment::MAX_CLASSES`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
     /// What was asked for and is not known, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingFact>,
@@ -26,6 +29,33 @@ impl Enrichment {
     pub const MAX_INTELLIGENCE: usize = 32;
     /// Facts kept (I11).
     pub const MAX_FACTS: usize = 64;
+    /// Classes kept (I11).
+    pub const MAX_CLASSES: usize = 16;
+}
+
+/// What a scan found in an image, as it is remembered for whatever happens in that image later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageScan {
+    /// When it was over.
+    pub at: Timestamp,
+    /// Who looked, for example `trivy`.
+    pub scanner: String,
+    /// Known vulnerabilities.
+    pub known: u64,
+    /// Critical ones of them.
+    pub critical: u64,
+    /// Those of high severity.
+    pub high: u64,
+    /// Those that a newer package mends.
+    pub fixable: u64,
+    /// The worst of them; at most [`ImageScan::MAX_IDS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+}
+
+impl ImageScan {
+    /// Vulnerabilities named (I11).
+    pub const MAX_IDS: usize = 8;
 }
 
 /// Something that was seen is in a feed.

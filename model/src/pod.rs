@@ -108,6 +108,12 @@ pub struct PodFacts {
     pub labels: BTreeMap<String, String>,
     /// Labels of its namespace, bounded likewise.
     pub namespace_labels: BTreeMap<String, String>,
+    /// Those of its annotations that say what is at stake, bounded likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Such annotations of its namespace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_annotations: BTreeMap<String, String>,
     /// Who made it, innermost first: ReplicaSet, then Deployment.
     pub owners: Vec<Owner>,
     /// Whether the last of them is known to have no owner.

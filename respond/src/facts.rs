@@ -133,6 +133,7 @@ fn incident_facts(incident: &Incident) -> Value {
         "intelligence": known.iter().take(MAX_LIST).map(intelligence).collect::<Value>(),
         "intelligence_confidence": known.iter().map(|one| one.confidence).max().unwrap_or(0),
         "sensitivity": sensitivity.take(MAX_LIST).collect::<Vec<&str>>(),
+        "classes": incident.enrichment.classes,
         "secrets": listed(incident, |pod| pod.secrets.iter().map(|secret| secret.name.clone()).collect()),
         "exposure": listed(incident, |pod| pod.doors.iter().map(|door| door.reach.to_string()).collect()),
         "peers": listed(incident, |pod| pod.peers.iter().map(|peer| peer.other.clone()).collect()),
@@ -370,6 +371,9 @@ mod tests {
         });
         assert!(holds(&incident, bad));
         assert!(holds(&incident, "incident.sensitivity.exists(s, s.endsWith(': secret'))"));
+        assert!(!holds(&incident, "'restricted' in incident.classes"));
+        incident.enrichment.classes.push("restricted".into());
+        assert!(holds(&incident, "'restricted' in incident.classes"));
         let at_stake =
             "'internet' in incident.exposure && 'db' in incident.secrets && 'pod pay/db-0' in incident.peers";
         assert!(!holds(&incident, at_stake));
@@ -386,6 +390,8 @@ mod tests {
             name: "web-1".into(),
             labels: std::collections::BTreeMap::new(),
             namespace_labels: std::collections::BTreeMap::new(),
+            annotations: std::collections::BTreeMap::new(),
+            namespace_annotations: std::collections::BTreeMap::new(),
             owners: vec![],
             chain: model::OwnerChain::Whole,
             service_account: None,

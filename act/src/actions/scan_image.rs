@@ -29,6 +29,8 @@ const REST: Duration = Duration::from_secs(2);
 const MAX_REPORT: usize = 32 << 20;
 const CONTAINER: &str = "scanner";
 const REPORT: &str = "report.log";
+/// On the Job's pod: the image that is looked at.
+const IMAGE: &str = "hemostat.dev/image";
 
 pub(super) fn permissions() -> Vec<Rule> {
     vec![rule("", &["pods"], &["get"])]
@@ -83,6 +85,9 @@ pub(super) async fn apply(job: &Job<'_>, captured: &ClusterState) -> Result<Outp
     let mut outputs = bundle.outputs()?;
     outputs.extend(findings.outputs());
     outputs.insert("scanner".into(), json!(scanner.kind.name()));
+    if let Some(image) = looked_at(captured) {
+        outputs.insert("image".into(), json!(image));
+    }
     Ok(outputs)
 }
 
@@ -117,6 +122,12 @@ fn exactly(pod: &Value, image: &str) -> Option<String> {
     known.then(|| image.to_owned())
 }
 
+/// The image that was captured to be looked at.
+fn looked_at(captured: &ClusterState) -> Option<&str> {
+    let Some(Edit::Make { content, .. }) = captured.edits.first() else { return None };
+    content["spec"]["template"]["metadata"]["annotations"][IMAGE].as_str()
+}
+
 fn body(job: &Job<'_>, scanner: &Scanner, image: &str) -> Value {
     let mut volumes = vec![json!({"name": "work", "emptyDir": {"sizeLimit": "8Gi"}})];
     let mut mounts = vec![json!({"name": "work", "mountPath": "/work"})];
@@ -141,7 +152,7 @@ fn body(job: &Job<'_>, scanner: &Scanner, image: &str) -> Value {
             "metadata": {"labels": {
                 "app.kubernetes.io/managed-by": "hemostat", "app.kubernetes.io/component": "scanner",
                 INCIDENT: job.incident.as_str(),
-            }},
+            }, "annotations": {IMAGE: image}},
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": false,

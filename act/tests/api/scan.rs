@@ -94,6 +94,7 @@ async fn a_scan_names_known_vulnerabilities_keeps_its_report_and_leaves_no_job()
         (&outputs["vulnerable"], &outputs["critical"], &outputs["ids"], &outputs["scanner"]),
         (&json!(true), &json!(1), &json!(["CVE-2021-44228"]), &json!("trivy"))
     );
+    assert_eq!(outputs["image"], json!(EXACT), "which image it says it of");
     assert!(world.get(&act.made()).await.is_none(), "its Job is gone");
     assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     assert_eq!(act.apply().await.unwrap(), outputs, "once");

@@ -232,6 +232,7 @@ impl Maker<'_> {
             namespace: format!("team-{namespace}"),
             name,
             labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            annotations: BTreeMap::new(),
             owner,
             service_account: None,
             node: Some(node.clone()),

@@ -79,6 +79,9 @@ pub(crate) struct Options {
     /// A feed of threat intelligence, as FORMAT=PATH (`hemostat standalone --help`). May be given several times.
     #[arg(long = "feed", value_name = "FORMAT=PATH")]
     feeds: Vec<FeedSource>,
+    /// The data classification policy, as YAML: what is at stake in which namespaces and pods (docs/attribution.md). Read at the start.
+    #[arg(long, env = "HEMOSTAT_CLASSES", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    classes: Option<PathBuf>,
     /// Send each incident's trace to this OpenTelemetry collector (OTLP over gRPC), for example http://127.0.0.1:4317. Off without it.
     #[arg(long, value_name = "URL")]
     traces: Option<String>,
@@ -98,6 +101,7 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
 }
 
 async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
+    let classes = super::classes(options.classes.as_deref())?;
     let client = client(options.kubeconfig.as_deref()).await?;
     Controller::look_at_path(&shared.socket).context("start the controller")?;
     make_private(&options.state)?;
@@ -127,6 +131,7 @@ async fn serve(shared: &Shared, options: Options) -> Result<Exit> {
     let config = ControllerConfig {
         socket: shared.socket.clone(),
         feeds: options.feeds.clone(),
+        classes,
         traces: options.traces.clone(),
         ..ControllerConfig::in_folders(&options.state, &options.state)
     };

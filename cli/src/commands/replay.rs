@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// A feed of threat intelligence, as FORMAT=PATH[,OPTIONS].
     #[arg(long = "feed", value_name = "FORMAT=PATH")]
     feeds: Vec<FeedSource>,
+    /// The data classification policy, as YAML (docs/attribution.md).
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
     /// Zone of log lines that name none; UTC where nothing is said, so that a replay does not depend on where it is done.
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     zone: Zone,
@@ -174,6 +177,7 @@ fn setups(options: &Options) -> Vec<Setup> {
 }
 
 fn surroundings(options: &Options) -> Result<Surroundings> {
+    let classes = super::classes(options.classes.as_deref())?;
     let facts = match &options.objects {
         None => Vec::new(),
         Some(path) => {
@@ -182,12 +186,12 @@ fn surroundings(options: &Options) -> Result<Surroundings> {
                 return Err(Ended::with(Exit::Bad, format!("{} is too long", path.display())));
             }
             let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-            listed::facts(&bytes).with_context(|| path.display().to_string())?
+            listed::facts(&bytes, &classes.annotations()).with_context(|| path.display().to_string())?
         }
     };
     let intelligence = Arc::default();
     intel::take_in_all(&options.feeds, &intelligence, super::now())
         .map_err(|problem| Ended::with(Exit::Bad, problem))?;
     let lateness: Duration = options.lateness.0;
-    Ok(Surroundings { facts, intelligence, lateness, threads: options.threads })
+    Ok(Surroundings { facts, intelligence, classes, lateness, threads: options.threads })
 }

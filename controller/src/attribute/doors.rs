@@ -210,7 +210,10 @@ mod tests {
 
     fn pods() -> Pods {
         let pods = Pods::new(Limits::default(), Arc::new(|| Timestamp(1_000)));
-        listed::facts(OBJECTS.as_bytes()).unwrap().into_iter().for_each(|(_, fact)| pods.tell(fact));
+        listed::facts(OBJECTS.as_bytes(), &enrich::Classes::default().annotations())
+            .unwrap()
+            .into_iter()
+            .for_each(|(_, fact)| pods.tell(fact));
         pods
     }
 

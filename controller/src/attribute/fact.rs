@@ -32,6 +32,8 @@ pub enum Fact {
         version: Version,
         /// Its labels.
         labels: BTreeMap<String, String>,
+        /// Those of its annotations that are looked at.
+        annotations: BTreeMap<String, String>,
     },
     /// A namespace is gone.
     NamespaceGone {
@@ -78,6 +80,8 @@ pub struct PodSeen {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Those of its annotations that are looked at.
+    pub annotations: BTreeMap<String, String>,
     /// Its controller.
     pub owner: Option<Owner>,
     /// The account that it acts as.

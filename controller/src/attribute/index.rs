@@ -64,7 +64,7 @@ pub struct Index {
     limits: Limits,
     pods: HashMap<String, KnownPod>,
     owners: HashMap<String, KnownOwner>,
-    namespaces: HashMap<String, (Version, BTreeMap<String, String>)>,
+    namespaces: HashMap<String, KnownNamespace>,
     /// Pods placed on a node, and how often one of them changed.
     nodes: HashMap<NodeId, (u64, BTreeSet<String>)>,
     /// How often a namespace changed.
@@ -92,6 +92,13 @@ struct KnownPod {
     deleted: Option<Timestamp>,
     /// Each address it had, since when, until when.
     held: Vec<Held>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct KnownNamespace {
+    version: Version,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -136,7 +143,9 @@ impl Index {
             Fact::PodsListed { uids } => self.pods_listed(&uids, now),
             Fact::Owner(seen) => self.owner_seen(seen),
             Fact::OwnerGone { uid } => self.owner_gone(uid, now),
-            Fact::Namespace { name, version, labels } => self.namespace_seen(name, version, labels),
+            Fact::Namespace { name, version, labels, annotations } => {
+                self.namespace_seen(name, KnownNamespace { version, labels, annotations });
+            }
             Fact::NamespaceGone { name } => {
                 self.namespaces_changed += 1;
                 drop(self.namespaces.remove(&name));
@@ -239,7 +248,7 @@ impl Index {
 
     /// A label of a namespace.
     pub(super) fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
-        self.namespaces.get(namespace)?.1.get(label).map(String::as_str)
+        self.namespaces.get(namespace)?.labels.get(label).map(String::as_str)
     }
 
     /// Changes whenever something changes that [`Index::on_node`] tells of that node.
@@ -328,16 +337,15 @@ impl Index {
 
     fn facts(&self, pod: &KnownPod, seen: &PodSeen, origin: PodOrigin) -> PodFacts {
         let (owners, chain) = self.chain(seen.owner.as_ref());
+        let namespace = self.namespaces.get(&seen.namespace);
         PodFacts {
             uid: seen.uid.clone(),
             namespace: seen.namespace.clone(),
             name: seen.name.clone(),
             labels: seen.labels.clone(),
-            namespace_labels: self
-                .namespaces
-                .get(&seen.namespace)
-                .map(|(_, l)| l.clone())
-                .unwrap_or_default(),
+            namespace_labels: namespace.map(|known| known.labels.clone()).unwrap_or_default(),
+            annotations: seen.annotations.clone(),
+            namespace_annotations: namespace.map(|known| known.annotations.clone()).unwrap_or_default(),
             owners,
             chain,
             service_account: seen.service_account.clone(),
@@ -465,14 +473,14 @@ impl Index {
         }
     }
 
-    fn namespace_seen(&mut self, name: String, version: Version, labels: BTreeMap<String, String>) {
+    fn namespace_seen(&mut self, name: String, seen: KnownNamespace) {
         match self.namespaces.get(&name) {
-            Some((known, _)) if *known >= version => {}
+            Some(known) if known.version >= seen.version => {}
             None if self.namespaces.len() >= self.limits.namespaces => self.overflow += 1,
-            Some((_, known)) if *known == labels => drop(self.namespaces.insert(name, (version, labels))),
+            Some(known) if known.labels == seen.labels => drop(self.namespaces.insert(name, seen)),
             _ => {
                 self.namespaces_changed += 1;
-                drop(self.namespaces.insert(name, (version, labels)));
+                drop(self.namespaces.insert(name, seen));
             }
         }
     }

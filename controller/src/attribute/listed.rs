@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     fact::{Fact, OwnerSeen, Version},
-    read,
+    read::{self, Marks},
 };
 
 /// Objects of one list, at most (I11).
@@ -34,11 +34,11 @@ struct List {
 }
 
 /// What a list tells of pods, their owners and namespaces, each from the time when it was made, in order of time. What may own a pod is taken
-/// for an owner whatever its kind is.
+/// for an owner whatever its kind is. Of annotations those in `marks` are kept.
 ///
 /// # Errors
 /// [`ListError`].
-pub fn facts(json: &[u8]) -> Result<Vec<(Timestamp, Fact)>, ListError> {
+pub fn facts(json: &[u8], marks: &Marks) -> Result<Vec<(Timestamp, Fact)>, ListError> {
     let List { items } = serde_json::from_slice(json)?;
     if items.len() > MAX_OBJECTS {
         return Err(ListError::TooMany(items.len()));
@@ -49,11 +49,11 @@ pub fn facts(json: &[u8]) -> Result<Vec<(Timestamp, Fact)>, ListError> {
         let found = match kind.as_str() {
             "Pod" => {
                 let pod: Pod = serde_json::from_value(item)?;
-                read::pod(&pod).map(|seen| (seen.created, Fact::Pod(Box::new(seen), PodSource::List)))
+                read::pod(&pod, marks).map(|seen| (seen.created, Fact::Pod(Box::new(seen), PodSource::List)))
             }
             "Namespace" => {
                 let object: PartialObjectMeta<Namespace> = serde_json::from_value(item)?;
-                read::namespace(&object).map(|fact| (made(&object), fact))
+                read::namespace(&object, marks).map(|fact| (made(&object), fact))
             }
             "Service" => {
                 let service: Service = serde_json::from_value(item)?;

@@ -27,7 +27,10 @@ use model::{
     Attribution, Door, ExecSession, Finding, NodeId, Peer, PodFacts, Record, Timestamp, Unresolved, Workload,
 };
 
-pub use self::watch::{WatchConfig, watch};
+pub use self::{
+    read::Marks,
+    watch::{WatchConfig, watch},
+};
 use respond::{alone::Place, gate::Rollout};
 use tokio::sync::watch as changing;
 

@@ -38,8 +38,11 @@ const MAX_RULES: usize = 256;
 /// Bytes of a label's value, an image's name.
 const MAX_TEXT: usize = 512;
 
+/// Keys of annotations that are kept: what else stands in annotations may be as long as an object.
+pub type Marks = BTreeSet<String>;
+
 /// What is kept of a pod; `None` of one without a name or uid, which the API server does not make.
-pub(super) fn pod(pod: &Pod) -> Option<PodSeen> {
+pub(super) fn pod(pod: &Pod, marks: &Marks) -> Option<PodSeen> {
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
     let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
@@ -57,6 +60,7 @@ pub(super) fn pod(pod: &Pod) -> Option<PodSeen> {
         namespace: pod.metadata.namespace.clone()?,
         name: pod.metadata.name.clone()?,
         labels: labels(pod.metadata.labels.as_ref()),
+        annotations: annotations(&pod.metadata, marks),
         owner: controller(&pod.metadata),
         service_account: spec.and_then(|spec| spec.service_account_name.clone()),
         node: spec.and_then(|spec| spec.node_name.clone()).map(NodeId::new),
@@ -179,11 +183,12 @@ where
 }
 
 /// What is kept of a namespace.
-pub(super) fn namespace(object: &PartialObjectMeta<Namespace>) -> Option<Fact> {
+pub(super) fn namespace(object: &PartialObjectMeta<Namespace>, marks: &Marks) -> Option<Fact> {
     Some(Fact::Namespace {
         name: object.metadata.name.clone()?,
         version: version(&object.metadata),
         labels: labels(object.metadata.labels.as_ref()),
+        annotations: annotations(&object.metadata, marks),
     })
 }
 
@@ -278,6 +283,11 @@ pub(super) fn controller(meta: &ObjectMeta) -> Option<Owner> {
 fn labels(labels: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
     let kept = labels.into_iter().flatten().take(PodFacts::MAX_LABELS);
     kept.map(|(name, value)| (cut(name), cut(value))).collect()
+}
+
+fn annotations(meta: &ObjectMeta, marks: &Marks) -> BTreeMap<String, String> {
+    let kept = meta.annotations.iter().flatten().filter(|(name, _)| marks.contains(*name));
+    kept.take(PodFacts::MAX_LABELS).map(|(name, value)| (cut(name), cut(value))).collect()
 }
 
 fn version(meta: &ObjectMeta) -> Version {

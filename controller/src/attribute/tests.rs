@@ -37,6 +37,7 @@ fn seen(name: &str, version: u64) -> PodSeen {
         namespace: "pay".into(),
         name: name.into(),
         labels: BTreeMap::from([("version".into(), version.to_string())]),
+        annotations: BTreeMap::new(),
         owner: Some(owner("ReplicaSet", "api-6c9f")),
         service_account: Some("api".into()),
         node: Some(NodeId::new("one")),
@@ -92,6 +93,7 @@ fn a_pod_is_known_with_container_image_account_and_the_chain_of_its_owners() {
                 name: "pay".into(),
                 version: Version(3),
                 labels: BTreeMap::from([("team".into(), "pay".into())]),
+                annotations: BTreeMap::new(),
             },
             told(seen("api-0", 5)),
         ],
@@ -342,7 +344,8 @@ fn i11_memory_is_bounded_and_what_is_left_out_is_counted() {
         index.take(above("ReplicaSet", &name, None, n), at(1));
         index.take(Fact::OwnerGone { uid: format!("uid-ReplicaSet-{name}") }, at(1));
         index.take(exec(&name, "sh", i64::try_from(n).unwrap()), at(1));
-        index.take(Fact::Namespace { name, version: Version(1), labels: BTreeMap::new() }, at(1));
+        let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
+        index.take(Fact::Namespace { name, version: Version(1), labels, annotations }, at(1));
         index.take(Fact::PodGone { uid: format!("uid-p-{}", n / 2) }, at(i64::try_from(n).unwrap()));
         index.take(Fact::PodGone { uid: format!("never-seen-{n}") }, at(i64::try_from(n).unwrap()));
         let size = index.size();
@@ -373,6 +376,7 @@ fn history() -> impl Strategy<Value = Vec<Fact>> {
             name: "pay".into(),
             version: Version(version),
             labels: BTreeMap::from([("v".into(), version.to_string())]),
+            annotations: BTreeMap::from([("a".into(), version.to_string())]),
         }),
         1 => (0..3_i64).prop_map(|second| exec("dana", "/bin/sh", 1099 + second)),
     ];
@@ -479,4 +483,29 @@ fn what_is_called_otherwise_is_told_where_it_is_certain() {
     index.take(exec("eve", "sh -c id", 1001), at(1003));
     assert_eq!(index.aliases(&with), []);
     assert!(detect::incident::keys_of(&with).contains(&own));
+}
+
+/// Of what may stand in annotations only what says what is at stake is kept, and an older version changes nothing of it.
+#[test]
+fn i11_annotations_that_are_looked_at_are_kept_and_no_others() {
+    let objects = |value: &str, version: &str| {
+        let marks = serde_json::json!({"data.example.com/class": value, "last-applied": "x".repeat(4096)});
+        serde_json::json!({"items": [
+            {"kind": "Namespace", "metadata": {"name": "pay", "resourceVersion": version, "annotations": marks}},
+            {"kind": "Pod", "metadata": {
+                "uid": "u", "namespace": "pay", "name": "p", "resourceVersion": version, "annotations": marks}},
+        ]})
+        .to_string()
+    };
+    let policy = "classes: [{class: red, annotations: {data.example.com/class: r}}]";
+    let classes = enrich::Classes::parse("policy", policy).unwrap();
+    let mut index = Index::new(Limits::default());
+    for (value, version) in [("r", "7"), ("g", "6")] {
+        let facts = super::listed::facts(objects(value, version).as_bytes(), &classes.annotations()).unwrap();
+        facts.into_iter().for_each(|(_, fact)| index.take(fact, at(1)));
+    }
+    let pod = index.pod("u").unwrap();
+    let kept = BTreeMap::from([("data.example.com/class".to_owned(), "r".to_owned())]);
+    assert_eq!((&pod.annotations, &pod.namespace_annotations), (&kept, &kept));
+    assert_eq!(classes.of(&pod).unwrap().name, "red");
 }

@@ -1,6 +1,6 @@
 //! The API server tells the index: pods whole, owners and namespaces by their metadata only.
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::{
@@ -22,19 +22,25 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Pods, Sight, fact::Fact, read};
+use super::{
+    Pods, Sight,
+    fact::Fact,
+    read::{self, Marks},
+};
 
 /// What is watched.
 #[derive(Debug, Clone)]
 pub struct WatchConfig {
     /// A field selector for pods, for example `spec.nodeName=worker-1`.
     pub pods: String,
+    /// Annotations of pods and namespaces that are kept.
+    pub marks: Arc<Marks>,
 }
 
 impl Default for WatchConfig {
     /// Pods that are placed: what waits for a node runs nothing, and there may be any number of these.
     fn default() -> Self {
-        Self { pods: "spec.nodeName!=".into() }
+        Self { pods: "spec.nodeName!=".into(), marks: Arc::new(enrich::Classes::default().annotations()) }
     }
 }
 
@@ -49,7 +55,8 @@ const SERVICES: &str = "spec.type!=ExternalName";
 pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     let selected = watcher::Config::default().fields(&config.pods).page_size(PAGE);
-    tasks.spawn(follow_pods(pods.clone(), client.clone(), selected, stop.clone()));
+    let marks = &config.marks;
+    tasks.spawn(follow_pods(pods.clone(), (client.clone(), selected), Arc::clone(marks), stop.clone()));
     tasks.spawn(follow_owners::<ReplicaSet>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<Deployment>(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_owners::<StatefulSet>(pods.clone(), client.clone(), stop.clone()));
@@ -71,7 +78,7 @@ pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: Cancel
         |ingress: &Ingress| read::ingress(ingress).map(|seen| (seen.uid.clone(), Fact::Ingress(seen))),
         Fact::IngressesListed,
     ));
-    tasks.spawn(follow_namespaces(pods, client, stop));
+    tasks.spawn(follow_namespaces(pods, client, Arc::clone(marks), stop));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a watch for attribution ended in a panic");
@@ -79,14 +86,19 @@ pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: Cancel
     }
 }
 
-async fn follow_pods(pods: Pods, client: Client, config: watcher::Config, stop: CancellationToken) {
+async fn follow_pods(
+    pods: Pods,
+    (client, config): (Client, watcher::Config),
+    marks: Arc<Marks>,
+    stop: CancellationToken,
+) {
     let stream = watcher(Api::<Pod>::all(client), config).default_backoff();
     // Those named since the list began; the whole list tells which of those known before are gone.
     let mut listed = BTreeSet::new();
     follow("Pod", &pods.clone(), stream, stop, |event| match event {
         Event::Init => listed.clear(),
         Event::InitApply(pod) => {
-            if let Some(seen) = read::pod(&pod) {
+            if let Some(seen) = read::pod(&pod, &marks) {
                 listed.insert(seen.uid.clone());
                 pods.tell(Fact::Pod(Box::new(seen), PodSource::List));
             }
@@ -95,13 +107,13 @@ async fn follow_pods(pods: Pods, client: Client, config: watcher::Config, stop: 
             pods.tell(Fact::PodsListed { uids: std::mem::take(&mut listed).into_iter().collect() });
         }
         Event::Apply(pod) => {
-            if let Some(seen) = read::pod(&pod) {
+            if let Some(seen) = read::pod(&pod, &marks) {
                 pods.tell(Fact::Pod(Box::new(seen), PodSource::Watch));
             }
         }
         Event::Delete(pod) => {
             // The last word on it: which containers it had may be new.
-            let Some(seen) = read::pod(&pod) else { return };
+            let Some(seen) = read::pod(&pod, &marks) else { return };
             let uid = seen.uid.clone();
             pods.tell(Fact::Pod(Box::new(seen), PodSource::Watch));
             pods.tell(Fact::PodGone { uid });
@@ -176,7 +188,7 @@ async fn follow_doors<K>(
     .await;
 }
 
-async fn follow_namespaces(pods: Pods, client: Client, stop: CancellationToken) {
+async fn follow_namespaces(pods: Pods, client: Client, marks: Arc<Marks>, stop: CancellationToken) {
     let config = watcher::Config::default().page_size(PAGE_OF_METADATA);
     let stream = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config).default_backoff();
     follow(
@@ -187,7 +199,7 @@ async fn follow_namespaces(pods: Pods, client: Client, stop: CancellationToken) 
         |event: Event<PartialObjectMeta<Namespace>>| match event {
             Event::Init | Event::InitDone => {}
             Event::InitApply(object) | Event::Apply(object) => {
-                if let Some(fact) = read::namespace(&object) {
+                if let Some(fact) = read::namespace(&object, &marks) {
                     pods.tell(fact);
                 }
             }

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use enrich::join::{Cluster, Earlier, Flows, Sources as Known, enrich};
 use model::{
-    Actor, Attribution, AuditKind, Finding, Incident, IncidentId, RunId, SignalKind, SignalSays, Timestamp,
-    Verdict,
+    Actor, Attribution, AuditKind, Enrichment, Finding, Incident, IncidentId, RunId, SignalKind, SignalSays,
+    Timestamp, Verdict,
 };
 use respond::{
     gate::{ACTORS_WITHIN, Evidence, Explanation, JudgedAs, Paused, SWITCH, Situation, Usage, Want, explain},
@@ -139,11 +139,18 @@ impl Core {
         }
         let told = self.config.pods.as_ref().is_some_and(Pods::has_flows);
         let flows = if told { Flows::Known } else { Flows::None };
-        let known = Known { intelligence: &snapshot, earlier: &earlier, cluster, flows, now };
+        let known = Known {
+            intelligence: &snapshot,
+            earlier: &earlier,
+            classes: &self.config.classes,
+            scans: self.state.scans.all(),
+            cluster,
+            flows,
+            now,
+        };
         let enrichment = enrich(&whole.row.incident, &known);
         let before = &whole.row.incident.enrichment;
-        let same = (&before.intelligence, &before.facts, &before.missing)
-            == (&enrichment.intelligence, &enrichment.facts, &enrichment.missing);
+        let same = Enrichment { at: before.at, ..enrichment.clone() } == *before;
         whole.row.incident.enrichment = enrichment;
         if !same {
             whole.touch(now);

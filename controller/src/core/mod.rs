@@ -21,6 +21,7 @@ mod promotion;
 mod replayed;
 mod rows;
 mod runs;
+mod scans;
 mod settle;
 mod sights;
 mod split;

@@ -185,7 +185,10 @@ impl Core {
             })
             .cloned();
         match owner {
-            Some(run) => self.drive(&run, RunInput::Outcome(Box::new(outcome)), turn),
+            Some(run) => {
+                self.note_scan(&run, &outcome, turn);
+                self.drive(&run, RunInput::Outcome(Box::new(outcome)), turn);
+            }
             None => tracing::debug!(%node, key = %outcome.key, "an answer that no run waits for"),
         }
     }

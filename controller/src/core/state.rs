@@ -11,7 +11,7 @@ use respond::run::Run;
 
 use super::{
     correlate::Correlations, incidents::Incidents, links::Links, measures::Ledger, promotion::Promotions,
-    rows::Rows, runs::RunRow, trust::Trust,
+    rows::Rows, runs::RunRow, scans::Scans, trust::Trust,
 };
 use crate::{
     audit::{AuditKey, AuditLog, ChainHead, Recovered},
@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) to_trace: BTreeSet<IncidentId>,
     /// Facts of incidents for the measures.
     pub(super) measures: Ledger,
+    /// What was found in images.
+    pub(super) scans: Scans,
     /// What came of the rules' own tests.
     pub(super) corpus: Corpora,
     /// Incidents with findings that what is known of them was not put together for yet.
@@ -128,6 +130,7 @@ impl State {
         let trust = Trust::load(&store)?;
         let promotions = Promotions::load(&store)?;
         let measures = Ledger::load(&store)?;
+        let scans = Scans::load(&store)?;
         let mut corpus = Corpora::default();
         corpus.run(&config.rules);
         Ok(Self {
@@ -153,6 +156,7 @@ impl State {
             promotions,
             measures,
             to_trace: BTreeSet::new(),
+            scans,
             corpus,
             to_enrich: BTreeSet::new(),
             watching: BTreeSet::new(),

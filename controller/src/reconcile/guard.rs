@@ -123,6 +123,7 @@ mod tests {
             namespace: namespace.into(),
             name: name.into(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             owner: None,
             service_account: None,
             node: Some(NodeId::new("one")),

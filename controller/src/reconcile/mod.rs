@@ -233,6 +233,7 @@ async fn lead(
         () = stands_there => {}
     }
     let crash = Arc::clone(&controller.crash);
+    let marks = Arc::new(controller.classes.annotations());
     let state = controller.journal.parent().unwrap_or(std::path::Path::new(".")).to_owned();
     let Some(handle) = take_over(controller, stop).await? else { return Ok(()) };
     let parts = handle.inside();
@@ -241,7 +242,7 @@ async fn lead(
     parts.tasks.spawn(attribute::watch(
         pods.clone(),
         client.clone(),
-        attribute::WatchConfig::default(),
+        attribute::WatchConfig { marks, ..attribute::WatchConfig::default() },
         parts.stop.clone(),
     ));
     let executor = Arc::new(act::Executor::new(

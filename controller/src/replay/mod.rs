@@ -68,6 +68,8 @@ pub struct Surroundings {
     pub facts: Vec<(Timestamp, Fact)>,
     /// What feeds of threat intelligence say.
     pub intelligence: Arc<enrich::Intelligence>,
+    /// The data classification policy.
+    pub classes: Arc<enrich::Classes>,
     /// How long records of different recordings may lie apart in time and still be put in order.
     pub lateness: Duration,
     /// Threads that read and judge; 0: as many as there are processors.

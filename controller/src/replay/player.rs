@@ -136,6 +136,7 @@ impl<'a> Player<'a> {
         config.grouping = setup.grouping.clone();
         config.clock = Arc::clone(&present);
         config.intelligence = Arc::clone(&around.intelligence);
+        config.classes = Arc::clone(&around.classes);
         let pods = (!around.facts.is_empty()).then(|| Pods::new(index::Limits::default(), present));
         config.pods.clone_from(&pods);
         let shared = Shared {

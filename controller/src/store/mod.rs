@@ -68,10 +68,12 @@ pub(crate) enum Table {
     Promotion,
     /// incident id → what is kept of it for the measures.
     Measures,
+    /// digest of an image → what a scan found in it.
+    Scans,
 }
 
 impl Table {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Meta,
         Self::Nodes,
         Self::Seen,
@@ -90,6 +92,7 @@ impl Table {
         Self::Trust,
         Self::Promotion,
         Self::Measures,
+        Self::Scans,
     ];
 
     fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -116,6 +119,7 @@ impl Table {
             Self::Trust => "trust",
             Self::Promotion => "promotion",
             Self::Measures => "measures",
+            Self::Scans => "scans",
         }
     }
 }

@@ -81,7 +81,7 @@ fn tell_sessions(pods: &Pods, about: &Finding) {
 }
 
 fn tell_pods(pods: &Pods) {
-    for (_, fact) in listed::facts(PODS.as_bytes()).unwrap() {
+    for (_, fact) in listed::facts(PODS.as_bytes(), &enrich::Classes::default().annotations()).unwrap() {
         pods.tell(fact);
     }
 }

@@ -84,6 +84,7 @@ static INCIDENT: Record = Record {
         ("intelligence", Kind::List(&Kind::Record(&INTELLIGENCE))),
         ("intelligence_confidence", Kind::Number),
         ("sensitivity", TEXTS),
+        ("classes", TEXTS),
         ("secrets", TEXTS),
         ("exposure", TEXTS),
         ("peers", TEXTS),

@@ -178,6 +178,8 @@ pub(super) fn in_pod(incident: &mut Incident, namespace: &str, user: &str) {
         name: "api".into(),
         labels: BTreeMap::new(),
         namespace_labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        namespace_annotations: BTreeMap::new(),
         owners: Vec::new(),
         chain: model::OwnerChain::Whole,
         service_account: None,

@@ -129,6 +129,46 @@ fn pull_secrets_are_read_by_name_and_registries_reached_by_address() {
 }
 
 #[test]
+fn a_data_classification_policy_comes_as_a_file_and_a_changed_one_makes_new_pods() {
+    let Some(none) = template(&[]) else { return };
+    assert!(!none.unwrap().contains("--classes"));
+    let with = |text: &str| template(&["--set-json", &format!("classes={text}")]).unwrap();
+    let of = |chart: &str| {
+        let policy =
+            chart.split("  classes.yaml: |\n").nth(1).unwrap().split("---").next().unwrap().to_owned();
+        let policy: String =
+            policy.lines().map(|line| format!("{}\n", line.trim_start_matches("    "))).collect();
+        let mark = chart.lines().find(|line| line.contains("hemostat.dev/classes:")).unwrap().to_owned();
+        (policy, mark)
+    };
+    let chart =
+        with(r#"[{"class":"restricted","because":"cards: \"all\"","namespaces":["pay-*"]},{"class":"x"}]"#)
+            .unwrap();
+    assert!(chart.contains("--classes=/etc/hemostat/classes/classes.yaml"));
+    let (policy, mark) = of(&chart);
+    let read = enrich::Classes::parse("chart", &policy).unwrap();
+    let pod = |namespace: &str| -> model::PodFacts {
+        serde_json::from_value(serde_json::json!({
+            "uid": "u", "namespace": namespace, "name": "p", "labels": {}, "namespace_labels": {}, "owners": [],
+            "chain": "whole", "service_account": null, "node": null, "network": "pod", "origin": "api",
+            "addresses": [], "created": 0, "deleted": null
+        }))
+        .unwrap()
+    };
+    let class = |namespace: &str| {
+        let pod = pod(namespace);
+        let class = read.of(&pod).unwrap();
+        (class.name.to_owned(), class.because.map(str::to_owned))
+    };
+    assert_eq!(class("pay-eu"), ("restricted".into(), Some("cards: \"all\"".into())));
+    assert_eq!(class("web"), ("x".into(), None));
+    let (_, other) = of(&with(r#"[{"class":"y"}]"#).unwrap());
+    assert_ne!(mark, other);
+    let wrong = with(r#"[{"class":"y","namespace":["x"]}]"#).unwrap_err();
+    assert!(wrong.contains("namespace"), "{wrong}");
+}
+
+#[test]
 fn removal_asks_first_what_is_in_force_unless_told_otherwise() {
     let Some(usual) = template(&[]) else { return };
     let usual = usual.unwrap();

@@ -21,6 +21,8 @@ mod limits;
 #[cfg(test)]
 mod promotion;
 #[cfg(test)]
+mod scans;
+#[cfg(test)]
 mod socket;
 #[cfg(test)]
 mod split;

@@ -15,7 +15,7 @@ use super::{
     cgroup::{self, Cgroup},
     gather,
     halt::{known_stopped, stop_tree},
-    homes,
+    homes::{self, is_same},
     jail::{self, NoJail},
     journal::Line,
     process::{self, Held, Stat},
@@ -68,15 +68,21 @@ impl Act for Freeze {
                 jail::resume(task)?;
                 let taken = task.taken.take().filter(|held| held.key == *process && !held.has_ended());
                 let held = match taken {
-                    Some(held) => held,
-                    None => {
-                        let held = Held::open(*process)?;
-                        let from = cgroup_of(task, &held)?;
-                        task.check_process(&held, &from)?;
-                        held
-                    }
+                    Some(held) => Some(held),
+                    // Of a tree that is held already the first may have ended: the others are held on, and who came since is held, too.
+                    None => match Held::open_if_there(*process)? {
+                        None if !jail::holds_somebody(task, path) => {
+                            return Err(ActionFailure::TargetGone { target: process::name(*process) });
+                        }
+                        None => None,
+                        Some(held) => {
+                            let from = cgroup_of(task, &held)?;
+                            task.check_process(&held, &from)?;
+                            Some(held)
+                        }
+                    },
                 };
-                imprison_stopped(task, &held, path, &mut spared)?
+                imprison_stopped(task, *process, held.as_ref(), path, &mut spared)?
             }
             _ => return Err(mismatch(task)),
         };
@@ -92,7 +98,7 @@ impl Act for Freeze {
 
     fn verify(&self, task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
         match look(task, rollback, Patience::UntilFrozen)? {
-            Effect::InForce if is_beyond(task, &parts(task, rollback)?) => {
+            Effect::InForce if is_beyond(task, &parts(task, rollback)?)? => {
                 Ok(Effect::Missing { found: gather::beyond(task) })
             }
             effect => Ok(effect),
@@ -109,8 +115,14 @@ impl Act for Freeze {
         if let Some(path) = state.in_place {
             return thaw_in_place(task, path, state.in_place_id, state.was_frozen);
         }
-        let continued = stop::continue_all(task, state.stopped)?;
         let Some(path) = state.jail else { return Err(mismatch(task)) };
+        // whoever stands in the jail, too, is counted there
+        let (inside, outside): (Vec<_>, Vec<_>) = state.stopped.iter().copied().partition(|one| {
+            let at = task.scene.cgroups.path_of(one.process.pid.0);
+            at.is_ok_and(|at| at.as_deref() == Some(path))
+        });
+        stop::continue_all(task, &inside)?;
+        let continued = stop::continue_all(task, &outside)?;
         let freed = jail::free(task, path, state.members)?;
         let members = || state.members.iter().map(|member| Held::open_if_there(member.process));
         let mut held_on = freed.held_on;
@@ -135,46 +147,86 @@ impl Act for Freeze {
 /// A signal takes effect in microseconds, while a move between cgroups waits for a grace period of the kernel when none was moved for some
 /// time (`cgroup_threadgroup_rwsem`, 7 ms measured). A stop alone could be undone by an accomplice, or by the parent; a frozen cgroup
 /// could not. The signal is taken back once the cgroup holds, so that actions on one process do not depend on each other's stops.
+///
+/// Those whom the jail cannot take stay stopped by signal, with whoever descends from them; those who are in the jail stay there.
 fn imprison_stopped(
     task: &Task<'_>,
-    held: &Held,
+    root: ProcessKey,
+    held: Option<&Held>,
     path: &str,
     spared: &mut Spared,
 ) -> Result<(Frozen, &'static str), ActionFailure> {
-    let stop = stop_tree(task, held, spared, STOP_LIMIT, MAX_STOPPED.min(task.scene.max_tree));
+    let most = MAX_STOPPED.min(task.scene.max_tree);
+    let stop = held.map_or(Ok(Frozen::No), |held| stop_tree(task, held, spared, STOP_LIMIT, most));
     let still = Instant::now();
     let stood = match stop {
         Ok(stood) => stood,
         Err(failure) => {
-            withdraw_stop(task);
+            withdraw_failed(task);
             return Err(failure);
         }
     };
-    match jail::imprison(task, held, path) {
-        Ok((frozen, left)) => {
-            *spared = left;
-            if stood == Frozen::Yes && frozen == Frozen::Yes {
+    match jail::imprison(task, root, held, path) {
+        Ok(jailed) if jailed.left.is_empty() => {
+            *spared = jailed.spared;
+            if stood == Frozen::Yes && jailed.frozen == Frozen::Yes {
                 task.in_force.set(Some(still));
             }
             withdraw_stop(task);
-            Ok((frozen, "jail"))
+            Ok((jailed.frozen, "jail"))
+        }
+        Ok(jailed) => {
+            *spared = jailed.spared;
+            match stop_left(task, &jailed.left, spared) {
+                Ok(stood) if stood == jailed.frozen => Ok((stood, "jail and signal")),
+                Ok(_) => Ok((Frozen::No, "jail and signal")),
+                Err(failure) => {
+                    if !jail::is_in_force(task) {
+                        jail::give_up(task, path);
+                    }
+                    withdraw_failed(task);
+                    Err(failure)
+                }
+            }
         }
         Err(NoJail::Failed(failure)) => {
-            withdraw_stop(task);
+            withdraw_failed(task);
             Err(failure)
         }
         Err(NoJail::Impossible(error)) => {
             tracing::warn!(%error, "no jail can be made: stopping by signal, which an accomplice could undo");
-            // a jail has held more than a signal is worth waiting for, and has let them go
-            let stood = match stood {
-                Frozen::Yes => stood,
-                Frozen::No => stop_tree(task, held, spared, STOP_ALONE_LIMIT, task.scene.max_tree)?,
+            // a signal is worth waiting for longer where there is nothing else
+            let stood = match (stood, held) {
+                (Frozen::No, Some(held)) => {
+                    stop_tree(task, held, spared, STOP_ALONE_LIMIT, task.scene.max_tree)?
+                }
+                _ => stood,
             };
-            if stood == Frozen::No && known_stopped(task).len() > task.scene.max_tree {
+            let stopped: Vec<_> = known_stopped(task).iter().map(|one| one.process).collect();
+            if stood == Frozen::No && gather::room(task, &stopped, 1)? == 0 {
                 spared.is_partial(gather::beyond(task));
             }
             Ok((stood, "signal"))
         }
+    }
+}
+
+/// Stops those whom the jail could not take, with whoever descends from them.
+fn stop_left(task: &Task<'_>, left: &[ProcessKey], spared: &mut Spared) -> Result<Frozen, ActionFailure> {
+    let mut all = Frozen::Yes;
+    for key in left {
+        let Some(held) = Held::open_if_there(*key)? else { continue };
+        if stop_tree(task, &held, spared, STOP_ALONE_LIMIT, task.scene.max_tree)? == Frozen::No {
+            all = Frozen::No;
+        }
+    }
+    Ok(all)
+}
+
+/// A try that failed takes its signals back; not where the freeze was in force before: whom only a signal holds must not be let out by it.
+fn withdraw_failed(task: &Task<'_>) {
+    if !jail::is_in_force(task) {
+        withdraw_stop(task);
     }
 }
 
@@ -239,28 +291,41 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
     if state.in_place.is_some() && !is_meant(task, &cgroup, state.in_place_id).map_err(read)? {
         return Err(ActionFailure::TargetGone { target: format!("cgroup {path}") });
     }
-    let alive = |member: &MovedProcess| Held::open(member.process).is_ok();
-    if state.jail.is_some() && cgroup.members().map_err(read)?.is_empty() && !state.members.iter().any(alive)
-    {
+    let alive = |key: ProcessKey| Held::open(key).is_ok();
+    let mut known =
+        state.members.iter().map(|one| one.process).chain(state.stopped.iter().map(|one| one.process));
+    if state.jail.is_some() && cgroup.members().map_err(read)?.is_empty() && !known.any(alive) {
         return Err(ActionFailure::TargetGone { target: format!("everyone in cgroup {path}") });
     }
     if cgroup.freeze_wish().map_err(read)? == Frozen::No {
         return missing(format!("cgroup {path} is not asked to be frozen"));
     }
+    let was_stopped = |held: &Held| state.stopped.iter().any(|one| is_same(one.process, held.key));
     for member in state.members {
-        let Ok(held) = Held::open(member.process) else { continue };
-        let at = cgroup_of(task, &held)?;
+        let Some((held, at)) = alive_at(task, member.process)? else { continue };
         let elsewhere = state.jail.is_some() && at != path;
-        // where several hold one process, it stands in the jail of one of them
+        // where several hold one process, it stands in the jail of one of them; and whom no jail takes is among the stopped
         if elsewhere
+            && !was_stopped(&held)
             && !homes::held_by_another(task, &at).map_err(|error| cgroup::failure("look at", &at, &error))?
         {
             return missing(format!("{} is in cgroup {at}", process::name(member.process)));
         }
     }
     if state.jail.is_some() {
-        let in_a_jail = |_: &Held, at: &str| Ok(at == path || homes::held_by_another(task, at)?);
-        let effect = all_are_held(task, &state, in_a_jail)?;
+        let in_a_jail = |at: &str| Ok::<_, io::Error>(at == path || homes::held_by_another(task, at)?);
+        let mut by_signal = Vec::new();
+        for one in state.stopped {
+            let Some((_, at)) = alive_at(task, one.process)? else { continue };
+            if !in_a_jail(&at).map_err(|error| cgroup::failure("look at", &at, &error))? {
+                by_signal.push(*one);
+            }
+        }
+        match stop::verify_stopped(task, &by_signal) {
+            Ok(Effect::InForce) | Err(ActionFailure::TargetGone { .. }) => {}
+            other => return other,
+        }
+        let effect = all_are_held(task, &state, |held, at| Ok(was_stopped(held) || in_a_jail(at)?))?;
         if effect != Effect::InForce {
             return Ok(effect);
         }
@@ -279,14 +344,16 @@ fn all_are_held(
 ) -> Result<Effect, ActionFailure> {
     let Target::Process { process: root } = task.target else { return Ok(Effect::InForce) };
     // beyond the bound they are known to run, and it was said
-    let missed = if is_beyond(task, state) { None } else { gather::missed(task, *root, is_held)? };
+    let missed = if is_beyond(task, state)? { None } else { gather::missed(task, *root, is_held)? };
     Ok(missed.map_or(Effect::InForce, |key| Effect::Missing {
         found: format!("{} descends from it and runs", process::name(key)),
     }))
 }
 
-fn is_beyond(task: &Task<'_>, state: &State<'_>) -> bool {
-    state.members.len().max(state.stopped.len()) > task.scene.max_tree
+fn is_beyond(task: &Task<'_>, state: &State<'_>) -> Result<bool, ActionFailure> {
+    let members: Vec<_> = state.members.iter().map(|one| one.process).collect();
+    let stopped: Vec<_> = state.stopped.iter().map(|one| one.process).collect();
+    Ok(gather::room(task, &members, 1)? == 0 || gather::room(task, &stopped, 1)? == 0)
 }
 
 /// Whether the cgroup at a path is the one that was frozen there, and not another that was made since (I9).
@@ -346,6 +413,17 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
 /// cgroup path of a live process.
 pub(super) fn cgroup_of(task: &Task<'_>, held: &Held) -> Result<String, ActionFailure> {
     at_once(task, held, process::stat(held.pid()))
+}
+
+/// A process with its place, unless it has ended, be it while it is looked at: of many that are held one may end at any time, and that is no
+/// end of the others.
+fn alive_at(task: &Task<'_>, key: ProcessKey) -> Result<Option<(Held, String)>, ActionFailure> {
+    let Some(held) = Held::open_if_there(key)? else { return Ok(None) };
+    match cgroup_of(task, &held) {
+        Ok(at) => Ok(Some((held, at))),
+        Err(ActionFailure::TargetGone { .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// The same of a process that was looked at this moment.

@@ -13,9 +13,10 @@ use model::{ActionFailure, Frozen, MovedProcess, ProcessKey};
 
 use super::{
     cgroup::{self, Cgroup, Made},
-    halt, homes,
+    halt,
+    homes::{self, is_same},
     jail::{self, NoJail},
-    journal::Line,
+    journal::{Line, Paused},
     process::{self, AT_ONCE, Held},
     scene::Task,
     spared::Spared,
@@ -23,18 +24,21 @@ use super::{
 
 /// How long other processes of the cgroup may be held still while a tree is gathered.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// So many times the bound of a tree are remembered as members, most of whom have ended.
+const MAX_REMEMBERED: usize = 4;
 /// How long the root of a tree is awaited before its descendants are looked for: those run on until they are found.
 const STAND_STILL: Duration = Duration::from_millis(1);
 
-/// Moves the descendants of the root, which is in the jail, in until there is nobody left outside. Jails are changed by nobody else
-/// meanwhile.
+/// Moves the descendants of the root, which is in the jail or has ended, in until there is nobody left outside but those that cannot be moved,
+/// who are listed in `left`. Jails are changed by nobody else meanwhile.
 pub(super) fn gather(
     task: &Task<'_>,
-    root: &Held,
+    root: ProcessKey,
     jail: &Cgroup,
     made: Made,
     spared: &mut Spared,
-) -> Result<(), NoJail> {
+    left: &mut Vec<ProcessKey>,
+) -> Result<(), ActionFailure> {
     // Most are alone. Then the containment is complete when the root stands still, and its children are listed exactly from then on.
     if made == Made::Now
         && jail::await_frozen(task, jail, STAND_STILL)? == Frozen::Yes
@@ -43,22 +47,28 @@ pub(super) fn gather(
         return Ok(());
     }
     task.in_force.set(None);
-    let first = outside_members(task, root.key, jail, spared)?;
+    let first = outside_members(task, root, jail, spared, left)?;
     if first.is_empty() {
         return Ok(());
     }
     let begun = Instant::now();
     let mut paused = Vec::new();
-    let mut domains = HashSet::from([jail::outside(&jail.path).to_owned()]);
+    // of a new jail its place was looked at
+    let known = (made == Made::Now).then(|| jail::outside(&jail.path).to_owned());
+    let mut domains: HashSet<String> = known.into_iter().collect();
     let mut round = first;
     let result = loop {
         // Beyond the bound, as a fork bomb would have it, who is known is held: letting all go on would be no answer to it.
-        let room = task.scene.max_tree.saturating_sub(jail::known_members(task).len().saturating_sub(1));
+        let known: Vec<_> = jail::known_members(task).iter().map(|one| one.process).collect();
+        let room = match room(task, &known, round.len()) {
+            Ok(room) => room,
+            Err(failure) => break Err(failure),
+        };
         let partial = round.len() > room;
         round.truncate(room);
         let taken = round
             .chunks(AT_ONCE)
-            .try_for_each(|some| take_some(task, jail, some, &mut paused, &mut domains, spared));
+            .try_for_each(|some| take_some(task, jail, some, &mut paused, &mut domains, spared, left));
         if let Err(failure) = taken {
             break Err(failure);
         }
@@ -71,14 +81,30 @@ pub(super) fn gather(
             jail::resume(task)?;
             paused.clear();
         }
-        match outside_members(task, root.key, jail, spared) {
+        match outside_members(task, root, jail, spared, left) {
             Ok(next) if next.is_empty() => break Ok(()),
             Ok(next) => round = next,
-            Err(failure) => break Err(failure.into()),
+            Err(failure) => break Err(failure),
         }
     };
     jail::resume(task)?;
     result
+}
+
+/// How many may be taken in beside those that are known, where `wanted` would be. Who has ended leaves room for another; but one freeze is not to
+/// remember more and more of the dead, so that of those, too, there is a bound.
+pub(super) fn room(task: &Task<'_>, known: &[ProcessKey], wanted: usize) -> Result<usize, ActionFailure> {
+    let most = task.scene.max_tree + 1;
+    let without_looking = most.saturating_sub(known.len());
+    if without_looking >= wanted {
+        return Ok(without_looking);
+    }
+    let mut alive = 0;
+    for key in known {
+        alive += usize::from(Held::open_if_there(*key)?.is_some());
+    }
+    let to_remember = most.saturating_mul(MAX_REMEMBERED).saturating_sub(known.len());
+    Ok(most.saturating_sub(alive).min(to_remember))
 }
 
 /// What is said of a tree that one freeze cannot hold.
@@ -94,14 +120,15 @@ fn take_some(
     task: &Task<'_>,
     jail: &Cgroup,
     some: &[ProcessKey],
-    paused: &mut Vec<String>,
+    paused: &mut Vec<Paused>,
     domains: &mut HashSet<String>,
     spared: &mut Spared,
-) -> Result<(), NoJail> {
+    left: &mut Vec<ProcessKey>,
+) -> Result<(), ActionFailure> {
     let cgroups = &task.scene.cgroups;
     let mut members = Vec::with_capacity(some.len());
     let mut taken = Vec::with_capacity(some.len());
-    let mut hold = paused.clone();
+    let mut hold: Vec<String> = Vec::new();
     for key in some {
         let Some(held) = Held::open_if_there(*key)? else { continue };
         let at = cgroups
@@ -116,10 +143,20 @@ fn take_some(
             continue;
         }
         if !domains.contains(&from) {
-            jail::may_leave(task, &from)?;
-            domains.insert(from.clone());
+            match jail::may_leave(task, &from) {
+                Ok(()) => domains.insert(from.clone()),
+                Err(NoJail::Impossible(error)) => {
+                    leave(held.key, &error, left);
+                    continue;
+                }
+                Err(NoJail::Failed(failure)) => return Err(failure),
+            };
         }
-        if at == from && !hold.contains(&at) && task.scene.protected.may_pause(&at, task.word) {
+        if at == from
+            && !hold.contains(&at)
+            && paused.iter().all(|one| one.path != at)
+            && task.scene.protected.may_pause(&at, task.word)
+        {
             hold.push(at);
         }
         members.push(MovedProcess { process: held.key, from });
@@ -132,14 +169,23 @@ fn take_some(
     task.note(Line::Moved { id: task.id.clone(), members })?;
     for held in taken {
         task.step("move child");
-        jail::admit(task, jail, &held)?;
+        match jail::admit(task, jail, &held) {
+            Ok(_) => {}
+            Err(NoJail::Impossible(error)) => leave(held.key, &error, left),
+            Err(NoJail::Failed(failure)) => return Err(failure),
+        }
     }
     Ok(())
 }
 
-fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(), NoJail> {
+fn leave(key: ProcessKey, error: &io::Error, left: &mut Vec<ProcessKey>) {
+    tracing::warn!(process = %process::name(key), %error, "it cannot be moved into the jail");
+    left.push(key);
+}
+
+fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<Paused>) -> Result<(), ActionFailure> {
     let mut fresh = Vec::new();
-    for path in hold.iter().filter(|path| !paused.contains(path)) {
+    for path in hold.iter().filter(|path| paused.iter().all(|known| known.path != **path)) {
         let Ok(cgroup) = task.scene.cgroups.cgroup(path) else { continue };
         // one that somebody froze before us stands still already, and must stay so afterwards
         if cgroup.freeze_wish().is_ok_and(|wish| wish == Frozen::No) {
@@ -149,7 +195,10 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
     if fresh.is_empty() {
         return Ok(());
     }
-    paused.extend(fresh.iter().map(|cgroup| cgroup.path.clone()));
+    for cgroup in &fresh {
+        let id = cgroup.id().map_err(|error| cgroup::failure("identify", &cgroup.path, &error))?;
+        paused.push(Paused { path: cgroup.path.clone(), id: Some(id) });
+    }
     task.note(Line::Paused { id: task.id.clone(), cgroups: paused.clone() })?;
     for cgroup in fresh {
         task.step("pause");
@@ -161,7 +210,7 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
             Ok(_) => {}
             // Whoever was in it has ended. Did that fail the freeze, a tree that makes and removes cgroups could not be frozen.
             Err(error) if cgroup::was_removed(&error) => {}
-            Err(error) => return Err(cgroup::failure("hold still", &cgroup.path, &error).into()),
+            Err(error) => return Err(cgroup::failure("hold still", &cgroup.path, &error)),
         }
     }
     Ok(())
@@ -169,15 +218,15 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<String>) -> Result<(
 
 /// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
 /// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
-fn is_alone(task: &Task<'_>, root: &Held) -> Result<bool, ActionFailure> {
-    if halt::known_stopped(task).iter().any(|one| one.process.pid != root.key.pid)
-        || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root.key).is_empty())
+fn is_alone(task: &Task<'_>, root: ProcessKey) -> Result<bool, ActionFailure> {
+    if halt::known_stopped(task).iter().any(|one| one.process.pid != root.pid)
+        || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root).is_empty())
     {
         return Ok(false);
     }
-    process::children(root.pid())
+    process::children(root.pid.0)
         .map(|children| children.is_empty())
-        .map_err(|error| ActionFailure::io("list the children of", process::name(root.key), &error))
+        .map_err(|error| ActionFailure::io("list the children of", process::name(root), &error))
 }
 
 /// Whether a process descends from the root, as the process tree knows or as /proc has it now.
@@ -223,12 +272,13 @@ pub(super) fn missed(
     Ok(None)
 }
 
-/// Descendants that are not in the jail yet, without the spared and what is below them.
+/// Descendants that are not in the jail yet, without the spared and what is below them, and without those that cannot be moved.
 fn outside_members(
     task: &Task<'_>,
     root: ProcessKey,
     jail: &Cgroup,
     spared: &Spared,
+    left: &[ProcessKey],
 ) -> Result<Vec<ProcessKey>, ActionFailure> {
     let inside: HashSet<u32> = jail
         .members()
@@ -263,5 +313,6 @@ fn outside_members(
             found.insert(pid, key);
         }
     }
+    found.retain(|_, key| !left.iter().any(|one| is_same(*one, *key)));
     Ok(found.into_values().collect())
 }

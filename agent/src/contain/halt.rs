@@ -34,6 +34,13 @@ pub(super) fn stop_tree(
     let deadline = Instant::now() + limit;
     // Of a second time (a crash, somebody's SIGCONT) the first look counts: by now they are stopped by us.
     let mut stopped: Vec<StoppedProcess> = known_stopped(task);
+    if stopped.len() > 1 {
+        let mut alive = Vec::with_capacity(stopped.len());
+        for one in stopped {
+            alive.extend(Held::open_if_there(one.process)?.map(|_| one));
+        }
+        stopped = alive;
+    }
     let again = stopped.iter().map(|one| one.process).filter(|key| key.pid != root.key.pid);
     let mut round: Vec<ProcessKey> = again.collect();
     let mut all = stop_some(task, root, &[root], &mut stopped, spared, deadline)?;

@@ -169,6 +169,6 @@ pub(super) fn is_stopped_by_another(task: &Task<'_>, process: ProcessKey) -> boo
 }
 
 /// Keys of one process: with its exact start, or with that in ticks, as /proc has it.
-fn is_same(a: ProcessKey, b: ProcessKey) -> bool {
+pub(super) fn is_same(a: ProcessKey, b: ProcessKey) -> bool {
     a.pid == b.pid && process::ticks(a) == process::ticks(b)
 }

@@ -17,14 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, RollbackState};
+use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
     cgroup::{self, Cgroup, LONGEST, UNNAMED},
     gather::gather,
     homes::{Homes, Way},
-    journal::Line,
+    journal::{Line, Paused},
     process::Held,
+    recover::is_settled,
     scene::{Task, tag},
     spared::Spared,
 };
@@ -155,44 +156,104 @@ impl From<ActionFailure> for NoJail {
     }
 }
 
-/// Makes the jail at `path`, moves `root` and its descendants in and waits until they stand still. `Ok` says whether they do, and
-/// which of the descendants were left out because they are protected.
-pub(super) fn imprison(task: &Task<'_>, root: &Held, path: &str) -> Result<(Frozen, Spared), NoJail> {
+/// What a jail holds, and what not.
+pub(super) struct Jailed {
+    /// Whether who is in it stands still.
+    pub(super) frozen: Frozen,
+    /// Descendants that were left out because they are protected.
+    pub(super) spared: Spared,
+    /// Those of the tree that cannot be moved in. They have to be held in another way, with whoever descends from them.
+    pub(super) left: Vec<ProcessKey>,
+}
+
+/// Makes the jail at `path`, moves `root` (unless that has ended) and its descendants in and waits until they stand still.
+///
+/// **Who is in, stays in.** One who cannot be moved does not let the others out, or a program would only have to put a child where nobody is
+/// moved from. Only a first try that fails altogether is taken back.
+pub(super) fn imprison(
+    task: &Task<'_>,
+    root: ProcessKey,
+    held: Option<&Held>,
+    path: &str,
+) -> Result<Jailed, NoJail> {
     let parent = outside(path);
     let _one_at_a_time = task.scene.foreign.lock();
     let home = task.scene.cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
-    is_domain(&home)?;
-    if let Some(own) = known_members(task).first().map(|root| root.from.as_str()).filter(|own| *own != parent)
-    {
-        may_leave(task, own)?;
+    // whatever has become of the cgroups around: they concern only who is to be moved now
+    if !holds_somebody(task, path) {
+        is_domain(&home)?;
+        if let Some(own) =
+            known_members(task).first().map(|root| root.from.as_str()).filter(|own| *own != parent)
+        {
+            may_leave(task, own)?;
+        }
     }
     task.step("jail");
     let (jail, made) = home.make_child(&jail_name_of(path)).map_err(sort(path))?;
     if !is_ours(&jail) {
         return Err(NoJail::Impossible(io::Error::other(format!("somebody else has made cgroup {path}"))));
     }
-    let mut spared = Spared::default();
+    let (mut spared, mut left) = (Spared::default(), Vec::new());
     let gathered = jail
         .set_freeze_wish(Frozen::Yes)
         .map_err(sort(path))
         .and_then(|()| {
             task.step("move");
-            admit(task, &jail, root)
+            match held.map_or(Ok(false), |held| admit(task, &jail, held)) {
+                Err(NoJail::Impossible(error)) if holds_somebody(task, path) => {
+                    tracing::warn!(%error, "the first of the tree cannot be moved into its jail");
+                    left.push(root);
+                }
+                other => {
+                    other?;
+                }
+            }
+            Ok(())
         })
-        .and_then(|_| gather(task, root, &jail, made, &mut spared));
-    if let Err(failure) = gathered {
-        // all or nothing: whoever was moved goes back
-        let freed = resume(task).and_then(|()| empty(task, path, &known_members(task)));
-        if let Err(error) = freed {
-            task.leave_unclean(&error);
+        .and_then(|()| {
+            gather(task, root, &jail, made, &mut spared, &mut left)?;
+            match task.in_force.get() {
+                Some(_) => Ok(Frozen::Yes),
+                None => Ok(await_frozen(task, &jail, FREEZE_LIMIT)?),
+            }
+        });
+    match gathered {
+        Ok(frozen) => Ok(Jailed { frozen, spared, left }),
+        Err(failure) => {
+            if is_in_force(task) {
+                resume(task)?;
+            } else {
+                dissolve(task, path);
+            }
+            Err(failure)
         }
-        return Err(failure);
     }
-    if task.in_force.get().is_some() {
-        return Ok((Frozen::Yes, spared));
+}
+
+/// Whether the jail at `path` is there, is ours, and has somebody in it.
+pub(super) fn holds_somebody(task: &Task<'_>, path: &str) -> bool {
+    let jail = task.scene.cgroups.cgroup(path).ok().filter(is_ours);
+    jail.and_then(|jail| jail.members().ok()).is_some_and(|members| !members.is_empty())
+}
+
+/// Whether the action was told to be in force, so that a failure to do it again must not take back what it does.
+pub(super) fn is_in_force(task: &Task<'_>) -> bool {
+    let state = task.scene.journal().slot(task.id).map(|slot| slot.record.state);
+    state.is_some_and(is_settled)
+}
+
+/// All or nothing: whoever was moved by a first try that failed goes back.
+fn dissolve(task: &Task<'_>, path: &str) {
+    let freed = resume(task).and_then(|()| empty(task, path, &known_members(task)));
+    if let Err(error) = freed {
+        task.leave_unclean(&error);
     }
-    let frozen = await_frozen(task, &jail, FREEZE_LIMIT)?;
-    Ok((frozen, spared))
+}
+
+/// The same for who has given up what follows the jail.
+pub(super) fn give_up(task: &Task<'_>, path: &str) {
+    let _one_at_a_time = task.scene.foreign.lock();
+    dissolve(task, path);
 }
 
 /// Whether whoever lives there may be moved, because a move back would give back what was: a threaded cgroup has single threads of a process
@@ -412,8 +473,13 @@ pub(super) fn resume(task: &Task<'_>) -> Result<(), ActionFailure> {
     if paused.is_empty() {
         return Ok(());
     }
-    for path in &paused {
-        match task.scene.cgroups.cgroup(path).and_then(|cgroup| cgroup.set_freeze_wish(Frozen::No)) {
+    for Paused { path, id } in &paused {
+        let thawed = task.scene.cgroups.cgroup(path).and_then(|cgroup| match id {
+            // another that was made there since is somebody else's
+            Some(id) if cgroup.id()? != *id => Ok(()),
+            _ => cgroup.set_freeze_wish(Frozen::No),
+        });
+        match thawed {
             Ok(()) => {}
             Err(error) if cgroup::was_removed(&error) => {}
             Err(error) => return Err(cgroup::failure("thaw", path, &error)),

@@ -5,6 +5,8 @@
 //! they live in, so their lines need only survive the agent: they are in the page cache when `write` returns. A file in
 //! quarantine outlives a power cut, so its lines are synced to the disk ([`Durability::Disk`]).
 
+mod paused;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File, OpenOptions},
@@ -19,6 +21,8 @@ use model::{
 };
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
+
+pub(super) use paused::Paused;
 
 use super::spared::{PARTIAL, SPARED};
 
@@ -48,7 +52,7 @@ pub(super) struct Slot {
     /// The boot it belongs to: freezes, links and processes of another boot are gone.
     pub(super) boot: String,
     /// cgroups held still for the moment of the move; set free if a crash came between.
-    pub(super) paused: Vec<String>,
+    pub(super) paused: Vec<Paused>,
     /// Jail and members of an action that freezes on the way to something else (kill).
     pub(super) work: Option<RollbackState>,
     /// What applying it gave, for a command that is repeated after a crash.
@@ -89,7 +93,7 @@ pub(super) enum Line {
     },
     Paused {
         id: ActionId,
-        cgroups: Vec<String>,
+        cgroups: Vec<Paused>,
     },
     /// These are about to be stopped by a signal for the action's freeze; none: the signals have been taken back.
     Stopped {

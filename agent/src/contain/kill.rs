@@ -112,13 +112,16 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Re
         }
     };
     let mut killed = 0;
-    if let Some(held) = &held {
-        match jail::imprison(task, held, &path) {
-            Ok((_, left)) => *spared = left,
+    if held.is_some() || jail::holds_somebody(task, &path) {
+        match jail::imprison(task, process, held.as_ref(), &path) {
+            Ok(jailed) => {
+                *spared = jailed.spared;
+                killed += kill_rounds(task, jailed.left, spared)?;
+            }
             Err(NoJail::Failed(failure)) => return Err(failure),
             Err(NoJail::Impossible(error)) => {
                 tracing::warn!(%error, "no jail can be made: killing round by round");
-                killed += kill_rounds(task, held, spared)?;
+                killed += kill_rounds(task, vec![process], spared)?;
             }
         }
     }
@@ -163,8 +166,11 @@ fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
 }
 
 /// Without a jail: stop and kill from the top, until nobody is left.
-fn kill_rounds(task: &Task<'_>, root: &Held, spared: &mut Spared) -> Result<usize, ActionFailure> {
-    let mut round = vec![root.key];
+fn kill_rounds(
+    task: &Task<'_>,
+    mut round: Vec<ProcessKey>,
+    spared: &mut Spared,
+) -> Result<usize, ActionFailure> {
     let mut killed = 0;
     while let Some(key) = round.pop() {
         let Some(held) = Held::open_if_there(key)? else { continue };

@@ -38,7 +38,7 @@ pub struct Drift {
 }
 
 /// Its effect is there, and nobody has asked for its undo.
-fn is_settled(state: ActionState) -> bool {
+pub(super) fn is_settled(state: ActionState) -> bool {
     matches!(state, ActionState::Applied | ActionState::Verified | ActionState::Unverified)
 }
 

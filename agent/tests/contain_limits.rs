@@ -330,7 +330,9 @@ fn i7_a_clean_up_that_fails_is_tried_again() {
         }
         // and its jail cannot be removed
         "remove jail" => {
-            let _there = fs::create_dir(in_the_way().unwrap().join("in-the-way"));
+            let jail = in_the_way().unwrap();
+            let _raised = fs::write(jail.join("cgroup.max.descendants"), "max");
+            let _there = fs::create_dir(jail.join("in-the-way"));
         }
         _ => {}
     }));

@@ -188,7 +188,8 @@ impl Cgroup {
 
     /// Removes the child; `Ok` when it is gone already.
     pub(super) fn remove_child(&self, name: &str) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::REMOVEDIR) {
+        let bytes = name::bytes(name);
+        match rustix::fs::unlinkat(&self.dir, OsStr::from_bytes(&bytes), rustix::fs::AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -249,6 +250,49 @@ impl Cgroup {
             }
         }
         Ok(pids)
+    }
+
+    /// Removes all cgroups below it, from the deepest up, and says how many could not be: somebody is in them, or has just made them.
+    pub(super) fn remove_below(&self) -> io::Result<usize> {
+        let mut left = 0;
+        let mut ahead = vec![(String::new(), self.children()?)];
+        let mut at = self.go(".")?;
+        while let Some((_, names)) = ahead.last_mut() {
+            if let Some(name) = names.pop() {
+                match at.go(&name).and_then(|child| Ok((child.children()?, child))) {
+                    Ok((names, child)) => {
+                        ahead.push((name, names));
+                        at = child;
+                    }
+                    Err(error) if was_removed(&error) => {}
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            let Some((name, _)) = ahead.pop() else { break };
+            if ahead.is_empty() {
+                break;
+            }
+            at = match at.go("..") {
+                Ok(around) => around,
+                // somebody else removes them, too
+                Err(error) if was_removed(&error) => return Ok(left + 1),
+                Err(error) => return Err(error),
+            };
+            match at.remove_child(&name) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
+                    left += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Lets no further cgroup be made in it.
+    pub(super) fn close(&self) -> io::Result<()> {
+        self.write("cgroup.max.descendants", b"0")
     }
 
     /// Its members; none where it is a threaded cgroup: those of its processes are listed at its domain.

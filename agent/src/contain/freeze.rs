@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     cgroup::{self, Cgroup},
-    gather,
+    free, gather,
     halt::{known_stopped, stop_tree},
     homes::{self, is_same},
     jail::{self, NoJail},
@@ -123,7 +123,7 @@ impl Act for Freeze {
         });
         stop::continue_all(task, &inside)?;
         let continued = stop::continue_all(task, &outside)?;
-        let freed = jail::free(task, path, state.members)?;
+        let freed = free::free(task, path, state.members)?;
         let members = || state.members.iter().map(|member| Held::open_if_there(member.process));
         let mut held_on = freed.held_on;
         if freed.home + held_on + continued.alive == 0 {
@@ -294,7 +294,7 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
     let alive = |key: ProcessKey| Held::open(key).is_ok();
     let mut known =
         state.members.iter().map(|one| one.process).chain(state.stopped.iter().map(|one| one.process));
-    if state.jail.is_some() && cgroup.members().map_err(read)?.is_empty() && !known.any(alive) {
+    if state.jail.is_some() && !known.any(alive) && cgroup.members_below().map_err(read)?.is_empty() {
         return Err(ActionFailure::TargetGone { target: format!("everyone in cgroup {path}") });
     }
     if cgroup.freeze_wish().map_err(read)? == Frozen::No {

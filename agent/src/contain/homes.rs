@@ -135,7 +135,8 @@ pub(super) fn true_home(task: &Task<'_>, pid: u32, stat: Stat, at: String) -> Re
 
 /// Whether a member that is not in its own jail stands still in the jail of another freeze.
 pub(super) fn held_by_another(task: &Task<'_>, at: &str) -> io::Result<bool> {
-    Ok(jail::is_jail(task, at) && task.scene.cgroups.cgroup(at)?.freeze_wish()? == Frozen::Yes)
+    let Some(jail) = jail::jail_around(task, at) else { return Ok(false) };
+    Ok(task.scene.cgroups.cgroup(jail)?.freeze_wish()? == Frozen::Yes)
 }
 
 /// What was found of a process before any of our actions in force stopped it by signal; `None` when none did.

@@ -12,7 +12,6 @@
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
     io,
     time::{Duration, Instant},
 };
@@ -21,8 +20,8 @@ use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessK
 
 use super::{
     cgroup::{self, Cgroup, LONGEST, UNNAMED},
+    free::empty,
     gather::gather,
-    homes::{Homes, Way},
     journal::{Line, Paused},
     process::Held,
     recover::is_settled,
@@ -32,10 +31,7 @@ use super::{
 use crate::workload::name;
 
 /// How long to wait for the members to stand still. Only uninterruptible sleep takes longer than microseconds.
-const FREEZE_LIMIT: Duration = Duration::from_millis(500);
-
-/// How long it may take to let everybody out.
-const EMPTY_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Bytes of a jail's own name and the slash before it.
 const ROOM_FOR_NAME: usize = 1 + PREFIX.len() + 16;
@@ -53,8 +49,8 @@ pub(super) fn jail_path(from: &str, id: &ActionId) -> String {
     format!("{}/{}", from.trim_end_matches('/'), jail_name(id))
 }
 
-/// Whether a jail of ours is there: one that the journal knows and that is ours. The name alone says nothing, since anybody who may make
-/// cgroups may give it to one.
+/// Whether a jail of ours is there, or around there: one that the journal knows and that is ours. The name alone says nothing, since anybody
+/// who may make cgroups may give it to one; and whoever may make some in a jail may put there who stands in it.
 pub(super) fn is_jail(task: &Task<'_>, path: &str) -> bool {
     home_of_jail(task, path).is_some()
 }
@@ -65,9 +61,21 @@ pub(super) fn home<'a>(task: &Task<'_>, path: &'a str) -> Cow<'a, str> {
 }
 
 fn home_of_jail(task: &Task<'_>, path: &str) -> Option<String> {
-    if !has_name_of_jail(path) {
-        return None;
-    }
+    around(path).find_map(|at| home_of_very_jail(task, at))
+}
+
+/// The jail of ours at or around a path.
+pub(super) fn jail_around<'a>(task: &Task<'_>, path: &'a str) -> Option<&'a str> {
+    around(path).find(|at| home_of_very_jail(task, at).is_some())
+}
+
+/// The path and those around it that have the name of a jail.
+fn around(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+    ends.map(|end| &path[..end]).filter(|at| has_name_of_jail(at))
+}
+
+fn home_of_very_jail(task: &Task<'_>, path: &str) -> Option<String> {
     let home = {
         let journal = task.scene.journal();
         let own = journal.slot(task.id).into_iter();
@@ -233,7 +241,7 @@ pub(super) fn imprison(
 /// Whether the jail at `path` is there, is ours, and has somebody in it.
 pub(super) fn holds_somebody(task: &Task<'_>, path: &str) -> bool {
     let jail = task.scene.cgroups.cgroup(path).ok().filter(is_ours);
-    jail.and_then(|jail| jail.members().ok()).is_some_and(|members| !members.is_empty())
+    jail.and_then(|jail| jail.members_below().ok()).is_some_and(|members| !members.is_empty())
 }
 
 /// Whether the action was told to be in force, so that a failure to do it again must not take back what it does.
@@ -282,7 +290,7 @@ pub(super) fn admit(task: &Task<'_>, jail: &Cgroup, held: &Held) -> Result<bool,
 }
 
 /// Moves exactly this process; `Ok(false)` when it has ended. Whoever got its number meanwhile is sent back.
-fn move_to(task: &Task<'_>, cgroup: &Cgroup, held: &Held) -> io::Result<bool> {
+pub(super) fn move_to(task: &Task<'_>, cgroup: &Cgroup, held: &Held) -> io::Result<bool> {
     if !cgroup.take(held.pid())? {
         return Ok(false);
     }
@@ -323,140 +331,6 @@ pub(super) fn await_frozen(task: &Task<'_>, jail: &Cgroup, limit: Duration) -> R
     }
     task.in_force.set(Some(Instant::now()));
     Ok(Frozen::Yes)
-}
-
-/// Whoever left a jail.
-#[derive(Debug, Default)]
-pub(super) struct Freed {
-    /// How many are back where they came from, or as near as possible.
-    pub(super) home: usize,
-    /// How many another freeze holds still.
-    pub(super) held_on: usize,
-    /// Who is elsewhere than at home, and why.
-    pub(super) elsewhere: Vec<String>,
-}
-
-/// Lets every member go to where it came from, or into the jail of another freeze that holds it, too, and removes the jail.
-pub(super) fn free(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<Freed, ActionFailure> {
-    let _one_at_a_time = task.scene.foreign.lock();
-    empty(task, path, members)
-}
-
-fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<Freed, ActionFailure> {
-    let cgroups = &task.scene.cgroups;
-    let parent = outside(path);
-    let of_the_root = members.first().map_or(parent, |root| root.from.as_str());
-    let mut freed = Freed::default();
-    let jail = match cgroups.cgroup(path) {
-        Ok(jail) => jail,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(freed),
-        Err(error) => return Err(cgroup::failure("open", path, &error)),
-    };
-    let homes = Homes::read(task);
-    let mut out = HashSet::new();
-    let begun = Instant::now();
-    loop {
-        if begun.elapsed() > EMPTY_LIMIT {
-            let stuck = io::Error::other("it does not become empty");
-            return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
-        }
-        let inside = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
-        if inside.is_empty() {
-            break;
-        }
-        let mut all_are_dying = true;
-        for pid in inside {
-            let held = Held::open_pid(pid)
-                .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
-            let Some(held) = held else { continue };
-            all_are_dying = false;
-            let way = homes.way(pid, held.stat, of_the_root)?;
-            if let Some(went) = let_go(task, &held, &way, of_the_root)?
-                && out.insert(pid)
-            {
-                match went {
-                    Went::Home => freed.home += 1,
-                    Went::ToAnotherJail => freed.held_on += 1,
-                    Went::Elsewhere(why) => {
-                        freed.home += 1;
-                        freed.elsewhere.push(why);
-                    }
-                }
-            }
-        }
-        // their leaving is an event
-        if all_are_dying
-            && !jail
-                .await_event("populated 0", FREEZE_LIMIT)
-                .map_err(|error| cgroup::failure("empty", path, &error))?
-        {
-            let stuck = io::Error::other("its members neither end nor can be moved");
-            return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
-        }
-    }
-    drop(jail);
-    task.step("remove jail");
-    let home = cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
-    home.remove_child(&jail_name_of(path)).map_err(|error| cgroup::failure("remove", path, &error))?;
-    Ok(freed)
-}
-
-enum Went {
-    Home,
-    ToAnotherJail,
-    Elsewhere(String),
-}
-
-/// Lets one out; `None` when it has ended. Whose own cgroup is gone (a service manager removes a scope with its last process) or takes no
-/// processes any more goes to that of the tree's root, or else to the nearest around its own that takes it: it must not stand for ever.
-fn let_go(task: &Task<'_>, held: &Held, way: &Way, of_the_root: &str) -> Result<Option<Went>, ActionFailure> {
-    use rustix::io::Errno;
-    let cgroups = &task.scene.cgroups;
-    let failed = |place: &str, error: io::Error| cgroup::failure("move a process back to", place, &error);
-    let gone = cgroup::was_removed;
-    task.step("move back");
-    if let Some(jail) = &way.jail {
-        match cgroups.cgroup(jail) {
-            Ok(cgroup) => match move_to(task, &cgroup, held) {
-                Ok(moved) => return Ok(moved.then_some(Went::ToAnotherJail)),
-                Err(error) if gone(&error) => {}
-                Err(error) => return Err(failed(jail, error)),
-            },
-            Err(error) if gone(&error) => {}
-            Err(error) => return Err(failed(jail, error)),
-        }
-    }
-    let own = way.home.as_str();
-    let around = std::iter::successors(Some(own), |at| (*at != "/").then(|| above(at)));
-    let mut why = "is gone";
-    for place in [own, of_the_root].into_iter().chain(around.skip(1)) {
-        let cgroup = match cgroups.cgroup(place) {
-            Ok(cgroup) => cgroup,
-            Err(error) if gone(&error) => continue,
-            Err(error) => return Err(failed(place, error)),
-        };
-        match move_to(task, &cgroup, held) {
-            Ok(false) => return Ok(None),
-            Ok(true) if place == own => return Ok(Some(Went::Home)),
-            Ok(true) => {
-                let pid = held.pid();
-                let said = format!("pid {pid} is in cgroup {place}, since its own, {own}, {why}");
-                return Ok(Some(Went::Elsewhere(said)));
-            }
-            Err(error)
-                if [Errno::BUSY, Errno::OPNOTSUPP]
-                    .iter()
-                    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) =>
-            {
-                if place == own {
-                    why = "takes no processes any more";
-                }
-            }
-            Err(error) if gone(&error) => {}
-            Err(error) => return Err(failed(place, error)),
-        }
-    }
-    Err(failed(own, io::Error::other("neither it nor any cgroup around it takes the process")))
 }
 
 /// The cgroup around this one.
@@ -500,7 +374,7 @@ pub(super) fn known_members(task: &Task<'_>) -> Vec<MovedProcess> {
     }
 }
 
-fn jail_name_of(path: &str) -> String {
+pub(super) fn jail_name_of(path: &str) -> String {
     path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
-    cgroup,
+    cgroup, free,
     freeze::{capture_subtree, cgroup_of, target_cgroup},
     jail::{self, NoJail},
     journal::Line,
@@ -85,7 +85,7 @@ impl Act for Kill {
         // a crash between freeze and kill may have left a jail: whoever is still in it goes free
         jail::resume(task)?;
         if let Some(RollbackState::Freeze { jail: Some(path), members, .. }) = work(task) {
-            jail::free(task, &path, &members)?;
+            free::free(task, &path, &members)?;
             task.note_done(Line::Work { id: task.id.clone(), work: None })?;
         }
         Ok(Undone::Vacuous { detail: "what was killed is gone".into() })
@@ -126,7 +126,7 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Re
         }
     }
     killed += kill_members(task, &path)?;
-    jail::free(task, &path, &[])?;
+    free::free(task, &path, &[])?;
     task.note_done(Line::Work { id: task.id.clone(), work: None })?;
     // What runs on forks on: that is no killed tree, however many of it are dead.
     match spared.partial() {
@@ -146,7 +146,8 @@ fn kill_members(task: &Task<'_>, path: &str) -> Result<usize, ActionFailure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
-    let members = jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
+    let members =
+        jail.members_below().map_err(|error| cgroup::failure("list the members of", path, &error))?;
     // All are sent the signal before any is awaited, and none is held meanwhile: they may be more than descriptors are to be had.
     let mut dying = Vec::with_capacity(members.len());
     for pid in members {

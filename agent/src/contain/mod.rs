@@ -12,6 +12,7 @@ mod engine;
 mod evidence;
 mod file;
 mod foreign;
+mod free;
 mod freeze;
 mod gather;
 mod guard;

@@ -1,6 +1,6 @@
 //! cgroup id → container, pod or unit.
 
-mod handle;
+pub(crate) mod handle;
 pub(crate) mod name;
 mod parse;
 
@@ -63,7 +63,7 @@ impl Workloads {
     }
 
     fn look_up(&self, cgroup: CgroupId, pid: Pid) -> Workload {
-        let by_handle = self.root.as_ref().and_then(|root| root.path_of(cgroup).ok());
+        let by_handle = self.root.as_ref().and_then(|root| root.path_of(cgroup).ok()).map(|found| found.path);
         let path = by_handle
             .as_deref()
             .and_then(|path| below_mount(path, &self.mount))
@@ -134,7 +134,8 @@ pub(crate) fn inode(mount: &Path, path: &str) -> Option<u64> {
     fs::metadata(mount.join(OsStr::from_bytes(&below))).ok().map(|meta| meta.ino())
 }
 
-fn below_mount(path: &Path, mount: &Path) -> Option<String> {
+/// The path of a cgroup below the mount, from that of its folder.
+pub(crate) fn below_mount(path: &Path, mount: &Path) -> Option<String> {
     let below = path.strip_prefix(mount).ok()?.as_os_str().as_bytes();
     // /proc/self/fd says so of a folder that was removed while we held it; its name is still right. Anybody may call one so.
     let below = match below.strip_suffix(b" (deleted)") {

@@ -5,21 +5,13 @@
 
 mod ground;
 
-use std::{
-    ffi::OsStr,
-    fs::{self, File},
-    io::Write,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
-    path::Path,
-    process::Command,
-};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, process::Command};
 
-use ground::{Ground, key, now, open, process, state_of, wait_for};
+use ground::{Ground, key, nest::Nest, now, open, process, state_of, wait_for};
 use hemostat_agent::contain::{Contain, ContainConfig, Which};
 use model::{
     ActionFailure, ActionState, FreezeScope, NetQuarantine, NodeAction, NodeId, PhaseDone, RollbackState,
 };
-use rustix::fs::{AtFlags, Mode, OFlags};
 
 const SUBTREE: NodeAction = NodeAction::Freeze(FreezeScope::Subtree);
 const CGROUP: NodeAction = NodeAction::Freeze(FreezeScope::Cgroup);
@@ -37,63 +29,6 @@ fn lift(contain: &Contain) {
     let lifted = contain.release(&Which::All);
     assert!(lifted.iter().all(|one| matches!(one.result, Ok(PhaseDone::Reverted { .. }))), "{lifted:?}");
     assert!(contain.in_force().is_empty());
-}
-
-/// Cgroups within each other, further down than any path reaches. They are removed from below.
-struct Nest {
-    around: OwnedFd,
-    levels: Vec<(Vec<u8>, OwnedFd)>,
-    kill: std::path::PathBuf,
-}
-
-fn folder(at: &OwnedFd, name: &[u8]) -> OwnedFd {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(at, OsStr::from_bytes(name), flags, Mode::empty()).unwrap()
-}
-
-impl Nest {
-    fn new(ground: &Ground, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        let around = OwnedFd::from(File::open(&ground.cgroup).unwrap());
-        let mut nest = Self { around, levels: Vec::new(), kill: ground.cgroup.join("cgroup.kill") };
-        for name in names {
-            let above = nest.deepest();
-            rustix::fs::mkdirat(above, OsStr::from_bytes(&name), Mode::from_raw_mode(0o755)).unwrap();
-            let below = folder(above, &name);
-            nest.levels.push((name, below));
-        }
-        nest
-    }
-
-    fn deepest(&self) -> &OwnedFd {
-        self.levels.last().map_or(&self.around, |(_, level)| level)
-    }
-
-    fn take(&self, pid: u32) {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let procs = rustix::fs::openat(self.deepest(), "cgroup.procs", flags, Mode::empty()).unwrap();
-        File::from(procs).write_all(pid.to_string().as_bytes()).unwrap();
-    }
-
-    fn has(&self, pid: u32) -> bool {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let procs = rustix::fs::openat(self.deepest(), "cgroup.procs", flags, Mode::empty()).unwrap();
-        let text = std::io::read_to_string(File::from(procs)).unwrap();
-        text.lines().any(|line| line == pid.to_string())
-    }
-}
-
-impl Drop for Nest {
-    fn drop(&mut self) {
-        let _killed = fs::write(&self.kill, "1");
-        let begun = std::time::Instant::now();
-        while let Some((name, level)) = self.levels.pop() {
-            drop(level);
-            let gone = || rustix::fs::unlinkat(self.deepest(), OsStr::from_bytes(&name), AtFlags::REMOVEDIR);
-            while gone().is_err() && begun.elapsed() < ground::patience() {
-                std::thread::yield_now();
-            }
-        }
-    }
 }
 
 /// In a cgroup whose name is no text, whoever it is: frozen with all below, frozen in place, cut off; and back exactly there.

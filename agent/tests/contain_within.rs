@@ -1,6 +1,6 @@
 //! Cgroups and processes that somebody puts into a jail: whoever stands in it is held, and let out; and the jail goes.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
 mod ground;
 

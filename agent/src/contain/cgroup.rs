@@ -19,8 +19,11 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
 };
 
-use super::process::{self, Stat};
-use crate::workload::name;
+use super::{
+    process::{self, Stat},
+    sys,
+};
+use crate::workload::{below_mount, handle::Mount, name};
 
 /// Written files that wait to be closed; further ones are closed at once.
 const MAX_KEPT_OPEN: usize = 4;
@@ -28,17 +31,29 @@ const MAX_KEPT_OPEN: usize = 4;
 /// Longest file of cgroupfs that is read: a `cgroup.procs` of 65,536 pids.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Stands for the path of a cgroup that no path reaches. It is nobody's: the kernel never says it of a cgroup that the agent can see.
-pub(super) const UNNAMED: &str = "/../nested too deep to be named";
+/// Stands for the path of a cgroup that no path reaches, after that of the nearest around it that one does, where that is known. It is nobody's:
+/// the kernel never says it of a cgroup that the agent can see.
+const UNNAMED: &str = "/../nested too deep to be named";
 
 /// The kernel says no longer path than this (PATH_MAX, with its end); one of this length may be cut short, which it does not say
 /// everywhere, and what is cut short may be another's.
 pub(super) const LONGEST: usize = 4094;
 
+/// Whether this stands for the path of a cgroup that no path reaches.
+pub(super) fn is_unnamed(path: &str) -> bool {
+    path.ends_with(UNNAMED)
+}
+
+/// The path of the nearest cgroup around one that no path reaches; `None` of one that has a path, or where it is not known.
+pub(super) fn nearest(path: &str) -> Option<&str> {
+    path.strip_suffix(UNNAMED).filter(|path| !path.is_empty())
+}
+
 /// The mount of cgroup v2.
 #[derive(Debug, Clone)]
 pub(super) struct Hierarchy {
     root: Arc<OwnedFd>,
+    mount: Arc<PathBuf>,
 }
 
 /// Whether a cgroup was there already.
@@ -70,12 +85,12 @@ impl Hierarchy {
         };
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root: Arc::new(root) })
+        Ok(Self { root: Arc::new(root), mount: Arc::new(mount) })
     }
 
     /// Opens the cgroup at `path` below the mount.
     pub(super) fn cgroup(&self, path: &str) -> io::Result<Cgroup> {
-        if path == UNNAMED {
+        if is_unnamed(path) {
             return Err(rustix::io::Errno::NAMETOOLONG.into());
         }
         let below = path.trim_matches('/');
@@ -96,7 +111,42 @@ impl Hierarchy {
         Ok(Cgroup { path: format!("/{below}"), dir, written: RefCell::default() })
     }
 
-    /// cgroup path of a process; `None` when it has ended, [`UNNAMED`] where no path reaches it.
+    /// Opens a cgroup by its id, whether or not a path reaches it.
+    pub(super) fn by_id(&self, id: CgroupId) -> io::Result<Cgroup> {
+        let mount = Mount::open(&self.mount)?;
+        let gone = |error: io::Error| match error.raw_os_error() {
+            Some(number) if number == rustix::io::Errno::STALE.raw_os_error() => {
+                io::ErrorKind::NotFound.into()
+            }
+            _ => error,
+        };
+        let dir = mount.open_id(id, OFlags::RDONLY.bits().cast_signed()).map_err(gone)?;
+        let path = self.told(&mount, id).map_err(gone)?;
+        Ok(Cgroup { path, dir, written: RefCell::default() })
+    }
+
+    /// Opens the cgroup at a path, or by its id where the path only stands for one that no path reaches.
+    pub(super) fn find(&self, path: &str, id: Option<CgroupId>) -> io::Result<Cgroup> {
+        match id {
+            Some(id) if is_unnamed(path) => self.by_id(id),
+            _ => self.cgroup(path),
+        }
+    }
+
+    /// The path of a cgroup, or what stands for it.
+    fn told(&self, mount: &Mount, id: CgroupId) -> io::Result<String> {
+        let found = mount.path_of(id)?;
+        let path = below_mount(&found.path, &self.mount).ok_or(io::ErrorKind::NotFound)?;
+        Ok(if found.is_its_own { path } else { format!("{}{UNNAMED}", path.trim_end_matches('/')) })
+    }
+
+    /// What stands for the path of the cgroup that a thread is in, which no path reaches. An older kernel does not tell which it is.
+    fn around(&self, thread: u32) -> Option<String> {
+        let id = sys::cgroup_of_thread(thread).ok()?;
+        self.told(&Mount::open(&self.mount).ok()?, id).ok()
+    }
+
+    /// cgroup path of a process; `None` when it has ended; where no path reaches it what [`is_unnamed`].
     pub(super) fn path_of(&self, pid: u32) -> io::Result<Option<String>> {
         match process::stat(pid)? {
             Some(stat) => self.path_at(pid, &stat),
@@ -107,11 +157,15 @@ impl Hierarchy {
     /// The same for who has just looked at the process.
     pub(super) fn path_at(&self, pid: u32, stat: &Stat) -> io::Result<Option<String>> {
         // a first thread that has ended stays behind where it was: the living ones count
+        let thread = if stat.state == b'Z' { process::living_thread(pid) } else { pid };
         let path = match stat.state {
-            b'Z' => path_in(&format!("/proc/{pid}/task/{}/cgroup", process::living_thread(pid)))?,
+            b'Z' => path_in(&format!("/proc/{pid}/task/{thread}/cgroup"))?,
             _ => path_in(&format!("/proc/{pid}/cgroup"))?,
         };
-        Ok(path.map(|path| self.of_living(path)))
+        Ok(match path {
+            Some(path) if path == UNNAMED => Some(self.around(thread).unwrap_or(path)),
+            path => path.map(|path| self.of_living(path)),
+        })
     }
 
     /// The kernel marks the path of a removed cgroup, which only who is ending is in; and anybody may call a living one so.

@@ -5,7 +5,7 @@
 use model::{ActionFailure, MovedProcess, NodeAction, ProcessKey, RollbackState, StoppedProcess, Target};
 
 use super::{
-    cgroup::UNNAMED,
+    cgroup::is_unnamed,
     file,
     freeze::{cgroup_of, target_cgroup},
     gather, jail,
@@ -127,7 +127,7 @@ fn is_own_jail(task: &Task<'_>, path: &str, home: &str) -> bool {
     let around = jail::outside(path);
     let below = home.strip_prefix(around.trim_end_matches('/'));
     path == jail::jail_path(around, task.id)
-        && (home == UNNAMED && around == "/"
+        && (is_unnamed(home) && around == "/"
             || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 

@@ -88,7 +88,7 @@ impl Act for Freeze {
         };
         let members = jail::known_members(task).len();
         let mut outputs = Outputs::from([
-            ("frozen".to_owned(), json!(frozen == Frozen::Yes && spared.is_whole())),
+            ("frozen".to_owned(), json!(frozen == Frozen::Yes && spared.is_nobody())),
             ("by".to_owned(), json!(by)),
             ("processes".to_owned(), json!(members)),
         ]);
@@ -277,7 +277,7 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
     }
     let Some(path) = state.in_place.or(state.jail) else { return Err(mismatch(task)) };
     let missing = |found: String| Ok(Effect::Missing { found });
-    let cgroup = match task.scene.cgroups.cgroup(path) {
+    let cgroup = match task.scene.cgroups.find(path, state.in_place_id) {
         Ok(cgroup) => cgroup,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return match state.members.iter().find(|member| Held::open(member.process).is_ok()) {
@@ -399,6 +399,13 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
     if let Target::Cgroup { id, .. } = target {
         let found = cgroup.id().map_err(|error| cgroup::failure("identify", &path, &error))?;
         if found != *id {
+            // No path reaches it, and the path that was told is of the nearest around it: it is known by its id.
+            let deep = task.scene.cgroups.by_id(*id).ok();
+            let deep = deep.filter(|deep| cgroup::nearest(&deep.path).is_some_and(|near| is_in(near, &path)));
+            if let Some(deep) = deep {
+                task.check_cgroup(&deep)?;
+                return Ok(deep);
+            }
             return Err(ActionFailure::TargetChanged {
                 target: target.to_string(),
                 expected: format!("id {id}"),
@@ -408,6 +415,12 @@ pub(super) fn target_cgroup(task: &Task<'_>, target: &Target) -> Result<Cgroup, 
     }
     task.check_cgroup(&cgroup)?;
     Ok(cgroup)
+}
+
+/// Whether a path is that of a cgroup or of one below it.
+fn is_in(path: &str, cgroup: &str) -> bool {
+    let below = path.strip_prefix(cgroup.trim_end_matches('/'));
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// cgroup path of a live process.
@@ -485,7 +498,9 @@ fn capture_in_place(task: &Task<'_>, cgroup: &Cgroup) -> Result<RollbackState, A
 fn freeze_in_place(task: &Task<'_>, path: &str, id: Option<CgroupId>) -> Result<Frozen, ActionFailure> {
     let cgroup = match task.target {
         target @ Target::Cgroup { path: named, .. }
-            if jail::home(task, path) == named.as_str() || path == named =>
+            if jail::home(task, path) == named.as_str()
+                || path == named
+                || cgroup::nearest(path).is_some_and(|near| is_in(near, named)) =>
         {
             target_cgroup(task, target)?
         }
@@ -515,7 +530,7 @@ fn thaw_in_place(
 ) -> Result<Undone, ActionFailure> {
     let _one_at_a_time = task.scene.foreign.lock();
     let gone = || Undone::Vacuous { detail: format!("cgroup {path} is gone") };
-    let cgroup = match task.scene.cgroups.cgroup(path) {
+    let cgroup = match task.scene.cgroups.find(path, id) {
         Ok(cgroup) => cgroup,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(gone()),
         Err(error) => return Err(cgroup::failure("open", path, &error)),

@@ -13,7 +13,7 @@ use std::{
 
 use model::{ActionFailure, NodeGuard, PodGuard};
 
-use super::cgroup::UNNAMED;
+use super::cgroup::{is_unnamed, nearest};
 use crate::workload::{PodOf, pod_of};
 
 /// On whose word something is done.
@@ -100,10 +100,11 @@ impl Guard {
         if let Some(because) = said.as_ref().and_then(|said| place(said, path)) {
             return Some(Left::Protected(because));
         }
-        if path == UNNAMED {
+        let named = nearest(path).unwrap_or(path);
+        if is_unnamed(named) {
             return own.then(|| Left::Unknown("its cgroup is nested too deep to be named".into()));
         }
-        match pod_of(path) {
+        match pod_of(named) {
             PodOf::None => None,
             PodOf::Untold => own.then(|| Left::Unknown(format!("its cgroup {path} names no pod"))),
             PodOf::Pod(uid) => match said.as_ref().and_then(|said| said.pods.get(&uid)) {

@@ -19,7 +19,7 @@ use std::{
 use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
-    cgroup::{self, Cgroup, LONGEST, UNNAMED},
+    cgroup::{self, Cgroup, LONGEST, is_unnamed},
     free::empty,
     gather::gather,
     journal::{Line, Paused},
@@ -114,7 +114,7 @@ pub(super) fn place<'a>(task: &Task<'_>, home: &'a str) -> io::Result<&'a str> {
     let mut at = home;
     loop {
         // who is where no path reaches is not moved: see [`may_leave`]
-        if at.is_empty() || at == "/" || at == UNNAMED {
+        if at.is_empty() || at == "/" || is_unnamed(at) {
             return Ok("/");
         }
         // a jail has to be found again by its path

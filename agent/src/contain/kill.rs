@@ -63,8 +63,10 @@ impl Act for Kill {
                 Err(ActionFailure::TargetGone { .. } | ActionFailure::TargetChanged { .. }) => None,
                 Err(other) => return Err(other),
             },
-            Target::Cgroup { path, .. } => match task.scene.cgroups.cgroup(path) {
-                Err(_) => None,
+            // by its id: its path may be another's by now, or that of the nearest around one that no path reaches
+            Target::Cgroup { id, path } => match task.scene.cgroups.by_id(*id) {
+                Err(error) if cgroup::was_removed(&error) => None,
+                Err(error) => return Err(cgroup::failure("open", path, &error)),
                 Ok(cgroup) => {
                     let members =
                         cgroup.members_below().map_err(|error| cgroup::failure("list", path, &error))?;

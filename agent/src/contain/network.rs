@@ -15,7 +15,9 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, links::FdLink},
 };
 use ipnet::IpNet;
-use model::{ActionFailure, BlockDestination, Effect, NetQuarantine, Outputs, RollbackState};
+use model::{
+    ActionFailure, BlockDestination, CgroupId, Effect, NetQuarantine, Outputs, RollbackState, Target,
+};
 use serde_json::json;
 
 use super::{
@@ -229,7 +231,11 @@ fn attach(
 
 fn verify(task: &Task<'_>, rollback: &RollbackState) -> Result<Effect, ActionFailure> {
     let RollbackState::Network { cgroup: path, .. } = rollback else { return Err(mismatch(task)) };
-    let cgroup = task.scene.cgroups.cgroup(path).map_err(|error| cgroup::failure("open", path, &error))?;
+    let cgroup = task
+        .scene
+        .cgroups
+        .find(path, told_id(task))
+        .map_err(|error| cgroup::failure("open", path, &error))?;
     let id = cgroup.id().map_err(|error| cgroup::failure("identify", path, &error))?;
     let folder = pins(task);
     for (name, _) in PACKET {
@@ -250,7 +256,12 @@ fn revert(task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFai
     let counted = counts(&folder);
     task.step("lift");
     lift(&|step| task.step(step), &folder)?;
-    if task.scene.cgroups.cgroup(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+    if task
+        .scene
+        .cgroups
+        .find(path, told_id(task))
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
         return Ok(Undone::Vacuous { detail: format!("cgroup {path} is gone") });
     }
     let detail = match counted {
@@ -258,6 +269,14 @@ fn revert(task: &Task<'_>, rollback: &RollbackState) -> Result<Undone, ActionFai
         None => format!("cgroup {path} has its network again"),
     };
     Ok(Undone::Restored { detail })
+}
+
+/// The cgroup's id where the target is one.
+fn told_id(task: &Task<'_>) -> Option<CgroupId> {
+    match task.target {
+        Target::Cgroup { id, .. } => Some(*id),
+        _ => None,
+    }
 }
 
 /// Packets dropped by a quarantine so far.

@@ -41,9 +41,9 @@ impl Spared {
         self.partial = Some(because);
     }
 
-    /// Nobody runs on beyond a bound.
-    pub(super) fn is_whole(&self) -> bool {
-        self.partial.is_none()
+    /// All are held: nobody was left out, and nobody runs on beyond a bound.
+    pub(super) fn is_nobody(&self) -> bool {
+        self.partial.is_none() && self.protected.is_empty()
     }
 
     /// Why others run on, if they do.

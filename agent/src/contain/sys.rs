@@ -1,4 +1,4 @@
-//! bpf(2) commands that neither aya nor rustix offers: thin wrappers, the only unsafe code of containment.
+//! Commands of bpf(2) and of a pidfd that neither aya nor rustix offers: thin wrappers, the only unsafe code of containment.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::{
@@ -10,6 +10,9 @@ use std::{
     },
     path::Path,
 };
+
+use model::CgroupId;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -46,6 +49,41 @@ struct LinkInfo {
     cgroup_id: u64,
     attach_type: u32,
     padding2: u32,
+}
+
+/// `PIDFD_GET_INFO` of include/uapi/linux/pidfd.h (Linux 6.13), for a structure of its first size.
+const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
+const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
+
+/// `struct pidfd_info` as it was at first.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    others: [u32; 12],
+}
+
+/// The cgroup that a thread is in.
+///
+/// Errors: it has ended, or the kernel is older than Linux 6.13.
+pub(super) fn cgroup_of_thread(thread: u32) -> io::Result<CgroupId> {
+    let number = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    let number = number.ok_or(io::ErrorKind::NotFound)?;
+    // PIDFD_THREAD, which has the value of O_EXCL
+    let flags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+    let fd = pidfd_open(number, flags)?;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
+    // SAFETY: `info` is as large as the command says, and lives through the call, which writes to nothing else.
+    let done = unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match info.cgroup_id {
+        0 => Err(io::ErrorKind::NotFound.into()),
+        _ if info.mask & PIDFD_INFO_CGROUPID == 0 => Err(io::ErrorKind::Unsupported.into()),
+        id => Ok(CgroupId(id)),
+    }
 }
 
 /// Opens a pinned link.

@@ -9,6 +9,7 @@
 
 pub mod file;
 pub mod fuse;
+pub mod nest;
 pub mod puppet;
 
 use std::{

@@ -363,3 +363,87 @@ fn i9_a_stranger_at_the_path_of_a_cgroup_that_was_held_still_is_not_thawed() {
     assert_eq!(wish.trim(), "1");
     lift(&contain);
 }
+
+/// The agent dies while it does a freeze again and holds the cgroup still: its successor lets go on whoever lives beside the tree.
+#[test]
+fn i7_a_crash_while_a_freeze_is_done_again_leaves_nobody_else_frozen() {
+    let Some(ground) = Ground::new("paused and died") else { return };
+    let root = ground.shell("exec sleep 1000");
+    let late = sleeper(&ground, &ground.cgroup);
+    let beside = sleeper(&ground, &ground.cgroup);
+    let heard = Arc::new(Heard::default());
+    let mut config = ground.config();
+    config.lineage = Some(heard.clone());
+    let calm = config.clone();
+    let armed = Arc::new(Mutex::new(false));
+    let hook = Arc::clone(&armed);
+    let asked = ground.cgroup.join("cgroup.freeze");
+    let hook_asked = asked.clone();
+    config.on_step = Some(Arc::new(move |step| {
+        if step == "move child" && *hook.lock().unwrap() {
+            assert_eq!(fs::read_to_string(&hook_asked).unwrap().trim(), "1", "the cgroup is held still");
+            std::panic::resume_unwind(Box::new("the agent dies"));
+        }
+    }));
+    let contain = open(&config);
+    contain.react(SUBTREE, process(root), now()).unwrap();
+    heard.0.lock().unwrap().push(key(late));
+    *armed.lock().unwrap() = true;
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| contain.watch(now())));
+    assert!(died.is_err());
+    drop(contain);
+    assert_eq!(fs::read_to_string(&asked).unwrap().trim(), "1");
+    let contain = open(&calm);
+    contain.recover(now());
+    assert_eq!(fs::read_to_string(&asked).unwrap().trim(), "0");
+    assert_eq!(cgroup_of(beside).unwrap(), ground.path);
+    contain.watch(now());
+    // in the jail or, since the signal is in the journal, where the death left it
+    assert!(is_jailed(root) && (is_jailed(late) || state_of(late) == Some('T')));
+    lift(&contain);
+}
+
+/// Root of his own container moves everybody out of the jail and removes it, and the cgroup in which it was; and the first of the tree may be
+/// dead by then. Whoever lives is frozen again.
+#[test]
+fn a_jail_that_is_removed_with_all_around_it_is_made_again() {
+    for (first_ends, all_around) in [(false, false), (true, false), (false, true), (true, true)] {
+        let context = format!("first ends {first_ends}, all around {all_around}");
+        let Some(ground) = Ground::new("removed jail") else { return };
+        let (home, _) = ground.sub("home");
+        let (elsewhere, path) = ground.sub("elsewhere");
+        let root = ground.start_in(&home, Command::new("sh").args(["-c", "while :; do :; done & wait"]));
+        ground.await_members(2);
+        let child = ground.members().into_iter().find(|pid| *pid != root).unwrap();
+        let contain = ground.contain();
+        contain.react(SUBTREE, process(root), now()).unwrap();
+        let jail = home.join(cgroup_of(child).unwrap().rsplit('/').next().unwrap());
+        if first_ends {
+            let raw = rustix::process::Pid::from_raw(i32::try_from(root).unwrap()).unwrap();
+            rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+            wait_for("its end", || !lives(root));
+        } else {
+            fs::write(elsewhere.join("cgroup.procs"), root.to_string()).unwrap();
+        }
+        fs::write(elsewhere.join("cgroup.procs"), child.to_string()).unwrap();
+        wait_for("the jail to go", || fs::remove_dir(&jail).is_ok());
+        if all_around {
+            fs::remove_dir(&home).unwrap();
+        }
+        wait_for("it to run", || state_of(child) == Some('R'));
+        assert_eq!(cgroup_of(child).unwrap(), path);
+        let drifts = contain.watch(now());
+        assert!(drifts.iter().all(|drift| drift.again.is_ok()) && drifts.len() == 1, "{context}: {drifts:?}");
+        assert!(is_jailed(child) && (first_ends || is_jailed(root)), "{context}");
+        assert_eq!(contain.watch(now()), [], "{context}");
+        // a successor finds it, too
+        drop(contain);
+        let contain = ground.contain();
+        contain.recover(now());
+        assert_eq!(contain.watch(now()), [], "{context}");
+        lift(&contain);
+        wait_for("it to run", || state_of(child) == Some('R'));
+        assert!(!is_jailed(child) && !cgroup_of(child).unwrap().contains("jail"), "{context}");
+        assert!(!ground.snapshot().cgroups.keys().any(|name| name.contains("jail")), "{context}");
+    }
+}

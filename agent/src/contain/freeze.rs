@@ -69,9 +69,9 @@ impl Act for Freeze {
                 let taken = task.taken.take().filter(|held| held.key == *process && !held.has_ended());
                 let held = match taken {
                     Some(held) => Some(held),
-                    // Of a tree that is held already the first may have ended: the others are held on, and who came since is held, too.
+                    // of a tree that is held already the first may have ended
                     None => match Held::open_if_there(*process)? {
-                        None if !jail::holds_somebody(task, path) => {
+                        None if !jail::holds_somebody(task, path) && living(&state)?.is_none() => {
                             return Err(ActionFailure::TargetGone { target: process::name(*process) });
                         }
                         None => None,
@@ -82,7 +82,8 @@ impl Act for Freeze {
                         }
                     },
                 };
-                imprison_stopped(task, *process, held.as_ref(), path, &mut spared)?
+                let path = jail::moved_up(task, rollback, path)?;
+                imprison_stopped(task, *process, held.as_ref(), &path, &mut spared)?
             }
             _ => return Err(mismatch(task)),
         };
@@ -260,8 +261,33 @@ enum Patience {
     AskedIsEnough,
 }
 
+/// What is seen may go at any time between two looks. Nothing is left to hold only when everybody who was held has ended.
 fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result<Effect, ActionFailure> {
     let state = parts(task, rollback)?;
+    match look_once(task, &state, patience) {
+        Err(ActionFailure::TargetGone { target }) => match living(&state)? {
+            Some(key) => {
+                let found = format!("{} lives, and this is gone: {target}", process::name(key));
+                Ok(Effect::Missing { found })
+            }
+            None => Err(ActionFailure::TargetGone { target }),
+        },
+        seen => seen,
+    }
+}
+
+/// Somebody of a tree that is held who has not ended.
+fn living(state: &State<'_>) -> Result<Option<ProcessKey>, ActionFailure> {
+    let members = state.members.iter().map(|one| one.process);
+    for key in members.chain(state.stopped.iter().map(|one| one.process)) {
+        if Held::open_if_there(key)?.is_some() {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+fn look_once(task: &Task<'_>, state: &State<'_>, patience: Patience) -> Result<Effect, ActionFailure> {
     let jailed = state.jail.is_some_and(|path| task.scene.cgroups.cgroup(path).is_ok());
     if !state.stopped.is_empty() && !jailed {
         let stands = |held: &Held, _: &str| {
@@ -271,7 +297,7 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
                 .any(|one| held.stat.started(one.process) && one.process.pid == held.key.pid))
         };
         return match stop::verify_stopped(task, state.stopped)? {
-            Effect::InForce => all_are_held(task, &state, stands),
+            Effect::InForce => all_are_held(task, state, stands),
             missing => Ok(missing),
         };
     }
@@ -325,7 +351,7 @@ fn look(task: &Task<'_>, rollback: &RollbackState, patience: Patience) -> Result
             Ok(Effect::InForce) | Err(ActionFailure::TargetGone { .. }) => {}
             other => return other,
         }
-        let effect = all_are_held(task, &state, |held, at| Ok(was_stopped(held) || in_a_jail(at)?))?;
+        let effect = all_are_held(task, state, |held, at| Ok(was_stopped(held) || in_a_jail(at)?))?;
         if effect != Effect::InForce {
             return Ok(effect);
         }

@@ -219,7 +219,8 @@ fn pause(task: &Task<'_>, hold: &[String], paused: &mut Vec<Paused>) -> Result<(
 /// Whether the root, the only one ever moved into a new jail, has nobody that it could have left outside: no child at all, and none
 /// whose parent has ended. Its threads may be on their way to a stop still: what they fork from now on is born in the jail.
 fn is_alone(task: &Task<'_>, root: ProcessKey) -> Result<bool, ActionFailure> {
-    if halt::known_stopped(task).iter().any(|one| one.process.pid != root.pid)
+    if jail::known_members(task).iter().any(|one| one.process.pid != root.pid)
+        || halt::known_stopped(task).iter().any(|one| one.process.pid != root.pid)
         || task.scene.lineage.as_ref().is_some_and(|lineage| !lineage.descendants(root).is_empty())
     {
         return Ok(false);
@@ -303,7 +304,9 @@ fn outside_members(
     // Who was stopped as a descendant is one, though its parent may have been killed since; and so is whom the process tree names.
     let stopped = halt::known_stopped(task).into_iter().map(|one| one.process);
     let lineage = task.scene.lineage.iter().flat_map(|lineage| lineage.descendants(root));
-    for key in stopped.chain(lineage) {
+    // and so is whoever was in the jail before, wherever somebody has moved him
+    let members = jail::known_members(task).into_iter().map(|one| one.process);
+    for key in stopped.chain(lineage).chain(members) {
         let pid = key.pid.0;
         if !inside.contains(&pid)
             && !found.contains_key(&pid)

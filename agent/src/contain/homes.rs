@@ -9,6 +9,7 @@ use std::{collections::HashMap, io};
 use model::{ActionFailure, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
+    cgroup,
     engine::is_held,
     jail,
     process::{self, Stat},
@@ -136,7 +137,11 @@ pub(super) fn true_home(task: &Task<'_>, pid: u32, stat: Stat, at: String) -> Re
 /// Whether a member that is not in its own jail stands still in the jail of another freeze.
 pub(super) fn held_by_another(task: &Task<'_>, at: &str) -> io::Result<bool> {
     let Some(jail) = jail::jail_around(task, at) else { return Ok(false) };
-    Ok(task.scene.cgroups.cgroup(jail)?.freeze_wish()? == Frozen::Yes)
+    match task.scene.cgroups.cgroup(jail).and_then(|jail| jail.freeze_wish()) {
+        Ok(wish) => Ok(wish == Frozen::Yes),
+        Err(error) if cgroup::was_removed(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What was found of a process before any of our actions in force stopped it by signal; `None` when none did.

@@ -19,9 +19,10 @@ use std::{
 use model::{ActionFailure, ActionId, ActionState, Frozen, MovedProcess, ProcessKey, RollbackState};
 
 use super::{
-    cgroup::{self, Cgroup, LONGEST, is_unnamed},
+    cgroup::{self, Cgroup, LONGEST, Made, is_unnamed},
     free::empty,
     gather::gather,
+    halt::known_stopped,
     journal::{Line, Paused},
     process::Held,
     recover::is_settled,
@@ -131,6 +132,37 @@ pub(super) fn place<'a>(task: &Task<'_>, home: &'a str) -> io::Result<&'a str> {
     }
 }
 
+/// The path of the jail, or of another further up where somebody has moved everybody out and removed the cgroup in which it was.
+pub(super) fn moved_up<'a>(
+    task: &Task<'_>,
+    rollback: &RollbackState,
+    path: &'a str,
+) -> Result<Cow<'a, str>, ActionFailure> {
+    let before = outside(path);
+    let mut parent = before;
+    let failed = |path: &str, error: io::Error| cgroup::failure("open", path, &error);
+    while parent != "/" {
+        match task.scene.cgroups.cgroup(parent) {
+            Ok(_) => break,
+            Err(error) if cgroup::was_removed(&error) => parent = above(parent),
+            Err(error) => return Err(failed(parent, error)),
+        }
+    }
+    if parent == before {
+        return Ok(Cow::Borrowed(path));
+    }
+    let parent = place(task, parent).map_err(|error| failed(parent, error))?;
+    let fresh = jail_path(parent, task.id);
+    let mut rollback = rollback.clone();
+    if let RollbackState::Freeze { jail, members, stopped, .. } = &mut rollback {
+        *jail = Some(fresh.clone());
+        *members = known_members(task);
+        *stopped = known_stopped(task);
+    }
+    task.note(Line::Rollback { id: task.id.clone(), rollback })?;
+    Ok(Cow::Owned(fresh))
+}
+
 pub(super) fn is_ours(jail: &Cgroup) -> bool {
     jail.owner().is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
 }
@@ -219,6 +251,8 @@ pub(super) fn imprison(
             Ok(())
         })
         .and_then(|()| {
+            // the first is not there to be alone
+            let made = if held.is_some() { made } else { Made::Before };
             gather(task, root, &jail, made, &mut spared, &mut left)?;
             match task.in_force.get() {
                 Some(_) => Ok(Frozen::Yes),

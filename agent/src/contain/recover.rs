@@ -12,6 +12,7 @@ use model::{
 
 use super::{
     engine::{Clock, Contain, is_held},
+    jail,
     journal::{Line, Slot},
     network,
     scene::{Clean, Task, act},
@@ -115,6 +116,9 @@ impl Contain {
         let record = self.record(id).filter(|record| is_settled(record.state))?;
         let task = Task::of_record(&self.scene, &record);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
+        if let Err(failure) = jail::resume(&task) {
+            tracing::warn!(action = %id, %failure, "a cgroup that was held still for a moment is not thawed yet");
+        }
         let found = match act(&record.action).still_holds(&task, &rollback) {
             Ok(Effect::InForce) => {
                 self.unmended().remove(id);
@@ -166,6 +170,8 @@ impl Contain {
         }
         let task = Task::of_record(&self.scene, &record);
         let rollback = record.rollback.clone().unwrap_or(RollbackState::Nothing);
+        // whoever lives beside the tree stands still only for the moment of the move
+        jail::resume(&task)?;
         match record.state {
             ActionState::Applying => {
                 let Err(failure) = act(&record.action)

@@ -67,6 +67,8 @@ impl Act for Freeze {
             (None, Some(path), Target::Process { process }) => {
                 jail::resume(task)?;
                 let taken = task.taken.take().filter(|held| held.key == *process && !held.has_ended());
+                // captured this moment: its cgroup is there, and on the way to a freeze nobody looks twice
+                let is_fresh = taken.is_some();
                 let held = match taken {
                     Some(held) => Some(held),
                     // of a tree that is held already the first may have ended
@@ -82,7 +84,10 @@ impl Act for Freeze {
                         }
                     },
                 };
-                let path = jail::moved_up(task, rollback, path)?;
+                let path = match is_fresh {
+                    true => path.into(),
+                    false => jail::moved_up(task, rollback, path)?,
+                };
                 imprison_stopped(task, *process, held.as_ref(), &path, &mut spared)?
             }
             _ => return Err(mismatch(task)),

@@ -32,6 +32,8 @@ pub(crate) enum Part {
     Intelligence,
     /// What the API server does not take.
     Cluster,
+    /// Kinds of objects that the API server does not tell of.
+    Reading,
     /// What nodes report is not kept in the API server.
     Reports,
     /// The lease has run out.
@@ -54,6 +56,7 @@ impl Part {
             Self::Correlation => "correlation",
             Self::Intelligence => "intelligence",
             Self::Cluster => "cluster",
+            Self::Reading => "reading",
             Self::Reports => "reports",
             Self::Lease => "lease",
             Self::Version => "version",

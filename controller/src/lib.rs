@@ -31,6 +31,7 @@ mod start;
 mod store;
 mod trace;
 mod trusted;
+mod watched;
 
 pub use act;
 pub use config::{Clock, ControllerConfig, Limits, wall_clock};

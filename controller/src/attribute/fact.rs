@@ -24,6 +24,13 @@ pub enum Fact {
         /// Which.
         uid: String,
     },
+    /// All of one kind of owners that there are: what is not among them is gone.
+    OwnersListed {
+        /// Which kind.
+        kind: &'static str,
+        /// Their uids, sorted.
+        uids: Vec<String>,
+    },
     /// A namespace as it stands.
     Namespace {
         /// Its name.
@@ -40,6 +47,8 @@ pub enum Fact {
         /// Its name.
         name: String,
     },
+    /// All namespaces that there are, by name, sorted: what is not among them is gone.
+    NamespacesListed(Vec<String>),
     /// All pods that there are: what is not among them is gone.
     PodsListed {
         /// Their uids, sorted.

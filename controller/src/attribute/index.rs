@@ -143,6 +143,7 @@ impl Index {
             Fact::PodsListed { uids } => self.pods_listed(&uids, now),
             Fact::Owner(seen) => self.owner_seen(seen),
             Fact::OwnerGone { uid } => self.owner_gone(uid, now),
+            Fact::OwnersListed { kind, uids } => self.owners_listed(kind, &uids, now),
             Fact::Namespace { name, version, labels, annotations } => {
                 self.namespace_seen(name, KnownNamespace { version, labels, annotations });
             }
@@ -150,6 +151,7 @@ impl Index {
                 self.namespaces_changed += 1;
                 drop(self.namespaces.remove(&name));
             }
+            Fact::NamespacesListed(names) => self.namespaces_listed(&names),
             Fact::Service(seen) => self.overflow += u64::from(self.doors.service(seen, now) == Room::None),
             Fact::ServicesListed(uids) => self.doors.services_listed(&uids),
             Fact::Ingress(seen) => self.overflow += u64::from(self.doors.ingress(seen, now) == Room::None),
@@ -471,6 +473,23 @@ impl Index {
             known.deleted = Some(now);
             self.owners_gone.insert((now, uid));
         }
+    }
+
+    fn owners_listed(&mut self, kind: &str, uids: &[String], now: Timestamp) {
+        let is_missing = |uid: &String, known: &KnownOwner| {
+            let is_of_kind = known.seen.as_ref().is_some_and(|seen| seen.owner.kind == kind);
+            is_of_kind && known.deleted.is_none() && uids.binary_search(uid).is_err()
+        };
+        let missing = self.owners.iter().filter(|(uid, known)| is_missing(uid, known));
+        for uid in missing.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+            self.owner_gone(uid, now);
+        }
+    }
+
+    fn namespaces_listed(&mut self, names: &[String]) {
+        let before = self.namespaces.len();
+        self.namespaces.retain(|name, _| names.binary_search(name).is_ok());
+        self.namespaces_changed += u64::from(self.namespaces.len() != before);
     }
 
     fn namespace_seen(&mut self, name: String, seen: KnownNamespace) {

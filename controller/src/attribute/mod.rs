@@ -57,12 +57,15 @@ pub struct Pods {
 
 struct Inner {
     index: RwLock<Index>,
-    sight: RwLock<BTreeMap<&'static str, Sight>>,
+    sights: changing::Sender<Sights>,
     flows: Mutex<Flows>,
     clock: Clock,
     /// Something was told, or a kind came in or out of sight.
     changed: changing::Sender<()>,
 }
+
+/// Each kind that was heard of.
+pub(crate) type Sights = BTreeMap<&'static str, Sight>;
 
 /// Whether a kind of objects is known at present.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +83,13 @@ impl Pods {
     #[must_use]
     pub fn new(limits: Limits, clock: Clock) -> Self {
         let (index, flows) = (RwLock::new(Index::new(limits)), Mutex::default());
-        let inner =
-            Inner { index, sight: RwLock::default(), flows, clock, changed: changing::Sender::new(()) };
+        let inner = Inner {
+            index,
+            sights: changing::Sender::default(),
+            flows,
+            clock,
+            changed: changing::Sender::new(()),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -247,26 +255,19 @@ impl Pods {
         self.read().size()
     }
 
-    /// Kinds that are not known at present, with the reason.
-    #[must_use]
-    pub fn blind(&self) -> Vec<(&'static str, String)> {
-        let sight = self.inner.sight.read().unwrap_or_else(PoisonError::into_inner);
-        let blind = |(kind, sight): (&&'static str, &Sight)| match sight {
-            Sight::Blind(why) => Some((*kind, why.clone())),
-            Sight::Clear | Sight::Starting => None,
-        };
-        sight.iter().filter_map(blind).collect()
+    /// Whether each kind is known, as that changes.
+    pub(crate) fn sights(&self) -> changing::Receiver<Sights> {
+        self.inner.sights.subscribe()
     }
 
     /// Whether a kind is known at present.
     #[must_use]
     pub fn sight(&self, kind: &str) -> Sight {
-        let sight = self.inner.sight.read().unwrap_or_else(PoisonError::into_inner);
-        sight.get(kind).cloned().unwrap_or(Sight::Starting)
+        self.inner.sights.borrow().get(kind).cloned().unwrap_or(Sight::Starting)
     }
 
     fn see(&self, kind: &'static str, sight: Sight) {
-        self.inner.sight.write().unwrap_or_else(PoisonError::into_inner).insert(kind, sight);
+        self.inner.sights.send_modify(|sights| drop(sights.insert(kind, sight)));
         self.inner.changed.send_replace(());
     }
 

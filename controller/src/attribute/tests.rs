@@ -220,6 +220,33 @@ fn what_a_new_list_does_not_name_is_gone() {
     assert_eq!(resolved(&index, "uid-api-1", "").deleted, None);
 }
 
+/// A list that begins anew tells of no deletion: owners and namespaces that went meanwhile would stay for good.
+#[test]
+fn owners_and_namespaces_that_a_new_list_does_not_name_are_gone_and_those_of_other_kinds_stay() {
+    let namespace = |name: &str| Fact::Namespace {
+        name: name.into(),
+        version: Version(1),
+        labels: BTreeMap::from([("team".into(), name.into())]),
+        annotations: BTreeMap::new(),
+    };
+    let sets = ["a", "b"].map(|name| above("ReplicaSet", name, Some(owner("Deployment", name)), 1));
+    let deployments = ["a", "b"].map(|name| above("Deployment", name, None, 1));
+    let facts = sets.into_iter().chain(deployments).chain([namespace("pay"), namespace("shop")]);
+    let mut index = Index::new(Limits { owners: 4, ..Limits::default() });
+    facts.for_each(|fact| index.take(fact, at(1)));
+    let version = index.node_version(&NodeId::new("one"));
+    index.take(Fact::OwnersListed { kind: "ReplicaSet", uids: vec!["uid-ReplicaSet-b".into()] }, at(2));
+    index.take(Fact::NamespacesListed(vec!["shop".into()]), at(2));
+    assert_eq!(index.namespace_label("pay", "team"), None);
+    assert_eq!(index.namespace_label("shop", "team"), Some("shop"));
+    assert_ne!(index.node_version(&NodeId::new("one")), version, "nodes are told");
+    // There is room for one more, and it is that of the one which is gone.
+    index.take(above("ReplicaSet", "c", None, 2), at(3));
+    assert_eq!(index.size().overflow, 0);
+    index.take(above("ReplicaSet", "d", None, 3), at(3));
+    assert_eq!(index.size().overflow, 1, "the Deployments and the other ReplicaSet are there");
+}
+
 #[test]
 fn an_address_is_a_pods_while_the_pod_has_it_and_a_nodes_is_nobodys() {
     let address = "10.244.0.7".parse().unwrap();

@@ -12,10 +12,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use model::PodSource;
 use serde::de::DeserializeOwned;
@@ -27,6 +24,7 @@ use super::{
     fact::Fact,
     read::{self, Marks},
 };
+use crate::watched::{because, events, is_blind};
 
 /// What is watched.
 #[derive(Debug, Clone)]
@@ -92,7 +90,7 @@ async fn follow_pods(
     marks: Arc<Marks>,
     stop: CancellationToken,
 ) {
-    let stream = watcher(Api::<Pod>::all(client), config).default_backoff();
+    let stream = events(Api::<Pod>::all(client), config);
     // Those named since the list began; the whole list tells which of those known before are gone.
     let mut listed = BTreeSet::new();
     follow("Pod", &pods.clone(), stream, stop, |event| match event {
@@ -135,10 +133,20 @@ where
         _ => "CronJob",
     };
     let config = watcher::Config::default().page_size(PAGE_OF_METADATA);
-    let stream = watcher(Api::<PartialObjectMeta<K>>::all(client), config).default_backoff();
+    let stream = events(Api::<PartialObjectMeta<K>>::all(client), config);
+    let mut listed = BTreeSet::new();
     follow(kind, &pods.clone(), stream, stop, |event: Event<PartialObjectMeta<K>>| match event {
-        Event::Init | Event::InitDone => {}
-        Event::InitApply(object) | Event::Apply(object) => {
+        Event::Init => listed.clear(),
+        Event::InitApply(object) => {
+            if let Some(fact) = read::owner(&object) {
+                listed.extend(object.metadata.uid);
+                pods.tell(fact);
+            }
+        }
+        Event::InitDone => {
+            pods.tell(Fact::OwnersListed { kind, uids: std::mem::take(&mut listed).into_iter().collect() });
+        }
+        Event::Apply(object) => {
             if let Some(fact) = read::owner(&object) {
                 pods.tell(fact);
             }
@@ -163,7 +171,7 @@ async fn follow_doors<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let kind: &'static str = if K::kind(&()).as_ref() == "Service" { "Service" } else { "Ingress" };
-    let stream = watcher(Api::<K>::all(client), config).default_backoff();
+    let stream = events(Api::<K>::all(client), config);
     let mut listed = BTreeSet::new();
     follow(kind, &pods.clone(), stream, stop, |event| match event {
         Event::Init => listed.clear(),
@@ -190,27 +198,31 @@ async fn follow_doors<K>(
 
 async fn follow_namespaces(pods: Pods, client: Client, marks: Arc<Marks>, stop: CancellationToken) {
     let config = watcher::Config::default().page_size(PAGE_OF_METADATA);
-    let stream = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), config).default_backoff();
-    follow(
-        "Namespace",
-        &pods.clone(),
-        stream,
-        stop,
-        |event: Event<PartialObjectMeta<Namespace>>| match event {
-            Event::Init | Event::InitDone => {}
-            Event::InitApply(object) | Event::Apply(object) => {
-                if let Some(fact) = read::namespace(&object, &marks) {
-                    pods.tell(fact);
-                }
+    let stream = events(Api::<PartialObjectMeta<Namespace>>::all(client), config);
+    let mut listed = BTreeSet::new();
+    let take = |event: Event<PartialObjectMeta<Namespace>>| match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(object) => {
+            if let Some(fact) = read::namespace(&object, &marks) {
+                listed.extend(object.metadata.name);
+                pods.tell(fact);
             }
-            Event::Delete(object) => {
-                if let Some(name) = object.metadata.name {
-                    pods.tell(Fact::NamespaceGone { name });
-                }
+        }
+        Event::InitDone => {
+            pods.tell(Fact::NamespacesListed(std::mem::take(&mut listed).into_iter().collect()));
+        }
+        Event::Apply(object) => {
+            if let Some(fact) = read::namespace(&object, &marks) {
+                pods.tell(fact);
             }
-        },
-    )
-    .await;
+        }
+        Event::Delete(object) => {
+            if let Some(name) = object.metadata.name {
+                pods.tell(Fact::NamespaceGone { name });
+            }
+        }
+    };
+    follow("Namespace", &pods.clone(), stream, stop, take).await;
 }
 
 /// Takes what a watch gives until it is told to stop.
@@ -239,9 +251,8 @@ async fn follow<K>(
             }
             Some(Err(error)) => {
                 tracing::warn!(kind, %error, "the API server does not tell");
-                // A watch that merely ended is begun anew from where it was; until it is, what comes is late and not unknown.
-                if !matches!(error, watcher::Error::WatchError(_)) {
-                    pods.see(kind, Sight::Blind(error.to_string()));
+                if is_blind(&error) {
+                    pods.see(kind, Sight::Blind(because(&error)));
                 }
             }
         }

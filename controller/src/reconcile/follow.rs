@@ -12,13 +12,15 @@ use kube::{
     api::DynamicObject,
     core::ApiResource,
     runtime::{
-        WatchStreamExt as _,
         reflector::{ObjectRef, Store, store::Writer},
-        watcher::{self, watcher},
+        watcher::{self, Event},
     },
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::unread::Unread;
+use crate::watched::{because, events, is_blind};
 
 /// The label that says which incident an object belongs to.
 pub(crate) const INCIDENT_LABEL: &str = "hemostat.dev/incident";
@@ -99,58 +101,72 @@ pub(crate) enum Which {
     OfIncidents,
 }
 
-/// Follows a kind until `stop`; what changes is told to `due` under the name that `named` gives it.
+/// Follows a kind until `stop`; what changes is told to `due` under the name that `named` gives it, and whether it is told of at all to `unread`.
 pub(crate) fn follow<K>(
     (api, which): (Api<DynamicObject>, Which),
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-    due: &Due,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+    (due, unread): (&Due, &Unread),
     named: impl Fn(&DynamicObject) -> Option<String> + Send + 'static,
 ) -> Known
 where
     K: Resource<DynamicType = ()>,
 {
     let kind = ApiResource::erase::<K>(&());
-    let writer = Writer::new(kind.clone());
+    let mut writer = Writer::new(kind.clone());
     let store = writer.as_reader();
     let (tell_listed, listed) = watch::channel(false);
-    let (stop, due, name) = (stop.clone(), due.clone(), kind.kind.clone());
+    let (stop, due, unread, kind_name) = (stop.clone(), due.clone(), unread.clone(), kind.kind.clone());
+    let (held, of_kind) = (store.clone(), kind.clone());
     tasks.spawn(async move {
         let mut config = watcher::Config::default().page_size(PAGE);
         if which == Which::OfIncidents {
             config = config.labels(INCIDENT_LABEL);
         }
-        let stream = watcher(api, config)
-            .default_backoff()
-            .modify(|object| {
-                // Who wrote which field is of no use here, and large.
-                object.metadata.managed_fields = None;
-            })
-            .reflect(writer);
-        let mut stream = pin!(stream);
+        let tell = move |object: &DynamicObject| {
+            if let Some(name) = named(object) {
+                due.add(name);
+            }
+        };
+        let mut stream = pin!(events(api, config));
         loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return,
                 next = stream.next() => next,
             };
-            match next {
-                Some(Ok(
-                    watcher::Event::Apply(object)
-                    | watcher::Event::Delete(object)
-                    | watcher::Event::InitApply(object),
-                )) => {
-                    if let Some(name) = named(&object) {
-                        due.add(name);
-                    }
-                }
-                Some(Ok(watcher::Event::InitDone)) => {
-                    tell_listed.send_replace(true);
-                }
-                Some(Ok(watcher::Event::Init)) => {}
+            let mut event = match next {
+                Some(Ok(event)) => event,
                 Some(Err(error)) => {
-                    tracing::warn!(kind = name, %error, "a kind of resources cannot be followed at present")
+                    tracing::warn!(kind = kind_name, %error, "a kind of resources cannot be followed at present");
+                    if is_blind(&error) {
+                        unread.add(&kind_name, because(&error));
+                    }
+                    continue;
                 }
                 None => return,
+            };
+            if let Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) = &mut event {
+                // Who wrote which field is of no use here, and large.
+                object.metadata.managed_fields = None;
+            }
+            // What went while nothing was told of it is in no event: the new list does not have it.
+            let before = if matches!(event, Event::InitDone) { held.state() } else { Vec::new() };
+            writer.apply_watcher_event(&event);
+            match &event {
+                Event::Apply(object) | Event::Delete(object) => {
+                    tell(object);
+                    unread.remove(&kind_name);
+                }
+                Event::InitApply(object) => tell(object),
+                Event::InitDone => {
+                    for object in before {
+                        if held.get(&ObjectRef::from_obj_with(object.as_ref(), of_kind.clone())).is_none() {
+                            tell(&object);
+                        }
+                    }
+                    unread.remove(&kind_name);
+                    tell_listed.send_replace(true);
+                }
+                Event::Init => {}
             }
         }
     });

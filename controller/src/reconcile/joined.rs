@@ -16,12 +16,13 @@ use super::{
     journal,
     mirror::Mirror,
     reach::Reach,
+    unread::Unread,
 };
 use crate::{Clock, artifact::Artifacts, crash::CrashPoints, start::Inside};
 
 #[expect(clippy::too_many_arguments, reason = "the one place where the parts are joined")]
 pub(super) fn start_reconcilers(
-    reach: &Reach,
+    (reach, unread): (&Reach, &Unread),
     config: &ClusterConfig,
     parts: &Inside,
     me: String,
@@ -36,44 +37,38 @@ pub(super) fn start_reconcilers(
     let of_incident = |object: &kube::api::DynamicObject| label_of(object).map(str::to_owned);
     let playbooks = follow::<crds::Playbook>(
         (reach.everywhere::<crds::Playbook>(), Which::All),
-        tasks,
-        stop,
-        &came_in,
+        (tasks, stop),
+        (&came_in, unread),
         any,
     );
     let policies = follow::<crds::ResponsePolicy>(
         (reach.everywhere::<crds::ResponsePolicy>(), Which::All),
-        tasks,
-        stop,
-        &came_in,
+        (tasks, stop),
+        (&came_in, unread),
         any,
     );
     let rule_sets = follow::<crds::rule_set::RuleSet>(
         (reach.everywhere::<crds::rule_set::RuleSet>(), Which::All),
-        tasks,
-        stop,
-        &came_in,
+        (tasks, stop),
+        (&came_in, unread),
         any,
     );
     let incidents = follow::<crds::incident::Incident>(
         (reach.everywhere::<crds::incident::Incident>(), Which::OfIncidents),
-        tasks,
-        stop,
-        &came_out,
+        (tasks, stop),
+        (&came_out, unread),
         of_incident,
     );
     let actions = follow::<crds::response_action::ResponseAction>(
         (reach.everywhere::<crds::response_action::ResponseAction>(), Which::All),
-        tasks,
-        stop,
-        &came_out,
+        (tasks, stop),
+        (&came_out, unread),
         of_incident,
     );
     let approvals = follow::<crds::approval::Approval>(
         (reach.everywhere::<crds::approval::Approval>(), Which::OfIncidents),
-        tasks,
-        stop,
-        &came_out,
+        (tasks, stop),
+        (&came_out, unread),
         of_incident,
     );
     let reporter =

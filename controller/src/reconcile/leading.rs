@@ -24,7 +24,9 @@ use super::{
     reach::{Failure, Reach},
     reports,
     serving::{OWN_LIFE, Serving},
-    succession, vigil,
+    succession,
+    unread::Unread,
+    vigil,
 };
 use crate::{
     Controller, ControllerConfig, ControllerHandle, StartError,
@@ -85,6 +87,8 @@ pub(super) async fn lead(
     let parts = handle.inside();
     inside.send_replace(Some((parts.health.clone(), Arc::clone(&parts.metrics))));
 
+    let unread = Unread::new(parts.health.clone());
+    parts.tasks.spawn(unread.clone().of_pods(pods.clone(), parts.stop.clone()));
     parts.tasks.spawn(attribute::watch(
         pods.clone(),
         client.clone(),
@@ -114,8 +118,16 @@ pub(super) async fn lead(
     let guards =
         Guards { pods: pods.clone(), home: config.namespace.as_str().into(), policies, clock: clock.clone() };
     let (ready, mut is_ready) = watch::channel(false);
-    let mirror =
-        start_reconcilers(&reach, config, &parts, me, told, (bundle, scoped), ready, (&clock, &state, crash));
+    let mirror = start_reconcilers(
+        (&reach, &unread),
+        config,
+        &parts,
+        me,
+        told,
+        (bundle, scoped),
+        ready,
+        (&clock, &state, crash),
+    );
     let epoch = term.as_ref().map_or(0, |term| term.epoch);
     let reports = reports::Reports::new(reach.clone(), config.namespace.clone(), parts.health.clone(), epoch);
     parts.tasks.spawn(reports.keep(to_keep, parts.inbox.clone(), parts.stop.clone()));

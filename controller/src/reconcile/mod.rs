@@ -33,6 +33,7 @@ mod skew;
 mod steady;
 mod succession;
 mod tell;
+mod unread;
 mod vigil;
 
 use std::{io, net::SocketAddr, time::Duration};

@@ -73,3 +73,62 @@ async fn i5_an_undo_whose_right_was_taken_away_says_so_and_is_done_exactly_once_
     node.close().await;
     process.stop();
 }
+
+/// The rules of the controller's ClusterRole without a resource: what they were.
+fn withheld(scene: &Scene, resource: &str) -> Value {
+    let before = scene.get(&["clusterrole", "c"])["rules"].clone();
+    let mut rules = before.clone();
+    for rule in rules.as_array_mut().into_iter().flatten() {
+        if let Some(names) = rule["resources"].as_array_mut() {
+            names.retain(|name| name != resource);
+        }
+    }
+    rules
+        .as_array_mut()
+        .unwrap()
+        .retain(|rule| rule["resources"].as_array().is_none_or(|all| !all.is_empty()));
+    assert_ne!(rules, before, "{resource} is in no rule");
+    give(scene, &rules);
+    before
+}
+
+fn give(scene: &Scene, rules: &Value) {
+    let patch = serde_json::json!({ "rules": rules }).to_string();
+    scene.kubectl(&["patch", "clusterrole", "c", "--type=merge", "-p", &patch]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_controller_may_not_read_is_named_in_its_health_and_read_once_it_may() {
+    let Some(scene) = Scene::new() else { return };
+    let rules = withheld(&scene, "pods");
+    let (process, node) = scene.opens(&steps(&[FREEZE])).await;
+    let told = || process.ask("/readyz").unwrap_or_default();
+    let blind = "reading: the API server does not tell of Pod: pods is forbidden: User \"controller\" cannot list resource \"pods\"";
+    until("health names the right", || told().contains(blind)).await;
+    until("it serves: what is in no pod is answered", || told().starts_with("serving")).await;
+    let uid = scene.pod_in("pay", "c");
+    give(&scene, &rules);
+    until("pods are known again", || !told().contains("reading:")).await;
+    node.tell(miner_in_pod("n1", 41, &uid));
+    scene.wait(&["inc", "-n", "pay"], |it| it["items"].as_array().is_some_and(|all| all.len() == 1));
+    node.close().await;
+    process.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_may_not_read_playbooks_says_so_and_serves_once_it_may() {
+    let Some(scene) = Scene::new() else { return };
+    let rules = withheld(&scene, "playbooks");
+    let process = scene.spawn("one", "one");
+    let told = || process.ask("/readyz").unwrap_or_default();
+    until("it says which right", || {
+        told().starts_with("loading")
+            && told().contains(
+                "reading: the API server does not tell of Playbook: playbooks.hemostat.dev is forbidden",
+            )
+    })
+    .await;
+    give(&scene, &rules);
+    until("it serves", || told() == "serving\n").await;
+    process.stop();
+}

@@ -11,7 +11,7 @@ use hyper::http::{
     header::{ACCEPT, CONTENT_TYPE},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Client;
+use kube::{Client, core::Status};
 use model::{ActionFailure, ObjectRef};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -483,6 +483,9 @@ impl Api {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(kube::Error::Api(status))) => {
                 let (object, because) = (object.to_owned(), status.message.clone());
+                if let Some(because) = kept_up(&status) {
+                    return Err(ApiFault::Refused { operation, object, because });
+                }
                 Err(match status.code {
                     404 => ApiFault::NotFound { object },
                     409 => ApiFault::Conflict { object, because },
@@ -561,4 +564,11 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+/// A disruption budget forbids an eviction: with the status by which the API server says that it is busy, but that will not pass by itself.
+fn kept_up(status: &Status) -> Option<String> {
+    let details = status.details.as_ref().filter(|details| details.retry_after_seconds == 0)?;
+    let cause = details.causes.iter().find(|cause| cause.reason == "DisruptionBudget")?;
+    Some(format!("{} {}", status.message, cause.message))
 }

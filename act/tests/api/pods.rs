@@ -281,7 +281,7 @@ async fn i5_a_pod_is_detached_from_its_services_and_its_replicaset_and_goes_back
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_is_evicted_or_deleted_only_if_it_is_the_very_one() {
+async fn a_pod_is_evicted_or_deleted_and_gone() {
     for (name, action) in
         [("cluster.evict-pod", ClusterAction::EvictPod), ("cluster.delete-pod", ClusterAction::DeletePod)]
     {
@@ -294,6 +294,59 @@ async fn a_pod_is_evicted_or_deleted_only_if_it_is_the_very_one() {
         assert!(world.get(&path).await.is_none());
         assert_eq!(act.verify().await.unwrap(), Effect::InForce);
     }
+}
+
+/// I9: between the look and the deed the pod went, and another has its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i9_a_pod_that_only_has_the_name_is_neither_evicted_nor_deleted() {
+    for (name, action) in
+        [("cluster.evict-pod", ClusterAction::EvictPod), ("cluster.delete-pod", ClusterAction::DeletePod)]
+    {
+        let Some(world) = World::of(name).await else { return };
+        let mut pod = world.pod(json!({}));
+        pod["metadata"] = json!({"name": "api-0"});
+        let first = world.make(&world.below("pods"), pod.clone()).await;
+        let path = path_of(&world, &first);
+        let act = world.begin(action.clone(), target(&first, "v1", "Pod")).await.unwrap();
+        world.delete(&format!("{path}?gracePeriodSeconds=0")).await;
+        let second = world.make(&world.below("pods"), pod).await;
+        let ended = act.apply().await;
+        let there = world.get(&path).await;
+        assert!(
+            there.as_ref().is_some_and(|there| {
+                there["metadata"]["uid"] == second["metadata"]["uid"]
+                    && there["metadata"]["deletionTimestamp"].is_null()
+            }),
+            "{name}: {ended:?}, {there:?}"
+        );
+    }
+}
+
+/// What keeps a service up says no, in the API server's own words, and the pod runs on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_eviction_that_a_disruption_budget_forbids_fails_with_its_name() {
+    let Some(world) = World::of("cluster.evict-pod").await else { return };
+    let mut pod = world.pod(json!({"app": "api"}));
+    pod["spec"]["nodeName"] = "n1".into();
+    let pod = world.make(&world.below("pods"), pod).await;
+    let path = path_of(&world, &pod);
+    let ready = json!({"type": "Ready", "status": "True"});
+    world
+        .change(&format!("{path}/status"), json!({"status": {"phase": "Running", "conditions": [ready]}}))
+        .await;
+    let budgets = world.of_group("policy/v1", "poddisruptionbudgets");
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "api"}}});
+    world.make(&budgets, json!({"metadata": {"name": "keeps-one"}, "spec": spec})).await;
+    // As the controller for budgets writes it.
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1});
+    world.change(&format!("{budgets}/keeps-one/status"), json!({ "status": status })).await;
+    let act = world.begin(ClusterAction::EvictPod, target(&pod, "v1", "Pod")).await.unwrap();
+    let refused = act.apply().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("refuses: ") && refused.contains("disruption budget keeps-one needs 1 healthy pods"),
+        "{refused}"
+    );
+    assert!(world.get(&path).await.unwrap()["metadata"]["deletionTimestamp"].is_null());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -403,6 +456,36 @@ async fn a_checkpoint_of_each_container_is_asked_of_the_kubelet_and_its_absence_
     let plain = ClusterAction::CollectEvidence(CollectEvidence::default());
     world.begin(plain, target(&pod, "v1", "Pod")).await.unwrap().apply().await.unwrap();
     assert_eq!(kubelet.heard.lock().unwrap().iter().filter(|l| l.contains("/checkpoint/")).count(), 2);
+}
+
+/// The right to speak to kubelets is as good as root on every node, and so it is not one of the action's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_right_of_its_own_no_checkpoint_is_asked_for_and_everything_else_is_collected() {
+    let Some(world) = World::of("cluster.collect-evidence").await else { return };
+    let Some(kubelet) = Kubelet::on(&world, false).await else { return };
+    let mut pod = world.pod(json!({"app": "x"}));
+    pod["spec"]["nodeName"] = kubelet.node.clone().into();
+    let pod = world.make(&world.below("pods"), pod).await;
+    kubelet.says("GET /containerLogs/", 200, "a line of the log\n");
+    kubelet.says("POST /checkpoint/", 200, json!({"items": ["/x"]}).to_string());
+    let action = ClusterAction::CollectEvidence(CollectEvidence {
+        memory: MemoryCapture::Private,
+        ..CollectEvidence::default()
+    });
+    let act = world.begin(action, target(&pod, "v1", "Pod")).await.unwrap();
+    let outputs = act.apply().await.unwrap();
+    assert_eq!(act.verify().await.unwrap(), Effect::InForce);
+    let bundle = std::path::PathBuf::from(outputs["bundle"].as_str().unwrap());
+    let manifest: Value =
+        serde_json::from_str(&std::fs::read_to_string(bundle.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["checkpoints"], json!([]), "{manifest}");
+    let lacks = manifest["incomplete"][0].as_str().unwrap();
+    assert!(
+        lacks.starts_with("checkpoint of c: ") && lacks.contains("cannot create resource \"nodes/proxy\""),
+        "{manifest}"
+    );
+    assert_eq!(std::fs::read_to_string(bundle.join("c.log")).unwrap(), "a line of the log\n");
+    assert!(!kubelet.heard.lock().unwrap().iter().any(|line| line.contains("/checkpoint/")));
 }
 
 /// A definition of somebody else's, as far as its name and place go.

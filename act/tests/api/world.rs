@@ -444,10 +444,12 @@ async fn through(kubeconfig: &Path, user: Option<&str>) -> Client {
     connect(&fs::read_to_string(kubeconfig).unwrap(), user).await
 }
 
+/// What is refused is asked once: the controller's own client asks again in its own way.
 async fn connect(file: &str, user: Option<&str>) -> Client {
     let file = Kubeconfig::from_yaml(file).unwrap();
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
     config.auth_info.impersonate = user.map(str::to_owned);
+    config.default_retry = false;
     Client::try_from(config).unwrap()
 }
 

@@ -104,7 +104,9 @@ async fn serve(
     asked: Arc<Mutex<Vec<Asked>>>,
     stop: CancellationToken,
 ) {
-    let config = Config::from_custom_kubeconfig(behind, &KubeConfigOptions::default()).await.unwrap();
+    let mut config = Config::from_custom_kubeconfig(behind, &KubeConfigOptions::default()).await.unwrap();
+    // A door asks nothing by itself.
+    config.default_retry = false;
     let client = Client::try_from(config).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {

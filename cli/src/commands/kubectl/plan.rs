@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use crds::{
-    Mode, Playbook, Radius, ResponsePolicy,
+    Memory, Mode, Parameters, Playbook, Radius, ResponsePolicy,
     source::{Resource as Read, Severity, read},
 };
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -19,6 +19,9 @@ use crate::{
     exit::{Ended, Exit},
     render::{Column, Fit, Table, Window, write_out},
 };
+
+/// The right that `cluster.collect-evidence` needs for memory, as the crate `act` calls it.
+const CHECKPOINT: &str = "cluster.collect-evidence-memory";
 
 /// The label of a role of the chart: which action it is for.
 const ACTION_LABEL: &str = "hemostat.dev/action";
@@ -79,41 +82,50 @@ fn page(
         Column { heading: "ENABLED", fit: Fit::Keep },
         Column { heading: "ON FAILURE", fit: Fit::Drop(1) },
     ]);
-    let mut lacks = Vec::new();
+    let (mut lacks, mut without_memory) = (BTreeSet::new(), Vec::new());
     for step in &plan.spec().steps {
-        let kind = ActionKind::named(&step.action.0);
-        let residual = kind.is_some_and(|kind| kind.undo().residual().is_some());
-        let asks = match (step.approval, residual) {
-            (crds::Approval::Required, _) => "always",
-            (_, true) => "unless standing",
-            (_, false) => "as the gate says",
-        };
-        let may = match enabled {
-            _ if step.action.0.starts_with("node.") || step.action.0 == "notify.send" => "yes",
-            None => "?",
-            Some(enabled) if enabled.contains(&step.action.0) => "yes",
-            Some(_) => "no",
-        };
-        if may == "no" {
-            lacks.push(step.action.0.clone());
+        let ways = [(step.name.clone(), &step.action.0, &step.with)];
+        let others = step.alternatives.iter().map(|one| ("  else".to_owned(), &one.action.0, &one.with));
+        for (at, (shown, action, with)) in ways.into_iter().chain(others).enumerate() {
+            let kind = ActionKind::named(action);
+            let residual = kind.is_some_and(|kind| kind.undo().residual().is_some());
+            let asks = match (step.approval, residual) {
+                (crds::Approval::Required, _) => "always",
+                (_, true) => "unless standing",
+                (_, false) => "as the gate says",
+            };
+            let may = Allowed::of(action, with, enabled);
+            match may {
+                Allowed::No => drop(lacks.insert(action.clone())),
+                Allowed::NotMemory => without_memory.push(step.name.clone()),
+                Allowed::Yes | Allowed::Unknown => {}
+            }
+            let of_step = |text: String| if at == 0 { text } else { String::new() };
+            table.row([
+                shown,
+                action.clone(),
+                kind.map(|kind| format!("{:?}", kind.purpose())).unwrap_or_default(),
+                of_step(step.needs.join(" ")),
+                asks.into(),
+                if residual { "with loss".into() } else { "exact".into() },
+                may.word().into(),
+                of_step(format!("{:?}", step.on_failure)),
+            ]);
         }
-        table.row([
-            step.name.clone(),
-            step.action.0.clone(),
-            kind.map(|kind| format!("{:?}", kind.purpose())).unwrap_or_default(),
-            step.needs.join(" "),
-            asks.into(),
-            if residual { "with loss".into() } else { "exact".into() },
-            may.into(),
-            format!("{:?}", step.on_failure),
-        ]);
     }
     out.push_str(&table.render(window));
     if !lacks.is_empty() {
-        lacks.dedup();
+        let lacks: Vec<String> = lacks.into_iter().collect();
         out.push_str(&format!(
             "the controller has no right to {}: these steps would fail; add them to the chart's actions.enabled\n",
             lacks.join(", ")
+        ));
+    }
+    if !without_memory.is_empty() {
+        without_memory.dedup();
+        out.push_str(&format!(
+            "the controller has no right to {CHECKPOINT}: {} would collect all but memory; add it to the chart's actions.enabled\n",
+            without_memory.join(", ")
         ));
     }
     match policies {
@@ -123,6 +135,41 @@ fn page(
         Some(policies) => out.extend(policies.iter().filter_map(|policy| speaks(policy, name))),
     }
     out
+}
+
+/// Whether the chart gave the controller the rights that a step needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    Yes,
+    No,
+    /// To everything but what holds memory, which is a right of its own.
+    NotMemory,
+    /// The caller may not see it.
+    Unknown,
+}
+
+impl Allowed {
+    fn of(action: &str, with: &Parameters, enabled: Option<&BTreeSet<String>>) -> Self {
+        if action.starts_with("node.") || action == "notify.send" {
+            return Self::Yes;
+        }
+        let Some(enabled) = enabled else { return Self::Unknown };
+        let asks_for_memory = action == "cluster.collect-evidence" && with.memory == Some(Memory::Private);
+        match enabled.contains(action) {
+            false => Self::No,
+            true if asks_for_memory && !enabled.contains(CHECKPOINT) => Self::NotMemory,
+            true => Self::Yes,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::NotMemory => "not memory",
+            Self::Unknown => "?",
+        }
+    }
 }
 
 /// What a policy says of this playbook, if anything.

@@ -49,6 +49,34 @@ fn a_plan_changes_nothing_and_tells_what_the_cluster_says_to_it() {
     );
     assert!(scene.server.kubectl(&["get", "playbook", "planned"]).unwrap_err().contains("not found"));
 
+    // Another way that a step may go needs its right, too, and memory is a right of its own.
+    for action in ["cluster.detach-pod", "cluster.collect-evidence"] {
+        let name = action.replace('.', "-");
+        scene.server.kubectl(&["create", "clusterrole", &name, "--verb=get", "--resource=pods"]).unwrap();
+        let label = format!("hemostat.dev/action={action}");
+        scene.server.kubectl(&["label", "clusterrole", &name, &label]).unwrap();
+    }
+    let ways = file(
+        "ways.yaml",
+        &format!(
+            "{head}  steps:\n  - name: detach\n    action: cluster.detach-pod\n    alternatives:\n    - {{action: cluster.isolate-pod}}\n  \
+             - {{name: memory, action: cluster.collect-evidence, needs: [detach], with: {{memory: Private}}}}\n"
+        ),
+    );
+    let said = scene.plugin("admin", 80, &["plan", &ways]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let row = |step: &str| said.out.lines().find(|line| line.starts_with(step)).unwrap_or_default();
+    assert!(row("detach").contains(" yes"), "{}", said.out);
+    assert!(row("  else").contains("cluster.isolate-pod") && row("  else").contains(" no"), "{}", said.out);
+    assert!(row("memory").contains(" not memory"), "{}", said.out);
+    assert!(said.out.contains("the controller has no right to cluster.isolate-pod: these"), "{}", said.out);
+    let memory = act::permissions::CHECKPOINT;
+    assert!(
+        said.out.contains(&format!("no right to {memory}: memory would collect all but memory; add it")),
+        "{}",
+        said.out
+    );
+
     let broken = file(
         "broken.yaml",
         &format!(

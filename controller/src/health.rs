@@ -34,6 +34,8 @@ pub(crate) enum Part {
     Cluster,
     /// Kinds of objects that the API server does not tell of.
     Reading,
+    /// More pods than are kept.
+    Attribution,
     /// What nodes report is not kept in the API server.
     Reports,
     /// The lease has run out.
@@ -57,6 +59,7 @@ impl Part {
             Self::Intelligence => "intelligence",
             Self::Cluster => "cluster",
             Self::Reading => "reading",
+            Self::Attribution => "attribution",
             Self::Reports => "reports",
             Self::Lease => "lease",
             Self::Version => "version",

@@ -13,6 +13,7 @@ use model::{
 use super::{Answer, Core, links::Acks};
 use crate::{
     api::ApiError,
+    attribute::Pods,
     audit::{Anchor, Draft, LogError},
     crash::Moment,
     health::Part,
@@ -300,6 +301,15 @@ impl Core {
         m.runs_live.set(count(self.state.runs.len()));
         m.nodes_linked.set(count(self.state.links.up()));
         m.groups.set(count(self.state.correlator.len()));
+        if let Some(size) = self.config.pods.as_ref().map(Pods::size) {
+            m.pods_known.set(count(size.pods));
+            m.pods_left_out.set(i64::try_from(size.overflow).unwrap_or(i64::MAX));
+            // It stays: what was left out once is known only after a restart.
+            if size.overflow > 0 && self.health.says(Part::Attribution).is_none() {
+                let what = "there are more pods, owners or namespaces than are kept: what is left out is not known, and nothing is done that needs it";
+                self.health.degraded(Part::Attribution, what);
+            }
+        }
         m.degraded.set(count(self.health.count()));
         self.state.correlations.gauge(m);
     }

@@ -49,6 +49,8 @@ pub(crate) struct Metrics {
     pub(crate) outcomes: Family<PhaseResult, Counter>,
     pub(crate) runs_live: Gauge,
     pub(crate) nodes_linked: Gauge,
+    pub(crate) pods_known: Gauge,
+    pub(crate) pods_left_out: Gauge,
     pub(crate) groups: Gauge,
     pub(crate) groups_forgotten: Counter,
     pub(crate) commit: Histogram,
@@ -81,6 +83,8 @@ impl Default for Metrics {
             outcomes: Family::default(),
             runs_live: Gauge::default(),
             nodes_linked: Gauge::default(),
+            pods_known: Gauge::default(),
+            pods_left_out: Gauge::default(),
             groups: Gauge::default(),
             groups_forgotten: Counter::default(),
             // 50 µs to 1.6 s
@@ -117,6 +121,12 @@ impl Default for Metrics {
         r.register("outcomes", "Answers of nodes, by phase and result", m.outcomes.clone());
         r.register("runs_live", "Runs that are not over", m.runs_live.clone());
         r.register("nodes_linked", "Nodes whose link is up", m.nodes_linked.clone());
+        r.register("pods_known", "Pods that are there, as the API server tells", m.pods_known.clone());
+        r.register(
+            "pods_left_out",
+            "Pods, owners, namespaces, Services and Ingresses that were not taken in because there are too many",
+            m.pods_left_out.clone(),
+        );
         r.register("groups", "Incidents that can still grow", m.groups.clone());
         r.register("groups_forgotten", "Groups forgotten because of the limit", m.groups_forgotten.clone());
         r.register_with_unit(

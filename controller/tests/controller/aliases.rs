@@ -242,3 +242,29 @@ async fn the_first_finding_of_a_node_is_in_its_session_at_once() {
     assert_eq!(lab.client.incidents(10).await.unwrap().incidents.len(), 1);
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_pods_beyond_the_limit_are_counted_and_health_says_that_they_are_not_known() {
+    let clock = slow_clock();
+    let pods = Pods::new(Limits { pods: 1, ..Limits::default() }, Arc::clone(&clock));
+    tell_pods(&pods);
+    let lab = Lab::start_with("Approval", move |config| {
+        config.pods = Some(pods);
+        config.clock = clock;
+    })
+    .await;
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        let health = lab.client.health().await.unwrap();
+        if let Some(problem) = health.problems.iter().find(|problem| problem.part == "attribution") {
+            assert!(problem.what.contains("more pods"), "{}", problem.what);
+            break;
+        }
+        assert!(Instant::now() < until, "{health:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let text = lab.client.metrics().await.unwrap();
+    assert!(text.contains("hemostat_controller_pods_known 1\n"), "{text}");
+    assert!(!text.contains("hemostat_controller_pods_left_out 0\n"), "{text}");
+    lab.stop().await;
+}

@@ -12,6 +12,7 @@ mod forbidden;
 mod guard;
 mod identity;
 mod inputs;
+mod many;
 mod merged;
 mod node;
 mod scene;

@@ -343,6 +343,10 @@ impl Process {
         let _status = self.child.wait();
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM, and waits for its end.
     pub(crate) fn stop(mut self) {
         let status =

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     FREEZE,
     node::miner_in_pod,
-    scene::{Scene, until},
+    scene::{HOME, Scene, until},
     steps,
 };
 
@@ -74,40 +74,42 @@ async fn i5_an_undo_whose_right_was_taken_away_says_so_and_is_done_exactly_once_
     process.stop();
 }
 
-/// The rules of the controller's ClusterRole without a resource: what they were.
-fn withheld(scene: &Scene, resource: &str) -> Value {
-    let before = scene.get(&["clusterrole", "c"])["rules"].clone();
+/// Takes a resource out of the rules of a role of the controller: what they were.
+fn withheld(scene: &Scene, role: &[&str], resource: &str) -> Value {
+    let before = scene.get(role)["rules"].clone();
     let mut rules = before.clone();
     for rule in rules.as_array_mut().into_iter().flatten() {
         if let Some(names) = rule["resources"].as_array_mut() {
             names.retain(|name| name != resource);
         }
     }
-    rules
-        .as_array_mut()
-        .unwrap()
-        .retain(|rule| rule["resources"].as_array().is_none_or(|all| !all.is_empty()));
+    let is_left = |rule: &Value| rule["resources"].as_array().is_none_or(|all| !all.is_empty());
+    rules.as_array_mut().unwrap().retain(is_left);
     assert_ne!(rules, before, "{resource} is in no rule");
-    give(scene, &rules);
+    give(scene, role, &rules);
     before
 }
 
-fn give(scene: &Scene, rules: &Value) {
+fn give(scene: &Scene, role: &[&str], rules: &Value) {
     let patch = serde_json::json!({ "rules": rules }).to_string();
-    scene.kubectl(&["patch", "clusterrole", "c", "--type=merge", "-p", &patch]);
+    scene.kubectl(&[&["patch"], role, &["--type=merge", "-p", &patch]].concat());
 }
+
+/// What holds everywhere, and what in Hemostat's own namespace.
+const EVERYWHERE: [&str; 2] = ["clusterrole", "c"];
+const AT_HOME: [&str; 4] = ["role", "c", "-n", HOME];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_controller_may_not_read_is_named_in_its_health_and_read_once_it_may() {
     let Some(scene) = Scene::new() else { return };
-    let rules = withheld(&scene, "pods");
+    let rules = withheld(&scene, &EVERYWHERE, "pods");
     let (process, node) = scene.opens(&steps(&[FREEZE])).await;
     let told = || process.ask("/readyz").unwrap_or_default();
     let blind = "reading: the API server does not tell of Pod: pods is forbidden: User \"controller\" cannot list resource \"pods\"";
     until("health names the right", || told().contains(blind)).await;
     until("it serves: what is in no pod is answered", || told().starts_with("serving")).await;
     let uid = scene.pod_in("pay", "c");
-    give(&scene, &rules);
+    give(&scene, &EVERYWHERE, &rules);
     until("pods are known again", || !told().contains("reading:")).await;
     node.tell(miner_in_pod("n1", 41, &uid));
     scene.wait(&["inc", "-n", "pay"], |it| it["items"].as_array().is_some_and(|all| all.len() == 1));
@@ -118,7 +120,7 @@ async fn what_the_controller_may_not_read_is_named_in_its_health_and_read_once_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_may_not_read_playbooks_says_so_and_serves_once_it_may() {
     let Some(scene) = Scene::new() else { return };
-    let rules = withheld(&scene, "playbooks");
+    let rules = withheld(&scene, &EVERYWHERE, "playbooks");
     let process = scene.spawn("one", "one");
     let told = || process.ask("/readyz").unwrap_or_default();
     until("it says which right", || {
@@ -128,7 +130,37 @@ async fn a_controller_that_may_not_read_playbooks_says_so_and_serves_once_it_may
             )
     })
     .await;
-    give(&scene, &rules);
+    give(&scene, &EVERYWHERE, &rules);
     until("it serves", || told() == "serving\n").await;
+    process.stop();
+}
+
+/// I4: what an undo needs cannot be kept, so nothing is done that would need it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i4_without_the_right_to_keep_what_was_captured_nothing_is_changed_and_the_reason_is_told() {
+    let Some(scene) = Scene::new() else { return };
+    scene.grant("cluster.label");
+    let (process, node, uid) = scene.opens_with_pod(&steps(&[MARK])).await;
+    let before = scene.labels();
+    let rules = withheld(&scene, &AT_HOME, "secrets");
+    let may = ["auth", "can-i", "create", "secrets", "-n", HOME, "--as=controller", "--as-group=controllers"];
+    until("the right is gone", || scene.server.kubectl(&may).is_err()).await;
+    node.tell(miner_in_pod("n1", 41, &uid));
+    let all = scene.wait(&["ract", "-n", "pay"], |it| of(it, "cluster.label")["status"]["state"] == "Failed");
+    let failed = of(&all, "cluster.label");
+    let detail = failed["status"]["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("cannot create resource \"secrets\""), "{failed:#}");
+    assert!(failed["metadata"]["finalizers"].is_null(), "nothing of it is in force: {failed:#}");
+    assert_eq!(scene.labels(), before);
+    // Nor is what nodes report kept any more, for a leader that begins with an empty journal.
+    let told = || process.ask("/readyz").unwrap_or_default();
+    until("health says so", || told().contains("\nreports: ")).await;
+    give(&scene, &AT_HOME, &rules);
+    until("it is kept again", || {
+        node.tell(miner_in_pod("n1", 42, &uid));
+        !told().contains("\nreports: ")
+    })
+    .await;
+    node.close().await;
     process.stop();
 }

@@ -209,5 +209,11 @@ async fn bad_input_is_told_with_its_place_and_policies_that_conflict_say_so() {
         let text = object["status"]["conditions"].to_string();
         assert!(text.contains(&format!("{other} says {word}")) && text.contains("nobody is both"), "{text}");
     }
+    scene.kubectl(&["delete", "rpol", "own", "-n", "team"]);
+    scene.wait(&["rpol", "own", "-n", HOME], |it| {
+        let all = it["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .any(|one| one["type"] == "Conflicting" && one["status"] == "False" && one["reason"] == "NoOther")
+    });
     process.stop();
 }

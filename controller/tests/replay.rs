@@ -220,6 +220,33 @@ fn shipped_playbooks_are_planned_and_nothing_is_done() {
     assert!(without_time(one(vec![recording()], setup, 4)) == without_time(outcome));
 }
 
+/// What nodes write is read by a reader of that form, anything else by serde, and by any number of threads: it must not show.
+#[test]
+fn a_file_of_events_gives_the_same_however_it_is_written_and_by_however_many_it_is_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let setup = Setup { name: "shipped".into(), rules: vec![root.join("rules")], ..Setup::default() };
+    let place = Place::new();
+    let events = written();
+    let lines = |open: &str| -> String {
+        let one = |event| serde_json::to_string(event).unwrap().replacen('{', open, 1) + "\n";
+        events.iter().chain(&events).map(one).collect()
+    };
+    let files = [place.log("nodes.jsonl", &lines("{")), place.log("others.jsonl", &lines("{ "))];
+    let mut outcomes = Vec::new();
+    for (file, threads) in [(&files[0], 1), (&files[0], 8), (&files[1], 2)] {
+        let recording = Recording::events(std::slice::from_ref(file), NodeId::new("events")).unwrap();
+        outcomes.push(without_time(one(vec![recording], setup.clone(), threads)));
+    }
+    let first = outcomes[0].clone();
+    assert_eq!((first.read.events, first.read.refused), (events.len() as u64 * 2, 0));
+    assert!(first.incidents.len() > 20, "{}", first.incidents.len());
+    for (n, mut outcome) in outcomes.into_iter().enumerate() {
+        // The blank of each line is counted.
+        outcome.read.bytes = first.read.bytes;
+        assert!(outcome == first, "played for the {}. time", n + 1);
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_counted_and_a_broken_setup_is_refused() {
     let place = Place::new();

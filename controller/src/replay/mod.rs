@@ -9,6 +9,7 @@
 //! and what it cannot.
 
 pub mod compare;
+mod lines;
 mod outcome;
 pub mod page;
 mod player;
@@ -21,7 +22,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use detect::{
@@ -38,7 +39,7 @@ pub use self::{
 use crate::{attribute::fact::Fact, files::rules_below, start::StartError};
 
 /// Batches that wait for one setup (I11).
-const WAITING: usize = 16;
+const WAITING: usize = 64;
 
 /// Recordings of one replay, at most (I11). A folder is one.
 pub const MAX_RECORDINGS: usize = 64;
@@ -153,6 +154,7 @@ pub fn play(
     }
     let ready = setups.iter().map(prepare).collect::<Result<Vec<Ready>, _>>()?;
     let names: Vec<NodeId> = recordings.iter().map(|one| one.name.clone()).collect();
+    let begun = Instant::now();
     std::thread::scope(|scope| {
         let mut senders = Vec::new();
         let mut players = Vec::new();
@@ -177,7 +179,8 @@ pub fn play(
             let ended = player.join().map_err(|_| ReplayError::Thread("ended in a panic".into()))?;
             outcomes.push(ended?);
         }
-        let counts = scanned?;
+        let mut counts = scanned?;
+        counts.seconds = begun.elapsed().as_secs_f64();
         for outcome in &mut outcomes {
             outcome.read = counts.clone();
         }

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use detect::matcher::{Matcher, RuleIndex, RuleSet};
@@ -13,6 +13,7 @@ use model::{Event, FindingId, LossWindow, Moments, NodeId, Timestamp, Truncated}
 
 use super::{
     Recording, ReplayError, Surroundings,
+    lines::Lines,
     outcome::Read,
     recording::{Block, Item, items_of_line},
     slots::Slots,
@@ -30,7 +31,7 @@ use crate::{
 const AHEAD: u64 = 4;
 
 /// What matched and is given on together.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 /// Refused records of which the reason is told.
 const MAX_TOLD: usize = 16;
@@ -100,7 +101,6 @@ pub(super) fn run(
     around: &Surroundings,
     give: &mut dyn FnMut(Batch) -> bool,
 ) -> Result<Read, ReplayError> {
-    let begun = Instant::now();
     let threads = match around.threads {
         0 => thread::available_parallelism().map_or(2, std::num::NonZero::get),
         threads => threads,
@@ -130,9 +130,7 @@ pub(super) fn run(
         drop(give_work);
         let merged = spawned.and_then(|()| merge(count, &slots, around.lateness, give));
         slots.close();
-        let mut read = merged?;
-        read.seconds = begun.elapsed().as_secs_f64();
-        Ok(read)
+        merged
     })
 }
 
@@ -181,6 +179,7 @@ fn judge(
         matchers: sets.iter().map(RuleSet::matcher).collect(),
         told: Vec::new(),
         hits: Vec::new(),
+        lines: Lines::default(),
         hears,
     };
     loop {
@@ -195,6 +194,7 @@ struct Judge {
     matchers: Vec<Matcher>,
     told: Vec<Told>,
     hits: Vec<RuleIndex>,
+    lines: Lines,
     /// Whether somebody wants to hear of sessions in pods.
     hears: bool,
 }
@@ -213,6 +213,10 @@ impl Judge {
             Block::Events { offset, text } => {
                 judged.read.bytes = text.len() as u64;
                 for (from, line) in lines(&text) {
+                    if let Some(event) = self.lines.event(line) {
+                        self.event(place, event, Vec::new(), LossWindow::default(), &mut judged);
+                        continue;
+                    }
                     match items_of_line(line) {
                         Some(items) => {
                             items.into_iter().for_each(|item| self.item(place, item, &mut judged));
@@ -290,18 +294,27 @@ impl Judge {
 
     fn item(&mut self, place: usize, item: Item, judged: &mut Judged) {
         match item {
-            Item::Event { event, context, loss } => {
-                judged.saw(event.time);
-                let Some(hits) = self.judge(&event, false) else { return };
-                let at = event.time;
-                let what = What::Matched(Box::new(Matched { event: *event, context, loss, hits }));
-                judged.candidates.push(Candidate { at, recording: place, what });
-            }
+            Item::Event { event, context, loss } => self.event(place, *event, context, loss, judged),
             Item::Repeat { finding, count, last, moments } => {
                 let what = What::Repeat { finding, count, last, moments };
                 judged.candidates.push(Candidate { at: last, recording: place, what });
             }
         }
+    }
+
+    fn event(
+        &mut self,
+        place: usize,
+        event: Event,
+        context: Vec<Event>,
+        loss: LossWindow,
+        judged: &mut Judged,
+    ) {
+        judged.saw(event.time);
+        let Some(hits) = self.judge(&event, false) else { return };
+        let at = event.time;
+        let what = What::Matched(Box::new(Matched { event, context, loss, hits }));
+        judged.candidates.push(Candidate { at, recording: place, what });
     }
 
     /// What matches in each setup; nothing where nothing does in any.
@@ -348,10 +361,10 @@ fn refuse(judged: &mut Judged, name: &NodeId, offset: u64, why: &dyn std::fmt::D
 /// The lines of a block, with where they begin in it.
 fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut from = 0;
-    text.split(|byte| *byte == b'\n').filter_map(move |line| {
-        let begin = from;
-        from += line.len() + 1;
-        (!line.is_empty()).then_some((begin, line))
+    let ends = memchr::memchr_iter(b'\n', text).chain(std::iter::once(text.len()));
+    ends.filter_map(move |end| {
+        let begin = std::mem::replace(&mut from, end + 1);
+        text.get(begin..end).filter(|line| !line.is_empty()).map(|line| (begin, line))
     })
 }
 

@@ -123,13 +123,30 @@ impl fmt::Display for EventId {
 /// ("ab","c") and ("a","bc") differ.
 #[must_use]
 pub fn short_hash<'a>(parts: impl IntoIterator<Item = &'a str>, bytes: usize) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digest = digest(parts);
+    let kept = &digest[..bytes.min(digest.len())];
+    // Every record that is read has one.
+    let mut text = String::with_capacity(kept.len() * 2);
+    for byte in kept {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// As [`short_hash`], as the number of its first eight bytes.
+pub(crate) fn hash_number<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
+    digest(parts).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    let digest = hash.finalize();
-    hex::encode(&digest[..bytes.min(digest.len())])
+    hash.finalize().into()
 }
 
 impl FindingId {
@@ -137,5 +154,21 @@ impl FindingId {
     #[must_use]
     pub fn derive(event: &EventId, rule: &str) -> Self {
         Self::new(format!("fnd-{}", short_hash([event.to_string().as_str(), rule], 8)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_hash_is_the_beginning_of_a_sha_256_in_hex_and_its_number_the_same() {
+        // Of the lengths as 64 bits, least significant byte first, each before its text.
+        let known = "43ee655579de01ca739b3f95c1c2d3f46d353b2c0df818064ea594506cdb2617";
+        assert_eq!(short_hash(["ab", "c"], 32), known);
+        assert_eq!(short_hash(["ab", "c"], 6), known[..12]);
+        assert_eq!(short_hash(["ab", "c"], 99), known, "there are no more than 32 bytes");
+        assert_ne!(short_hash(["a", "bc"], 32), known);
+        assert_eq!(format!("{:016x}", hash_number(["ab", "c"])), known[..16]);
     }
 }

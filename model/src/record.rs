@@ -4,13 +4,14 @@
 //! the only list of them, so that a source's reader, the rules, their tests and the documentation cannot disagree. What the rest of the
 //! product needs (who, from where, to what) are fields of their own.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventId, ExeFile, Exposure, Namespaces,
-    NodeId, Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload, short_hash,
+    NodeId, Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload,
+    ids::hash_number,
 };
 
 /// Kind of a record: which log it is from.
@@ -170,7 +171,7 @@ pub enum Fact {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
     /// Sorted by name.
-    entries: Vec<(String, Fact)>,
+    entries: Vec<(Cow<'static, str>, Fact)>,
     truncated: Truncated,
     /// Sorted names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -197,13 +198,14 @@ impl Facts {
     /// A field's value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Fact> {
-        let at = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()?;
+        let at = self.entries.binary_search_by(|(known, _)| known.as_ref().cmp(name)).ok()?;
         self.entries.get(at).map(|(_, fact)| fact)
     }
 
     /// Gives a field a value; an earlier one goes.
-    pub fn set(&mut self, name: &str, fact: Fact) {
-        let place = self.entries.binary_search_by(|(known, _)| known.as_str().cmp(name));
+    pub fn set(&mut self, name: impl Into<Cow<'static, str>>, fact: Fact) {
+        let name = name.into();
+        let place = self.entries.binary_search_by(|(known, _)| known.cmp(&name));
         if let Ok(at) = place {
             self.entries.remove(at);
         }
@@ -217,10 +219,10 @@ impl Facts {
         let (Ok(at) | Err(at)) = place;
         let (fact, left) = fact.within(room, Self::MAX_TEXT, Self::MAX_LIST);
         if left == Left::Something || self.entries.len() >= Self::MAX_FIELDS {
-            self.miss(name);
+            self.miss(&name);
         }
         if self.entries.len() < Self::MAX_FIELDS {
-            self.entries.insert(at, (name.to_owned(), fact));
+            self.entries.insert(at, (name, fact));
         }
     }
 
@@ -236,7 +238,7 @@ impl Facts {
 
     /// All, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Fact)> {
-        self.entries.iter().map(|(name, fact)| (name.as_str(), fact))
+        self.entries.iter().map(|(name, fact)| (name.as_ref(), fact))
     }
 
     /// Whether rules saw less than there was.
@@ -336,9 +338,8 @@ impl Record {
     /// is read twice gives the same events (I3).
     #[must_use]
     pub fn into_event(self, source: &NodeId, time: Timestamp) -> Event {
-        let digest = short_hash([self.id.as_str()], 8);
         // 53 bits: a number that every JSON reader keeps whole.
-        let seq = u64::from_str_radix(&digest, 16).unwrap_or(0) >> 11;
+        let seq = hash_number([self.id.as_str()]) >> 11;
         Event {
             id: EventId { node: source.clone(), epoch: AgentEpoch(1), seq: Seq(seq) },
             time,
@@ -367,8 +368,8 @@ impl Process {
     /// what was said of one is not taken for the other.
     #[must_use]
     pub fn nobody(of: Option<&Principal>) -> Self {
-        let digest = of.map(|of| short_hash([of.realm.as_str(), of.name.as_str()], 6));
-        let start = digest.and_then(|digest| u64::from_str_radix(&digest, 16).ok()).unwrap_or(0);
+        // 48 bits, as it always was: it is part of what is stored.
+        let start = of.map_or(0, |of| hash_number([of.realm.as_str(), of.name.as_str()]) >> 16);
         Self {
             key: ProcessKey { pid: Pid(0), start: BootNs(start) },
             parent: None,
@@ -403,7 +404,7 @@ mod tests {
         let Some(Fact::Text(text)) = facts.get("b") else { panic!() };
         assert_eq!(text.len(), Facts::MAX_TEXT);
         for n in 0..200 {
-            facts.set(&format!("f{n}"), Fact::List(vec!["x".repeat(100); 5000]));
+            facts.set(format!("f{n}"), Fact::List(vec!["x".repeat(100); 5000]));
         }
         assert!(facts.iter().count() <= Facts::MAX_FIELDS);
         assert!(facts.bytes() <= Facts::MAX_BYTES);

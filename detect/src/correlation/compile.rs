@@ -15,6 +15,8 @@ pub(super) struct Program {
     pub(super) key: String,
     /// What the definition was, so that state of another definition is not taken up again.
     pub(super) definition: String,
+    /// Names both in rows. Every turn of a controller asks for it.
+    pub(super) tag: u64,
     pub(super) kind: CorrelationKind,
     /// Nanoseconds.
     pub(super) span: i64,
@@ -107,9 +109,11 @@ fn program(correlation: &Correlation) -> Program {
         CorrelationKind::ValuePercentile => cuts(&bounds),
         _ => vec![],
     };
+    let definition = definition(correlation);
     Program {
         key: correlation.meta.key.clone(),
-        definition: definition(correlation),
+        tag: tag(&correlation.meta.key, &definition),
+        definition,
         kind: correlation.kind.value,
         span: i64::try_from(correlation.timespan.value.as_nanos()).unwrap_or(i64::MAX),
         bounds,
@@ -121,6 +125,12 @@ fn program(correlation: &Correlation) -> Program {
         chain,
         without,
     }
+}
+
+/// Names a correlation and what it is.
+fn tag(key: &str, definition: &str) -> u64 {
+    let text = model::short_hash([key, definition], 8);
+    u64::from_str_radix(&text, 16).unwrap_or(0)
 }
 
 /// Everything that the meaning of a group's state depends on.

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Correlator, Counts, Limits,
-    compile::Program,
     group::Group,
     pending::{Feed, Feeds, Hit},
 };
@@ -26,7 +25,7 @@ enum Part {
     Clock(Clock),
 }
 
-/// A hit that waits. Correlations are named by [`tag`], so that a change of rules does not mix them up.
+/// A hit that waits. Correlations are named by [`Program::tag`](super::compile::Program::tag), so that a change of rules does not mix them up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Waiting {
     time: i64,
@@ -116,7 +115,7 @@ impl Correlator {
         let (mut this, diagnostics) = Self::new(correlations, rules, limits, seed);
         this.changed.watch = Watch::On;
         let places: HashMap<u64, usize> =
-            this.compiled.programs.iter().enumerate().map(|(place, program)| (tag(program), place)).collect();
+            this.compiled.programs.iter().enumerate().map(|(place, program)| (program.tag, place)).collect();
         for (key, Row(part)) in rows {
             match (part, key.first_chunk::<1>(), key.get(1..)) {
                 (Part::Clock(clock), ..) => {
@@ -197,7 +196,7 @@ impl Correlator {
     }
 
     fn tags(&self) -> Vec<u64> {
-        self.compiled.programs.iter().map(tag).collect()
+        self.compiled.programs.iter().map(|program| program.tag).collect()
     }
 }
 
@@ -227,12 +226,6 @@ fn waiting(hit: &Hit, release: Option<i64>, tags: &[u64]) -> Row {
     });
     let (time, reference, count) = (hit.time, hit.reference, hit.count);
     Row(Part::Hit(Waiting { time, reference, count, release, feeds: feeds.collect() }))
-}
-
-/// Names a correlation and what it was.
-fn tag(program: &Program) -> u64 {
-    let text = model::short_hash([program.key.as_str(), program.definition.as_str()], 8);
-    u64::from_str_radix(&text, 16).unwrap_or(0)
 }
 
 fn hit_key(number: u64) -> Vec<u8> {

@@ -85,7 +85,10 @@ impl RecordBuilder {
 
     /// A number.
     pub fn number(&mut self, field: Field, number: i64) -> &mut Self {
-        self.text(field, &number.to_string())
+        match field.spec().kind {
+            Kind::Number => self.set(field, Fact::Number(number)),
+            _ => self.text(field, &number.to_string()),
+        }
     }
 
     /// A truth value.

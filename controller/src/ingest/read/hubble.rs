@@ -2,16 +2,15 @@
 
 use detect::schema::{Field, RecordBuilder};
 use model::RecordKind;
-use serde_json::Value;
 
 use super::{
     Rejected, Told,
-    json::{address, at, put, required, rfc3339, scalar, text},
+    json::{Json, Node as _, address, at, put, required, rfc3339, scalar, text},
     told,
 };
 
 /// Reads a line. Lines that are no flows (a node's status, lost events) give nothing.
-pub(super) fn read(value: &Value) -> Result<Option<Told>, Rejected> {
+pub(super) fn read(value: &Json<'_>) -> Result<Option<Told>, Rejected> {
     use Field as F;
     let Some(flow) = value.get("flow") else {
         let known = ["node_status", "lost_events", "agent_event", "debug_event"];

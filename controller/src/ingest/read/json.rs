@@ -4,34 +4,37 @@ use std::{borrow::Cow, net::IpAddr};
 
 use detect::schema::{Field, Kind, RecordBuilder};
 use model::Timestamp;
-use serde_json::Value;
+use serde::Deserialize;
 
+pub(super) use self::node::{Json, Node};
 use super::{MAX_LIST, Rejected, Told, time};
 
+mod node;
+
 /// Parses a line.
-pub(super) fn parse(line: &[u8]) -> Result<Value, Rejected> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Rejected> {
     serde_json::from_slice(line)
         .map_err(|error| Rejected::at(format!("column {}", error.column()), error.to_string()))
 }
 
 /// Reads an object, each of a list, or each of the list under one of `wrappers`. Nothing is an answer: not every event is of interest.
-pub(super) fn each(
-    line: &[u8],
+pub(super) fn each<'a, T: Node + Deserialize<'a>>(
+    line: &'a [u8],
     wrappers: &[&str],
-    read: fn(&Value) -> Result<Option<Told>, Rejected>,
+    read: fn(&T) -> Result<Option<Told>, Rejected>,
     told: &mut Vec<Told>,
 ) -> Result<(), Rejected> {
-    let value = parse(line)?;
-    let wrapped = wrappers.iter().find_map(|name| value.get(name)?.as_array());
-    let items = wrapped.map(Vec::as_slice).or(value.as_array().map(Vec::as_slice));
+    let value: T = parse(line)?;
+    let wrapped = wrappers.iter().find_map(|name| value.get(name)?.items());
+    let items = wrapped.or(value.items());
     list(items.unwrap_or(std::slice::from_ref(&value)), items.is_some(), read, told)
 }
 
 /// Reads each of a list; the first that is wrong is told after the others are read.
-pub(super) fn list(
-    items: &[Value],
+pub(super) fn list<T>(
+    items: &[T],
     numbered: bool,
-    read: impl Fn(&Value) -> Result<Option<Told>, Rejected>,
+    read: impl Fn(&T) -> Result<Option<Told>, Rejected>,
     told: &mut Vec<Told>,
 ) -> Result<(), Rejected> {
     if items.len() > MAX_LIST {
@@ -51,82 +54,91 @@ pub(super) fn list(
 }
 
 /// The values at a path, lists flattened: all of them, so that nothing hides behind many others. A record's length bounds how many there are.
-pub(super) fn at<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
-    let mut found = vec![value];
-    for key in path.split('.') {
-        let mut next = vec![];
-        for one in found {
-            flatten(one, &mut |inner| next.extend(inner.get(key)));
-        }
-        found = next;
-    }
-    let mut flat = vec![];
-    for one in found {
-        flatten(one, &mut |inner| {
-            if !inner.is_null() {
-                flat.push(inner);
-            }
-        });
-    }
-    flat
+pub(super) fn at<'a, T: Node>(value: &'a T, path: &str) -> Vec<&'a T> {
+    let mut found = vec![];
+    each_at(value, path, &mut |one| found.push(one));
+    found
 }
 
-fn flatten<'a>(value: &'a Value, take: &mut impl FnMut(&'a Value)) {
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| flatten(item, take)),
-        one => take(one),
+/// As [`at`], without a list of them.
+fn each_at<'a, T: Node>(value: &'a T, path: &str, take: &mut dyn FnMut(&'a T)) {
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    flatten(value, &mut |inner| {
+        let Some(next) = inner.get(key) else { return };
+        match rest {
+            Some(rest) => each_at(next, rest, take),
+            None => flatten(next, &mut |leaf| {
+                if !leaf.is_null() {
+                    take(leaf);
+                }
+            }),
+        }
+    });
+}
+
+fn flatten<'a, T: Node>(value: &'a T, take: &mut dyn FnMut(&'a T)) {
+    match value.items() {
+        Some(items) => items.iter().for_each(|item| flatten(item, take)),
+        None => take(value),
     }
 }
 
 /// The text of a string, number or truth value.
-pub(super) fn scalar(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(text.as_str().into()),
-        Value::Number(number) => Some(number.to_string().into()),
-        Value::Bool(truth) => Some(truth.to_string().into()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
+pub(super) fn scalar<T: Node>(value: &T) -> Option<Cow<'_, str>> {
+    value.scalar()
 }
 
 /// The first text at a path, not empty.
-pub(super) fn text<'a>(value: &'a Value, path: &str) -> Option<Cow<'a, str>> {
-    at(value, path).into_iter().find_map(scalar).filter(|text| !text.is_empty())
+pub(super) fn text<'a, T: Node>(value: &'a T, path: &str) -> Option<Cow<'a, str>> {
+    let mut first = None;
+    each_at(value, path, &mut |one| {
+        if first.is_none() {
+            first = one.scalar();
+        }
+    });
+    first.filter(|text| !text.is_empty())
 }
 
 /// The text at a path that a record cannot be without.
-pub(super) fn required<'a>(value: &'a Value, path: &str) -> Result<Cow<'a, str>, Rejected> {
+pub(super) fn required<'a, T: Node>(value: &'a T, path: &str) -> Result<Cow<'a, str>, Rejected> {
     text(value, path).ok_or_else(|| Rejected::at(path, "missing"))
 }
 
 /// The address at a path.
-pub(super) fn address(value: &Value, path: &str) -> Option<IpAddr> {
+pub(super) fn address<T: Node>(value: &T, path: &str) -> Option<IpAddr> {
     text(value, path)?.parse().ok()
 }
 
 /// The RFC 3339 time at a path.
-pub(super) fn rfc3339(value: &Value, path: &str) -> Result<Timestamp, Rejected> {
+pub(super) fn rfc3339<T: Node>(value: &T, path: &str) -> Result<Timestamp, Rejected> {
     let text = required(value, path)?;
     time::rfc3339(&text).ok_or_else(|| Rejected::at(path, "not an RFC 3339 time"))
 }
 
 /// Gives a field what stands at the first of `paths` that has something.
-pub(super) fn put(builder: &mut RecordBuilder, field: Field, value: &Value, paths: &[&str]) {
+pub(super) fn put<T: Node>(builder: &mut RecordBuilder, field: Field, value: &T, paths: &[&str]) {
     for path in paths {
-        let found: Vec<Cow<'_, str>> = at(value, path).into_iter().filter_map(scalar).collect();
-        if found.is_empty() {
-            continue;
-        }
+        let (mut first, mut more) = (None, Vec::new());
+        each_at(value, path, &mut |one| {
+            let Some(text) = one.scalar() else { return };
+            if first.is_none() {
+                first = Some(text);
+            } else {
+                more.push(text);
+            }
+        });
+        let Some(first) = first else { continue };
         if field.spec().kind == Kind::List {
-            builder.list(field, found.iter().map(AsRef::as_ref));
+            builder.list(field, std::iter::once(&first).chain(&more).map(AsRef::as_ref));
         } else {
-            builder.text(field, &found[0]);
+            builder.text(field, &first);
         }
         return;
     }
 }
 
 /// Gives each field what stands at the path of its own name.
-pub(super) fn put_named(builder: &mut RecordBuilder, value: &Value, fields: &[Field]) {
+pub(super) fn put_named<T: Node>(builder: &mut RecordBuilder, value: &T, fields: &[Field]) {
     for field in fields {
         put(builder, *field, value, &[field.name()]);
     }

@@ -18,7 +18,7 @@ use super::{
 
 /// Reads an `Event` or an `EventList`.
 pub(super) fn read(line: &[u8], into: &mut Vec<Told>) -> Result<(), Rejected> {
-    let value = parse(line)?;
+    let value: Value = parse(line)?;
     match value.get("items") {
         Some(Value::Array(items)) if value.get("kind").is_none_or(|kind| kind == "EventList") => {
             list(items, true, event, into)
@@ -193,14 +193,14 @@ fn is_pod_spec(spec: &Value) -> bool {
 
 fn pod(builder: &mut RecordBuilder, specs: &[&Value]) {
     use Field as F;
-    let of_all = |path: &str| specs.iter().flat_map(|spec| at(spec, path)).collect::<Vec<_>>();
+    let of_all = |path: &str| specs.iter().flat_map(|spec| at(*spec, path)).collect::<Vec<_>>();
     let containers: Vec<&Value> = ["containers", "initContainers", "ephemeralContainers"]
         .iter()
         .flat_map(|kind| of_all(kind))
         .filter(|container| container.is_object())
         .collect();
     let of_each =
-        |path: &str| containers.iter().flat_map(|one| at(one, path)).filter_map(scalar).collect::<Vec<_>>();
+        |path: &str| containers.iter().flat_map(|one| at(*one, path)).filter_map(scalar).collect::<Vec<_>>();
     let any_true = |path: &str| of_each(path).iter().any(|text| text == "true");
     let lists = [
         (F::PodImages, of_each("image")),
@@ -222,9 +222,9 @@ fn pod(builder: &mut RecordBuilder, specs: &[&Value]) {
     let commands: Vec<String> = containers
         .iter()
         .map(|one| {
-            at(one, "command")
+            at(*one, "command")
                 .into_iter()
-                .chain(at(one, "args"))
+                .chain(at(*one, "args"))
                 .filter_map(scalar)
                 .collect::<Vec<_>>()
                 .join(" ")
@@ -239,7 +239,7 @@ fn pod(builder: &mut RecordBuilder, specs: &[&Value]) {
     {
         builder.truth(field, specs.iter().any(|spec| spec.get(key) == Some(&Value::Bool(true))));
     }
-    let first = |path: &str| specs.iter().find_map(|spec| text(spec, path));
+    let first = |path: &str| specs.iter().find_map(|spec| text(*spec, path));
     builder.maybe(
         F::PodServiceAccount,
         first("serviceAccountName").or_else(|| first("serviceAccount")).as_deref(),

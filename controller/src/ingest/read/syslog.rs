@@ -52,7 +52,7 @@ pub(super) fn read_line(
 
 /// Reads a line of `journalctl -o json`.
 pub(super) fn read_journal(line: &[u8], told: &mut Vec<Told>) -> Result<(), Rejected> {
-    let value = parse(line)?;
+    let value: Value = parse(line)?;
     if !value.is_object() {
         return Err(Rejected::at("$", "not an object"));
     }

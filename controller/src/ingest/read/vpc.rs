@@ -37,6 +37,10 @@ impl Default for Columns {
 impl Columns {
     /// A header line's.
     pub(super) fn header(line: &str) -> Option<Self> {
+        // Asked of every line.
+        if !line.contains("srcaddr") {
+            return None;
+        }
         let words: Vec<String> = line.split_ascii_whitespace().take(64).map(str::to_owned).collect();
         let is_header = words.iter().any(|word| word == "srcaddr" || word == "pkt-srcaddr")
             && words.iter().all(|word| {

@@ -185,6 +185,7 @@ pub(crate) fn incident(twist: &dyn Fn(&str) -> String) -> Incident {
         verdict: None,
         enrichment: Enrichment {
             at: at(2200),
+            classes: vec![t("restricted")],
             intelligence: vec![IntelligenceMatch {
                 observed: t("203.0.113.7"),
                 seen_in: t("fnd-3 remote address"),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Who an event is laid to the account of, as a digest. Chosen from what he cannot make up: in the API server's audit log who was let in
 /// (of a service account its namespace), in a cloud's log the account, elsewhere the host or domain that tells and the address from
-/// which it was done; of processes their pod or cgroup.
+/// which it was done; of processes their pod, their unit, or the user whose session it is: below these anybody may make cgroups of his own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tenant(String);
@@ -18,10 +18,16 @@ impl Tenant {
         if let Some(record) = event.record() {
             return Self::of_record(record);
         }
-        let process = &event.process;
-        match &*process.workload {
-            Workload::Container { pod_uid: Some(uid), .. } => Self::made("pod", uid, ""),
-            _ => Self::made("cgroup", event.id.node.as_str(), &process.cgroup.0.to_string()),
+        let node = event.id.node.as_str();
+        match &*event.process.workload {
+            Workload::Container { pod_uid: Some(uid), cgroup_path, .. } if !is_a_users(cgroup_path) => {
+                Self::made("pod", uid, "")
+            }
+            Workload::Container { cgroup_path, .. }
+            | Workload::Unit { cgroup_path, .. }
+            | Workload::Host { cgroup_path } => Self::made("cgroup", node, top(cgroup_path)),
+            // nobody knows any more whose it was, and he may have made and removed it for that
+            Workload::Unresolved { .. } => Self::made("cgroup", node, ""),
         }
     }
 
@@ -48,9 +54,24 @@ impl Tenant {
     }
 }
 
+/// Below this systemd gives every user a tree of his own (systemd.special(7)), in which he may call cgroups like pods.
+const USERS: &str = "/user.slice/";
+
+fn is_a_users(cgroup_path: &str) -> bool {
+    cgroup_path.starts_with(USERS)
+}
+
+/// The first two names of a path: the slice and the unit, scope or user in it; `/docker/ID`.
+fn top(cgroup_path: &str) -> &str {
+    let ends = cgroup_path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+    ends.skip(1).next().map_or(cgroup_path, |end| &cgroup_path[..end])
+}
+
 #[cfg(test)]
 mod tests {
-    use model::{Facts, NodeId, Principal, Timestamp};
+    use std::sync::Arc;
+
+    use model::{CgroupId, Facts, NodeId, Principal, Runtime, Timestamp};
 
     use super::*;
 
@@ -60,6 +81,58 @@ mod tests {
         let origin = origin.parse().ok();
         let record = Record { kind, id: "x".into(), principal, origin, object, sight, facts };
         Tenant::of(&record.into_event(&NodeId::new("n"), Timestamp(1)))
+    }
+
+    fn of_process(workload: Workload) -> Tenant {
+        let record = Record {
+            kind: RecordKind::Sshd,
+            id: "x".into(),
+            principal: None,
+            origin: None,
+            object: None,
+            sight: None,
+            facts: Facts::default(),
+        };
+        let mut event = record.into_event(&NodeId::new("n"), Timestamp(1));
+        event.activity = model::Activity::Exec { requested: "/bin/sh".into() };
+        let mut process = (*event.process).clone();
+        process.workload = Arc::new(workload);
+        event.process = Arc::new(process);
+        Tenant::of(&event)
+    }
+
+    #[test]
+    fn i11_cgroups_that_anybody_can_make_are_no_other_tenants() {
+        let host = |path: &str| of_process(Workload::Host { cgroup_path: path.into() });
+        let pod = |path: &str, uid: &str| {
+            of_process(Workload::Container {
+                runtime: Runtime::Containerd,
+                container_id: "c".into(),
+                pod_uid: Some(uid.into()),
+                cgroup_path: path.into(),
+            })
+        };
+        let dana = "/user.slice/user-1000.slice";
+        assert_eq!(host(&format!("{dana}/user@1000.service/a")), host(&format!("{dana}/session-3.scope")));
+        let forged = |uid: &str| pod(&format!("{dana}/user@1000.service/kubepods/pod{uid}/c"), uid);
+        assert_eq!(forged("one"), forged("two"), "a user calls his cgroups what he likes");
+        assert_eq!(forged("one"), host(dana));
+        let gone = |id| of_process(Workload::Unresolved { cgroup: CgroupId(id) });
+        assert_eq!(gone(1), gone(2));
+        let others = [
+            host(dana),
+            host("/user.slice/user-1001.slice/session-9.scope"),
+            host("/system.slice/nginx.service"),
+            host("/system.slice/docker-0f.scope"),
+            host("/docker/0f"),
+            host("/init.scope"),
+            pod("/kubepods/burstable/podone/c", "one"),
+            pod("/kubepods/burstable/podtwo/c", "two"),
+            gone(1),
+        ];
+        let apart: std::collections::BTreeSet<&Tenant> = others.iter().collect();
+        assert_eq!(apart.len(), others.len());
+        assert_eq!(host("/system.slice/nginx.service/worker"), host("/system.slice/nginx.service"));
     }
 
     #[test]

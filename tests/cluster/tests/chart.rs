@@ -68,6 +68,16 @@ fn rights_are_given_for_the_enabled_actions_and_for_no_others() {
 }
 
 #[test]
+fn the_right_to_speak_to_kubelets_comes_only_to_whoever_names_it() {
+    let Some(usual) = template(&[]) else { return };
+    assert!(!usual.unwrap().contains("nodes/proxy"), "evidence alone needs it not");
+    let named = "actions.enabled={cluster.collect-evidence,cluster.collect-evidence-memory}";
+    let named = template(&["--set", named]).unwrap().unwrap();
+    assert!(named.contains("hemostat.dev/action: cluster.collect-evidence-memory"));
+    assert_eq!(named.matches("nodes/proxy").count(), 1);
+}
+
+#[test]
 fn agents_have_no_rights_in_the_api_server_and_are_not_privileged() {
     let Some(all) = template(&[]) else { return };
     let all = all.unwrap();

@@ -21,7 +21,7 @@ use std::{
 };
 
 use hemostat_enrich::{
-    Classes, ClassesError, Feed, FeedSpec, Format, Intelligence, Limits,
+    Classes, ClassesError, Feed, FeedReport, FeedSpec, Format, Intelligence, Limits,
     join::{Cluster, Flows, Sources, enrich},
     observe::{Observed, Seen},
     read::read,
@@ -33,6 +33,8 @@ type Failure = Box<dyn std::error::Error>;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000_000_000);
 const PODS: usize = 50_000;
+/// Good lines among the junk.
+const GOOD: usize = 1000;
 
 fn main() -> Result<ExitCode, Failure> {
     let given = |name: &str| std::env::args().any(|argument| argument == name);
@@ -72,6 +74,19 @@ fn measure(
         }
         let worst = times.iter().copied().fold(0.0, f64::max);
         report.line(&format!("{name}: {lines} lines read and indexed, slowest"), worst, "s", Some(3.0));
+    }
+
+    for format in [Format::Plain, Format::Csv] {
+        let path = folder.join("junk");
+        fs::write(&path, junk(format, lines * 3))?;
+        let begun = Instant::now();
+        let feed = load(&path, format)?;
+        let took = begun.elapsed().as_secs_f64();
+        if feed.len() != GOOD || feed.report.examples.len() > FeedReport::MAX_EXAMPLES {
+            return Err(format!("of the junk {} indicators were taken, not {GOOD}", feed.len()).into());
+        }
+        let what = format!("{format:?}: {GOOD} indicators found among {} lines of junk", lines * 3);
+        report.line(&what, took, "s", Some(9.0));
     }
 
     // Somebody looks things up all the time while the feed is exchanged.
@@ -183,6 +198,30 @@ fn text(format: Format, lines: usize) -> String {
             }
             text.push_str("]}");
         }
+    }
+    text
+}
+
+/// Lines that are no indicators, or would be of everything, with a few good ones among them.
+fn junk(format: Format, lines: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(lines * 40);
+    if format == Format::Csv {
+        text.extend_from_slice(b"indicator,confidence,last_seen,description\n");
+    }
+    for n in 0..lines {
+        let good = n % (lines / GOOD) == 0;
+        match n % 8 {
+            _ if good => text.extend_from_slice(format!("198.{}.{}.7", n / 256 % 256, n % 256).as_bytes()),
+            0 => text.extend_from_slice(b"0.0.0.0/0"),
+            1 => text.extend_from_slice(b"::/0,100,,\"unclosed"),
+            2 => text.extend_from_slice(&[0xff, 0xfe, b'\\', 0, 7]),
+            3 => text.extend_from_slice(b"127.0.0.1"),
+            4 => text.extend_from_slice(format!("<html>{n}</html>").as_bytes()),
+            5 => text.extend_from_slice("a.".repeat(200).as_bytes()),
+            6 => text.extend_from_slice(b"*.com"),
+            _ => text.extend_from_slice(b"10.0.0.0/8"),
+        }
+        text.push(b'\n');
     }
     text
 }

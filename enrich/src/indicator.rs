@@ -255,7 +255,11 @@ pub fn url(text: &str) -> Result<String, Refusal> {
     };
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     let name = match bare.parse::<IpAddr>() {
-        Ok(addr) => plain_address(addr).to_string(),
+        Ok(addr) => {
+            // `::/0,` is a URL by its form, and would be one of this machine
+            Value::network(IpNet::from(addr), Private::Taken)?;
+            plain_address(addr).to_string()
+        }
         Err(_) if path.is_empty() && !text.contains("://") => return Err(Refusal::NotAnIndicator),
         Err(_) => domain(bare)?,
     };

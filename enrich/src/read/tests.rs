@@ -137,7 +137,9 @@ fn a_broken_document_takes_nothing_out_of_force() {
 
 #[test]
 fn i11_junk_is_counted_by_reason_and_told_by_a_few_examples() {
-    let mut text = "0.0.0.0/0\n::/0\n10.1.1.1\n127.0.0.1\n198.51.100.7\n198.51.100.7\n".to_owned();
+    let mut text =
+        "0.0.0.0/0\n::/0\n10.1.1.1\n127.0.0.1\n::/0,9\nhttp://127.0.0.1/x\n198.51.100.7\n198.51.100.7\n"
+            .to_owned();
     text.push_str(&"junk junk\n".repeat(1000));
     text.push_str(&"x".repeat(20_000));
     let feed = read_as(Format::Plain, &text).unwrap();
@@ -148,7 +150,7 @@ fn i11_junk_is_counted_by_reason_and_told_by_a_few_examples() {
         Some(&1002),
         "a word without a dot is as wide as a top level domain"
     );
-    assert_eq!((refused.get(&Refusal::Private), refused.get(&Refusal::Special)), (Some(&1), Some(&1)));
+    assert_eq!((refused.get(&Refusal::Private), refused.get(&Refusal::Special)), (Some(&1), Some(&3)));
     assert_eq!(
         (refused.get(&Refusal::TooLong), feed.report.examples.len()),
         (Some(&1), FeedReport::MAX_EXAMPLES)

@@ -63,8 +63,8 @@ fn is_a_users(cgroup_path: &str) -> bool {
 
 /// The first two names of a path: the slice and the unit, scope or user in it; `/docker/ID`.
 fn top(cgroup_path: &str) -> &str {
-    let ends = cgroup_path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
-    ends.skip(1).next().map_or(cgroup_path, |end| &cgroup_path[..end])
+    let mut ends = cgroup_path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+    ends.nth(1).map_or(cgroup_path, |end| &cgroup_path[..end])
 }
 
 #[cfg(test)]

@@ -433,6 +433,7 @@ fn i11_who_opens_ten_thousand_incidents_pushes_out_his_own() {
     let seed = |cgroup: u64, seq: u64, second: i64| Seed {
         pid: 1000 + u32::try_from(seq).unwrap(),
         cgroup,
+        cgroup_path: format!("/app{cgroup}"),
         seq,
         second,
         ..Seed::default()

@@ -263,6 +263,7 @@ fn all_values() -> Value {
             {"name": "duty", "kind": "pagerDuty", "secret": {"name": "duty", "key": "key"}},
             {"name": "code", "kind": "gitHub", "repository": "org/repo", "secret": {"name": "code", "key": "token"}},
             {"name": "hook", "kind": "webhook", "url": "http://hook.example/"}]},
+        "classes": [{"class": "restricted", "because": "cards", "namespaces": ["pay-*"]}, {"class": "public"}],
         "scanner": {"kind": "trivy", "image": "registry.example/trivy:1", "arguments": ["--offline-scan"], "pullSecret": "pull"},
         "files": [{"name": "feeds", "configMap": "intelligence"}, {"name": "own", "secret": "own"},
             {"name": "kept", "persistentVolumeClaim": "kept"}, {"name": "node", "hostPath": "/srv/hemostat"}],
@@ -306,6 +307,8 @@ fn with_every_value_set_the_chart_is_installed_and_the_controller_starts_with_it
         std::fs::write(path, text.replace("/etc/hemostat", &etc.display().to_string())).unwrap();
     };
     write("channels.d/channels.yaml", map["data"]["channels.yaml"].as_str().unwrap());
+    let map = scene.get(&["configmap", "hemostat-classes", "-n", HOME]).unwrap();
+    write("classes/classes.yaml", map["data"]["classes.yaml"].as_str().unwrap());
     for channel in ["soc", "tickets", "duty", "code"] {
         write(&format!("channels/{channel}/secret"), "a secret");
     }
@@ -323,6 +326,7 @@ fn with_every_value_set_the_chart_is_installed_and_the_controller_starts_with_it
     for path in [
         "/etc/hemostat/channels.d",
         "/etc/hemostat/channels/soc",
+        "/etc/hemostat/classes",
         "/etc/hemostat/files/feeds",
         "/etc/hemostat/files/node",
     ] {

@@ -11,21 +11,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ground::{Ground, cgroup_of, key, lives, now, open, process, state_of, wait_for};
-use hemostat_agent::contain::{Contain, Lineage, Which};
-use model::{FreezeScope, KillScope, NodeAction, PhaseDone, ProcessKey};
+use ground::{Ground, Heard, cgroup_of, key, lives, now, open, process, state_of, wait_for};
+use hemostat_agent::contain::{Contain, Which};
+use model::{FreezeScope, KillScope, NodeAction, PhaseDone};
 
 const SUBTREE: NodeAction = NodeAction::Freeze(FreezeScope::Subtree);
-
-/// Whoever it has been told of, as descendants of anybody.
-#[derive(Default)]
-struct Heard(Mutex<Vec<ProcessKey>>);
-
-impl Lineage for Heard {
-    fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {
-        self.0.lock().unwrap().iter().copied().filter(|key| *key != of).collect()
-    }
-}
 
 /// A cgroup of which the kernel lets nobody's move be taken back exactly: threads of its processes may be in others. `None`, said aloud, where
 /// there are no threaded cgroups.

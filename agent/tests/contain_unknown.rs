@@ -48,6 +48,31 @@ fn i7_a_frozen_tree_whose_journal_is_gone_is_found_and_let_go() {
     assert!(ground.snapshot().cgroups.keys().all(|path| path.is_empty()), "the jail is gone");
 }
 
+/// A process that made a cgroup in the jail, and another in that, hides nobody in them and keeps the jail from going no more than elsewhere.
+#[test]
+fn i7_who_is_in_a_cgroup_in_a_jail_that_no_journal_knows_is_let_go_too() {
+    let Some(ground) = Ground::new("unknown within") else { return };
+    let pid = ground.shell("sleep 1000 & while :; do :; done");
+    ground.await_members(2);
+    let contain = ground.contain();
+    contain.react_freeze(key(pid), now()).unwrap();
+    let jail = cgroup_of(pid).unwrap();
+    drop(contain);
+    fs::remove_file(ground.dir.path().join("state/journal")).unwrap();
+    let within = ground.cgroup.join(jail.strip_prefix(&format!("{}/", ground.path)).unwrap()).join("a/b");
+    fs::create_dir_all(&within).unwrap();
+    fs::write(within.join("cgroup.procs"), pid.to_string()).unwrap();
+
+    let unknown = without_journal(&ground, ground.dir.path());
+    let found = unknown.find().unwrap();
+    assert!(matches!(&found[..], [Stray::Jail { processes: 2, .. }]), "{found:?}");
+    let said = unknown.lift(&found[0]).unwrap();
+    assert!(said.contains("2 processes"), "{said}");
+    wait_for("it to run", || state_of(pid) == Some('R'));
+    assert_eq!(cgroup_of(pid).unwrap(), ground.path);
+    assert!(ground.snapshot().cgroups.keys().all(|path| path.is_empty()), "the jail is gone");
+}
+
 #[test]
 fn a_cgroup_that_somebody_else_gave_the_name_of_a_jail_is_left_alone() {
     let Some(ground) = Ground::new("foreign jail") else { return };

@@ -11,21 +11,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ground::{Ground, cgroup_of, key, lives, now, open, process, state_of, wait_for};
-use hemostat_agent::contain::{Contain, Lineage, Which};
-use model::{ActionState, FreezeScope, KillScope, NodeAction, PhaseDone, ProcessKey, RollbackState};
+use ground::{Ground, Heard, cgroup_of, key, lives, now, open, process, state_of, wait_for};
+use hemostat_agent::contain::{Contain, Which};
+use model::{ActionState, FreezeScope, KillScope, NodeAction, PhaseDone, RollbackState};
 
 const SUBTREE: NodeAction = NodeAction::Freeze(FreezeScope::Subtree);
-
-/// Whoever it has been told of, as descendants of anybody.
-#[derive(Default)]
-struct Heard(Mutex<Vec<ProcessKey>>);
-
-impl Lineage for Heard {
-    fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {
-        self.0.lock().unwrap().iter().copied().filter(|key| *key != of).collect()
-    }
-}
 
 fn sleeper(ground: &Ground) -> u32 {
     let pid = ground.start(Command::new("sleep").arg("1000").stdout(Stdio::null()));

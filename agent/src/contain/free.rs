@@ -52,10 +52,6 @@ pub(super) fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Re
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(freed),
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
-    // whoever has raised this again can make some all the same, and is met below
-    if let Err(error) = jail.close() {
-        tracing::debug!(%error, jail = path, "cgroups may still be made in it");
-    }
     let emptied = let_all_go(task, &jail, of_the_root, &mut freed);
     if let Err(failure) = emptied {
         // who cannot be let out of it shall run at least
@@ -71,30 +67,60 @@ pub(super) fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Re
     Ok(freed)
 }
 
-/// Lets everybody out of the jail and of whatever cgroups somebody has made in it, and removes those.
+/// Lets everybody go from the jail: whoever is in a cgroup that somebody has made in it goes to where the tree's root goes.
 fn let_all_go(
     task: &Task<'_>,
     jail: &Cgroup,
     of_the_root: &str,
     freed: &mut Freed,
 ) -> Result<(), ActionFailure> {
-    let path = jail.path.as_str();
-    let within = format!("{path}/");
-    let of_the_root = if of_the_root.starts_with(&within) { outside(path) } else { of_the_root };
+    let within = format!("{}/", jail.path);
+    let of_the_root = if of_the_root.starts_with(&within) { outside(&jail.path) } else { of_the_root };
     let homes = Homes::read(task);
     let mut out = HashSet::new();
+    drain(jail, |held| {
+        let mut way = homes.way(held.pid(), held.stat, of_the_root)?;
+        if way.home.starts_with(&within) {
+            of_the_root.clone_into(&mut way.home);
+        }
+        let Some(went) = let_go(task, held, &way, of_the_root)? else { return Ok(()) };
+        if out.insert(held.pid()) {
+            match went {
+                Went::Home => freed.home += 1,
+                Went::ToAnotherJail => freed.held_on += 1,
+                Went::Elsewhere(why) => {
+                    freed.home += 1;
+                    freed.elsewhere.push(why);
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Has `let_out` move everybody out of the jail and of whatever cgroups somebody has made in it, and removes those. Whoever is put in
+/// meanwhile is moved out, too, as long as there is no end of it.
+///
+/// # Errors
+/// Those of `let_out`; [`ActionFailure::Io`] with who is left.
+pub(super) fn drain(
+    jail: &Cgroup,
+    mut let_out: impl FnMut(&Held) -> Result<(), ActionFailure>,
+) -> Result<(), ActionFailure> {
+    let path = jail.path.as_str();
+    let failed = |operation: &'static str, error: io::Error| cgroup::failure(operation, path, &error);
+    // whoever has raised this again can make some all the same, and is met below
+    if let Err(error) = jail.close() {
+        tracing::debug!(%error, jail = path, "cgroups may still be made in it");
+    }
     let begun = Instant::now();
     for _ in 0..MAX_ROUNDS {
         if begun.elapsed() > EMPTY_LIMIT {
             break;
         }
-        let inside =
-            jail.members_below().map_err(|error| cgroup::failure("list the members of", path, &error))?;
-        if inside.is_empty() {
-            let left = jail.remove_below().map_err(|error| cgroup::failure("empty", path, &error))?;
-            if left == 0 {
-                return Ok(());
-            }
+        let inside = jail.members_below().map_err(|error| failed("list the members of", error))?;
+        if inside.is_empty() && jail.remove_below().map_err(|error| failed("empty", error))? == 0 {
+            return Ok(());
         }
         let mut all_are_dying = true;
         for pid in inside {
@@ -102,40 +128,22 @@ fn let_all_go(
                 .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
             let Some(held) = held else { continue };
             all_are_dying = false;
-            let mut way = homes.way(pid, held.stat, of_the_root)?;
-            if way.home.starts_with(&within) {
-                of_the_root.clone_into(&mut way.home);
-            }
-            if let Some(went) = let_go(task, &held, &way, of_the_root)?
-                && out.insert(pid)
-            {
-                match went {
-                    Went::Home => freed.home += 1,
-                    Went::ToAnotherJail => freed.held_on += 1,
-                    Went::Elsewhere(why) => {
-                        freed.home += 1;
-                        freed.elsewhere.push(why);
-                    }
-                }
-            }
+            let_out(&held)?;
         }
         // their leaving is an event
         if all_are_dying
-            && !jail
-                .await_event("populated 0", FREEZE_LIMIT)
-                .map_err(|error| cgroup::failure("empty", path, &error))?
+            && !jail.await_event("populated 0", FREEZE_LIMIT).map_err(|error| failed("empty", error))?
         {
-            let stuck = io::Error::other("its members neither end nor can be moved");
-            return Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck));
+            return Err(failed("empty", io::Error::other("its members neither end nor can be moved")));
         }
     }
     let left = jail.members_below().unwrap_or_default();
     let names: Vec<String> = left.iter().take(MAX_NAMED).map(|pid| format!("pid {pid}")).collect();
-    let stuck = io::Error::other(match names.is_empty() {
+    let stuck = match names.is_empty() {
         true => "cgroups are made in it again and again".to_owned(),
         false => format!("it does not become empty: {} of {} in it run", names.join(", "), left.len()),
-    });
-    Err(ActionFailure::io("empty", format!("cgroup {path}"), &stuck))
+    };
+    Err(failed("empty", io::Error::other(stuck)))
 }
 
 enum Went {

@@ -9,7 +9,6 @@ use std::{
     collections::HashSet,
     fmt, fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use model::{ActionFailure, Frozen, RollbackState};
@@ -18,15 +17,10 @@ use rustix::process::Signal;
 use super::{
     Contain,
     cgroup::{self, Cgroup, Hierarchy},
-    jail, network,
+    free, jail, network,
     process::{self, Held},
 };
 use crate::bpffs::Bpffs;
-
-/// How long it may take to let everybody out of one jail.
-const EMPTY_LIMIT: Duration = Duration::from_secs(20);
-/// How long the end of a member that is dying is awaited at a time.
-const END_LIMIT: Duration = Duration::from_millis(500);
 
 /// Something of ours that no journal knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +146,7 @@ impl Unknown {
             };
             ahead.extend(children.iter().map(|name| cgroup.child_path(name)));
             if jail::has_name_of_jail(&path) && jail::is_ours(&cgroup) && !self.known_jails.contains(&path) {
-                let processes = cgroup.members().map_or(0, |members| members.len());
+                let processes = cgroup.members_below().map_or(0, |members| members.len());
                 jails.push(Stray::Jail { path, processes });
             }
         }
@@ -214,42 +208,13 @@ impl Unknown {
 
     /// Moves everybody out; gives where each went.
     fn empty(&self, jail: &Cgroup, parent: &str) -> Result<Vec<(u32, String)>, ActionFailure> {
-        let path = jail.path.as_str();
-        let begun = Instant::now();
         let mut moved = Vec::new();
-        loop {
-            let inside =
-                jail.members().map_err(|error| cgroup::failure("list the members of", path, &error))?;
-            if inside.is_empty() {
-                return Ok(moved);
-            }
-            let mut all_are_dying = true;
-            for pid in inside {
-                let held = Held::open_pid(pid)
-                    .map_err(|error| ActionFailure::io("hold", format!("pid {pid}"), &error))?;
-                let Some(held) = held else { continue };
-                all_are_dying = false;
-                if let Some(place) = self.let_out(&held, parent)? {
-                    moved.push((pid, place));
-                }
-                // whoever was stopped on the way into the jail goes on, too
-                held.signal(Signal::CONT)?;
-            }
-            let stuck = || {
-                let stuck = io::Error::other("its members neither end nor can be moved");
-                ActionFailure::io("empty", format!("cgroup {path}"), &stuck)
-            };
-            if begun.elapsed() > EMPTY_LIMIT {
-                return Err(stuck());
-            }
-            if all_are_dying
-                && !jail
-                    .await_event("populated 0", END_LIMIT)
-                    .map_err(|error| cgroup::failure("empty", path, &error))?
-            {
-                return Err(stuck());
-            }
-        }
+        free::drain(jail, |held| {
+            moved.extend(self.let_out(held, parent)?.map(|place| (held.pid(), place)));
+            // whoever was stopped on the way into the jail goes on, too
+            held.signal(Signal::CONT).map(drop)
+        })?;
+        Ok(moved)
     }
 
     /// To `parent`, or to the nearest around it that takes processes; `None` when it has ended.
@@ -291,7 +256,7 @@ fn thaw(jail: &Cgroup) {
     if let Err(error) = jail.set_freeze_wish(Frozen::No) {
         tracing::error!(cgroup = %jail.path, %error, "a jail that cannot be emptied cannot be thawed either");
     }
-    for pid in jail.members().unwrap_or_default() {
+    for pid in jail.members_below().unwrap_or_default() {
         if let Ok(Some(held)) = Held::open_pid(pid)
             && let Err(failure) = held.signal(Signal::CONT)
         {

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hemostat_agent::contain::{Contain, ContainConfig, JournalError, OpenError};
+use hemostat_agent::contain::{Contain, ContainConfig, JournalError, Lineage, OpenError};
 use model::{BootNs, CgroupId, NodeId, Pid, ProcessKey, Target, Timestamp};
 
 /// How long an event is awaited before the test gives up; nothing is asserted about time.
@@ -222,6 +222,16 @@ pub fn cgroup_target(absolute: &Path, path: &str) -> Target {
 pub fn key(pid: u32) -> ProcessKey {
     let ticks: u64 = stat_field(pid, 19).unwrap().parse().unwrap();
     ProcessKey { pid: Pid(pid), start: BootNs(ticks * 10_000_000) }
+}
+
+/// A process tree as the agent has it: whoever it has been told of is a descendant of everybody else.
+#[derive(Default)]
+pub struct Heard(pub Mutex<Vec<ProcessKey>>);
+
+impl Lineage for Heard {
+    fn descendants(&self, of: ProcessKey) -> Vec<ProcessKey> {
+        self.0.lock().unwrap().iter().copied().filter(|key| *key != of).collect()
+    }
 }
 
 pub fn state_of(pid: u32) -> Option<char> {

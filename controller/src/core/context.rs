@@ -150,7 +150,7 @@ impl Core {
         };
         let enrichment = enrich(&whole.row.incident, &known);
         let before = &whole.row.incident.enrichment;
-        let same = Enrichment { at: before.at, ..enrichment.clone() } == *before;
+        let same = is_same(before, &enrichment);
         whole.row.incident.enrichment = enrichment;
         if !same {
             whole.touch(now);
@@ -390,6 +390,14 @@ impl Core {
 
 fn tail(because: &str) -> String {
     if because.is_empty() { String::new() } else { format!(": {because}") }
+}
+
+/// Whether the same is known, whenever it was looked at.
+fn is_same(before: &Enrichment, now: &Enrichment) -> bool {
+    // All of it by name: what is added later is not forgotten here.
+    let Enrichment { at: _, intelligence, facts, classes, missing } = now;
+    (intelligence, facts, classes, missing)
+        == (&before.intelligence, &before.facts, &before.classes, &before.missing)
 }
 
 /// Brings what changes around the pods of an incident to what it is now.

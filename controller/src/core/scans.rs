@@ -60,6 +60,8 @@ impl Core {
     /// Remembers what a step of `run` found in an image.
     pub(super) fn note_scan(&mut self, run: &RunId, outcome: &CommandOutcome, turn: &mut Turn) {
         let Ok(PhaseDone::Applied { outputs }) = &outcome.result else { return };
+        // What other actions give out says nothing of an image, and theirs are nearly all.
+        let Some((digest, scan)) = found(outputs, outcome.at) else { return };
         let is_scan = self.state.runs.get(run).is_some_and(|run| {
             let mut records = run.records().into_iter();
             records.any(|record| {
@@ -67,7 +69,7 @@ impl Core {
                 scans && record.id == outcome.action_id
             })
         });
-        if is_scan && let Some((digest, scan)) = found(outputs, turn.now) {
+        if is_scan {
             self.state.scans.learn(&digest, scan, &mut turn.batch);
         }
     }

@@ -19,7 +19,7 @@ use model::*;
 
 use crate::{
     lab::Lab,
-    support::{Faint, finding, now},
+    support::{Faint, now, within},
     whole::apart,
 };
 
@@ -34,21 +34,6 @@ const PODS: &str = r#"{"items": [
                                "creationTimestamp": "2026-01-01T00:00:00Z"},
    "spec": {"containers": [{"name": "decoy"}]}, "status": {"phase": "Running", "podIPs": [{"ip": "10.244.0.9"}]}}
 ]}"#;
-
-/// A process of a pod did something.
-fn within(seq: u32, uid: &str) -> Finding {
-    let mut within = finding(u64::from(seq), seq * 100, Level::High);
-    let mut process = (*within.event.process).clone();
-    process.cgroup = CgroupId(700 + u64::from(seq));
-    process.workload = Arc::new(Workload::Container {
-        runtime: Runtime::Containerd,
-        container_id: format!("c-{uid}"),
-        pod_uid: Some(uid.into()),
-        cgroup_path: format!("/kubepods/pod{uid}/c-{uid}"),
-    });
-    within.event.process = Arc::new(process);
-    within
-}
 
 /// The same finding, about a process that dials the address of a pod.
 fn dialling(mut with: Finding, to: [u8; 4]) -> Finding {

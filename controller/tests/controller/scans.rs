@@ -1,9 +1,6 @@
 //! What a scan finds in an image is known of the next pod of that image before anything is decided about it, after a restart, too.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hemostat_controller::{
     attribute::{Pods, index::Limits, listed},
@@ -15,7 +12,7 @@ use wire::link::{AgentLink, in_process};
 
 use crate::{
     lab::{Lab, PATIENCE, new_dir},
-    support::{Faint, finding},
+    support::{Faint, within},
 };
 
 const DIGEST: &str = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -48,20 +45,12 @@ fn objects() -> String {
     json!({"items": [pod("one", DIGEST), pod("two", DIGEST), pod("other", &other)]}).to_string()
 }
 
-fn within(seq: u32, rule: &str, uid: &str) -> Finding {
-    let mut within = finding(u64::from(seq), seq * 100, Level::High);
-    within.rule.id = rule.into();
-    within.id = FindingId::derive(&within.event.id, rule);
-    let mut process = (*within.event.process).clone();
-    process.cgroup = CgroupId(700 + u64::from(seq));
-    process.workload = Arc::new(Workload::Container {
-        runtime: Runtime::Containerd,
-        container_id: format!("c-{uid}"),
-        pod_uid: Some(uid.into()),
-        cgroup_path: format!("/kubepods/pod{uid}/c-{uid}"),
-    });
-    within.event.process = Arc::new(process);
-    within
+/// A process in that pod did what a rule finds.
+fn found_in(seq: u32, rule: &str, uid: &str) -> Finding {
+    let mut found = within(seq, uid);
+    found.rule.id = rule.into();
+    found.id = FindingId::derive(&found.event.id, rule);
+    found
 }
 
 /// Who carries out what is done in the API server: a scanner that finds two.
@@ -131,14 +120,14 @@ async fn what_a_scan_found_is_known_of_the_next_pod_of_that_image() {
     let (agent, link) = in_process(NodeId::cluster(), 16);
     lab.handle.attach(link);
     let scanning = tokio::spawn(scanner(agent));
-    lab.spool(Report::Finding(within(1, "rule-miner", "one")));
+    lab.spool(Report::Finding(found_in(1, "rule-miner", "one")));
     lab.connect(Faint::Never);
     lab.until(|line| line.state == IncidentState::Remediated).await;
 
     let mut lab = lab.restart_with(|config| config.pods = Some(pods)).await;
     scanning.await.unwrap();
-    lab.spool(Report::Finding(within(2, "rule-other", "two")));
-    lab.spool(Report::Finding(within(3, "rule-other", "other")));
+    lab.spool(Report::Finding(found_in(2, "rule-other", "two")));
+    lab.spool(Report::Finding(found_in(3, "rule-other", "other")));
     lab.connect(Faint::Never);
     let (known, missing) = image_of(&lab, "pay/two").await;
     let told = "2 known vulnerabilities (1 critical, 1 high, 2 fixable): CVE-2021-44228, CVE-2014-0160";

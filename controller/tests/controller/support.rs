@@ -260,6 +260,21 @@ pub(crate) fn finding(seq: u64, pid: u32, level: Level) -> Finding {
     }
 }
 
+/// A process of a pod did something.
+pub(crate) fn within(seq: u32, uid: &str) -> Finding {
+    let mut within = finding(u64::from(seq), seq * 100, Level::High);
+    let mut process = (*within.event.process).clone();
+    process.cgroup = CgroupId(700 + u64::from(seq));
+    process.workload = Arc::new(Workload::Container {
+        runtime: Runtime::Containerd,
+        container_id: format!("c-{uid}"),
+        pod_uid: Some(uid.into()),
+        cgroup_path: format!("/kubepods/pod{uid}/c-{uid}"),
+    });
+    within.event.process = Arc::new(process);
+    within
+}
+
 /// What the node did by itself about `pid`.
 pub(crate) fn reaction(id: &str, pid: u32) -> ActionRecord {
     let action = NodeAction::Freeze(FreezeScope::Subtree);

@@ -33,9 +33,11 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const RUN_LIMIT: Duration = Duration::from_secs(2400);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs.
-const SUITES: [&str; 20] = [
+const SUITES: [&str; 23] = [
+    "contain_again",
     "contain_authority",
     "contain_crash",
+    "contain_deep",
     "contain_foreign",
     "contain_hostile",
     "contain_late",
@@ -51,6 +53,7 @@ const SUITES: [&str; 20] = [
     "contain_overlap",
     "contain_strangers",
     "contain_unknown",
+    "contain_within",
     "held",
     "live",
     "order",

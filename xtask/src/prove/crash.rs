@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     demo::{
-        cluster::stage::{Asks, NAMESPACE, Setup, Stage, rests, states},
+        cluster::stage::{Asks, BY_ITSELF, Miner, NAMESPACE, Setup, Stage, rests, states},
         stage::Stages,
     },
     progress::{root, run_logged, say},
@@ -228,22 +228,70 @@ fn undisturbed(stage: &Stage) -> Result<(Vec<Point>, Ends)> {
     let incident = stage.contained()?;
     let incident = stage.asked(&incident)?;
     let ends = ends(stage, &incident)?;
+    ensure!(
+        ends.get(BY_ITSELF).is_some_and(|state| state == "Applied"),
+        "the node did nothing by itself: {ends:?}"
+    );
+    own_stands(stage, &incident)?;
     for action in stage.actions(&incident)?.iter().filter(|one| one["status"]["state"] == "Failed") {
         say(format!("{} is not done: {}", action["spec"]["plan"]["step"], action["status"]["detail"]));
     }
     stage.judge(&incident)?;
     listen(&mut talk)?;
     drop(talk);
-    stage.false_positive(&incident)?;
-    ensure!(stage.is_settled(&incident)?, "undisturbed it is not settled");
-    miner.end(stage)?;
+    given_back(stage, &incident, miner).context("undisturbed")?;
     points.dedup_by_key(|point| point.seq);
     ensure!(points.len() > 10, "only {} points were seen", points.len());
     Ok((points, ends))
 }
 
 fn ends(stage: &Stage, incident: &Value) -> Result<Ends> {
-    Ok(states(&stage.actions(incident)?).into_iter().collect())
+    let all = states(&stage.actions(incident)?);
+    let ends: Ends = all.iter().cloned().collect();
+    ensure!(ends.len() == all.len(), "something was done twice: {all:?}");
+    Ok(ends)
+}
+
+/// What the node did by its rule's reaction, with nobody's word: it stands in the incident, with what was captured, whoever was killed.
+fn own_stands(stage: &Stage, incident: &Value) -> Result<()> {
+    let actions = stage.actions(incident)?;
+    let of = |one: &Value| {
+        let (plan, status) = (&one["spec"]["plan"], &one["status"]);
+        ensure!(plan["action"] == "node.freeze", "by itself the node did {}", plan["action"]);
+        let as_they = |other: &Value| other["spec"]["plan"]["incident"] == plan["incident"];
+        ensure!(
+            plan["incident"].is_string() && actions.iter().all(as_they),
+            "it names the incident {}",
+            plan["incident"]
+        );
+        ensure!(!status["applied"].is_null() && !status["capture"].is_null(), "it says {status}");
+        Ok(())
+    };
+    let mut own = actions.iter().filter(|one| one["spec"]["plan"]["step"].is_null());
+    match (own.next(), own.next()) {
+        (Some(one), None) => of(one).context("what the node did by itself"),
+        _ => bail!("the node did not act by itself once: {:?}", states(&actions)),
+    }
+}
+
+/// After the word: everything is given back, what the node did by itself as what the playbook did, and the miner is as it was.
+fn given_back(stage: &Stage, incident: &Value, miner: Miner) -> Result<()> {
+    stage.false_positive(incident)?;
+    ensure!(stage.is_settled(incident)?, "it is not settled");
+    own_stands(stage, incident)?;
+    let now = ends(stage, incident)?;
+    ensure!(
+        now.get(BY_ITSELF).is_some_and(|state| state == "Reverted"),
+        "what the node did by itself is not undone: {now:?}"
+    );
+    // Seen from its own container: it is where the container's first process is, and goes on.
+    let script = "m=$(cat /miner); grep -h ^0:: /proc/1/cgroup /proc/$m/cgroup; grep State: /proc/$m/status";
+    let seen = stage.kubectl.ask(&["exec", &stage.victim.name, "--", "sh", "-c", script])?;
+    let lines: Vec<&str> = seen.lines().collect();
+    let back = matches!(lines[..], [first, its, state] if first == its && !state.contains("stopped"));
+    ensure!(back, "the miner is not as it was: {seen}");
+    ensure!(stage.comes_back()?, "traffic does not come back");
+    miner.end(stage)
 }
 
 fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()> {
@@ -266,6 +314,7 @@ fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()
                     ensure!(Instant::now() < until, "it did not come to that point, nor to rest");
                     continue;
                 };
+                own_stands(stage, &incident)?;
                 stage.judge(&incident)?;
                 judged = Some(incident);
                 // The word may come late where the API server was killed before: its watches begin anew at growing intervals.
@@ -304,14 +353,12 @@ fn one(stage: &Stage, point: &Point, victim: Victim, wanted: &Ends) -> Result<()
                     .collect();
                 bail!("it ended otherwise: {now:?} and not {wanted:?}; {}", why.join("; "));
             }
+            own_stands(stage, &incident)?;
             stage.judge(&incident)?;
             incident
         }
     };
-    stage.false_positive(&incident)?;
-    ensure!(stage.is_settled(&incident)?, "it is not settled");
-    ensure!(stage.comes_back()?, "traffic does not come back");
-    miner.end(stage)
+    given_back(stage, &incident, miner)
 }
 
 /// The incident, if all that goes by itself has come to its end by now.

@@ -31,7 +31,7 @@ const BUILT_IN: [&str; 5] = ["ip_tables", "iptable_nat", "iptable_mangle", "ipta
 /// Builds it, once, and installs the compiler that it needs when it starts.
 pub(super) fn build(binaries: &Binaries) -> Result<()> {
     apt_install(
-        &["clang-16", "llvm-16", "iptables", "ipset"],
+        &["clang-16", "llvm-16", "iptables", "ipset", "bpftool"],
         "Cilium, which compiles its datapath when it starts",
     )?;
     let _lock = lock(&folder()?.join("build.lock"))?;

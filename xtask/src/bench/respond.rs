@@ -1,7 +1,11 @@
 //! `bench respond`: from a miner in a pod of a real cluster to its containment on the node and by the network's own rule, over and over.
 //! The first and the last run are also proved by traffic.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
@@ -27,6 +31,9 @@ const RUNS: (usize, usize) = (50, 5);
 /// Who asks the API server while something is measured takes processors from it: until then nobody does.
 const UNOBSERVED: Duration = Duration::from_secs(3);
 
+/// From one run's beginning to the next one's: a node reacts ten times a minute to one rule and then observes only (agent/src/edge/bounds.rs).
+const EVERY: Duration = Duration::from_secs(7);
+
 const BENCH: &str = "respond";
 
 pub(super) fn run(effort: Effort, cni: Cni, program: Option<&Path>, report: &mut Report) -> Result<()> {
@@ -39,7 +46,9 @@ pub(super) fn run(effort: Effort, cni: Cni, program: Option<&Path>, report: &mut
     play(&stage, &mut stages)?;
     let mut told = Vec::with_capacity(runs);
     for run in 1..=runs {
+        let begun = Instant::now();
         told.push(once(&stage).with_context(|| format!("run {run}"))?);
+        thread::sleep(EVERY.saturating_sub(begun.elapsed()));
     }
     play(&stage, &mut stages)?;
     report.add(BENCH, "runs", runs as f64, "", Target::None);

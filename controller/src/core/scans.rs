@@ -57,7 +57,7 @@ impl Scans {
 }
 
 impl Core {
-    /// Remembers what a step of `run` found in an image.
+    /// Remembers what a step of `run` found in an image, and has its own incident know it before the run's next step is decided about.
     pub(super) fn note_scan(&mut self, run: &RunId, outcome: &CommandOutcome, turn: &mut Turn) {
         let Ok(PhaseDone::Applied { outputs }) = &outcome.result else { return };
         // What other actions give out says nothing of an image, and theirs are nearly all.
@@ -69,8 +69,14 @@ impl Core {
                 scans && record.id == outcome.action_id
             })
         });
-        if is_scan {
-            self.state.scans.learn(&digest, scan, &mut turn.batch);
+        if !is_scan {
+            return;
+        }
+        self.state.scans.learn(&digest, scan, &mut turn.batch);
+        let Some(incident) = self.state.runs.get(run).map(|run| run.incident().clone()) else { return };
+        let incident = self.root(&incident);
+        if let Err(error) = self.enrich(&incident, turn.now) {
+            self.store_failed(&error);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a scan finds in an image is known of the next pod of that image before anything is decided about it, after a restart, too.
+//! What a scan finds in an image is known of the incident that it was made for at once, and of the next pod of that image before anything is
+//! decided about it, after a restart, too.
 
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ async fn image_of(lab: &Lab, pod: &str) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_scan_found_is_known_of_the_next_pod_of_that_image() {
+async fn what_a_scan_found_is_known_of_its_own_incident_and_of_the_next_pod_of_that_image() {
     let pods = Pods::new(Limits::default(), wall_clock());
     let marks = enrich::Classes::default().annotations();
     listed::facts(objects().as_bytes(), &marks).unwrap().into_iter().for_each(|(_, fact)| pods.tell(fact));
@@ -123,6 +124,11 @@ async fn what_a_scan_found_is_known_of_the_next_pod_of_that_image() {
     lab.spool(Report::Finding(found_in(1, "rule-miner", "one")));
     lab.connect(Faint::Never);
     lab.until(|line| line.state == IncidentState::Remediated).await;
+    let told = "2 known vulnerabilities (1 critical, 1 high, 2 fixable): CVE-2021-44228, CVE-2014-0160";
+    let told = [format!("image shop:1 ({DIGEST}): {told}")];
+    let (known, missing) = image_of(&lab, "pay/one").await;
+    assert_eq!(known, told, "no further finding came");
+    assert!(!missing.contains(&"vulnerabilities of shop:1".to_owned()), "{missing:?}");
 
     let mut lab = lab.restart_with(|config| config.pods = Some(pods)).await;
     scanning.await.unwrap();
@@ -130,8 +136,7 @@ async fn what_a_scan_found_is_known_of_the_next_pod_of_that_image() {
     lab.spool(Report::Finding(found_in(3, "rule-other", "other")));
     lab.connect(Faint::Never);
     let (known, missing) = image_of(&lab, "pay/two").await;
-    let told = "2 known vulnerabilities (1 critical, 1 high, 2 fixable): CVE-2021-44228, CVE-2014-0160";
-    assert_eq!(known, [format!("image shop:1 ({DIGEST}): {told}")]);
+    assert_eq!(known, told);
     assert!(!missing.contains(&"vulnerabilities of shop:1".to_owned()), "{missing:?}");
     let (known, missing) = image_of(&lab, "pay/other").await;
     assert_eq!(known, [] as [String; 0], "another image of the same name");

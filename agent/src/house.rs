@@ -240,10 +240,7 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) fn run(self) {
-        // What a network quarantine needs is loaded now, not when one is wanted.
-        if let Err(failure) = self.shared.contain.prepare() {
-            self.shared.note(format!("network quarantine cannot be prepared: {failure}"));
-        }
+        let mut prepares = self.prepares();
         let start = Instant::now();
         let (mut status_due, mut watch_due, mut sweep_due) =
             (start, start + WATCH_EVERY, start + SWEEP_EVERY);
@@ -260,6 +257,8 @@ impl House {
             if now >= watch_due {
                 watch_due = now + WATCH_EVERY;
                 self.watch();
+                // One may have been used.
+                prepares = prepares && self.prepares();
                 if started_at.is_none() {
                     code.look();
                 }
@@ -280,6 +279,15 @@ impl House {
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// What the next network quarantine needs is loaded now, not when it is wanted; whether this kernel takes it.
+    fn prepares(&self) -> bool {
+        let prepared = self.shared.contain.prepare();
+        if let Err(failure) = &prepared {
+            self.shared.note(format!("network quarantine cannot be prepared: {failure}"));
+        }
+        prepared.is_ok()
     }
 
     fn tick(&self) {

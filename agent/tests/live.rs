@@ -8,6 +8,8 @@
     reason = "helpers of tests"
 )]
 
+mod ground;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -21,12 +23,14 @@ use detect::{
     matcher::{Options, RuleSet, Swap},
     source::SourceFile,
 };
+use ground::Ground;
 use hemostat_agent::{
     Agent, AgentConfig, AgentHandle, StartError, contain::Which, edge::ReactionBounds, mask::Masker,
     probe::ProbeError,
 };
 use model::{
-    ActionRecord, ActionState, Activity, Down, Finding, NodeId, ProcessOrigin, Reaction, Report, Seq, Up,
+    ActionFailure, ActionRecord, ActionState, Activity, Down, Finding, NetQuarantine, NodeAction, NodeId,
+    ProcessOrigin, Reaction, Report, Seq, Up,
 };
 use wire::link::{ControllerLink, in_process};
 
@@ -215,6 +219,29 @@ async fn a_held_program_does_nothing_until_judged_and_an_innocent_one_goes_on() 
         assert!(lifted.result.is_ok(), "{:?}", lifted.result);
     }
     assert!(appears(&evil), "after the undo it must go on exactly where it was");
+    handle.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_quarantine_used_is_loaded_again_for_the_next_one() {
+    let Some(ground) = Ground::new("ahead") else { return };
+    let Some(mut scene) = Scene::start("ahead", "none", "") else { return };
+    let handle = scene.handle.take().unwrap();
+    let contain = handle.contain();
+    ground::wait_for("what the first one needs", || contain.is_prepared());
+    let quarantine = NodeAction::NetQuarantine(NetQuarantine::default());
+    match contain.react(quarantine, ground.target(), ground::now()) {
+        Err(ActionFailure::Io { because, .. }) if because.contains("not permitted") => {
+            println!("SKIPPED: ahead: {because}");
+        }
+        done => {
+            done.unwrap();
+            ground::wait_for("what the next one needs", || contain.is_prepared());
+        }
+    }
+    for lifted in contain.release(&Which::All) {
+        assert!(lifted.result.is_ok(), "{:?}", lifted.result);
+    }
     handle.shutdown().await;
 }
 

@@ -161,6 +161,12 @@ impl Contain {
         self.scene.spare.prepare()
     }
 
+    /// Whether the next network quarantine finds loaded what it needs.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.scene.spare.is_prepared()
+    }
+
     /// Takes away what containment left on the machine besides the state directory: the folder in bpffs, and its mount if it was ours.
     /// Lift everything first.
     ///

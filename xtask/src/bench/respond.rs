@@ -47,7 +47,7 @@ pub(super) fn run(effort: Effort, cni: Cni, program: Option<&Path>, report: &mut
     let mut told = Vec::with_capacity(runs);
     for run in 1..=runs {
         let begun = Instant::now();
-        told.push(once(&stage).with_context(|| format!("run {run}"))?);
+        told.push(once(&stage, cni).with_context(|| format!("run {run}"))?);
         thread::sleep(EVERY.saturating_sub(begun.elapsed()));
     }
     play(&stage, &mut stages)?;
@@ -56,11 +56,14 @@ pub(super) fn run(effort: Effort, cni: Cni, program: Option<&Path>, report: &mut
     Ok(())
 }
 
-fn once(stage: &Stage) -> Result<Told> {
+fn once(stage: &Stage, cni: Cni) -> Result<Told> {
     let miner = stage.mine()?;
     thread::sleep(UNOBSERVED);
     let incident = stage.contained()?;
     let incident = stage.asked(&incident)?;
+    if cni == Cni::Cilium {
+        stage.is_honoured(&incident)?;
+    }
     let told = stage.report(&incident)?;
     // Everything is as before for the next one.
     stage.false_positive(&incident)?;

@@ -119,6 +119,14 @@ impl Stage {
         Ok(report)
     }
 
+    /// Waits until the network's own rule was seen to hold, or was looked for in vain.
+    pub(crate) fn is_honoured(&self, incident: &Value) -> Result<()> {
+        self.wait("the network's own rule is looked for", || {
+            let state = self.report(incident)?.step("isolate").state;
+            Ok(matches!(state.as_str(), "Verified" | "Unverified" | "Failed"))
+        })
+    }
+
     /// One of the controller's own commands, run beside it.
     fn controller_says(&self, words: &[&str]) -> Result<Value> {
         let begin =

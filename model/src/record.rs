@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Activity, AgentEpoch, BootNs, CgroupId, Credentials, Event, EventId, ExeFile, Exposure, Namespaces,
     NodeId, Pid, Process, ProcessKey, ProcessOrigin, Seq, Stdio, Timestamp, Truncated, Workload,
+    entries::{Entries, FactName},
     ids::hash_number,
 };
 
@@ -170,8 +171,7 @@ pub enum Fact {
 /// [`Facts::cut`] names the field: rules saw less of it than there was.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Facts {
-    /// Sorted by name.
-    entries: Vec<(Cow<'static, str>, Fact)>,
+    entries: Entries,
     truncated: Truncated,
     /// Sorted names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -198,14 +198,28 @@ impl Facts {
     /// A field's value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Fact> {
-        let at = self.entries.binary_search_by(|(known, _)| known.as_ref().cmp(name)).ok()?;
-        self.entries.get(at).map(|(_, fact)| fact)
+        self.entries.get(self.entries.find(name).ok()?)
+    }
+
+    /// As [`Facts::get`], of a name that is known beforehand.
+    #[must_use]
+    #[inline]
+    pub fn named(&self, name: FactName) -> Option<&Fact> {
+        self.entries.get(self.entries.find_named(name).ok()?)
     }
 
     /// Gives a field a value; an earlier one goes.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, fact: Fact) {
         let name = name.into();
-        let place = self.entries.binary_search_by(|(known, _)| known.cmp(&name));
+        self.put(self.entries.find(&name), name, fact);
+    }
+
+    /// As [`Facts::set`], of a name that is known beforehand.
+    pub fn set_named(&mut self, name: FactName, fact: Fact) {
+        self.put(self.entries.find_named(name), name.text().into(), fact);
+    }
+
+    fn put(&mut self, place: Result<usize, usize>, name: Cow<'static, str>, fact: Fact) {
         if let Ok(at) = place {
             self.entries.remove(at);
         }
@@ -222,7 +236,7 @@ impl Facts {
             self.miss(&name);
         }
         if self.entries.len() < Self::MAX_FIELDS {
-            self.entries.insert(at, (name, fact));
+            self.entries.insert(at, name, fact);
         }
     }
 
@@ -238,7 +252,7 @@ impl Facts {
 
     /// All, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Fact)> {
-        self.entries.iter().map(|(name, fact)| (name.as_ref(), fact))
+        self.entries.iter()
     }
 
     /// Whether rules saw less than there was.
@@ -266,15 +280,14 @@ impl Facts {
         if self.bytes() <= Self::MAX_KEPT {
             return kept;
         }
-        let mut by_size: Vec<usize> = (0..kept.entries.len()).collect();
-        by_size.sort_by_key(|at| kept.entries[*at].1.bytes());
+        let mut by_size: Vec<(usize, usize)> =
+            kept.iter().enumerate().map(|(at, (_, fact))| (fact.bytes(), at)).collect();
+        by_size.sort_unstable();
         let (mut left, mut fields) = (Self::MAX_KEPT, by_size.len());
-        for at in by_size {
-            let entry = &mut kept.entries[at].1;
+        for (_, at) in by_size {
             let room = left / fields.max(1);
-            let fact = std::mem::replace(entry, Fact::Bool(false));
-            *entry = fact.within(room, room, Self::MAX_LIST).0;
-            left -= entry.bytes().min(left);
+            kept.entries.replace(at, |fact| fact.within(room, room, Self::MAX_LIST).0);
+            left -= kept.entries.get(at).map_or(0, Fact::bytes).min(left);
             fields -= 1;
         }
         kept.shortened = Truncated::Yes;
@@ -282,7 +295,7 @@ impl Facts {
     }
 
     fn bytes(&self) -> usize {
-        self.entries.iter().map(|(_, fact)| fact.bytes()).sum()
+        self.entries.bytes()
     }
 }
 
@@ -294,7 +307,7 @@ enum Left {
 }
 
 impl Fact {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::List(texts) => texts.iter().map(String::len).sum(),

@@ -1,5 +1,7 @@
 //! The one table of fields.
 
+use model::FactName;
+
 use crate::schema::{
     Category::{
         self, Authentication, Bpf, CloudTrail, CredentialChange, DnsQuery, DriverLoad, Entra, FileAccess,
@@ -59,6 +61,8 @@ macro_rules! fields {
         impl Field {
             /// All, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$field,)*];
+
+            const FACTS: &'static [FactName] = &[$(FactName::new($name),)*];
 
             const TABLE: &'static [FieldSpec] = &[$(FieldSpec {
                 field: Self::$field,
@@ -425,6 +429,12 @@ impl Field {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.spec().name
+    }
+
+    /// Its Sigma name, as records have it.
+    #[must_use]
+    pub(super) fn fact(self) -> FactName {
+        Self::FACTS[self as usize]
     }
 
     /// Whether events of the category may have it.

@@ -128,7 +128,7 @@ impl RecordBuilder {
     fn set(&mut self, field: Field, fact: Fact) -> &mut Self {
         debug_assert!(field.exists_in(self.category), "{} in {}", field.name(), self.category.name());
         if field.exists_in(self.category) {
-            self.record.facts.set(field.name(), fact);
+            self.record.facts.set_named(field.fact(), fact);
         }
         self
     }
@@ -145,7 +145,7 @@ fn short(name: &str) -> String {
 
 /// A record's value, without allocation.
 pub(super) fn value(facts: &Facts, field: Field) -> FieldValue<'_> {
-    match facts.get(field.name()) {
+    match facts.named(field.fact()) {
         None => FieldValue::Absent,
         Some(Fact::Text(text)) => FieldValue::Str(text),
         Some(Fact::Number(number)) => FieldValue::Num(*number),
@@ -162,7 +162,7 @@ pub(super) fn derived(facts: &Facts, field: Field) -> Option<FieldValue<'_>> {
         Field::DestinationIsIpv6 => Field::DestinationIp,
         _ => return None,
     };
-    match facts.get(of.name()) {
+    match facts.named(of.fact()) {
         Some(Fact::Address(addr)) => Some(FieldValue::Bool(addr.is_ipv6())),
         _ => None,
     }

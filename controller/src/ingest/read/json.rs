@@ -13,8 +13,12 @@ mod node;
 
 /// Parses a line.
 pub(super) fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Rejected> {
-    serde_json::from_slice(line)
-        .map_err(|error| Rejected::at(format!("column {}", error.column()), error.to_string()))
+    // What is known to be UTF-8 need not be looked at once more text by text.
+    let parsed = match std::str::from_utf8(line) {
+        Ok(line) => serde_json::from_str(line),
+        Err(_) => serde_json::from_slice(line),
+    };
+    parsed.map_err(|error| Rejected::at(format!("column {}", error.column()), error.to_string()))
 }
 
 /// Reads an object, each of a list, or each of the list under one of `wrappers`. Nothing is an answer: not every event is of interest.

@@ -8,31 +8,35 @@ use std::{borrow::Cow, net::IpAddr};
 
 use detect::schema::{Field, RecordBuilder};
 use model::{ObjectSight, RecordKind};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     Rejected, Told,
-    json::{at, list, parse, put, put_named, required, rfc3339, scalar, text},
+    json::{Json, Node, at, list, parse, put, put_named, required, rfc3339, scalar, text},
     told,
 };
 
 /// Reads an `Event` or an `EventList`.
 pub(super) fn read(line: &[u8], into: &mut Vec<Told>) -> Result<(), Rejected> {
-    let value: Value = parse(line)?;
-    match value.get("items") {
-        Some(Value::Array(items)) if value.get("kind").is_none_or(|kind| kind == "EventList") => {
-            list(items, true, event, into)
-        }
-        _ => list(std::slice::from_ref(&value), false, event, into),
+    read_as::<Json<'_>>(line, into)
+}
+
+fn read_as<'a, T: Node + Deserialize<'a>>(line: &'a [u8], into: &mut Vec<Told>) -> Result<(), Rejected> {
+    let value: T = parse(line)?;
+    let items = value.get("items").and_then(Node::items);
+    match items.filter(|_| value.get("kind").is_none_or(|kind| kind.as_str() == Some("EventList"))) {
+        Some(items) => list(items, true, event, into),
+        None => list(std::slice::from_ref(&value), false, event, into),
     }
 }
 
-fn event(value: &Value) -> Result<Option<Told>, Rejected> {
+fn event<T: Node>(value: &T) -> Result<Option<Told>, Rejected> {
     if !value.is_object() {
         return Err(Rejected::at("$", "not an object"));
     }
-    if let Some(kind) = value.get("kind").filter(|kind| *kind != "Event") {
-        return Err(Rejected::at("kind", format!("{:.40} is not Event", kind.to_string())));
+    if let Some(kind) = value.get("kind").filter(|kind| kind.as_str() != Some("Event")) {
+        return Err(Rejected::at("kind", format!("{:.40} is not Event", kind.as_value().to_string())));
     }
     let stage = required(value, "stage")?;
     if stage == "RequestReceived" {
@@ -45,8 +49,8 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
     // A request has one identity over all its stages: an exec that has begun and the same exec that has ended are one event (I3).
     // The audit id alone is the client's word where it sends an Audit-ID header: requests that differ must not pass for one.
     let verb = required(value, "verb")?;
-    let uri = value.get("requestURI").and_then(Value::as_str).unwrap_or_default();
-    let received = value.get("requestReceivedTimestamp").and_then(Value::as_str).unwrap_or_default();
+    let uri = value.get("requestURI").and_then(Node::as_str).unwrap_or_default();
+    let received = value.get("requestReceivedTimestamp").and_then(Node::as_str).unwrap_or_default();
     let rest = model::short_hash([received, &name, &verb, uri], 6);
     let identity = format!("{}/{rest}", required(value, "auditID")?);
     builder.id(&identity).principal("kubernetes", &name);
@@ -76,9 +80,12 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
         at(value, "sourceIPs").into_iter().filter_map(scalar).filter_map(|ip| ip.parse().ok()).collect();
     // All but the last may be made up by the client (X-Forwarded-For).
     builder.origin(ips.last().copied());
-    let request = value.get("requestObject").map(patch::as_object);
+    let request = value.get("requestObject").map(Node::as_value);
     let resource = text(value, "objectRef.resource").unwrap_or_default();
-    let (request, whole) = request.map_or((None, true), |(request, whole)| (Some(request), whole));
+    let (request, whole) = request
+        .as_deref()
+        .map(patch::as_object)
+        .map_or((None, true), |(request, whole)| (Some(request), whole));
     if !whole {
         builder.miss("requestObject");
     }
@@ -101,10 +108,10 @@ fn event(value: &Value) -> Result<Option<Told>, Rejected> {
 }
 
 /// Which object it was, and which version came of the request, by what the server answered: a request's own words are its client's.
-fn sight(value: &Value, verb: &str, uri: &str) -> ObjectSight {
+fn sight<T: Node>(value: &T, verb: &str, uri: &str) -> ObjectSight {
     let answered = rfc3339(value, "stageTimestamp").or_else(|_| rfc3339(value, "requestReceivedTimestamp"));
     let mut sight = ObjectSight { answered: answered.unwrap_or_default(), ..ObjectSight::default() };
-    let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
+    let code = value.get("responseStatus").and_then(|status| status.get("code")?.as_u64());
     // A subresource answers with another object.
     let own = text(value, "objectRef.subresource").is_none_or(|below| below.is_empty() || below == "status");
     let Some(answer) = value.get("responseObject").filter(|_| own) else { return sight };
@@ -112,7 +119,7 @@ fn sight(value: &Value, verb: &str, uri: &str) -> ObjectSight {
         return sight;
     }
     let part = |path: &str| text(answer, path).map(Cow::into_owned).unwrap_or_default();
-    if answer.get("kind").is_some_and(|kind| kind == "Status") {
+    if answer.get("kind").is_some_and(|kind| kind.as_str() == Some("Status")) {
         // What a deletion answers.
         sight.uid = part("details.uid");
         return sight;
@@ -127,15 +134,17 @@ fn sight(value: &Value, verb: &str, uri: &str) -> ObjectSight {
     sight
 }
 
-fn annotations(builder: &mut RecordBuilder, value: &Value) {
+fn annotations<T: Node>(builder: &mut RecordBuilder, value: &T) {
     let annotation = |name: &str| value.get("annotations")?.get(name)?.as_str();
     builder.maybe(Field::AuthorizationDecision, annotation("authorization.k8s.io/decision"));
     builder.maybe(Field::AuthorizationReason, annotation("authorization.k8s.io/reason"));
     let extra = value.get("user").and_then(|user| user.get("extra"));
-    for (field, name) in [(Field::RequestPod, "pod-name"), (Field::RequestPodUid, "pod-uid")] {
-        let told = extra.and_then(|extra| extra.get(format!("authentication.kubernetes.io/{name}")));
-        let told = told.and_then(Value::as_array).into_iter().flatten();
-        builder.list(field, told.filter_map(Value::as_str));
+    for (field, name) in [
+        (Field::RequestPod, "authentication.kubernetes.io/pod-name"),
+        (Field::RequestPodUid, "authentication.kubernetes.io/pod-uid"),
+    ] {
+        let told = extra.and_then(|extra| extra.get(name)?.items()).unwrap_or_default();
+        builder.list(field, told.iter().filter_map(Node::as_str));
     }
 }
 
@@ -283,9 +292,62 @@ fn percent_decoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
+
+    /// What of a line is left where each of its parts is left out, or is something else.
+    fn twisted(value: &Value, take: &mut dyn FnMut(&Value)) {
+        let others =
+            [json!(null), json!("RequestReceived"), json!(-7), json!({"kind": "x"}), json!(["y", 1, null])];
+        match value {
+            Value::Object(keys) => {
+                for (key, inner) in keys {
+                    let with = |other: Option<Value>| {
+                        let mut keys = keys.clone();
+                        match other {
+                            Some(other) => keys.insert(key.clone(), other),
+                            None => keys.remove(key),
+                        };
+                        Value::Object(keys)
+                    };
+                    take(&with(None));
+                    others.iter().for_each(|other| take(&with(Some(other.clone()))));
+                    twisted(inner, &mut |inner| take(&with(Some(inner.clone()))));
+                }
+            }
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    twisted(item, &mut |item| {
+                        let mut items = items.clone();
+                        items[at] = item.clone();
+                        take(&Value::Array(items));
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_line_says_the_same_whether_its_texts_are_copied_or_not() {
+        let log = include_str!("../../../tests/ingest/kubernetes-audit.log");
+        let (mut read, mut refused) = (0, 0);
+        let mut compare = |line: &str| {
+            let (mut copied, mut borrowed) = (Vec::new(), Vec::new());
+            let of_copied = read_as::<Value>(line.as_bytes(), &mut copied);
+            let of_borrowed = read_as::<Json<'_>>(line.as_bytes(), &mut borrowed);
+            assert_eq!((&of_borrowed, &borrowed), (&of_copied, &copied), "{line}");
+            read += borrowed.len();
+            refused += usize::from(of_borrowed.is_err());
+        };
+        for line in log.lines() {
+            compare(line);
+            let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+            twisted(&value, &mut |other| compare(&other.to_string()));
+        }
+        assert!(read > 1000 && refused > 100, "{read} {refused}");
+    }
 
     /// A request and its answer at the level RequestResponse; `more` replaces parts of it.
     fn sight_of(more: &Value) -> ObjectSight {

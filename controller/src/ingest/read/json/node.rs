@@ -18,6 +18,14 @@ pub(in crate::ingest::read) trait Node: Sized {
     fn scalar(&self) -> Option<Cow<'_, str>>;
     /// Whether it is nothing.
     fn is_null(&self) -> bool;
+    /// Whether it has keys.
+    fn is_object(&self) -> bool;
+    /// The text of a string.
+    fn as_str(&self) -> Option<&str>;
+    /// A number that is whole and not below zero.
+    fn as_u64(&self) -> Option<u64>;
+    /// As serde_json has it.
+    fn as_value(&self) -> Cow<'_, Value>;
 }
 
 impl Node for Value {
@@ -40,6 +48,22 @@ impl Node for Value {
 
     fn is_null(&self) -> bool {
         self.is_null()
+    }
+
+    fn is_object(&self) -> bool {
+        self.is_object()
+    }
+
+    fn as_str(&self) -> Option<&str> {
+        self.as_str()
+    }
+
+    fn as_u64(&self) -> Option<u64> {
+        self.as_u64()
+    }
+
+    fn as_value(&self) -> Cow<'_, Value> {
+        Cow::Borrowed(self)
     }
 }
 
@@ -79,6 +103,43 @@ impl Node for Json<'_> {
 
     fn is_null(&self) -> bool {
         matches!(self, Self::Null)
+    }
+
+    fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+
+    fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn as_u64(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.as_u64(),
+            _ => None,
+        }
+    }
+
+    fn as_value(&self) -> Cow<'_, Value> {
+        Cow::Owned(self.copied())
+    }
+}
+
+impl Json<'_> {
+    fn copied(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(truth) => Value::Bool(*truth),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Text(text) => Value::String(text.as_ref().to_owned()),
+            Self::List(items) => Value::Array(items.iter().map(Self::copied).collect()),
+            Self::Object(entries) => Value::Object(
+                entries.iter().map(|(key, value)| (key.as_ref().to_owned(), value.copied())).collect(),
+            ),
+        }
     }
 }
 
@@ -203,6 +264,15 @@ mod tests {
                 read += texts(&copied, path).len();
             }
             assert_eq!(borrowed.items().map(<[_]>::len), copied.items().map(<[_]>::len));
+            assert_eq!(*borrowed.as_value(), copied, "{line}");
+            for key in ["a", "n", "u", "f", "t", "z", "e", "o", "missing"] {
+                let says =
+                    |(text, number, object): (Option<&str>, _, _)| (text.map(str::to_owned), number, object);
+                let of_one =
+                    Node::get(&copied, key).map(|it| says((it.as_str(), it.as_u64(), it.is_object())));
+                let of_other = borrowed.get(key).map(|it| says((it.as_str(), it.as_u64(), it.is_object())));
+                assert_eq!(of_other, of_one, "{key} of {line}");
+            }
         }
         assert!(read > 12, "{read}");
         let deep = "[".repeat(200) + &"]".repeat(200);

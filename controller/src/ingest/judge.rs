@@ -1,6 +1,6 @@
 //! Events to reports: every rule, and what was too large for the rules.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use detect::{
     fold::{self, Acted, Fold, Folded},
@@ -8,8 +8,8 @@ use detect::{
     schema::{Field, View},
 };
 use model::{
-    Activity, Event, Fact, Finding, FindingId, Level, LossWindow, NodeId, Reaction, Record, Report, RuleRef,
-    Truncated,
+    Activity, AgentEpoch, Event, EventId, Exposure, Fact, Finding, FindingId, Level, LossWindow, NodeId,
+    Process, Reaction, Record, Report, RuleRef, Seq, Timestamp, Truncated,
 };
 
 use super::{
@@ -112,6 +112,39 @@ impl Judge {
     }
 }
 
+/// Events of records as rules see them, without what names them: that is computed from texts, and asked only of what matched. They share what
+/// stands for the process that is not known. One thread's.
+pub(crate) struct Unnamed(Event);
+
+impl Default for Unnamed {
+    fn default() -> Self {
+        Self(Event {
+            id: EventId { node: NodeId::new(""), epoch: AgentEpoch(0), seq: Seq(0) },
+            time: Timestamp(0),
+            process: Arc::new(Process::nobody(None)),
+            parent: None,
+            ancestors: Arc::new([]),
+            exposure: Exposure::None,
+            activity: Activity::IoUringSetup { entries: 0 },
+        })
+    }
+}
+
+impl Unnamed {
+    /// What rules see of it is what they see of [`Record::into_event`].
+    pub(crate) fn event(&self, record: Record, time: Timestamp) -> Event {
+        Event { time, activity: Activity::Record(Arc::new(record)), ..self.0.clone() }
+    }
+
+    /// The record of an event that only its caller has.
+    pub(crate) fn record(event: Event) -> Option<Record> {
+        match event.activity {
+            Activity::Record(record) => Some(Arc::unwrap_or_clone(record)),
+            _ => None,
+        }
+    }
+}
+
 /// What of an event of a record is kept with a finding.
 pub(crate) fn to_keep(record: &Record, event: &Event) -> Event {
     let kept = Record { facts: record.facts.to_keep(), ..record.clone() };
@@ -170,5 +203,36 @@ pub(crate) fn cut_rule() -> RuleRef {
         techniques: vec!["T1562.006".into()],
         tactics: vec!["defense-evasion".into()],
         reaction: Reaction::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use detect::schema::RecordBuilder;
+    use model::RecordKind;
+
+    use super::*;
+
+    #[test]
+    fn rules_see_of_a_record_without_a_name_what_they_see_of_its_event() {
+        let mut builder = RecordBuilder::new(RecordKind::Sshd);
+        builder
+            .id("one")
+            .principal("host", "root")
+            .text(Field::AuthUser, "root")
+            .text(Field::Computer, "host");
+        let (record, at) = (builder.build(), Timestamp(7));
+        let named = record.clone().into_event(&NodeId::new("auth"), at);
+        let unnamed = Unnamed::default().event(record.clone(), at);
+        let mut seen = 0;
+        for field in Field::ALL {
+            let (one, other) = (View::new(&named).get(*field), View::new(&unnamed).get(*field));
+            assert_eq!(format!("{other:?}"), format!("{one:?}"), "{}", field.name());
+            seen += usize::from(!one.is_absent());
+        }
+        assert!(seen >= 4, "{seen}");
+        assert_eq!(View::new(&unnamed).category(), View::new(&named).category());
+        assert_eq!(Unnamed::record(unnamed), Some(record));
+        assert_eq!(Unnamed::record(Unnamed::default().0), None);
     }
 }

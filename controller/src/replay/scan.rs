@@ -9,7 +9,7 @@ use std::{
 };
 
 use detect::matcher::{Matcher, RuleIndex, RuleSet};
-use model::{Event, FindingId, LossWindow, Moments, NodeId, Timestamp, Truncated};
+use model::{Event, FindingId, LossWindow, Moments, NodeId, Record, Timestamp, Truncated};
 
 use super::{
     Recording, ReplayError, Surroundings,
@@ -21,8 +21,8 @@ use super::{
 use crate::{
     attribute::fact::Fact,
     ingest::{
-        judge::{cut_fields, matched_in, to_keep},
-        read::{MAX_RECORD, Place, Reader, Rejected, Told},
+        judge::{Unnamed, cut_fields, matched_in, to_keep},
+        read::{self, MAX_RECORD, Place, Reader, Rejected, Told},
         receive::split,
     },
 };
@@ -178,6 +178,7 @@ fn judge(
     let mut judge = Judge {
         matchers: sets.iter().map(RuleSet::matcher).collect(),
         told: Vec::new(),
+        unnamed: Unnamed::default(),
         hits: Vec::new(),
         lines: Lines::default(),
         hears,
@@ -193,6 +194,7 @@ fn judge(
 struct Judge {
     matchers: Vec<Matcher>,
     told: Vec<Told>,
+    unnamed: Unnamed,
     hits: Vec<RuleIndex>,
     lines: Lines,
     /// Whether somebody wants to hear of sessions in pods.
@@ -245,43 +247,69 @@ impl Judge {
         at: Place,
         judged: &mut Judged,
     ) {
-        let mut told = std::mem::take(&mut self.told);
         let format = reader.format();
         let outcome = if line.len() > MAX_RECORD && format.is_json() {
             // A whole file of records in one line: each is a record of its own, as where a folder is followed.
             split::split(format, line).and_then(|records| {
                 let mut first = Ok(());
                 for record in records {
-                    let read = reader.read(record.get().as_bytes(), at, &mut told);
+                    let read = self.text(place, name, reader, record.get().as_bytes(), at, judged);
                     first = first.and(read);
                 }
                 first
             })
         } else {
-            reader.read(line, at, &mut told)
+            self.text(place, name, reader, line, at, judged)
         };
         if let Err(rejected) = outcome {
             let rejected: Rejected = rejected;
             refuse(judged, name, at.offset, &rejected);
         }
-        for one in told.drain(..) {
-            self.record(place, name, one, judged);
-        }
-        self.told = told;
     }
 
-    fn record(&mut self, place: usize, name: &NodeId, told: Told, judged: &mut Judged) {
+    fn text(
+        &mut self,
+        place: usize,
+        name: &NodeId,
+        reader: &mut Reader,
+        text: &[u8],
+        at: Place,
+        judged: &mut Judged,
+    ) -> Result<(), Rejected> {
+        let mut told = std::mem::take(&mut self.told);
+        let outcome = reader.read_unnamed(text, at, &mut told);
+        for (number, one) in told.drain(..).enumerate() {
+            self.record(place, name, one, judged, |record| read::name(record, text, at, number));
+        }
+        self.told = told;
+        outcome
+    }
+
+    /// `identify` is called only where it matters which record it is: most are of no interest.
+    fn record(
+        &mut self,
+        place: usize,
+        name: &NodeId,
+        mut told: Told,
+        judged: &mut Judged,
+        identify: impl FnOnce(&mut Record),
+    ) {
         judged.saw(told.time);
-        if self.hears
-            && let Some(fact) = crate::attribute::session(&told.record, told.time)
-        {
-            let what = What::Heard(Box::new(fact));
-            judged.candidates.push(Candidate { at: told.time, recording: place, what });
+        let mut identify = Some(identify);
+        if self.hears {
+            identify.take().into_iter().for_each(|identify| identify(&mut told.record));
+            if let Some(fact) = crate::attribute::session(&told.record, told.time) {
+                let what = What::Heard(Box::new(fact));
+                judged.candidates.push(Candidate { at: told.time, recording: place, what });
+            }
         }
         let cut = told.record.facts.truncated() == Truncated::Yes;
-        let event = told.record.into_event(name, told.time);
-        let hits = self.judge(&event, cut);
-        let (Some(hits), Some(record)) = (hits, event.record()) else { return };
+        let event = self.unnamed.event(told.record, told.time);
+        let Some(hits) = self.judge(&event, cut) else { return };
+        let Some(mut record) = Unnamed::record(event) else { return };
+        identify.into_iter().for_each(|identify| identify(&mut record));
+        let event = record.into_event(name, told.time);
+        let Some(record) = event.record() else { return };
         let matched = Matched {
             event: to_keep(record, &event),
             context: Vec::new(),
@@ -446,3 +474,6 @@ fn merge(
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,15 +200,32 @@ impl Reader {
     /// # Errors
     /// Why the line, or one record of it, is not taken.
     pub fn read(&mut self, line: &[u8], place: Place, told: &mut Vec<Told>) -> Result<(), Rejected> {
+        let from = told.len();
+        let outcome = self.read_unnamed(line, place, told);
+        for (number, one) in told.iter_mut().skip(from).enumerate() {
+            name(&mut one.record, line, place, number);
+        }
+        outcome
+    }
+
+    /// As [`Reader::read`], for whoever calls [`name`] on those records of which the identity matters.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub(crate) fn read_unnamed(
+        &mut self,
+        line: &[u8],
+        place: Place,
+        told: &mut Vec<Told>,
+    ) -> Result<(), Rejected> {
         if line.len() > MAX_RECORD {
             return Err(Rejected::at("line", format!("{} bytes, at most {MAX_RECORD}", line.len())));
         }
-        let line = without_mark(line).trim_ascii();
+        let line = record_of(line);
         if line.is_empty() {
             return Ok(());
         }
-        let from = told.len();
-        let outcome = match self.format {
+        match self.format {
             Format::KubernetesAudit => kubernetes::read(line, told),
             Format::Auth => syslog::read_line(line, place.now, &self.zone, told),
             Format::Journal => syslog::read_journal(line, told),
@@ -222,17 +239,23 @@ impl Reader {
             Format::GcpFlow => json::each(line, &[], gcp::read, told),
             Format::Events => json::each(line, &[], events::read, told),
             Format::Netflow => netflow::read(line, told),
-        };
-        for (number, one) in told.iter_mut().skip(from).enumerate() {
-            if one.record.id.is_empty() {
-                // What it says and where it stands, alike whenever it is read, whatever the file is called by then.
-                let (offset, number) = (place.offset.to_string(), number.to_string());
-                let text = String::from_utf8_lossy(line);
-                one.record.id = short_hash([offset.as_str(), number.as_str(), text.as_ref()], 12);
-            }
         }
-        outcome
     }
+}
+
+/// Gives a record an identity where its log gives it none: what it says and where it stands, alike whenever it is read, whatever the file is
+/// called by then. It is the record `number` of `line`.
+pub(crate) fn name(record: &mut Record, line: &[u8], place: Place, number: usize) {
+    if record.id.is_empty() {
+        let (offset, number) = (place.offset.to_string(), number.to_string());
+        let text = String::from_utf8_lossy(record_of(line));
+        record.id = short_hash([offset.as_str(), number.as_str(), text.as_ref()], 12);
+    }
+}
+
+/// What of a line is a record.
+fn record_of(line: &[u8]) -> &[u8] {
+    without_mark(line).trim_ascii()
 }
 
 /// Without the mark that some programs put in front of UTF-8 (U+FEFF): the record behind it is as good as any.

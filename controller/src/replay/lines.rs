@@ -1,19 +1,20 @@
 //! Lines in the form in which nodes write events. A node writes a process out with everything that it did; here it is read once, and its events
 //! share it as a live node's do, by which the matcher knows it again. What is written in any other way is left to serde.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use memchr::{memchr, memchr2};
 use model::{
-    Activity, AgentEpoch, BootNs, CgroupId, Created, Credentials, Endpoint, Event, EventId, FilePath, Flow,
-    Namespaces, NodeId, Pid, Process, ProcessKey, Protocol, Seq, Timestamp, Workload,
+    Activity, AgentEpoch, Backing, BootNs, CgroupId, Created, Credentials, Endpoint, Event, EventId, ExeFile,
+    Exposure, FdKind, FilePath, Flow, Namespaces, NodeId, Pid, Process, ProcessKey, ProcessOrigin, Protocol,
+    Seq, Stdio, Timestamp, Truncated, Workload,
 };
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
 
-/// Sets of processes that are known, two in each (I11).
+/// Sets of processes that are known, two in each (I11): one that was met again, and the last one that was not.
 const SETS: usize = 1024;
 
 /// Longest text of a process that is kept, in bytes: with what was read of them some 12 MB in all.
@@ -22,6 +23,8 @@ const LONGEST: usize = 2048;
 /// Reads lines; one thread's.
 pub(super) struct Lines {
     sets: Box<[[Option<Known>; 2]]>,
+    /// The ancestors of who has none that are known.
+    nobody: Arc<[Arc<Process>]>,
 }
 
 /// A process as it is written, and as it was read.
@@ -32,7 +35,7 @@ struct Known {
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { sets: (0..SETS).map(|_| [None, None]).collect() }
+        Self { sets: (0..SETS).map(|_| [None, None]).collect(), nobody: Arc::new([]) }
     }
 }
 
@@ -53,10 +56,13 @@ impl Lines {
         rest.word(br#","parent":"#)?;
         let parent = rest.or_null(|rest| self.process(rest))?;
         rest.word(br#","exposure":"#)?;
-        let exposure = rest.value()?;
+        let exposure = rest.one_of(&EXPOSURES)?;
         rest.word(br#","activity":"#)?;
         let activity = activity(rest.0.strip_suffix(b"}")?)?;
-        let ancestors = parent.iter().cloned().collect();
+        let ancestors = match &parent {
+            Some(parent) => Arc::new([Arc::clone(parent)]),
+            None => Arc::clone(&self.nobody),
+        };
         Some(Event { id: EventId { node, epoch, seq }, time, process, parent, ancestors, exposure, activity })
     }
 
@@ -64,25 +70,26 @@ impl Lines {
     fn process(&mut self, rest: &mut Rest<'_>) -> Option<Arc<Process>> {
         // The first part is the process's key.
         let key = rest.0.get(..memchr(b'}', rest.0)?)?;
-        let [newer, older] = self.sets.get_mut(hash(key) % SETS)?;
+        let [again, once] = self.sets.get_mut(hash(key) % SETS)?;
         let is_this =
             |known: &Option<Known>| known.as_ref().is_some_and(|known| rest.0.starts_with(&known.text));
-        if !is_this(newer) {
-            let is_older = is_this(older);
-            std::mem::swap(newer, older);
-            if !is_older {
+        if !is_this(again) {
+            if is_this(once) {
+                std::mem::swap(again, once);
+            } else {
+                // It takes the place of the one that was not asked for again: most are seen once, and must push out nobody who comes again.
                 let (before, process) = (rest.0, Arc::new(process(rest)?));
                 let text = before.get(..before.len() - rest.0.len())?;
                 if text.len() > LONGEST {
                     return Some(process);
                 }
-                let mut kept = newer.take().map(|known| known.text).unwrap_or_default();
+                let mut kept = once.take().map(|known| known.text).unwrap_or_default();
                 kept.clear();
                 kept.extend_from_slice(text);
-                return Some(Arc::clone(&newer.insert(Known { text: kept, process }).process));
+                return Some(Arc::clone(&once.insert(Known { text: kept, process }).process));
             }
         }
-        let known = newer.as_ref()?;
+        let known = again.as_ref()?;
         rest.0 = rest.0.get(known.text.len()..)?;
         Some(Arc::clone(&known.process))
     }
@@ -106,13 +113,13 @@ fn process(rest: &mut Rest<'_>) -> Option<Process> {
     rest.word(br#","exe":"#)?;
     let exe = rest.text()?;
     rest.word(br#","exe_file":"#)?;
-    let exe_file = rest.value()?;
+    let exe_file = exe_file(rest)?;
     rest.word(br#","command_line":"#)?;
     let command_line = rest.text()?;
     rest.word(br#","args":["#)?;
     let args = args(rest)?;
     rest.word(br#","args_truncated":"#)?;
-    let args_truncated = rest.value()?;
+    let args_truncated = rest.one_of(&TRUNCATED)?;
     rest.word(br#","cwd":"#)?;
     let cwd = rest.text()?;
     rest.word(br#","comm":"#)?;
@@ -124,13 +131,13 @@ fn process(rest: &mut Rest<'_>) -> Option<Process> {
     rest.word(br#","tty":"#)?;
     let tty = rest.or_null(Rest::text)?;
     rest.word(br#","stdio":"#)?;
-    let stdio = rest.value()?;
+    let stdio = stdio(rest)?;
     rest.word(br#","cgroup":"#)?;
     let cgroup = CgroupId(rest.number()?);
     rest.word(br#","workload":"#)?;
     let workload = Arc::new(workload(rest)?);
     rest.word(br#","origin":"#)?;
-    let origin = rest.value()?;
+    let origin = rest.one_of(&ORIGINS)?;
     rest.word(br#","exit":"#)?;
     let exit = rest.or_null(Rest::value)?;
     rest.word(b"}")?;
@@ -162,6 +169,62 @@ fn process_key(rest: &mut Rest<'_>) -> Option<ProcessKey> {
     let start = BootNs(rest.number()?);
     rest.word(b"}")?;
     Some(ProcessKey { pid, start })
+}
+
+const TRUNCATED: [(&str, Truncated); 2] = [("no", Truncated::No), ("yes", Truncated::Yes)];
+
+const ORIGINS: [(&str, ProcessOrigin); 4] = [
+    ("exec", ProcessOrigin::Exec),
+    ("fork", ProcessOrigin::Fork),
+    ("bootstrap", ProcessOrigin::Bootstrap),
+    ("recovered", ProcessOrigin::Recovered),
+];
+
+const EXPOSURES: [(&str, Exposure); 5] = [
+    ("none", Exposure::None),
+    ("listens", Exposure::Listens),
+    ("behind_listener", Exposure::BehindListener),
+    ("listens_locally", Exposure::ListensLocally),
+    ("behind_local_listener", Exposure::BehindLocalListener),
+];
+
+const BACKINGS: [(&str, Backing); 3] =
+    [("file", Backing::File), ("memfd", Backing::Memfd), ("deleted", Backing::Deleted)];
+
+const DESCRIPTORS: [(&str, FdKind); 6] = [
+    ("unknown", FdKind::Unknown),
+    ("closed", FdKind::Closed),
+    ("file", FdKind::File),
+    ("pipe", FdKind::Pipe),
+    ("socket", FdKind::Socket),
+    ("device", FdKind::Device),
+];
+
+const CREATED: [(&str, Created); 2] = [("no", Created::No), ("yes", Created::Yes)];
+
+/// Another is a number, which is serde's.
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+
+fn exe_file(rest: &mut Rest<'_>) -> Option<ExeFile> {
+    rest.word(br#"{"inode":"#)?;
+    let inode = rest.number()?;
+    rest.word(br#","device":"#)?;
+    let device = rest.small()?;
+    rest.word(br#","backing":"#)?;
+    let backing = rest.one_of(&BACKINGS)?;
+    rest.word(b"}")?;
+    Some(ExeFile { inode, device, backing })
+}
+
+fn stdio(rest: &mut Rest<'_>) -> Option<Stdio> {
+    rest.word(br#"{"stdin":"#)?;
+    let stdin = rest.one_of(&DESCRIPTORS)?;
+    rest.word(br#","stdout":"#)?;
+    let stdout = rest.one_of(&DESCRIPTORS)?;
+    rest.word(br#","stderr":"#)?;
+    let stderr = rest.one_of(&DESCRIPTORS)?;
+    rest.word(b"}")?;
+    Some(Stdio { stdin, stdout, stderr })
 }
 
 fn args(rest: &mut Rest<'_>) -> Option<Vec<String>> {
@@ -249,16 +312,41 @@ impl<'a> Rest<'a> {
 
     /// What stands between quotes; one in which something is escaped is serde's.
     fn text(&mut self) -> Option<String> {
+        let before = self.0;
+        match self.plain() {
+            Some(text) => Some(text.to_owned()),
+            None if self.0.len() < before.len() => {
+                self.0 = before;
+                self.value()
+            }
+            None => None,
+        }
+    }
+
+    /// What stands between quotes, if nothing in it is escaped; what is left then begins before the escape.
+    fn plain(&mut self) -> Option<&'a str> {
         let inner = self.0.strip_prefix(b"\"")?;
         let (text, rest) = inner.split_at_checked(memchr2(b'"', b'\\', inner)?)?;
         if rest.first() == Some(&b'\\') {
-            return self.value();
-        }
-        if text.iter().any(|byte| *byte < b' ') {
+            self.0 = rest;
             return None;
         }
+        // All of them, since that is done many at a time.
+        if text.iter().fold(false, |found, byte| found | (*byte < b' ')) {
+            return None;
+        }
+        let text = std::str::from_utf8(text).ok()?;
         self.0 = rest.get(1..)?;
-        Some(std::str::from_utf8(text).ok()?.to_owned())
+        Some(text)
+    }
+
+    fn one_of<T: Copy>(&mut self, words: &[(&str, T)]) -> Option<T> {
+        let text = self.plain()?;
+        words.iter().find(|(word, _)| *word == text).map(|(_, is)| *is)
+    }
+
+    fn address(&mut self) -> Option<IpAddr> {
+        self.plain()?.parse().ok()
     }
 
     /// A whole number as JSON has it: no sign, no zeros before it. What makes it another stands behind it, where a word is wanted.
@@ -292,8 +380,47 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// The commonest are read in their own shape: serde puts a value whose tag it does not know yet aside, and reads that.
+/// What was done; the commonest, as nodes write them, without serde.
 fn activity(text: &[u8]) -> Option<Activity> {
+    let mut rest = Rest(text);
+    common(&mut rest).filter(|_| rest.0.is_empty()).or_else(|| tagged(text))
+}
+
+fn common(rest: &mut Rest<'_>) -> Option<Activity> {
+    let activity = if rest.word(br#"{"activity":"exec","requested":"#).is_some() {
+        Activity::Exec { requested: rest.text()? }
+    } else if rest.word(br#"{"activity":"file_open","file":{"path":"#).is_some() {
+        let path = rest.text()?;
+        rest.word(br#","truncated":"#)?;
+        let truncated = rest.one_of(&TRUNCATED)?;
+        rest.word(br#"},"flags":"#)?;
+        let flags = rest.small()?;
+        rest.word(br#","created":"#)?;
+        let created = rest.one_of(&CREATED)?;
+        Activity::FileOpen { file: FilePath { path, truncated }, flags, created }
+    } else {
+        rest.word(br#"{"activity":"connect","protocol":"#)?;
+        let protocol = rest.one_of(&PROTOCOLS)?;
+        rest.word(br#","local":"#)?;
+        let local = endpoint(rest)?;
+        rest.word(br#","remote":"#)?;
+        Activity::Connect(Flow { protocol, local, remote: endpoint(rest)? })
+    };
+    rest.word(b"}")?;
+    Some(activity)
+}
+
+fn endpoint(rest: &mut Rest<'_>) -> Option<Endpoint> {
+    rest.word(br#"{"addr":"#)?;
+    let addr = rest.address()?;
+    rest.word(br#","port":"#)?;
+    let port = u16::try_from(rest.number()?).ok()?;
+    rest.word(b"}")?;
+    Some(Endpoint { addr, port })
+}
+
+/// The commonest are read in their own shape: serde puts a value whose tag it does not know yet aside, and reads that.
+fn tagged(text: &[u8]) -> Option<Activity> {
     #[derive(Deserialize)]
     struct Exec {
         /// Named so that a second one is refused.

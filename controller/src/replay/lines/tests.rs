@@ -1,4 +1,4 @@
-use model::{Backing, ExeFile, Exit, Exposure, FdKind, ProcessOrigin, Runtime, Stdio, Truncated};
+use model::{Exit, Runtime};
 use proptest::prelude::*;
 
 use super::*;
@@ -115,6 +115,22 @@ fn what_is_read_is_what_serde_reads_and_all_that_nodes_write_is() {
 }
 
 #[test]
+fn each_word_is_written_as_it_is_read() {
+    fn agree<T: serde::Serialize + Copy>(words: &[(&str, T)]) {
+        for (word, is) in words {
+            assert_eq!(serde_json::to_value(is).unwrap(), *word);
+        }
+    }
+    agree(&TRUNCATED);
+    agree(&ORIGINS);
+    agree(&EXPOSURES);
+    agree(&BACKINGS);
+    agree(&DESCRIPTORS);
+    agree(&CREATED);
+    agree(&PROTOCOLS);
+}
+
+#[test]
 fn the_events_of_a_process_share_it_and_another_of_its_key_does_not() {
     let mut lines = Lines::default();
     let mut process_of = |process: Process, parent: Option<Process>| {
@@ -135,6 +151,21 @@ fn the_events_of_a_process_share_it_and_another_of_its_key_does_not() {
     let (one, two) = (process_of(a_process(3, &long), None), process_of(a_process(3, &long), None));
     assert_eq!(one.process, two.process);
     assert!(!Arc::ptr_eq(&one.process, &two.process));
+}
+
+#[test]
+fn i11_many_that_are_seen_once_push_out_nobody_who_comes_again() {
+    let mut lines = Lines::default();
+    let mut process_of = |pid: u32| {
+        let event = an_event(a_process(pid, "x"), None, Activity::Exec { requested: "x".into() });
+        lines.event(&written(&event)).unwrap().process
+    };
+    let known = process_of(1);
+    assert!(Arc::ptr_eq(&known, &process_of(1)));
+    for pid in 2..20_000 {
+        process_of(pid);
+    }
+    assert!(Arc::ptr_eq(&known, &process_of(1)));
 }
 
 /// Whatever a line is turned into: what is read of it is what serde reads, or it is left to serde.

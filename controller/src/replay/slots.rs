@@ -8,7 +8,10 @@ use std::{
 /// What is read of several recordings, each in its order.
 pub(super) struct Slots<T> {
     state: Mutex<State<T>>,
-    changed: Condvar,
+    /// For who takes.
+    there: Condvar,
+    /// For who reads each recording: nobody is woken for what is not his.
+    room: Vec<Condvar>,
     ahead: u64,
 }
 
@@ -34,14 +37,16 @@ impl<T> Slots<T> {
     /// For so many recordings, of each of which at most `ahead` blocks are read before their turn (I11).
     pub(super) fn new(recordings: usize, ahead: u64) -> Self {
         let lanes = (0..recordings).map(|_| Lane { wanted: 0, there: BTreeMap::new(), all: None }).collect();
-        Self { state: Mutex::new(State { lanes, closed: false }), changed: Condvar::new(), ahead }
+        let room = (0..recordings).map(|_| Condvar::new()).collect();
+        let state = Mutex::new(State { lanes, closed: false });
+        Self { state, there: Condvar::new(), room, ahead }
     }
 
     /// Waits until block `number` of a recording may be read.
     pub(super) fn may_read(&self, recording: usize, number: u64) -> Result<(), Closed> {
         let mut state = self.lock();
         while !state.closed && number >= state.lanes[recording].wanted + self.ahead {
-            state = self.wait(state);
+            state = wait(&self.room[recording], state);
         }
         if state.closed { Err(Closed) } else { Ok(()) }
     }
@@ -49,13 +54,13 @@ impl<T> Slots<T> {
     /// Block `number` is read.
     pub(super) fn put(&self, recording: usize, number: u64, block: T) {
         self.lock().lanes[recording].there.insert(number, block);
-        self.changed.notify_all();
+        self.there.notify_all();
     }
 
     /// A recording has so many blocks.
     pub(super) fn end(&self, recording: usize, all: u64) {
         self.lock().lanes[recording].all = Some(all);
-        self.changed.notify_all();
+        self.there.notify_all();
     }
 
     /// The next block of a recording; `None` at its end, or when no more is wanted.
@@ -67,28 +72,29 @@ impl<T> Slots<T> {
             if let Some(block) = lane.there.remove(&wanted) {
                 lane.wanted += 1;
                 drop(state);
-                self.changed.notify_all();
+                self.room[recording].notify_all();
                 return Some(block);
             }
             if lane.all == Some(wanted) || state.closed {
                 return None;
             }
-            state = self.wait(state);
+            state = wait(&self.there, state);
         }
     }
 
     /// No more is wanted.
     pub(super) fn close(&self) {
         self.lock().closed = true;
-        self.changed.notify_all();
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+        self.there.notify_all();
+        self.room.iter().for_each(Condvar::notify_all);
     }
 
     // Whoever panics while holding it ends the replay; the others must still come to their end.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn wait<'a, T>(changed: &Condvar, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+    changed.wait(state).unwrap_or_else(PoisonError::into_inner)
 }

@@ -168,7 +168,7 @@ impl Engine {
         mut tell: impl FnMut(Field),
     ) {
         let Some(rule) = self.rules.iter().position(|number| *number == rule) else { return };
-        let mut texts = Texts::new(text_bytes);
+        let mut texts = Texts::passing_by(text_bytes);
         for question in self.programs.positive(rule as u32) {
             let predicate = question.predicate();
             if self.evaluate_now(predicate, view, &mut texts, None) {

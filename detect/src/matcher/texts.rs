@@ -33,8 +33,13 @@ const ARENA: usize = 16 * 1024;
 impl Texts {
     /// Texts longer than `limit` bytes are cut to it.
     pub(crate) fn new(limit: usize) -> Self {
+        Self { arena: Vec::with_capacity(ARENA), ..Self::passing_by(limit) }
+    }
+
+    /// For one look at one event: nothing is reserved that a short look does not need.
+    pub(crate) fn passing_by(limit: usize) -> Self {
         let places = vec![Place::default(); Field::ALL.len()].into();
-        Self { arena: Vec::with_capacity(ARENA), places, epoch: 1, limit, truncated: Truncated::No }
+        Self { arena: Vec::new(), places, epoch: 1, limit, truncated: Truncated::No }
     }
 
     /// Begins with the next event.

@@ -71,6 +71,8 @@ pub(super) struct Correlations {
     forgotten: u64,
     /// What was left out when health was last told, and when.
     said: (u64, Option<Timestamp>),
+    /// What the gauges show: counts, forgotten, groups.
+    gauged: Option<(Counts, u64, usize)>,
 }
 
 impl Correlations {
@@ -92,7 +94,7 @@ impl Correlations {
         let book = RuleBook::load(&config.rules, &[]);
         book.report(health);
         let rows = store.scan_all::<Row>(Table::Correlation)?;
-        let engine = resume(&book, config, seed, rows);
+        let engine = resume(&book, config, seed, rows, store.is_in_memory());
         let mut fed = BTreeMap::new();
         for (key, row) in store.scan_all::<FedRow>(Table::Fed)? {
             if let Some(reference) = key.first_chunk() {
@@ -103,7 +105,7 @@ impl Correlations {
         let said = (engine.counts().left_out(), None);
         let (told, recent) = (Vec::new(), HashMap::new());
         let moments = fed.values().map(|row: &FedRow| row.moments.len()).sum();
-        Ok(Self { book, engine, seed, told, fed, by_age, moments, recent, forgotten: 0, said })
+        Ok(Self { book, engine, seed, told, fed, by_age, moments, recent, forgotten: 0, said, gauged: None })
     }
 
     /// How many.
@@ -130,8 +132,13 @@ impl Correlations {
         }
     }
 
-    pub(super) fn gauge(&self, metrics: &Metrics) {
-        let Counts { seen, late, ahead, early, refused, folded, ungrouped, mixed } = self.engine.counts();
+    pub(super) fn gauge(&mut self, metrics: &Metrics) {
+        let now = (self.engine.counts(), self.forgotten, self.engine.groups());
+        // Asked after every turn, and most change nothing.
+        if self.gauged.replace(now) == Some(now) {
+            return;
+        }
+        let Counts { seen, late, ahead, early, refused, folded, ungrouped, mixed } = now.0;
         for (name, value) in [
             ("seen", seen),
             ("late", late),
@@ -150,11 +157,13 @@ impl Correlations {
     }
 
     /// Counts `times` more of a finding at `at`.
-    fn count(&mut self, reference: u64, finding: &Finding, at: Timestamp, times: u64) {
+    fn count(&mut self, reference: u64, finding: &Finding, at: Timestamp, times: u64, values: Values) {
+        if times == 0 {
+            return;
+        }
         let mut event = finding.event.clone();
         event.time = at;
         event.ancestors = finding.ancestors.clone().into();
-        let values = if finding.is_mixed() { Values::Mixed } else { Values::Same };
         let folded = Folded { reference, count: u32::try_from(times).unwrap_or(u32::MAX), values };
         self.engine.observe_folded(&finding.rule.id, &View::new(&event), folded, &mut self.told);
     }
@@ -225,11 +234,9 @@ impl Core {
         kept.context.clear();
         kept.reactions.clear();
         turn.batch.put(Table::FedFindings, reference.to_be_bytes().to_vec(), &kept, ReadBack::No);
-        // The first at its own time, whatever is folded into it already.
-        let mut first = kept.clone();
-        first.matched.remove(Finding::MIXED);
-        all.count(reference, &first, kept.event.time, 1);
-        all.count(reference, &kept, kept.last, kept.count.saturating_sub(1));
+        // The first at its own time and with its own values, whatever is folded into it already.
+        all.count(reference, &kept, kept.event.time, 1, Values::Same);
+        all.count(reference, &kept, kept.last, kept.count.saturating_sub(1), values_of(&kept));
         let (id, rule) = (finding.id.clone(), finding.rule.id.clone());
         let (count, last, at) = (finding.count.max(1), finding.last, turn.now);
         let moments = mem::take(&mut kept.moments);
@@ -260,7 +267,7 @@ impl Core {
             row.moments.add_all(moments.iter().cloned(), count);
         }
         if let Some(finding) = all.finding(reference, &self.state.store)? {
-            all.count(reference, &finding, last, more);
+            all.count(reference, &finding, last, more, values_of(&finding));
         }
         all.keep(reference, row, &mut turn.batch);
         Ok(())
@@ -291,7 +298,7 @@ impl Core {
         all.book = RuleBook::reload(&self.config.rules, &self.state.sources.rules, &all.book);
         all.book.report(&self.health);
         let rows = all.engine.rows();
-        all.engine = resume(&all.book, &self.config, all.seed, rows);
+        all.engine = resume(&all.book, &self.config, all.seed, rows, self.state.store.is_in_memory());
         all.len()
     }
 
@@ -380,10 +387,11 @@ fn resume(
     config: &ControllerConfig,
     seed: (u64, u64),
     rows: Vec<(Vec<u8>, Row)>,
+    ends_with_us: bool,
 ) -> Correlator {
     // What the diagnostics warn of was said when the rules were loaded.
     let (engine, _) = Correlator::resume(book.correlations(), book.rules(), config.correlation, seed, rows);
-    engine
+    if ends_with_us { engine.unwritten() } else { engine }
 }
 
 fn draw() -> std::io::Result<(u64, u64)> {
@@ -392,6 +400,11 @@ fn draw() -> std::io::Result<(u64, u64)> {
     let number = u128::from_be_bytes(bytes);
     #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
     Ok(((number >> 64) as u64, number as u64))
+}
+
+/// Whether what was folded into a finding has its values.
+fn values_of(finding: &Finding) -> Values {
+    if finding.is_mixed() { Values::Mixed } else { Values::Same }
 }
 
 /// A number that a finding is called by; a function of its id, so that hits of one time are taken in one order.

@@ -162,7 +162,7 @@ impl Core {
         if !turn.batch.is_empty() {
             let crash = self.config.crash.clone();
             crash.reached(Moment::BeforeWrite, &turn.transitions);
-            self.commit(&turn.batch)?;
+            self.commit(&mut turn.batch)?;
             crash.reached(Moment::AfterWrite, &turn.transitions);
             self.append(&entries)?;
             crash.reached(Moment::AfterAudit, &turn.transitions);
@@ -217,10 +217,10 @@ impl Core {
     }
 
     /// Until it is durable, or the controller stops: nothing that was decided is dropped, and nothing leaves before.
-    fn commit(&mut self, batch: &Batch) -> Result<(), Stopping> {
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), Stopping> {
         let mut wait = BACKOFF.0;
         let begun = Instant::now();
-        while let Err(error) = self.state.store.commit(batch) {
+        while let Err(error) = self.state.store.commit_all(batch) {
             self.stalled(&error.to_string(), &mut wait)?;
             if let Err(error) = self.state.store.reopen() {
                 tracing::error!(%error, "the journal cannot be opened again");
@@ -295,7 +295,7 @@ impl Core {
         Ok(())
     }
 
-    fn gauge(&self) {
+    fn gauge(&mut self) {
         let m = &self.metrics;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         m.runs_live.set(count(self.state.runs.len()));

@@ -16,12 +16,12 @@ pub(crate) enum ReadBack {
 }
 
 /// Changes, the last one to a key winning.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Batch {
     tables: BTreeMap<Table, BTreeMap<Vec<u8>, Row>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     /// `None` removes.
     pub(super) value: Option<Vec<u8>>,
@@ -44,6 +44,10 @@ impl Batch {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tables.is_empty()
+    }
+
+    pub(super) fn into_tables(self) -> impl Iterator<Item = (Table, BTreeMap<Vec<u8>, Row>)> {
+        self.tables.into_iter()
     }
 
     pub(super) fn by_table(&self) -> impl Iterator<Item = (Table, &BTreeMap<Vec<u8>, Row>)> {

@@ -15,14 +15,14 @@ type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) struct Tables(Mutex<BTreeMap<Table, Rows>>);
 
 impl Tables {
-    pub(super) fn commit(&self, batch: &Batch) {
+    pub(super) fn commit(&self, batch: Batch) {
         let mut tables = self.lock();
-        for (table, rows) in batch.by_table() {
+        for (table, rows) in batch.into_tables() {
             let table = tables.entry(table).or_default();
             for (key, row) in rows {
-                match &row.value {
-                    Some(value) => drop(table.insert(key.clone(), value.clone())),
-                    None => drop(table.remove(key)),
+                match row.value {
+                    Some(value) => drop(table.insert(key, value)),
+                    None => drop(table.remove(&key)),
                 }
             }
         }

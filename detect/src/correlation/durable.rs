@@ -150,8 +150,18 @@ impl Correlator {
         (this, diagnostics)
     }
 
+    /// Where nobody goes on with it, no changes are counted: [`Correlator::changes`] has none.
+    #[must_use]
+    pub fn unwritten(mut self) -> Self {
+        self.changed = Changed::default();
+        self
+    }
+
     /// What must be written (`Some`) or removed (`None`) for the rows to be the state of now. All of it, in one step.
     pub fn changes(&mut self) -> Vec<(Vec<u8>, Option<Row>)> {
+        if self.changed.watch == Watch::Off {
+            return Vec::new();
+        }
         let changed = std::mem::take(&mut self.changed);
         self.changed.watch = changed.watch;
         let mut rows: Vec<(Vec<u8>, Option<Row>)> =

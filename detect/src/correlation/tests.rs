@@ -243,13 +243,17 @@ proptest! {
             }
         };
         let mut correlator = resume(&rows);
-        let mut told = vec![];
+        let mut unwritten = resume(&rows).unwritten();
+        let (mut told, mut told_unwritten) = (vec![], vec![]);
         for (position, at) in ordered.iter().enumerate() {
             if position == cut {
                 correlator = resume(&rows);
             }
             hit(&mut correlator, *at, &mut told);
             correlator.advance(Timestamp(EPOCH + at.time * 1_000_000), &mut told);
+            hit(&mut unwritten, *at, &mut told_unwritten);
+            unwritten.advance(Timestamp(EPOCH + at.time * 1_000_000), &mut told_unwritten);
+            prop_assert_eq!(unwritten.changes().len(), 0, "nobody goes on with it");
             keep(&mut correlator, &mut rows);
             let whole: std::collections::BTreeMap<_, _> =
                 correlator.rows().into_iter().map(|(key, row)| (key, serde_json::to_string(&row).unwrap())).collect();
@@ -260,6 +264,8 @@ proptest! {
             prop_assert_eq!(&kept, &whole);
         }
         correlator.finish(&mut told);
+        unwritten.finish(&mut told_unwritten);
+        prop_assert_eq!(&told_unwritten, &told);
         prop_assert_eq!(told, run(&loaded, &ordered));
     }
 }

@@ -18,6 +18,9 @@ use crate::{
 /// Labels on whatever an action makes.
 pub(crate) const INCIDENT: &str = "hemostat.dev/incident";
 
+/// How the field managers of actions begin: each action writes under one of its own.
+pub const MANAGERS: &str = "hemostat-";
+
 /// What the executor is started with.
 #[derive(Clone)]
 pub struct ActConfig {
@@ -81,7 +84,7 @@ impl Job<'_> {
 
     /// One field manager for each action.
     pub(crate) fn manager(&self) -> String {
-        let mut name = format!("hemostat-{}", self.id);
+        let mut name = format!("{MANAGERS}{}", self.id);
         name.truncate(name.floor_char_boundary(128));
         name
     }

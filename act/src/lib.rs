@@ -24,7 +24,7 @@ mod shown;
 
 pub use api::percent_encoded;
 pub use executor::Executor;
-pub use job::{ActConfig, Own};
+pub use job::{ActConfig, MANAGERS, Own};
 pub use notify::{Channel, ChannelKind};
 pub use protect::network_path;
 pub use scanner::{Scanner, ScannerError, ScannerKind};

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 pub use confidence::{Cases, Corpus, lower_bound};
 pub(crate) use context::is_on;
-pub use context::{Rollout, SWITCH};
+pub use context::{SWITCH, Underway};
 use crds::{EvidenceRule, Exclusion, Match, Mode, Protected, ResponsePolicySpec};
 pub use explain::{Explanation, PolicyWord, SettingWord, explain};
 use model::{
@@ -73,7 +73,9 @@ pub struct Evidence {
     /// judged.
     pub entities: Option<BTreeMap<String, Cases>>,
     /// Whether the workload is being rolled out.
-    pub rollout: Rollout,
+    pub rollout: Underway,
+    /// Whether the node is being drained.
+    pub drain: Underway,
     /// The playbook was taken back by itself ([`promotion`]).
     pub demoted: Option<promotion::Demotion>,
 }
@@ -89,7 +91,8 @@ impl Evidence {
             playbook,
             wants: Some(Vec::new()),
             entities: Some(BTreeMap::new()),
-            rollout: Rollout::None,
+            rollout: Underway::None,
+            drain: Underway::None,
             demoted: None,
         }
     }

@@ -67,6 +67,18 @@ pub enum Fact {
         /// Which.
         uid: String,
     },
+    /// Nobody of Hemostat's keeps new pods away from a node (`kubectl cordon`, `kubectl drain`).
+    Cordoned {
+        /// Which.
+        node: NodeId,
+    },
+    /// It takes pods again, is gone, or it is Hemostat that keeps them away.
+    Uncordoned {
+        /// Which.
+        node: NodeId,
+    },
+    /// All nodes that are [`Fact::Cordoned`], sorted: what is not among them is not.
+    CordonedListed(Vec<NodeId>),
     /// A person ran a command in a pod.
     Exec(ExecSeen),
 }

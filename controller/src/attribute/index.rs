@@ -16,11 +16,12 @@ use model::{
 
 use respond::{
     alone::Place,
-    gate::{Rollout, SWITCH},
+    gate::{SWITCH, Underway},
 };
 
 use super::{
     doors::{Doors, Room},
+    drains::Drains,
     fact::{Fact, Life, OwnerSeen, PodSeen, Version},
     sessions::Sessions,
 };
@@ -80,6 +81,7 @@ pub struct Index {
     owners_gone: BTreeSet<(Timestamp, String)>,
     pub(super) sessions: Sessions,
     doors: Doors,
+    drains: Drains,
     overflow: u64,
 }
 
@@ -157,6 +159,9 @@ impl Index {
             Fact::Ingress(seen) => self.overflow += u64::from(self.doors.ingress(seen, now) == Room::None),
             Fact::IngressesListed(uids) => self.doors.ingresses_listed(&uids),
             Fact::DoorGone { uid } => self.doors.gone(&uid),
+            Fact::Cordoned { node } => self.overflow += u64::from(self.drains.cordoned(node) == Room::None),
+            Fact::Uncordoned { node } => self.drains.uncordoned(&node),
+            Fact::CordonedListed(nodes) => self.drains.listed(&nodes),
             Fact::Exec(seen) => self.sessions.take(seen),
         }
         self.forget(now);
@@ -276,11 +281,11 @@ impl Index {
     }
 
     /// Whether pods of two templates of one workload are there at the same time.
-    pub(super) fn rollout(&self, node: &NodeId, cgroup_uid: &str) -> Rollout {
-        let Ok((pod, _)) = self.find(node, cgroup_uid) else { return Rollout::None };
-        let Some(seen) = &pod.seen else { return Rollout::None };
+    pub(super) fn rollout(&self, node: &NodeId, cgroup_uid: &str) -> Underway {
+        let Ok((pod, _)) = self.find(node, cgroup_uid) else { return Underway::None };
+        let Some(seen) = &pod.seen else { return Underway::None };
         let (chain, _) = self.chain(seen.owner.as_ref());
-        let [template, workload] = chain.as_slice() else { return Rollout::None };
+        let [template, workload] = chain.as_slice() else { return Underway::None };
         let is_other = |other: &KnownPod| {
             let Some(other_seen) = other.seen.as_ref().filter(|_| other.deleted.is_none()) else {
                 return false;
@@ -293,12 +298,17 @@ impl Index {
                 && self.chain(Some(owner)).0.get(1).is_some_and(|above| above.uid == workload.uid)
         };
         match self.pods.values().any(is_other) {
-            true => Rollout::Goes(format!(
+            true => Underway::Goes(format!(
                 "{} {} is being rolled out: pods of two templates are there",
                 workload.kind, workload.name
             )),
-            false => Rollout::None,
+            false => Underway::None,
         }
+    }
+
+    /// Whether a node is being drained.
+    pub(super) fn drain(&self, node: &NodeId) -> Underway {
+        self.drains.of(node)
     }
 
     /// How much is remembered.

@@ -4,6 +4,7 @@
 //! ([`Pods::heard`]). docs/attribution.md tells what is known when, and every limit.
 
 mod doors;
+mod drains;
 pub mod fact;
 mod flows;
 pub mod index;
@@ -31,7 +32,7 @@ pub use self::{
     read::Marks,
     watch::{WatchConfig, watch},
 };
-use respond::{alone::Place, gate::Rollout};
+use respond::{alone::Place, gate::Underway};
 use tokio::sync::watch as changing;
 
 use self::{
@@ -209,14 +210,23 @@ impl Pods {
 
     /// Whether the workload of the pod that a finding is about is being rolled out.
     #[must_use]
-    pub fn rollout(&self, finding: &Finding) -> Rollout {
+    pub fn rollout(&self, finding: &Finding) -> Underway {
         let Workload::Container { pod_uid: Some(uid), .. } = &*finding.event.process.workload else {
-            return Rollout::None;
+            return Underway::None;
         };
         if let Sight::Blind(why) = self.sight("ReplicaSet") {
-            return Rollout::Unknown(why);
+            return Underway::Unknown(why);
         }
         self.read().rollout(&finding.event.id.node, uid)
+    }
+
+    /// Whether the node that a finding is from is being drained.
+    #[must_use]
+    pub fn drain(&self, finding: &Finding) -> Underway {
+        if let Sight::Blind(why) = self.sight("Node") {
+            return Underway::Unknown(why);
+        }
+        self.read().drain(&finding.event.id.node)
     }
 
     /// The pod with the API server's own uid.

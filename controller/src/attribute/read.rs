@@ -8,10 +8,10 @@ use std::{
 use detect::schema::Field;
 use k8s_openapi::{
     api::{
-        core::v1::{ContainerStatus, Namespace, Pod, Service},
+        core::v1::{ContainerStatus, Namespace, Node, Pod, Service},
         networking::v1::Ingress,
     },
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    apimachinery::pkg::apis::meta::v1::{FieldsV1, OwnerReference, Time},
 };
 use kube::{Resource, ResourceExt as _, api::ObjectMeta, core::PartialObjectMeta};
 use model::{
@@ -190,6 +190,16 @@ pub(super) fn namespace(object: &PartialObjectMeta<Namespace>, marks: &Marks) ->
         labels: labels(object.metadata.labels.as_ref()),
         annotations: annotations(&object.metadata, marks),
     })
+}
+
+/// The name of a node that is cordoned, unless it was Hemostat (`cluster.cordon`): each of its actions writes under a name of its own.
+pub(super) fn drained(object: &PartialObjectMeta<Node>) -> Option<NodeId> {
+    let cordons = |fields: &FieldsV1| fields.0.pointer("/f:spec/f:unschedulable").is_some();
+    let ours = object.managed_fields().iter().any(|entry| {
+        let is_ours = entry.manager.as_deref().is_some_and(|name| name.starts_with(act::MANAGERS));
+        is_ours && entry.fields_v1.as_ref().is_some_and(cordons)
+    });
+    object.metadata.name.as_deref().filter(|_| !ours).map(|name| NodeId::new(cut(name)))
 }
 
 /// A request that began a session in a pod and was let through.

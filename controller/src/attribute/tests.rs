@@ -8,7 +8,7 @@ use model::{
     Principal, Process, ProcessKey, Reaction, RuleRef, Runtime, Seq, Timestamp, Unresolved, Workload,
 };
 use proptest::prelude::*;
-use respond::gate::Rollout;
+use respond::gate::Underway;
 
 use super::{
     fact::{ContainerSeen, ExecSeen, Fact, Life, OwnerSeen, PodSeen, Version},
@@ -130,20 +130,20 @@ fn a_rollout_goes_on_while_pods_of_two_templates_of_one_deployment_live() {
         at(11),
     );
     let asked = |index: &Index, name: &str| index.rollout(&NodeId::new("one"), &format!("uid-{name}"));
-    assert_eq!(asked(&index, "api-0"), Rollout::None, "two pods of one template, and another Deployment");
+    assert_eq!(asked(&index, "api-0"), Underway::None, "two pods of one template, and another Deployment");
     let newer = PodSeen { owner: Some(owner("ReplicaSet", "api-7777")), ..seen("api-2", 6) };
     index.take(told(newer.clone()), at(12));
     for name in ["api-0", "api-2"] {
         assert!(
-            matches!(asked(&index, name), Rollout::Goes(what) if what.contains("Deployment api")),
+            matches!(asked(&index, name), Underway::Goes(what) if what.contains("Deployment api")),
             "{name}"
         );
     }
-    assert_eq!(asked(&index, "web-0"), Rollout::None);
+    assert_eq!(asked(&index, "web-0"), Underway::None);
     index.take(Fact::PodGone { uid: "uid-api-0".into() }, at(13));
     index.take(Fact::PodGone { uid: "uid-api-1".into() }, at(13));
-    assert_eq!(asked(&index, "api-2"), Rollout::None, "the old ones are gone");
-    assert_eq!(asked(&index, "nobody"), Rollout::None);
+    assert_eq!(asked(&index, "api-2"), Underway::None, "the old ones are gone");
+    assert_eq!(asked(&index, "nobody"), Underway::None);
 }
 
 #[test]

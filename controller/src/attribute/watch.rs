@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::{CronJob, Job},
-    core::v1::{Namespace, Pod, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     networking::v1::Ingress,
 };
 use kube::{
@@ -14,7 +14,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::watcher::{self, Event},
 };
-use model::PodSource;
+use model::{NodeId, PodSource};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ const PAGE: u32 = 100;
 const PAGE_OF_METADATA: u32 = 500;
 /// Services that can have pods behind them.
 const SERVICES: &str = "spec.type!=ExternalName";
+/// Nodes that take no new pods; the others, with what the kubelet says of them every few seconds, never come.
+const CORDONED: &str = "spec.unschedulable=true";
 
 /// Watches until it is told to stop. What fails is tried again with growing pauses, and meanwhile what is not known says so.
 pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: CancellationToken) {
@@ -76,6 +78,7 @@ pub async fn watch(pods: Pods, client: Client, config: WatchConfig, stop: Cancel
         |ingress: &Ingress| read::ingress(ingress).map(|seen| (seen.uid.clone(), Fact::Ingress(seen))),
         Fact::IngressesListed,
     ));
+    tasks.spawn(follow_nodes(pods.clone(), client.clone(), stop.clone()));
     tasks.spawn(follow_namespaces(pods, client, Arc::clone(marks), stop));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -223,6 +226,36 @@ async fn follow_namespaces(pods: Pods, client: Client, marks: Arc<Marks>, stop: 
         }
     };
     follow("Namespace", &pods.clone(), stream, stop, take).await;
+}
+
+/// Nodes that are cordoned. One that is not any more comes as deleted: it has left what was selected.
+async fn follow_nodes(pods: Pods, client: Client, stop: CancellationToken) {
+    let config = watcher::Config::default().fields(CORDONED).page_size(PAGE_OF_METADATA);
+    let stream = events(Api::<PartialObjectMeta<Node>>::all(client), config);
+    let mut listed = BTreeSet::new();
+    let take = |event: Event<PartialObjectMeta<Node>>| match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(object) => {
+            if let Some(node) = read::drained(&object) {
+                listed.insert(node.clone());
+                pods.tell(Fact::Cordoned { node });
+            }
+        }
+        Event::InitDone => {
+            pods.tell(Fact::CordonedListed(std::mem::take(&mut listed).into_iter().collect()));
+        }
+        Event::Apply(object) => match (read::drained(&object), object.metadata.name) {
+            (Some(node), _) => pods.tell(Fact::Cordoned { node }),
+            (None, Some(name)) => pods.tell(Fact::Uncordoned { node: NodeId::new(name) }),
+            (None, None) => {}
+        },
+        Event::Delete(object) => {
+            if let Some(name) = object.metadata.name {
+                pods.tell(Fact::Uncordoned { node: NodeId::new(name) });
+            }
+        }
+    };
+    follow("Node", &pods.clone(), stream, stop, take).await;
 }
 
 /// Takes what a watch gives until it is told to stop.

@@ -52,7 +52,9 @@ impl Core {
                 Want { at: Timestamp(at), ..want.clone() }
             });
         let wants = wants.collect();
-        let rollout = self.config.pods.as_ref().map(|pods| pods.rollout(answered)).unwrap_or_default();
+        let pods = self.config.pods.as_ref();
+        let (rollout, drain) =
+            pods.map(|pods| (pods.rollout(answered), pods.drain(answered))).unwrap_or_default();
         Evidence {
             pattern: Some(trust.of_rule(&answered.rule.id)),
             corpus: self.state.corpus.of(&answered.rule.id),
@@ -62,6 +64,7 @@ impl Core {
                 want.entities().map(|entity| (entity.clone(), trust.of_entity(&entity))).collect(),
             ),
             rollout,
+            drain,
             demoted: self.state.promotions.demotion(plan.name()),
         }
     }

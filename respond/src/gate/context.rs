@@ -38,31 +38,30 @@ pub(super) fn signal(plan: &Plan, situation: &Situation<'_>, rules: &Rules<'_>) 
     );
     conflicts.extend(schedule(situation));
     conflicts.extend(pipeline(situation));
-    match &situation.evidence.rollout {
-        Rollout::None => {}
-        Rollout::Goes(what) => conflicts.push(what.clone()),
-        Rollout::Unknown(because) => {
-            conflicts.push(format!("whether a rollout goes on is not known: {because}"))
-        }
-    }
+    let underway = [("a rollout", &situation.evidence.rollout), ("a drain", &situation.evidence.drain)];
+    conflicts.extend(underway.into_iter().filter_map(|(what, one)| match one {
+        Underway::None => None,
+        Underway::Goes(which) => Some(which.clone()),
+        Underway::Unknown(because) => Some(format!("whether {what} goes on is not known: {because}")),
+    }));
     conflicts.extend(wants::conflicts(plan, situation, rules));
     let says = if conflicts.is_empty() { SignalSays::Act } else { SignalSays::Ask };
     if conflicts.is_empty() {
         conflicts.push(
-            "no planned work, no schedule, pipeline or rollout, and neither many targets at once nor one actor in many namespaces"
+            "no planned work, no schedule, pipeline, rollout or drain, and neither many targets at once nor one actor in many namespaces"
                 .into(),
         );
     }
     Signal { kind: SignalKind::Context, says, found: None, needed: None, evidence: conflicts }
 }
 
-/// Whether a rollout of the workload goes on.
+/// Whether something goes on that the cluster's operators do and that moves workloads about: a rollout, a drain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Rollout {
-    /// There is none, or nothing that could be rolled out.
+pub enum Underway {
+    /// It does not, or there is nothing that it could be about.
     #[default]
     None,
-    /// Pods of two templates are there at the same time.
+    /// It does: what.
     Goes(String),
     /// It cannot be known.
     Unknown(String),

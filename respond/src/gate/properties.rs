@@ -28,11 +28,13 @@ fn evidence() -> impl Strategy<Value = Evidence> {
         actors: vec!["account x".into()],
         at: Timestamp(NOW.0 - ago * 1_000_000_000),
     });
-    let rollout = prop_oneof![
-        8 => Just(Rollout::None),
-        1 => Just(Rollout::Goes("it goes".into())),
-        1 => Just(Rollout::Unknown("why".into())),
-    ];
+    let underway = || {
+        prop_oneof![
+            16 => Just(Underway::None),
+            1 => Just(Underway::Goes("it goes".into())),
+            1 => Just(Underway::Unknown("why".into())),
+        ]
+    };
     let known = |cases| prop::option::weighted(0.9, cases);
     (
         known(cases()),
@@ -40,15 +42,16 @@ fn evidence() -> impl Strategy<Value = Evidence> {
         known(cases()),
         prop::option::weighted(0.9, prop::collection::vec(want, 0..30)),
         prop::option::weighted(0.9, prop::collection::btree_map("image [a-c]", cases(), 0..3)),
-        rollout,
+        (underway(), underway()),
     )
-        .prop_map(|(pattern, corpus, playbook, wants, entities, rollout)| Evidence {
+        .prop_map(|(pattern, corpus, playbook, wants, entities, (rollout, drain))| Evidence {
             pattern,
             corpus,
             playbook,
             wants,
             entities,
             rollout,
+            drain,
             demoted: None,
         })
 }
@@ -145,12 +148,13 @@ proptest! {
     #[test]
     fn i9_what_cannot_be_read_never_frees_a_run(evidence in evidence(), policies in policies()) {
         let before = outcome(&evidence, &policies, "Auto");
-        let unread: [fn(&mut Evidence); 5] = [
+        let unread: [fn(&mut Evidence); 6] = [
             |evidence| evidence.pattern = None,
             |evidence| evidence.playbook = None,
             |evidence| evidence.wants = None,
             |evidence| evidence.entities = None,
-            |evidence| evidence.rollout = Rollout::Unknown("blind".into()),
+            |evidence| evidence.rollout = Underway::Unknown("blind".into()),
+            |evidence| evidence.drain = Underway::Unknown("blind".into()),
         ];
         for (which, forget) in unread.into_iter().enumerate() {
             let mut less = evidence.clone();

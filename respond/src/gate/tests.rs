@@ -257,6 +257,24 @@ fn exclusions_and_budgets_hold_and_say_why() {
 }
 
 #[test]
+fn a_rollout_a_drain_and_not_knowing_of_them_ask_and_say_so() {
+    let asked = |name: &str, is: Underway| {
+        let mut evidence = Evidence::nothing_yet();
+        *(if name == "a drain" { &mut evidence.drain } else { &mut evidence.rollout }) = is;
+        let start = decided_with("Auto", &[], &evidence, None, Timestamp(1_000), |_| {});
+        (start.decision.outcome, format!("{:?}", start.decision))
+    };
+    for name in ["a rollout", "a drain"] {
+        assert_eq!(asked(name, Underway::None).0, GateOutcome::Automatic, "{name}");
+        let (outcome, says) = asked(name, Underway::Goes("node n1 is cordoned".into()));
+        assert!(outcome == GateOutcome::Approval && says.contains("node n1 is cordoned"), "{name}: {says}");
+        let (outcome, says) = asked(name, Underway::Unknown("blind".into()));
+        let words = format!("whether {name} goes on is not known: blind");
+        assert!(outcome == GateOutcome::Approval && says.contains(&words), "{name}: {says}");
+    }
+}
+
+#[test]
 fn i2_lost_events_ask_a_person() {
     let start = decided("Auto", &[], |incident| {
         incident.findings[0].loss.lost.insert(EventClass::Exec, 7);

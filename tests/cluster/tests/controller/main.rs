@@ -8,6 +8,7 @@ mod answers;
 mod artifact;
 mod away;
 mod crash;
+mod drained;
 mod forbidden;
 mod guard;
 mod identity;

@@ -34,6 +34,17 @@ pub enum Door {
     Relay(RelayDoor),
 }
 
+/// Whose signed tokens are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedBy {
+    /// File with the issuer's public keys, a JSON Web Key Set.
+    pub jwks: PathBuf,
+    /// Who says so in each token (`iss`).
+    pub issuer: String,
+    /// For whom each token must be (`aud`), where that is asked for.
+    pub audience: Option<String>,
+}
+
 /// An HTTPS server. Who speaks is known by at least one of certificate, token and signature; each that is given is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpsDoor {
@@ -55,6 +66,8 @@ pub struct HttpsDoor {
     pub hmac: Option<PathBuf>,
     /// `X-Hub-Signature-256` where nothing else is said; lower case.
     pub hmac_header: String,
+    /// Bodies are signed tokens of an issuer.
+    pub signed_by: Option<SignedBy>,
 }
 
 /// A UDP socket.
@@ -207,7 +220,7 @@ fn server(format: Format, text: &str) -> Result<Door, SpecError> {
         if !format.is_posted() {
             return Err(wrong("HTTPS", "see docs/sources.md for the ways of each format"));
         }
-        Door::Https(https(rest, &mut options)?)
+        Door::Https(https(format, rest, &mut options)?)
     } else if let Some(rest) = place.strip_prefix("udp://") {
         if format != Format::Netflow {
             return Err(wrong("UDP", "only netflow does"));
@@ -238,7 +251,7 @@ fn server(format: Format, text: &str) -> Result<Door, SpecError> {
     }
 }
 
-fn https(rest: &str, options: &mut Options<'_>) -> Result<HttpsDoor, SpecError> {
+fn https(format: Format, rest: &str, options: &mut Options<'_>) -> Result<HttpsDoor, SpecError> {
     let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let listen = address(host, options)?;
     let cert = options.required_file("cert", "the server's certificate is needed")?;
@@ -252,8 +265,14 @@ fn https(rest: &str, options: &mut Options<'_>) -> Result<HttpsDoor, SpecError> 
         return Err(options.wrong("clients", "without client-ca no certificate is asked for"));
     }
     let (token, hmac) = (options.file("token")?, options.file("hmac")?);
-    if client_ca.is_none() && token.is_none() && hmac.is_none() {
-        let because = "one of client-ca, token and hmac is needed: whoever may send could make up records";
+    let signed_by = signed_by(format, options)?;
+    if client_ca.is_none() && token.is_none() && hmac.is_none() && signed_by.is_none() {
+        let because = match format {
+            Format::Events => {
+                "one of client-ca, token, hmac and jwks is needed: whoever may send could make up records"
+            }
+            _ => "one of client-ca, token and hmac is needed: whoever may send could make up records",
+        };
         return Err(options.wrong("client-ca", because));
     }
     let header = options.take("hmac-header").unwrap_or("X-Hub-Signature-256");
@@ -262,7 +281,32 @@ fn https(rest: &str, options: &mut Options<'_>) -> Result<HttpsDoor, SpecError> 
         return Err(options.wrong("hmac-header", "no header's name"));
     }
     let hmac_header = header.to_ascii_lowercase();
-    Ok(HttpsDoor { listen, path: path.into(), cert, key, client_ca, clients, token, hmac, hmac_header })
+    Ok(HttpsDoor {
+        listen,
+        path: path.into(),
+        cert,
+        key,
+        client_ca,
+        clients,
+        token,
+        hmac,
+        hmac_header,
+        signed_by,
+    })
+}
+
+fn signed_by(format: Format, options: &mut Options<'_>) -> Result<Option<SignedBy>, SpecError> {
+    let (jwks, issuer) = (options.file("jwks")?, options.take("issuer").map(str::to_owned));
+    let audience = options.take("audience").map(str::to_owned);
+    match (jwks, issuer) {
+        (Some(_), _) if format != Format::Events => {
+            Err(options.wrong("jwks", "only security-events come as signed tokens"))
+        }
+        (Some(jwks), Some(issuer)) => Ok(Some(SignedBy { jwks, issuer, audience })),
+        (None, None) if audience.is_none() => Ok(None),
+        _ => Err(options
+            .wrong("jwks", "jwks and issuer belong together: whose keys these are, and audience to them")),
+    }
 }
 
 fn relay_address(place: &str) -> Option<RelayAddress> {
@@ -375,6 +419,10 @@ mod tests {
             ("hubble=grpc://relay.kube-system:80", "use grpcs://"),
             ("hubble=grpcs://relay.kube-system:443", "authority"),
             ("okta=grpcs://relay:443,ca=/x", "only hubble"),
+            ("security-events=https://0.0.0.0:1,cert=/c,key=/k", "hmac and jwks is needed"),
+            ("security-events=https://0.0.0.0:1,cert=/c,key=/k,jwks=/j", "belong together"),
+            ("security-events=https://0.0.0.0:1,cert=/c,key=/k,token=/t,audience=us", "belong together"),
+            ("okta=https://0.0.0.0:1,cert=/c,key=/k,jwks=/j,issuer=i", "only security-events"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

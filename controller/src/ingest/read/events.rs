@@ -1,7 +1,7 @@
 //! Security events (RFC 8417) as JSON: OpenID's shared signals (CAEP, RISC) and SCIM's provisioning events
 //! (openid.net/specs/openid-caep-1_0-final.html, openid.net/specs/openid-risc-1_0-final.html, draft-ietf-scim-events).
 //!
-//! A signed token (`application/secevent+jwt`) is not read: who may speak is decided where the event comes in.
+//! What is read are claims: a signed token is opened where it comes in ([`super::super::receive`]).
 
 use std::borrow::Cow;
 

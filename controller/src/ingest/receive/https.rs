@@ -5,6 +5,7 @@
 
 mod seats;
 mod speaker;
+mod token;
 
 use std::{
     convert::Infallible,
@@ -17,7 +18,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Bytes, Incoming},
-    header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
@@ -220,8 +221,23 @@ impl Server {
             self.stranger(from, &because);
             return said(StatusCode::UNAUTHORIZED, "who are you?");
         }
+        let body = match &self.door.signed_by {
+            None => body,
+            Some(signed_by) => match token::open(signed_by, &body) {
+                Ok(claims) => claims.into(),
+                Err(why) => {
+                    self.stranger(from, &format!("a token that is not taken ({}): {why}", why.code));
+                    return json(StatusCode::BAD_REQUEST, &why.answer());
+                }
+            },
+        };
         let _engaged = seat.engage();
-        self.take(body, from).await
+        let answer = self.take(body, from).await;
+        match &self.door.signed_by {
+            // How a token is thanked for (RFC 8935, section 2.2).
+            Some(_) if answer.status() == StatusCode::OK => said(StatusCode::ACCEPTED, ""),
+            _ => answer,
+        }
     }
 
     /// Room for a body. Who waits longer asks those for theirs who hold more and have not said who they are.
@@ -329,13 +345,15 @@ fn refused_entry(why: Rejected, body: &[u8]) -> Entry<'_> {
 fn challenge(headers: &HeaderMap) -> Response<Full<Bytes>> {
     let value = headers.get("x-okta-verification-challenge").and_then(|value| value.to_str().ok());
     match value.filter(|value| value.len() <= 1024) {
-        Some(value) => {
-            let mut answer = said(StatusCode::OK, &serde_json::json!({"verification": value}).to_string());
-            answer.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-            answer
-        }
+        Some(value) => json(StatusCode::OK, &serde_json::json!({"verification": value}).to_string()),
         None => said(StatusCode::METHOD_NOT_ALLOWED, "records are posted"),
     }
+}
+
+fn json(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = said(status, text);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 fn said(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -319,6 +319,37 @@ async fn i11_a_full_inbox_tells_senders_to_come_again_and_keeps_what_it_thanked_
     assert_eq!(client.post("/", body).await, Some(401), "an empty secret lets nobody in");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_tokens_of_an_issuer_are_taken_once_and_others_are_strangers() {
+    let samples: serde_json::Value = serde_json::from_str(include_str!("https/token/samples.json")).unwrap();
+    let token = |name: &str| samples["tokens"][name].as_str().unwrap().as_bytes().to_vec();
+    let port = free_port();
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    fs::write(folder.path().join("jwks"), samples["jwks"].to_string()).unwrap();
+    let mut bench = Bench { post: post(folder.path(), 64 << 20), folder, receiving: None };
+    bench.go(&format!(
+        "security-events=https://127.0.0.1:{port}/set,cert={{at}}/server.pem,key={{at}}/server.key,jwks={{at}}/jwks,\
+         issuer=https://idp.example.com/,audience=https://hemostat.example.com/"
+    ));
+    let folder = bench.folder.path().to_owned();
+    let headers = vec![("Content-Type", "application/secevent+jwt".to_owned())];
+    let client = Client { folder: &folder, port, certificate: None, headers };
+    assert_eq!(client.post("/set", &token("rs256")).await, Some(202));
+    // The same event, signed anew since the answer was lost: its claims are what is compared.
+    for name in ["rs256", "es256"] {
+        assert_eq!(client.post("/set", &token(name)).await, Some(202), "{name}");
+    }
+    for name in ["stranger", "other_issuer", "other_audience", "id_token", "none", "hs256", "crit"] {
+        assert_eq!(client.post("/set", &token(name)).await, Some(400), "{name}");
+    }
+    assert_eq!(client.post("/set", br#"{"iss": "https://idp.example.com/", "events": {}}"#).await, Some(400));
+    let bodies = bench.bodies();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert!(bodies[0].contains("session-revoked") && bodies[0].contains("\"sub\":\"eve\""), "{bodies:?}");
+    assert!(bench.says("8 stranger") && bench.says("2 repeated"), "{}", bench.post.desk.summary());
+}
+
 #[test]
 fn i11_a_body_that_is_too_long_is_refused_unread() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -3,6 +3,7 @@
 
 mod act;
 mod in_force;
+mod leader;
 mod named;
 mod narrative;
 mod plan;
@@ -89,6 +90,13 @@ enum Verb {
     },
     /// What is in force in the whole cluster; if anything is, the exit code is 6. Ask it before Hemostat is removed.
     InForce(in_force::Options),
+    /// Ask the controller that leads what the API server does not tell: pause and resume, policy, trust, playbook, status, audit, each with the
+    /// words of `hemostat`. It goes by `kubectl exec`; -n is Hemostat's own namespace (hemostat-system).
+    Leader {
+        /// The command and its words, for example `policy explain inc-7f3a9c21`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
     /// What happened when, of one incident.
     Timeline {
         /// Its name, or an unambiguous beginning.
@@ -133,6 +141,13 @@ pub(crate) async fn run(_: &Shared, options: Options) -> Result<Exit> {
         Verb::Deny(decision) => act::decide(&cluster, &decision, "Deny").await,
         Verb::Verdict { incident, is, because } => act::judge(&cluster, &incident, is, &because).await,
         Verb::InForce(options) => in_force::in_force(&cluster, &options, window).await,
+        Verb::Leader { words } => {
+            let place = leader::Place {
+                kubeconfig: options.kubeconfig.as_deref(),
+                context: options.context.as_deref(),
+            };
+            leader::ask(&cluster, &place, &words).await
+        }
         Verb::Revert { name, because } => act::revert(&cluster, &name, &because).await,
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test of its own; what cannot be done fails it")]
 
 mod answers;
+mod leader;
 mod narrative;
 mod pages;
 mod plan;

@@ -58,8 +58,11 @@ impl Scene {
     }
 
     pub(crate) fn plugin_with(&self, kubeconfig: &Path, width: u32, words: &[&str]) -> Said {
-        let path = format!("{}:{}", self.folder.path().display(), std::env::var("PATH").unwrap_or_default());
-        let output = Command::new(self.server.kubectl_program())
+        let kubectl = self.server.kubectl_program();
+        let folders =
+            [Some(self.folder.path()), kubectl.parent()].map(|path| path.unwrap().display().to_string());
+        let path = format!("{}:{}", folders.join(":"), std::env::var("PATH").unwrap_or_default());
+        let output = Command::new(kubectl)
             .arg("hemostat")
             .args(words)
             .env("PATH", path)

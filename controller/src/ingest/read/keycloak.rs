@@ -1,4 +1,6 @@
-//! Keycloak's user and admin events, as its REST interface and its event listeners write them.
+//! Keycloak's user and admin events, as its REST interface gives them, and as its own log tells them ([`log`]).
+
+mod log;
 
 use detect::schema::{Field, RecordBuilder};
 use model::RecordKind;
@@ -10,8 +12,15 @@ use super::{
     outcome_word, time, told,
 };
 
-/// Reads an event.
+/// Reads an event, or a line of the log.
 pub(super) fn read(value: &Value) -> Result<Option<Told>, Rejected> {
+    match log::is_line(value) {
+        false => read_event(value),
+        true => log::event(value)?.map_or(Ok(None), |event| read_event(&event)),
+    }
+}
+
+fn read_event(value: &Value) -> Result<Option<Told>, Rejected> {
     use Field as F;
     let stamp = required(value, "time")?;
     let time = stamp.parse().ok().and_then(time::epoch).or_else(|| time::rfc3339(&stamp));

@@ -20,7 +20,7 @@ pub struct PlaybookStatus {
     pub right: u32,
     /// Runs that go on now.
     pub running: u32,
-    /// `Accepted` (it can be run: its graph, its expressions and its parameters are right), `OnNodes` (every linked node goes by it as it stands), `Equipped` (this controller has the channels and the
+    /// `Accepted` (it can be run: its graph, its expressions and its parameters are right), `OnNodes` (every node with an agent goes by it as it stands), `Equipped` (this controller has the channels and the
     /// scanner that its steps name; a step whose own is missing fails, and the run goes on as its `onFailure` says), `Promotable`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = Condition::MAX), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -280,6 +280,15 @@ impl Index {
         }
     }
 
+    /// The nodes on which a service account has a pod, or had one after `since`.
+    pub(super) fn nodes_of(&self, namespace: &str, account: &str, since: Timestamp) -> BTreeSet<NodeId> {
+        let there = self.pods.values().filter(|pod| pod.deleted.is_none_or(|gone| gone > since));
+        let of_it = there
+            .filter_map(|pod| pod.seen.as_ref())
+            .filter(|seen| seen.namespace == namespace && seen.service_account.as_deref() == Some(account));
+        of_it.filter_map(|seen| seen.node.clone()).collect()
+    }
+
     /// Whether pods of two templates of one workload are there at the same time.
     pub(super) fn rollout(&self, node: &NodeId, cgroup_uid: &str) -> Underway {
         let Ok((pod, _)) = self.find(node, cgroup_uid) else { return Underway::None };

@@ -17,7 +17,7 @@ mod tests;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
@@ -114,6 +114,11 @@ impl Pods {
     /// Each pod of a node, with the uid in its cgroup's path, and since when it is gone.
     pub(crate) fn on_node(&self, node: &NodeId, tell: impl FnMut(&str, &Place<'_>, Option<Timestamp>)) {
         self.read().on_node(node, tell);
+    }
+
+    /// The nodes on which a service account has a pod, or had one after `since`.
+    pub(crate) fn nodes_of(&self, namespace: &str, account: &str, since: Timestamp) -> BTreeSet<NodeId> {
+        self.read().nodes_of(namespace, account, since)
     }
 
     /// All kinds are in sight.

@@ -1,14 +1,13 @@
 //! RuleSets: their files from wherever they come, and what is said of them in their status.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crds::{
     Condition, Holds,
-    rule_set::{Artifact, Loaded, RuleSet as Shown},
+    rule_set::{Artifact, RuleSet as Shown},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt as _, api::DynamicObject};
-use model::{RulesVersion, Timestamp};
 use serde_json::json;
 
 use super::{
@@ -18,71 +17,12 @@ use super::{
     rules::{Compiled, Given, rules_status},
     show::{bounded, condition},
 };
-use crate::{
-    api::{LinkView, Status},
-    artifact::{PULL_SECRET_KEY, Wanted},
-    core::Ask,
-};
+use crate::artifact::{PULL_SECRET_KEY, Wanted};
 
 /// How long artifacts are waited for before nodes are told their rules for the first time.
 const FIRST_FETCH: Duration = Duration::from_secs(10);
 
-/// What a node last said it has loaded.
-#[derive(Debug, Clone)]
-pub(super) struct Has {
-    linked: bool,
-    loaded: RulesVersion,
-}
-
-/// How many nodes have loaded what follows from rules and playbooks as they stand now. A controller knows the nodes that were linked since it
-/// leads, and of no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnNodes {
-    /// The core does not say.
-    Unsaid,
-    Said {
-        have: usize,
-        linked: usize,
-        /// Those that are not linked any more, and had not loaded it when they were.
-        gone: usize,
-    },
-}
-
-impl OnNodes {
-    fn of(nodes: Option<&[Has]>, digest: &str) -> Self {
-        let Some(nodes) = nodes else { return Self::Unsaid };
-        let count = |linked, has: bool| {
-            nodes.iter().filter(|node| node.linked == linked && (node.loaded.digest == digest) == has).count()
-        };
-        let have = count(true, true);
-        Self::Said { have, linked: have + count(true, false), gone: count(false, false) }
-    }
-
-    /// A mode that was changed holds for what a node does by itself only once that node has loaded it.
-    pub(super) fn condition(self, now: Timestamp, generation: i64) -> Condition {
-        let (holds, reason, message) = match self {
-            Self::Unsaid => (Holds::Unknown, "NotSaid", "it is not known which nodes are linked".to_owned()),
-            Self::Said { linked: 0, .. } => (Holds::Unknown, "NoNodes", "no node is linked".to_owned()),
-            Self::Said { have, linked, .. } if have < linked => {
-                (Holds::False, "Loading", format!("{have} of {linked} linked nodes go by it"))
-            }
-            Self::Said { gone: 0, .. } => (Holds::True, "Loaded", "every linked node goes by it".to_owned()),
-            Self::Said { gone, .. } => (
-                Holds::Unknown,
-                "NotLinked",
-                format!("every linked node goes by it; {gone} that did not are not linked any more"),
-            ),
-        };
-        condition("OnNodes", holds, reason, message, now, generation)
-    }
-}
-
 impl Inputs {
-    /// Who goes by these rules, with what playbooks let them do.
-    pub(super) async fn on_nodes(&self, compiled: &Compiled) -> OnNodes {
-        OnNodes::of(self.nodes().await.as_deref(), &compiled.bundle.version.digest)
-    }
-
     /// The files of a RuleSet, and what of it is not to be had.
     pub(super) async fn gather(&self, object: &DynamicObject) -> Result<(Given, Vec<String>), Failure> {
         let mut given = Given {
@@ -187,7 +127,7 @@ impl Inputs {
         (sets, missing): (&[Given], &[Vec<String>]),
         compiled: &Compiled,
     ) -> Result<(), Failure> {
-        let nodes = self.nodes().await;
+        let nodes = self.nodes.all(&self.asker, (self.clock)()).await;
         let said = compiled.reports.iter().zip(&compiled.bundle.version.sets);
         for (((object, lacks), set), (report, version)) in objects.iter().zip(missing).zip(sets).zip(said) {
             let generation = object.metadata.generation.unwrap_or(0);
@@ -196,11 +136,10 @@ impl Inputs {
             status.artifact.clone_from(&set.artifact);
             status.conditions = known.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
             if let Some(nodes) = &nodes {
-                let loaded = |node: &&Has| node.loaded.sets.iter().any(|set| set == version);
-                let here = nodes.iter().filter(loaded).count();
-                status.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-                status.loaded = generations(nodes, &version.name);
-                status.summary.nodes = bounded(&format!("{here}/{}", nodes.len()), 16);
+                status.nodes = u32::try_from(nodes.count()).unwrap_or(u32::MAX);
+                status.loaded = nodes.generations(&version.name);
+                let here = nodes.with(version);
+                status.summary.nodes = bounded(&format!("{here}/{}", nodes.count()), 16);
             } else if let Some(known) = &known {
                 (status.nodes, status.loaded) = (known.nodes, known.loaded.clone());
                 status.summary.nodes.clone_from(&known.summary.nodes);
@@ -233,57 +172,5 @@ impl Inputs {
             }
         }
         Ok(())
-    }
-
-    /// What each node that was linked since this controller leads says it has loaded; `None` where the core does not answer. Sources of
-    /// records are no nodes.
-    async fn nodes(&self) -> Option<Vec<Has>> {
-        let json = self.asker.ask(Ask::Status).await.ok()?;
-        let status: Status = serde_json::from_slice(&json).ok()?;
-        let nodes = status
-            .nodes
-            .into_iter()
-            .filter(|node| !node.node.as_str().contains(':') && node.node != model::NodeId::cluster())
-            .map(|node| Has {
-                linked: node.link == LinkView::Up,
-                loaded: node.status.and_then(|status| status.loaded).unwrap_or_default(),
-            });
-        Some(nodes.collect())
-    }
-}
-
-fn generations(nodes: &[Has], name: &str) -> Vec<Loaded> {
-    let mut count: BTreeMap<i64, u32> = BTreeMap::new();
-    for set in nodes.iter().flat_map(|node| &node.loaded.sets).filter(|set| set.name == name) {
-        *count.entry(set.generation).or_default() += 1;
-    }
-    let newest = count.into_iter().rev().take(16);
-    newest.map(|(generation, nodes)| Loaded { generation, nodes }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_playbook_holds_on_nodes_only_once_every_linked_one_has_loaded_it() {
-        let has = |linked, digest: &str| Has {
-            linked,
-            loaded: RulesVersion { digest: digest.into(), ..RulesVersion::default() },
-        };
-        let said = |nodes: Option<&[Has]>| {
-            let said = OnNodes::of(nodes, "new").condition(Timestamp(1), 7);
-            assert_eq!(said.observed_generation, 7);
-            (said.status, said.reason)
-        };
-        assert_eq!(said(None), (Holds::Unknown, "NotSaid".into()));
-        assert_eq!(said(Some(&[])), (Holds::Unknown, "NoNodes".into()));
-        assert_eq!(said(Some(&[has(false, "new")])), (Holds::Unknown, "NoNodes".into()), "it was linked");
-        assert_eq!(said(Some(&[has(true, "new"), has(true, "")])), (Holds::False, "Loading".into()));
-        assert_eq!(said(Some(&[has(true, "new"), has(true, "new")])), (Holds::True, "Loaded".into()));
-        assert_eq!(said(Some(&[has(true, "new"), has(false, "new")])), (Holds::True, "Loaded".into()));
-        assert_eq!(said(Some(&[has(true, "new"), has(false, "old")])), (Holds::Unknown, "NotLinked".into()));
-        let message = OnNodes::Said { have: 1, linked: 1, gone: 0 }.condition(Timestamp(1), 7).message;
-        assert_eq!(message, "every linked node goes by it", "of others it knows nothing");
     }
 }

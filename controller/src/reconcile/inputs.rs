@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     equipment::Equipment,
     follow::{Due, Known},
-    gather::OnNodes,
     guard::InForce,
+    nodes::{Agents, OnNodes},
     object::{PLAYBOOK, with_meta},
     people::parsed,
     reach::{Failure, Reach},
@@ -72,6 +72,8 @@ pub(crate) struct Inputs {
     pub(crate) in_use: watch::Receiver<Plans>,
     /// What steps may need of this controller.
     pub(crate) equipment: Equipment,
+    /// Where agents are.
+    pub(crate) nodes: Agents,
 }
 
 /// One playbook or policy as it was read.
@@ -193,8 +195,9 @@ impl Inputs {
                 }
             }
         }
-        let on_nodes = self.on_nodes(&compiled.1).await;
-        self.say_playbooks(&checked, &known, on_nodes).await?;
+        let nodes = self.nodes.all(&self.asker, (self.clock)()).await;
+        let on_nodes = OnNodes::of(nodes.as_ref(), &compiled.1.bundle.version.digest);
+        self.say_playbooks(&checked, &known, &on_nodes).await?;
         self.say_policies(&policies, &checked).await?;
         self.say_rule_sets(&objects, (&sets, &missing), &compiled.1).await
     }
@@ -210,7 +213,7 @@ impl Inputs {
         &self,
         checked: &BTreeMap<String, Checked>,
         runs: &BTreeMap<String, PlaybookView>,
-        on_nodes: OnNodes,
+        on_nodes: &OnNodes,
     ) -> Result<(), Failure> {
         for object in self.playbooks.all() {
             let name = object.name_any();

@@ -15,14 +15,15 @@ use super::{
     inputs::Inputs,
     journal,
     mirror::Mirror,
+    nodes::Agents,
     reach::Reach,
     unread::Unread,
 };
-use crate::{Clock, artifact::Artifacts, crash::CrashPoints, start::Inside};
+use crate::{Clock, artifact::Artifacts, attribute::Pods, crash::CrashPoints, start::Inside};
 
 #[expect(clippy::too_many_arguments, reason = "the one place where the parts are joined")]
 pub(super) fn start_reconcilers(
-    (reach, unread): (&Reach, &Unread),
+    (reach, unread, pods): (&Reach, &Unread, &Pods),
     config: &ClusterConfig,
     parts: &Inside,
     me: String,
@@ -97,6 +98,7 @@ pub(super) fn start_reconcilers(
             channels: config.channels.iter().map(|channel| channel.name.clone()).collect(),
             scanner: if config.scanner.is_some() { Scans::Yes } else { Scans::No },
         },
+        nodes: Agents::new(pods.clone(), &config.agents),
     };
     tasks.spawn(inputs.run(stop.clone()));
     let mirror = Arc::new(Mirror {

@@ -119,7 +119,7 @@ pub(super) async fn lead(
         Guards { pods: pods.clone(), home: config.namespace.as_str().into(), policies, clock: clock.clone() };
     let (ready, mut is_ready) = watch::channel(false);
     let mirror = start_reconcilers(
-        (&reach, &unread),
+        (&reach, &unread, &pods),
         config,
         &parts,
         me,

@@ -20,6 +20,7 @@ pub mod lease;
 mod logs;
 mod mirror;
 mod narratives;
+mod nodes;
 mod object;
 mod orphans;
 mod people;

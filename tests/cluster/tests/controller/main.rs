@@ -11,6 +11,7 @@ mod crash;
 mod drained;
 mod forbidden;
 mod guard;
+mod heard;
 mod identity;
 mod inputs;
 mod many;

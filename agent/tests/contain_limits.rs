@@ -66,7 +66,7 @@ fn i5_without_a_jail_the_tree_is_stopped_and_only_ours_goes_on() {
         let raw = rustix::process::Pid::from_raw(i32::try_from(root).unwrap()).unwrap();
         rustix::process::kill_process(raw, rustix::process::Signal::CONT).unwrap();
         assert_eq!(contain.watch(now()).len(), 1, "{how}");
-        assert_eq!(state_of(root), Some('T'));
+        wait_for("it to stand again", || state_of(root) == Some('T'));
         let lifted = contain.release(&Which::All);
         assert!(matches!(lifted[0].result, Ok(PhaseDone::Reverted { .. })), "{lifted:?}");
         wait_for("ours to go on", || ground.snapshot() == before);

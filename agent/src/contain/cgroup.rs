@@ -54,6 +54,8 @@ pub(super) fn nearest(path: &str) -> Option<&str> {
 pub(super) struct Hierarchy {
     root: Arc<OwnedFd>,
     mount: Arc<PathBuf>,
+    /// Of its file system.
+    device: u64,
 }
 
 /// Whether a cgroup was there already.
@@ -85,7 +87,8 @@ impl Hierarchy {
         };
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root: Arc::new(root), mount: Arc::new(mount) })
+        let device = rustix::fs::fstat(&root)?.st_dev;
+        Ok(Self { root: Arc::new(root), mount: Arc::new(mount), device })
     }
 
     /// Opens the cgroup at `path` below the mount.
@@ -108,6 +111,12 @@ impl Hierarchy {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
         )?;
+        // Something else is mounted over it, or around it: nothing of ours is made there.
+        if rustix::fs::fstat(&dir)?.st_dev != self.device {
+            return Err(io::Error::other(
+                "what stands there is no cgroup: another file system is mounted over it",
+            ));
+        }
         Ok(Cgroup { path: format!("/{below}"), dir, written: RefCell::default() })
     }
 
@@ -125,11 +134,13 @@ impl Hierarchy {
         Ok(Cgroup { path, dir, written: RefCell::default() })
     }
 
-    /// Opens the cgroup at a path, or by its id where the path only stands for one that no path reaches.
+    /// Opens the cgroup at a path, or by its id where the path only stands for one that no path reaches, or does not lead to it as the agent
+    /// sees it: what was done to it must be found again. The kernel gives an id once.
     pub(super) fn find(&self, path: &str, id: Option<CgroupId>) -> io::Result<Cgroup> {
         match id {
             Some(id) if is_unnamed(path) => self.by_id(id),
-            _ => self.cgroup(path),
+            Some(id) => self.cgroup(path).or_else(|error| self.by_id(id).map_err(|_| error)),
+            None => self.cgroup(path),
         }
     }
 

@@ -100,7 +100,7 @@ impl Contain {
         let id = self.reaction_id(&action, &target, now);
         let _alone = self.busy.enter(&id);
         let task = Task::of_the_node(&self.scene, &id, &target);
-        let mut rollback = act(&action).capture(&task)?;
+        let mut rollback = task.capture(&action)?;
         if let RollbackState::Stop { processes } = &mut rollback {
             // Who reacts with a stop takes over a process that the hook has just stopped at its exec; it ran until then.
             processes.iter_mut().for_each(|process| process.was_stopped = Frozen::No);
@@ -231,7 +231,7 @@ impl Contain {
                 {
                     return Ok(PhaseDone::Captured { rollback });
                 }
-                let rollback = act(&command.action).capture(&task)?;
+                let rollback = task.capture(&command.action)?;
                 put(rollback.clone(), ActionState::Prepared)?;
                 Ok(PhaseDone::Captured { rollback })
             }
@@ -249,11 +249,11 @@ impl Contain {
                     // Time has passed since the capture, and processes have gone on: what they are now is what will be restored.
                     let anew = moves_on(&command.action) && state != Some(ActionState::Applying);
                     let rollback = match known.and_then(|record| record.rollback) {
-                        Some(_) if anew => act(&command.action).capture(&task)?,
+                        Some(_) if anew => task.capture(&command.action)?,
                         Some(ours) => ours,
                         // the node lost its state directory since: only what a capture gives now is trusted
                         None => {
-                            let fresh = act(&command.action).capture(&task)?;
+                            let fresh = task.capture(&command.action)?;
                             check_same(&task, given, &fresh)?;
                             fresh
                         }
@@ -274,7 +274,7 @@ impl Contain {
             },
             Phase::Verify { rollback: given } => {
                 let rollback = known.and_then(|record| record.rollback).unwrap_or_else(|| given.clone());
-                let effect = act(&command.action).verify(&task, &rollback)?;
+                let effect = task.verify(&command.action, &rollback)?;
                 let (next, detail) = match &effect {
                     Effect::InForce => (ActionState::Verified, String::new()),
                     Effect::Missing { found } => (ActionState::Unverified, found.clone()),
@@ -305,7 +305,7 @@ impl Contain {
         clock: &Clock,
     ) -> Result<Outputs, ActionFailure> {
         let id = task.id.clone();
-        match act(action).apply(task, rollback) {
+        match task.apply(action, rollback) {
             Ok(outputs) => {
                 // The effect stands and is announced in the journal, so it is not given up because the disk is full: that would
                 // put containment into the hands of whoever fills it.
@@ -564,7 +564,7 @@ fn is_final(result: &Result<PhaseDone, ActionFailure>) -> bool {
     match result {
         Ok(PhaseDone::Captured { .. } | PhaseDone::Applied { .. } | PhaseDone::Reverted { .. }) => true,
         Ok(PhaseDone::Verified { .. } | PhaseDone::Drifted { .. }) => false,
-        Err(ActionFailure::Io { .. } | ActionFailure::Expired) => false,
+        Err(ActionFailure::Io { .. } | ActionFailure::Expired | ActionFailure::Unattributed { .. }) => false,
         Err(_) => true,
     }
 }

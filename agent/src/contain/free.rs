@@ -12,7 +12,7 @@ use super::{
     cgroup::{self, Cgroup},
     homes::{Homes, Way},
     jail::{FREEZE_LIMIT, above, jail_name_of, move_to, outside},
-    process::Held,
+    process::{self, Held},
     scene::Task,
 };
 
@@ -49,7 +49,9 @@ pub(super) fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Re
     let mut freed = Freed::default();
     let jail = match cgroups.cgroup(path) {
         Ok(jail) => jail,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(freed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return none_inside(task, path, members).map(|()| freed);
+        }
         Err(error) => return Err(cgroup::failure("open", path, &error)),
     };
     let emptied = let_all_go(task, &jail, of_the_root, &mut freed);
@@ -65,6 +67,24 @@ pub(super) fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Re
     let home = cgroups.cgroup(parent).map_err(|error| cgroup::failure("open", parent, &error))?;
     home.remove_child(&jail_name_of(path)).map_err(|error| cgroup::failure("remove", path, &error))?;
     Ok(freed)
+}
+
+/// A jail that is not there holds nobody. One that the agent only does not see at its path does: its undo is still to come.
+fn none_inside(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<(), ActionFailure> {
+    for member in members {
+        let Some(held) = Held::open_if_there(member.process)? else { continue };
+        let at = task.scene.cgroups.path_of(held.pid());
+        let at =
+            at.map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
+        if at.is_some_and(|at| at == path) && !held.has_ended() {
+            return Err(ActionFailure::Io {
+                operation: "open".into(),
+                object: format!("cgroup {path}"),
+                because: format!("the node does not see it, and yet {} is in it", process::name(held.key)),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Lets everybody go from the jail: whoever is in a cgroup that somebody has made in it goes to where the tree's root goes.

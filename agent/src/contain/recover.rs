@@ -119,7 +119,7 @@ impl Contain {
         if let Err(failure) = jail::resume(&task) {
             tracing::warn!(action = %id, %failure, "a cgroup that was held still for a moment is not thawed yet");
         }
-        let found = match act(&record.action).still_holds(&task, &rollback) {
+        let found = match task.still_holds(&record.action, &rollback) {
             Ok(Effect::InForce) => {
                 self.unmended().remove(id);
                 return None;

@@ -129,6 +129,57 @@ impl Task<'_> {
         self.scene.protected.check_cgroup(cgroup, self.word)
     }
 
+    /// What the action would need for its undo, and nothing changed.
+    pub(super) fn capture(&self, action: &NodeAction) -> Result<RollbackState, ActionFailure> {
+        act(action).capture(self).map_err(|failure| self.unless_there(failure))
+    }
+
+    /// Does it.
+    pub(super) fn apply(
+        &self,
+        action: &NodeAction,
+        rollback: &RollbackState,
+    ) -> Result<Outputs, ActionFailure> {
+        act(action).apply(self, rollback).map_err(|failure| self.unless_there(failure))
+    }
+
+    /// Looks at what it did.
+    pub(super) fn verify(
+        &self,
+        action: &NodeAction,
+        rollback: &RollbackState,
+    ) -> Result<Effect, ActionFailure> {
+        act(action).verify(self, rollback).map_err(|failure| self.unless_there(failure))
+    }
+
+    /// The same, asked again and again.
+    pub(super) fn still_holds(
+        &self,
+        action: &NodeAction,
+        rollback: &RollbackState,
+    ) -> Result<Effect, ActionFailure> {
+        act(action).still_holds(self, rollback).map_err(|failure| self.unless_there(failure))
+    }
+
+    /// "Gone" is a word by which an action ends and a containment is given up, so it is taken only of what the kernel does not know either.
+    /// Where the agent does not see cgroups as they are (another mount over them, another hierarchy than the node's), what lives is
+    /// unresolved (I9).
+    fn unless_there(&self, failure: ActionFailure) -> ActionFailure {
+        if !matches!(failure, ActionFailure::TargetGone { .. }) {
+            return failure;
+        }
+        let is_there = match self.target {
+            Target::Process { process } => matches!(Held::open_if_there(*process), Ok(Some(_))),
+            Target::Cgroup { id, .. } => self.scene.cgroups.by_id(*id).is_ok(),
+            Target::File { .. } | Target::Object(_) | Target::Account(_) | Target::Channel { .. } => false,
+        };
+        if !is_there {
+            return failure;
+        }
+        let because = format!("{failure}, by what the node sees of its cgroups, and yet it is there");
+        ActionFailure::Unattributed { target: self.target.to_string(), because }
+    }
+
     /// Writes a line before the effect that it announces.
     pub(super) fn note(&self, line: Line) -> Result<(), ActionFailure> {
         self.scene.step("journal");

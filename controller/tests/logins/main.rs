@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; a skip is said")]
 
 mod journal;
+mod keycloak;
 mod sshd;
 
 use hemostat_controller::ingest::read::Told;

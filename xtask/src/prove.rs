@@ -7,6 +7,7 @@ mod refused;
 mod shadow;
 mod storm;
 mod uninstall;
+mod unseen;
 
 use std::{
     path::{Path, PathBuf},
@@ -65,6 +66,8 @@ enum Proof {
     Traffic,
     /// Protected namespaces, our own pods and the network's are refused, with the reason.
     Refused,
+    /// A node that does not see its pods' cgroups refuses, says why, and goes on when it does (I9).
+    Unseen,
     /// A playbook in shadow writes nothing but our own records (I8).
     Shadow,
     /// A hundred incidents at once: each handled once, and the limit asks.
@@ -86,9 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Those proofs that have held, as tests of a program that is built already; how many held and failed.
 pub(crate) fn as_test(program: &Path) -> Result<(u64, u64)> {
-    use Proof::{Refused, Shadow};
+    use Proof::{Refused, Shadow, Unseen};
     play_all(&Options {
-        what: vec![Refused, Shadow],
+        what: vec![Refused, Unseen, Shadow],
         cni: Cni::Bridge,
         profile: "dev".into(),
         program: Some(program.to_owned()),
@@ -100,9 +103,9 @@ pub(crate) fn as_test(program: &Path) -> Result<(u64, u64)> {
 }
 
 fn play_all(options: &Options) -> Result<(u64, u64)> {
-    use Proof::{Crash, Refused, Shadow, Storm, Traffic, Uninstall};
+    use Proof::{Crash, Refused, Shadow, Storm, Traffic, Uninstall, Unseen};
     let wanted = if options.what.is_empty() {
-        vec![Traffic, Refused, Shadow, Uninstall, Storm]
+        vec![Traffic, Refused, Unseen, Shadow, Uninstall, Storm]
     } else {
         options.what.clone()
     };
@@ -136,6 +139,7 @@ fn play_all(options: &Options) -> Result<(u64, u64)> {
             let result = match proof {
                 Traffic => play(&stage, &mut stages),
                 Refused => refused::prove(&stage),
+                Unseen => unseen::prove(&stage),
                 Shadow => shadow::prove(&stage),
                 Storm => storm::prove(&stage),
                 Uninstall => uninstall::prove(&stage),

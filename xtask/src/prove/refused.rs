@@ -139,7 +139,7 @@ fn one(stage: &Stage, case: &Case) -> Result<()> {
     let now =
         stage.kubectl.ask(&["exec", "--namespace", case.namespace, &pod.name, "--", "sh", "-c", script])?;
     ensure!(
-        !now.contains("hemostat-act") && !now.contains("(stopped)"),
+        !now.contains("hemostat-jail") && !now.contains("(stopped)"),
         "{}: the node acted on the process: {now}",
         case.what
     );

@@ -27,7 +27,7 @@ use model::{
     Record, RuleRef, Timestamp, short_hash,
 };
 
-use crate::tenant::Tenant;
+use crate::{incident::login_of, tenant::Tenant};
 
 /// How much is remembered (I11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -434,8 +434,11 @@ impl Variant {
                 origin.map(|addr| addr.to_string()).unwrap_or_default(),
             ),
         };
+        // Each login has a session of its own, which is found by it.
+        let login = event.record().and_then(login_of).map(|login| format!("{login:?}"));
         let values = matched.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]);
-        let digest = short_hash([who.as_str(), origin.as_str()].into_iter().chain(values), 16);
+        let all = [who.as_str(), origin.as_str()].into_iter().chain(login.as_deref()).chain(values);
+        let digest = short_hash(all, 16);
         let each = event.record().is_none() && (rule.reaction != Reaction::None || rule.level >= Level::High);
         Self { process: each.then_some(event.process.key), digest }
     }

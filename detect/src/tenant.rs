@@ -77,9 +77,9 @@ mod tests {
 
     fn tenant(kind: RecordKind, realm: &str, name: &str, origin: &str) -> Tenant {
         let principal = Some(Principal { realm: realm.into(), name: name.into() });
-        let (object, sight, facts) = (None, None, Facts::default());
+        let (object, sight, writer, facts) = (None, None, None, Facts::default());
         let origin = origin.parse().ok();
-        let record = Record { kind, id: "x".into(), principal, origin, object, sight, facts };
+        let record = Record { kind, id: "x".into(), principal, origin, object, sight, writer, facts };
         Tenant::of(&record.into_event(&NodeId::new("n"), Timestamp(1)))
     }
 
@@ -91,6 +91,7 @@ mod tests {
             origin: None,
             object: None,
             sight: None,
+            writer: None,
             facts: Facts::default(),
         };
         let mut event = record.into_event(&NodeId::new("n"), Timestamp(1));

@@ -128,9 +128,18 @@ mod tests {
     use super::*;
 
     fn finding(count: u64, moments: impl IntoIterator<Item = u64>) -> Finding {
-        let (principal, origin, object, sight, facts) = (None, None, None, None, Facts::default());
-        let record =
-            Record { kind: RecordKind::Sshd, id: "x".into(), principal, origin, object, sight, facts };
+        let (principal, origin, object, sight, writer, facts) =
+            (None, None, None, None, None, Facts::default());
+        let record = Record {
+            kind: RecordKind::Sshd,
+            id: "x".into(),
+            principal,
+            origin,
+            object,
+            sight,
+            writer,
+            facts,
+        };
         let at = |nth: u64| Timestamp(i64::try_from(nth).unwrap_or(0));
         let event = record.into_event(&NodeId::new("auth"), at(1));
         let id = EventId { node: NodeId::new("auth"), epoch: AgentEpoch(1), seq: Seq(1) };

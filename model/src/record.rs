@@ -61,6 +61,9 @@ pub struct Record {
     /// Which of all that ever had the object's name, as far as the log tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sight: Option<ObjectSight>,
+    /// Which process wrote it, where a kernel says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<RecordWriter>,
     /// What rules ask of it.
     pub facts: Facts,
 }
@@ -76,6 +79,17 @@ pub struct ObjectSight {
     pub version: String,
     /// When the request was answered.
     pub answered: Timestamp,
+}
+
+/// The process that wrote a line, as its machine's kernel told who keeps the log. What the line itself says of that is no part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordWriter {
+    /// On which machine, in lower case.
+    pub host: NodeId,
+    /// Its id there; it means another process before and after.
+    pub pid: Pid,
+    /// When it wrote.
+    pub at: BootNs,
 }
 
 /// An account, certainly: a name alone may mean two people in two realms.
@@ -459,6 +473,7 @@ mod tests {
             origin: None,
             object: None,
             sight: None,
+            writer: None,
             facts: Facts::default(),
         };
         let event = |id: &str| record(id).into_event(&NodeId::new("auth"), Timestamp(1));

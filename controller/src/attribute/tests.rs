@@ -461,6 +461,7 @@ fn request(address: std::net::IpAddr) -> Finding {
         origin: Some(address),
         object: None,
         sight: None,
+        writer: None,
         facts: model::Facts::default(),
     };
     let mut finding = finding("sh -c id", 2, "");

@@ -49,7 +49,7 @@ journalctl -q -o json
 "#;
 
 /// The journal of what `logs`, a shell script, has written; `None`, said aloud, where there is no journald to be had.
-fn journal(what: &str, logs: &str) -> Option<Vec<u8>> {
+pub(super) fn journal(what: &str, logs: &str) -> Option<Vec<u8>> {
     let skip = |why: &str| println!("SKIPPED: {what}: {why}");
     let folders = ["/lib/systemd/systemd-journald", "/usr/lib/systemd/systemd-journald"];
     let Some(journald) = folders.into_iter().find(|path| Path::new(path).exists()) else {
@@ -79,6 +79,9 @@ fn journal(what: &str, logs: &str) -> Option<Vec<u8>> {
     match output {
         Ok(output) if output.status.success() => Some(output.stdout),
         Ok(output) => {
+            // Those above are the test's own.
+            let failed = output.status.code().is_some_and(|code| code > 90);
+            assert!(!failed, "{what}: {}", String::from_utf8_lossy(&output.stderr));
             skip(&format!("journald does not run here: {}", String::from_utf8_lossy(&output.stderr).trim()));
             None
         }
@@ -89,7 +92,7 @@ fn journal(what: &str, logs: &str) -> Option<Vec<u8>> {
     }
 }
 
-fn read(journal: &[u8]) -> Vec<Told> {
+pub(super) fn read(journal: &[u8]) -> Vec<Told> {
     let (mut reader, mut told) = (Reader::new(Format::Journal, Zone::UTC), vec![]);
     for line in journal.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         reader.read(line, Place { offset: 0, now: (wall_clock())() }, &mut told).unwrap();

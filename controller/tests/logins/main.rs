@@ -3,6 +3,7 @@
 
 mod journal;
 mod keycloak;
+mod session;
 mod sshd;
 
 use hemostat_controller::ingest::read::Told;

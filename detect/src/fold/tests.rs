@@ -36,8 +36,9 @@ fn done_by(process: &Process, at: i64) -> Event {
 
 fn told_of(name: &str, at: i64) -> Event {
     let principal = Some(Principal { realm: "h".into(), name: name.into() });
-    let (origin, object, sight, facts) = (None, None, None, Facts::default());
-    let record = Record { kind: RecordKind::Sshd, id: "x".into(), principal, origin, object, sight, facts };
+    let (origin, object, sight, writer, facts) = (None, None, None, None, Facts::default());
+    let record =
+        Record { kind: RecordKind::Sshd, id: "x".into(), principal, origin, object, sight, writer, facts };
     record.into_event(&NodeId::new("n"), Timestamp(at))
 }
 
@@ -353,10 +354,10 @@ fn i11_moments_are_bounded_between_two_looks_and_counts_are_right_all_the_same()
 fn asked(namespace: &str, object: &str, at: i64) -> Event {
     let name = format!("system:serviceaccount:{namespace}:bot");
     let principal = Some(Principal { realm: "kubernetes".into(), name });
-    let (origin, object, sight, facts) =
-        (Some([192, 0, 2, object.len() as u8].into()), None, None, Facts::default());
+    let (origin, object, sight, writer, facts) =
+        (Some([192, 0, 2, object.len() as u8].into()), None, None, None, Facts::default());
     let kind = RecordKind::KubernetesAudit;
-    let record = Record { kind, id: "x".into(), principal, origin, object, sight, facts };
+    let record = Record { kind, id: "x".into(), principal, origin, object, sight, writer, facts };
     record.into_event(&NodeId::new("n"), Timestamp(at))
 }
 
@@ -427,4 +428,31 @@ fn i3_a_record_that_is_told_twice_is_counted_once_and_memory_of_it_is_bounded() 
         take(&mut fold, "exec", n);
         assert!(fold.lately.len() <= 128 && fold.in_order.len() <= 128);
     }
+}
+
+/// A login is found by its session: of one that is folded nobody would know which session it opened.
+#[test]
+fn logins_of_several_sessions_are_several_causes_and_repeated_refusals_one() {
+    let told = |outcome: &str, pid: u32, at: i64| {
+        let mut facts = Facts::default();
+        for (field, word) in [("AuthAction", "login"), ("AuthOutcome", outcome), ("AuthTrust", "vouched")] {
+            facts.set(field, model::Fact::Text(word.into()));
+        }
+        let event = told_of("dana", at);
+        let mut record = event.record().unwrap().clone();
+        let at_boot = BootNs(u64::try_from(at).unwrap());
+        record.writer =
+            Some(model::RecordWriter { host: NodeId::new("h"), pid: model::Pid(pid), at: at_boot });
+        record.id = at.to_string();
+        Record { facts, ..record }.into_event(&NodeId::new("n"), Timestamp(at))
+    };
+    let count = |outcome: &str| {
+        let mut fold = Fold::new(Limits::RECORDS);
+        let take = |n: i64| {
+            let (id, event) = (FindingId::new(format!("f{n}")), told(outcome, 70 + n as u32, n));
+            fold.take_in(&rule("r", Level::Low), &event, &id, Acted::No, BTreeMap::new).0
+        };
+        (1..=5).map(take).filter(|folded| matches!(folded, Folded::First(_))).count()
+    };
+    assert_eq!((count("success"), count("failure")), (5, 1));
 }

@@ -3,14 +3,16 @@
 use std::{fmt, net::IpAddr};
 
 use model::{
-    Activity, CgroupId, Entity, Fact, Finding, INIT_PID, NodeId, Principal, ProcessKey, Record, Workload,
+    Activity, BootNs, CgroupId, Entity, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey, Record,
+    Workload,
 };
 use serde::{Deserialize, Serialize};
 
+use super::login;
 use crate::schema::Field;
 
 /// Ancestors that are looked at, from the parent upwards.
-const MAX_ANCESTORS: usize = 16;
+pub(super) const MAX_ANCESTORS: usize = 16;
 
 /// pid of kthreadd, the parent of all kernel threads.
 const KTHREADD: u32 = 2;
@@ -57,6 +59,24 @@ pub enum Key {
         /// Account and realm.
         who: Principal,
     },
+    /// A process let somebody in; it meets [`Key::Served`].
+    Login {
+        /// Where.
+        node: NodeId,
+        /// Which process, by that time.
+        pid: Pid,
+        /// When.
+        at: BootNs,
+    },
+    /// An ancestor that lets people in, and was certainly there for so long; it meets [`Key::Login`].
+    Served {
+        /// Where.
+        node: NodeId,
+        /// Which.
+        by: ProcessKey,
+        /// It was there until then, at least.
+        until: BootNs,
+    },
 }
 
 impl fmt::Display for Key {
@@ -68,6 +88,8 @@ impl fmt::Display for Key {
             Self::Session { node, auid, tty } => write!(f, "session of uid {auid} at {tty} on {node}"),
             Self::Address { addr } => write!(f, "address {addr}"),
             Self::Principal { who } => write!(f, "account {who}"),
+            Self::Login { node, pid, .. } => write!(f, "session of sshd process {pid} on {node}"),
+            Self::Served { node, by, .. } => write!(f, "session of sshd process {} on {node}", by.pid),
         }
     }
 }
@@ -201,6 +223,7 @@ pub fn keys_of(finding: &Finding) -> Vec<Key> {
     if let Some(addr) = remote(&event.activity).filter(|addr| address_links(*addr)) {
         keys.push(Key::Address { addr });
     }
+    keys.extend(login::of_process(finding));
     keys.sort();
     keys.dedup();
     keys
@@ -215,7 +238,8 @@ fn keys_of_record(record: &Record) -> Vec<Key> {
         _ => &[],
     };
     let pods = pods.iter().filter(|uid| !uid.is_empty()).map(|uid| Key::Pod { uid: uid.clone() });
-    let mut keys: Vec<Key> = who.into_iter().chain(addr).chain(pods).collect();
+    let login = login::of_record(record);
+    let mut keys: Vec<Key> = who.into_iter().chain(addr).chain(pods).chain(login).collect();
     keys.sort();
     keys.dedup();
     keys

@@ -1,7 +1,7 @@
 //! Findings that belong together: incident grouping by shared entity in a sliding window of event time.
 //!
 //! Two findings are linked when they share a [`Key`] (a process or an ancestor, a container, a pod, a login session, a remote
-//! address) and lie within the window of each other. An incident is what is connected by such links, so the order of arrival
+//! address), or have two that meet (a login, and what its session does: [`Key::meets`]), and lie within the window of each other. An incident is what is connected by such links, so the order of arrival
 //! does not matter, and a finding that links two incidents merges them: the one that was opened first goes on. An incident's
 //! id comes from the finding that opened it and never changes.
 //!
@@ -18,6 +18,7 @@
 
 mod group;
 mod keys;
+mod login;
 
 use std::{
     cmp::Reverse,
@@ -31,6 +32,8 @@ use crate::tenant::Tenant;
 
 pub use group::{Group, Origin, Span};
 pub use keys::{Alias, Key, entities_of, key_of_account, key_of_address, keys_of, names_of};
+
+pub(crate) use login::of_record as login_of;
 
 use keys::{Busy, busy_of, own_names};
 
@@ -316,8 +319,8 @@ impl Correlator {
         let (mut linked, mut shared) = (BTreeSet::new(), Vec::new());
         for key in keys.iter().filter(|key| !self.is_hub(key, at)) {
             let before = shared.len();
-            for id in self.by_key.get(key).into_iter().flatten() {
-                if self.groups.get(id).is_some_and(|g| g.has(key, at, self.config.window)) {
+            for (met, id) in self.meeting(key).flat_map(|(met, ids)| ids.iter().map(move |id| (met, id))) {
+                if self.groups.get(id).is_some_and(|g| g.has(met, at, self.config.window)) {
                     linked.insert(id.clone());
                     if shared.len() == before {
                         shared.push(key.clone());
@@ -326,6 +329,12 @@ impl Correlator {
             }
         }
         (linked, shared)
+    }
+
+    /// Keys of groups that say the same as `key`.
+    fn meeting<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (&'a Key, &'a BTreeSet<IncidentId>)> {
+        let others = key.others().map(|range| self.by_key.range(range)).into_iter().flatten();
+        self.by_key.get_key_value(key).into_iter().chain(others.filter(|(other, _)| key.meets(other)))
     }
 
     /// Merges what is linked into `group`, but for what a person said is another story.

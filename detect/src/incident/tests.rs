@@ -16,6 +16,8 @@ struct Seed {
     remote: Option<IpAddr>,
     second: i64,
     seq: u64,
+    /// It is no process but a login, which that process wrote so long after boot.
+    login: Option<(u32, u64)>,
 }
 
 impl Default for Seed {
@@ -29,6 +31,7 @@ impl Default for Seed {
             remote: None,
             second: 0,
             seq: 1,
+            login: None,
         }
     }
 }
@@ -39,8 +42,15 @@ fn at(second: i64) -> Timestamp {
     Timestamp(second * SECOND)
 }
 
+fn boot(second: u64) -> BootNs {
+    BootNs(second * 1_000_000_000)
+}
+
+/// Those that let people in.
+const SSHD: std::ops::Range<u32> = 55..60;
+
 fn key(pid: u32) -> ProcessKey {
-    ProcessKey { pid: Pid(pid), start: BootNs(u64::from(pid)) }
+    ProcessKey { pid: Pid(pid), start: boot(u64::from(pid)) }
 }
 
 impl Seed {
@@ -48,7 +58,7 @@ impl Seed {
         Arc::new(Process {
             key: key(pid),
             parent: Some(key(parent)),
-            exe: "/bin/x".into(),
+            exe: if SSHD.contains(&pid) { "/usr/sbin/sshd" } else { "/bin/x" }.into(),
             exe_file: ExeFile::default(),
             command_line: "x".into(),
             args: vec!["x".into()],
@@ -67,6 +77,16 @@ impl Seed {
     }
 
     fn finding(&self) -> Finding {
+        let mut finding = self.of_process();
+        if let Some((pid, second)) = self.login {
+            let writer = RecordWriter { host: NodeId::new("n"), pid: Pid(pid), at: boot(second) };
+            finding.event = login::record(writer).into_event(&NodeId::new("journal:x"), at(self.second));
+            finding.ancestors.clear();
+        }
+        finding
+    }
+
+    fn of_process(&self) -> Finding {
         let id = EventId { node: NodeId::new("n"), epoch: AgentEpoch(1), seq: Seq(self.seq) };
         let parents: Vec<u32> = self.ancestors.iter().copied().chain([1]).collect();
         let remote = |addr| Endpoint { addr, port: 443 };
@@ -138,7 +158,9 @@ fn partition_by_definition(seeds: &[Seed], window: u64) -> BTreeSet<BTreeSet<u64
         for j in 0..i {
             let near = seeds[i].second.abs_diff(seeds[j].second) <= window;
             let (a, b) = (keys_of(&seeds[i].finding()), keys_of(&seeds[j].finding()));
-            if seeds[i].seq == seeds[j].seq || (near && a.iter().any(|k| b.contains(k))) {
+            if seeds[i].seq == seeds[j].seq
+                || (near && a.iter().any(|k| b.iter().any(|other| k.meets(other))))
+            {
                 let (from, to) = (component[i], component[j]);
                 component.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
             }
@@ -154,13 +176,13 @@ fn partition_by_definition(seeds: &[Seed], window: u64) -> BTreeSet<BTreeSet<u64
 prop_compose! {
     fn any_seed()(pid in 100u32..130, ancestors in prop::collection::vec(50u32..60, 0..3), cgroup in 1u64..6,
                   session in prop::option::of((1000u32..1003, 0u32..2)), remote in prop::option::of(0u8..5),
-                  second in 0i64..240) -> Seed {
+                  second in 0i64..240, login in prop::option::weighted(0.3, (SSHD, 50u64..130))) -> Seed {
         Seed {
             pid, ancestors, cgroup,
             cgroup_path: if cgroup == 1 { "/".into() } else { format!("/app{cgroup}") },
             session: session.map(|(uid, tty)| (uid, format!("pts{tty}"))),
             remote: remote.map(|n| IpAddr::from([203, 0, 113, n])),
-            second, seq: 0,
+            second, seq: 0, login,
         }
     }
 }
@@ -375,6 +397,7 @@ fn a_record_without_a_name_links_to_nothing() {
             origin: None,
             object: None,
             sight: None,
+            writer: None,
             facts: Facts::default(),
         };
         let event = record.into_event(&NodeId::new("audit"), at(0));
@@ -466,3 +489,4 @@ fn i11_who_opens_ten_thousand_incidents_pushes_out_his_own() {
 }
 
 mod aliases;
+mod login;

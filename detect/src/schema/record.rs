@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{Fact, Facts, ObjectSight, Principal, Record, RecordKind, RecordObject};
+use model::{Fact, Facts, NodeId, ObjectSight, Principal, Record, RecordKind, RecordObject, RecordWriter};
 
 use crate::schema::{Category, Field, FieldValue, Kind, List};
 
@@ -25,6 +25,7 @@ impl RecordBuilder {
             origin: None,
             object: None,
             sight: None,
+            writer: None,
             facts,
         };
         Self { category: Category::of_record(kind), record }
@@ -60,6 +61,13 @@ impl RecordBuilder {
     pub fn sight(&mut self, sight: ObjectSight) -> &mut Self {
         self.record.sight =
             Some(ObjectSight { uid: short(&sight.uid), version: short(&sight.version), ..sight });
+        self
+    }
+
+    /// Which process wrote it.
+    pub fn writer(&mut self, writer: Option<RecordWriter>) -> &mut Self {
+        self.record.writer =
+            writer.map(|writer| RecordWriter { host: NodeId::new(short(writer.host.as_str())), ..writer });
         self
     }
 

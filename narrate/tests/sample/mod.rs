@@ -104,6 +104,7 @@ pub(crate) fn incident(twist: &dyn Fn(&str) -> String) -> Incident {
         origin: Some([198, 51, 100, 9].into()),
         object: Some(RecordObject { kind: t("host"), namespace: None, name: t("web-1") }),
         sight: None,
+        writer: None,
         facts: Facts::default(),
     };
     record.facts.set("User", Fact::Text(t("deploy")));

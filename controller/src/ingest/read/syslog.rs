@@ -1,6 +1,6 @@
 //! Lines of syslog (RFC 3164, RFC 5424, rsyslog's RFC 3339 form) and of `journalctl -o json`: who says what, when.
 
-use model::Timestamp;
+use model::{BootNs, NodeId, Pid, RecordWriter, Timestamp};
 use serde_json::Value;
 
 use super::{
@@ -9,6 +9,9 @@ use super::{
     linux,
     time::{self, Zone},
 };
+
+/// Microseconds that a line may wait for journald.
+const LONGEST_LAG: u64 = 60_000_000;
 
 /// What a line says.
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +86,29 @@ pub(super) fn read_journal(line: &[u8], told: &mut Vec<Told>) -> Result<(), Reje
         if let Some(cursor) = text(&value, "__CURSOR") {
             one.record.id = model::short_hash([cursor.as_ref()], 12);
         }
+        if trust == Trust::Vouched {
+            one.record.writer = writer(&value);
+        }
         one
     }));
     Ok(())
+}
+
+/// Which process wrote a line, by journald's own fields: the kernel told it the pid and when the line was sent. journald says by the clock since
+/// boot only when it took the line in, and by the wall clock both.
+fn writer(value: &Value) -> Option<RecordWriter> {
+    let micros = |name: &str| text(value, name)?.parse::<u64>().ok();
+    let host = text(value, "_HOSTNAME").filter(|host| !host.is_empty())?.to_ascii_lowercase();
+    let pid = text(value, "_PID")?.parse().ok().filter(|pid| *pid > 0)?;
+    let taken = micros("__MONOTONIC_TIMESTAMP")?;
+    let lag = match (micros("__REALTIME_TIMESTAMP"), micros("_SOURCE_REALTIME_TIMESTAMP")) {
+        (Some(taken), Some(sent)) => taken.saturating_sub(sent),
+        _ => 0,
+    };
+    // Longer than journald ever takes: the wall clock was set in between, and nothing is certain.
+    let sent = taken.checked_sub(lag).filter(|_| lag <= LONGEST_LAG)?;
+    let at = BootNs(sent.checked_mul(1000)?);
+    Some(RecordWriter { host: NodeId::new(host), pid: Pid(pid), at })
 }
 
 /// Without `<34>`, and whether it was there.

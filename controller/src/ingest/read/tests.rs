@@ -283,6 +283,42 @@ fn nobody_imitates_sshd_or_sudo_through_the_journal() {
     assert!(syslog.contains("AuthTrust = \"claimed\""), "{syslog}");
 }
 
+/// Whoever writes a line chooses what it says of its pid; the kernel's word on that stands in journald's own fields.
+#[test]
+fn which_process_wrote_a_line_is_the_kernels_word_and_its_time_since_boot_when_it_was_sent() {
+    let read = |change: fn(&mut serde_json::Value)| {
+        let mut value = serde_json::json!({
+            "__REALTIME_TIMESTAMP": "1795359845250000", "_SOURCE_REALTIME_TIMESTAMP": "1795359845000000",
+            "__MONOTONIC_TIMESTAMP": "7000250000", "_HOSTNAME": "Node-1", "_PID": "4711", "SYSLOG_PID": "1",
+            "SYSLOG_IDENTIFIER": "sshd", "_UID": "0", "_EXE": "/usr/lib/openssh/sshd-session", "__CURSOR": "c",
+            "MESSAGE": "Accepted publickey for root from 10.0.0.1 port 22 ssh2",
+        });
+        change(&mut value);
+        let (mut reader, mut told) = (Reader::new(Format::Journal, Zone::UTC), vec![]);
+        let place = Place { offset: 0, now: Timestamp(0) };
+        reader.read(value.to_string().as_bytes(), place, &mut told).unwrap();
+        told.remove(0).record.writer
+    };
+    let wrote = |host: &str, at: u64| {
+        Some(model::RecordWriter { host: NodeId::new(host), pid: model::Pid(4711), at: model::BootNs(at) })
+    };
+    assert_eq!(read(|_| ()), wrote("node-1", 7_000_000_000_000));
+    let at_once = read(|line| drop(line["_SOURCE_REALTIME_TIMESTAMP"].take()));
+    assert_eq!(at_once, wrote("node-1", 7_000_250_000_000));
+    let unknown: [fn(&mut serde_json::Value); 6] = [
+        |line| line["_PID"] = "0".into(),
+        |line| drop(line["_PID"].take()),
+        |line| drop(line["__MONOTONIC_TIMESTAMP"].take()),
+        |line| line["_HOSTNAME"] = "".into(),
+        // Somebody else wrote it; or the wall clock was set while it waited.
+        |line| line["_EXE"] = "/usr/bin/logger".into(),
+        |line| line["_SOURCE_REALTIME_TIMESTAMP"] = "1795359700000000".into(),
+    ];
+    for (n, change) in unknown.into_iter().enumerate() {
+        assert_eq!(read(change), None, "{n}");
+    }
+}
+
 /// The folder where sudo is called is the caller's choice.
 #[test]
 fn a_folder_cannot_hide_what_sudo_runs() {

@@ -75,7 +75,8 @@ fn by_definition(all: &[Called], window: u64) -> BTreeSet<BTreeSet<u64>> {
     for i in 0..all.len() {
         for j in 0..i {
             let near = all[i].seed.second.abs_diff(all[j].seed.second) <= window;
-            if near && keys(&all[i]).iter().any(|key| keys(&all[j]).contains(key)) {
+            let (one, other) = (keys(&all[i]), keys(&all[j]));
+            if near && one.iter().any(|key| other.iter().any(|other| key.meets(other))) {
                 let (from, to) = (component[i], component[j]);
                 component.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
             }
@@ -181,6 +182,7 @@ fn request(from: IpAddr, seq: u64) -> Finding {
         origin: Some(from),
         object: None,
         sight: None,
+        writer: None,
         facts: Facts::default(),
     };
     let mut finding = here(0, seq).finding();

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use model::{
     Activity, BootNs, CgroupId, Entity, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey, Record,
-    Workload,
+    RecordKind, Workload,
 };
 use serde::{Deserialize, Serialize};
 
@@ -194,6 +194,9 @@ pub fn key_of_address(addr: IpAddr) -> Option<Key> {
 /// - the root cgroup, slices, `init.scope`, `user@` managers, the kubelet's `kubepods` parents;
 /// - loopback, unspecified, multicast, broadcast and link-local addresses, and DNS servers;
 /// - Kubernetes' own accounts (`system:apiserver`, `system:anonymous`), but not its service accounts.
+///
+/// An account links who did something, and nobody whom a record only names: a login that was refused, the account that was changed, the one that
+/// somebody asked to be taken for.
 #[must_use]
 pub fn keys_of(finding: &Finding) -> Vec<Key> {
     let event = &finding.event;
@@ -230,7 +233,7 @@ pub fn keys_of(finding: &Finding) -> Vec<Key> {
 }
 
 fn keys_of_record(record: &Record) -> Vec<Key> {
-    let who = record.principal.as_ref().and_then(key_of_account);
+    let who = record.principal.as_ref().filter(|_| has_acted(record)).and_then(key_of_account);
     let addr = record.origin.and_then(key_of_address);
     // The API server says whose token it was; of a token that was taken elsewhere, too.
     let pods = match record.facts.get(Field::RequestPodUid.name()) {
@@ -243,6 +246,25 @@ fn keys_of_record(record: &Record) -> Vec<Key> {
     keys.sort();
     keys.dedup();
     keys
+}
+
+/// Whether the account of a record is who did what it tells. A name that somebody tried to log in with, or that a line merely speaks of, is anybody's
+/// choice, and would put the stories of two together.
+fn has_acted(record: &Record) -> bool {
+    let word = |field: Field| match record.facts.get(field.name()) {
+        Some(Fact::Text(text)) => text.as_str(),
+        _ => "",
+    };
+    let is_a_line = matches!(record.kind, RecordKind::Sshd | RecordKind::Sudo | RecordKind::Pam);
+    match word(Field::AuthAction) {
+        // Who was refused has not shown that the name is his.
+        "login" | "mfa" | "session" => word(Field::AuthOutcome) != "failure",
+        // Such lines say whose account was changed and not by whom.
+        "account" | "credential" => !is_a_line,
+        // A connection that ended before anybody was let in. Of a line that another wrote than it says the kernel tells who that was.
+        "other" | "" if is_a_line => word(Field::AuthTrust) == "contradicted",
+        _ => true,
+    }
 }
 
 /// What an incident with `finding` is about, for people: the hubs that do not link are among it.

@@ -490,3 +490,4 @@ fn i11_who_opens_ten_thousand_incidents_pushes_out_his_own() {
 
 mod aliases;
 mod login;
+mod named;

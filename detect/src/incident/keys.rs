@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use model::{
-    Activity, BootNs, CgroupId, Entity, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey, Record,
+    Activity, BootNs, CgroupId, Entity, Event, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey, Record,
     RecordKind, Workload,
 };
 use serde::{Deserialize, Serialize};
@@ -193,6 +193,7 @@ pub fn key_of_address(addr: IpAddr) -> Option<Key> {
 /// - ancestors in another cgroup: a container's shim, the service that opened the login session;
 /// - the root cgroup, slices, `init.scope`, `user@` managers, the kubelet's `kubepods` parents;
 /// - loopback, unspecified, multicast, broadcast and link-local addresses, and DNS servers;
+/// - addresses inside the cluster that a pod dials: its services are everybody's;
 /// - Kubernetes' own accounts (`system:apiserver`, `system:anonymous`), but not its service accounts.
 ///
 /// An account links who did something, and nobody whom a record only names: a login that was refused, the account that was changed, the one that
@@ -223,7 +224,9 @@ pub fn keys_of(finding: &Finding) -> Vec<Key> {
     if let (Some(auid), Some(tty)) = (process.credentials.auid, &process.tty) {
         keys.push(Key::Session { node: node.clone(), auid, tty: tty.clone() });
     }
-    if let Some(addr) = remote(&event.activity).filter(|addr| address_links(*addr)) {
+    if let Some(addr) = remote(&event.activity).filter(|addr| address_links(*addr))
+        && !is_everybodys(event, addr)
+    {
         keys.push(Key::Address { addr });
     }
     keys.extend(login::of_process(finding));
@@ -326,6 +329,21 @@ fn remote(activity: &Activity) -> Option<IpAddr> {
             Some(flow.remote.addr)
         }
         _ => None,
+    }
+}
+
+/// Whether a pod dials what stands inside: all pods of a cluster dial the same services, and whoever wants to stand beside another dials what
+/// that one dials. Who dialled the pod is another thing, and who closes a connection does not say which of the two it was.
+fn is_everybodys(event: &Event, addr: IpAddr) -> bool {
+    let in_a_pod = matches!(&*event.process.workload, Workload::Container { pod_uid: Some(_), .. });
+    in_a_pod && !matches!(event.activity, Activity::Accept(_)) && is_inside(addr.to_canonical())
+}
+
+/// Addresses that no network outside routes: RFC 1918, RFC 6598 (which clouds give to pods), RFC 4193.
+fn is_inside(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(v6) => v6.is_unique_local(),
     }
 }
 

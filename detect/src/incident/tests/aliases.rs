@@ -206,13 +206,54 @@ fn inside(uid: &str, with: Option<IpAddr>, seq: u64) -> Finding {
     finding
 }
 
+/// The same, but it was the other who began.
+fn answering(mut finding: Finding) -> Finding {
+    if let Activity::Connect(flow) = finding.event.activity {
+        finding.event.activity = Activity::Accept(flow);
+    }
+    finding
+}
+
+#[test]
+fn what_pods_dial_inside_the_cluster_joins_no_two_of_them_and_who_dialled_them_does() {
+    let joined = |addr: &str, change: fn(Finding) -> Finding| {
+        let to: IpAddr = addr.parse().unwrap();
+        let [victim, decoy] = [("pod-1", 1), ("pod-2", 2)].map(|(uid, n)| change(inside(uid, Some(to), n)));
+        let mut correlator = Correlator::new(config(60));
+        let first = correlator.place(&victim, at(0)).incident;
+        correlator.place(&decoy, at(0)).incident == first
+    };
+    let same: fn(Finding) -> Finding = |finding| finding;
+    let inside = ["10.96.0.10", "172.20.0.1", "192.168.7.7", "100.64.0.9", "fd00::7", "::ffff:10.96.0.10"];
+    for service in inside {
+        assert!(!joined(service, same), "{service} is everybody's");
+        let closed = |finding: Finding| {
+            let Activity::Connect(flow) = finding.event.activity else { panic!() };
+            let activity = Activity::SocketClose { flow, sent_bytes: 1, received_bytes: 1 };
+            Finding { event: Event { activity, ..finding.event.clone() }, ..finding }
+        };
+        assert!(!joined(service, closed), "{service}");
+        assert!(joined(service, answering), "{service} came to both");
+        // On a plain machine nobody shares a cluster's services.
+        let on_a_host = |mut finding: Finding| {
+            let workload = Arc::new(Workload::Host { cgroup_path: "/".into() });
+            Arc::make_mut(&mut finding.event.process).workload = workload;
+            finding
+        };
+        assert!(joined(service, on_a_host), "{service}");
+    }
+    for outside in ["203.0.113.9", "100.128.0.1", "2001:db8::9"] {
+        assert!(joined(outside, same), "{outside} is where an attacker waits for both");
+    }
+}
+
 #[test]
 fn whose_the_address_was_puts_no_two_pods_stories_together() {
     let (mine, yours) = (IpAddr::from([10, 244, 0, 9]), IpAddr::from([10, 244, 0, 7]));
     let whose = |addr: IpAddr, n: u32| Alias { of: Some(Key::Address { addr }), is: pod(n) };
     // Pod 1 dials pod 2, which answers; each makes a request.
     let of_one = [inside("pod-1", Some(yours), 11), inside("pod-1", None, 12), request(mine, 13)];
-    let of_two = [inside("pod-2", Some(mine), 21), inside("pod-2", None, 22), request(yours, 23)];
+    let of_two = [answering(inside("pod-2", Some(mine), 21)), inside("pod-2", None, 22), request(yours, 23)];
     let all: Vec<&Finding> = of_one.iter().chain(&of_two).collect();
     let known = |finding: &Finding| match finding.event.record().and_then(|record| record.origin) {
         Some(addr) if addr == mine => vec![whose(mine, 1)],

@@ -43,13 +43,19 @@ pub struct Span {
     pub to: Timestamp,
 }
 
-/// From where an address or an account was seen.
+/// From where an address or an account was seen: so often it counts, and nobody makes himself many.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Origin {
-    /// On which node.
-    pub node: NodeId,
-    /// In which cgroup.
-    pub cgroup: CgroupId,
+#[serde(untagged)]
+pub enum Origin {
+    /// Whose process it was, however many cgroups he has.
+    Tenant(Tenant),
+    /// A source of records, which has none; and what is stored of a time before it was counted by tenants.
+    Place {
+        /// On which node.
+        node: NodeId,
+        /// In which cgroup.
+        cgroup: CgroupId,
+    },
 }
 
 impl Group {

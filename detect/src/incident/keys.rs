@@ -3,8 +3,8 @@
 use std::{fmt, net::IpAddr};
 
 use model::{
-    Activity, BootNs, CgroupId, Entity, Event, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey, Record,
-    RecordKind, Workload,
+    Activity, BootNs, CgroupId, Entity, Event, Fact, Finding, INIT_PID, NodeId, Pid, Principal, ProcessKey,
+    Record, RecordKind, Workload,
 };
 use serde::{Deserialize, Serialize};
 

@@ -10,8 +10,8 @@
 //! never puts two pods' stories together, and once it is known, it is the pod that links and not the address any more.
 //!
 //! Hubs do not link: what most of a machine has in common says nothing. See [`keys_of`] for those known beforehand; an
-//! address seen from more than [`GroupingConfig::hub_limit`] cgroups within the window becomes one, and so does an account that opened sessions
-//! in more of them. The machine itself never links.
+//! address seen from more than [`GroupingConfig::hub_limit`] tenants within the window becomes one, and so does an account that opened sessions
+//! with more of them: nobody makes another's a hub by cgroups of his own. The machine itself never links.
 //!
 //! Limits (I11): [`GroupingConfig::max_groups`] groups; of the tenant that has most ([`Tenant`]) the least recently extended is forgotten
 //! first, and a later finding of its story opens a new incident; [`GroupingConfig::max_spans`] keys a group, further keys of it do not link and are counted.
@@ -44,7 +44,7 @@ pub struct GroupingConfig {
     pub window: Duration,
     /// How late a finding may be and still be linked exactly; what is older than window and lateness together is forgotten.
     pub lateness: Duration,
-    /// An address seen from more cgroups than this within the window is a hub, and an account with sessions in more.
+    /// An address seen from more tenants than this within the window is a hub, and an account with sessions in more.
     pub hub_limit: usize,
     /// Groups kept.
     pub max_groups: usize,
@@ -492,7 +492,13 @@ pub fn incident_of_repeat(finding: &Finding) -> IncidentId {
 }
 
 fn origin_of(finding: &Finding) -> Origin {
-    Origin { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup }
+    match finding.event.record() {
+        // All that a log tells comes from one place.
+        Some(_) => {
+            Origin::Place { node: finding.event.id.node.clone(), cgroup: finding.event.process.cgroup }
+        }
+        None => Origin::Tenant(Tenant::of(&finding.event)),
+    }
 }
 
 /// When a finding that arrived at `now` is taken to have happened.

@@ -130,7 +130,13 @@ proptest! {
 }
 
 fn here(cgroup: u64, seq: u64) -> Seed {
-    Seed { pid: 100 + u32::try_from(seq).unwrap(), cgroup, seq, ..Seed::default() }
+    Seed {
+        pid: 100 + u32::try_from(seq).unwrap(),
+        cgroup,
+        cgroup_path: format!("/app{cgroup}"),
+        seq,
+        ..Seed::default()
+    }
 }
 
 #[test]
@@ -301,6 +307,35 @@ fn whose_the_address_was_puts_no_two_pods_stories_together() {
     }
     assert_eq!(names_of(&stolen, &aliases), [pod(2)]);
     assert_eq!(names_of(&of_one[2], &aliases), [pod(1)]);
+}
+
+#[test]
+fn whoever_has_many_cgroups_makes_no_hub_of_what_others_have_in_common() {
+    let control: IpAddr = [198, 51, 100, 7].into();
+    let limit = GroupingConfig { hub_limit: 3, ..config(60) };
+    for several in [false, true] {
+        let mut correlator = Correlator::new(limit.clone());
+        for n in 10..40 {
+            let uid = if several { format!("pod-{n}") } else { "mallory".into() };
+            correlator.place(&inside(&uid, Some(control), n), at(0));
+        }
+        // As it is stored.
+        let groups: Vec<Group> = correlator.groups.into_values().collect();
+        let stored = serde_json::to_string(&groups).unwrap();
+        let groups: Vec<Group> = serde_json::from_str(&stored).unwrap();
+        let mut correlator = Correlator::restore(limit.clone(), groups);
+        let places = [("pod-a", 41), ("pod-b", 42)]
+            .map(|(uid, n)| correlator.place(&inside(uid, Some(control), n), at(1)).incident);
+        assert_eq!(places[0] == places[1], !several, "thirty cgroups of one pod are one, thirty pods a hub");
+    }
+}
+
+#[test]
+fn what_is_stored_of_hubs_from_before_tenants_is_read() {
+    let old = r#"[{"node":"n","cgroup":7},"198.51.100.7",5]"#;
+    let (origin, busy, _): (Origin, Busy, Timestamp) = serde_json::from_str(old).unwrap();
+    assert_eq!(origin, Origin::Place { node: NodeId::new("n"), cgroup: CgroupId(7) });
+    assert!(matches!(busy, Busy::Address(_)));
 }
 
 #[test]

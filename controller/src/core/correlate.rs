@@ -4,7 +4,7 @@
 //! doubles anything (I3, I7), and what it tells is stored with the state in which it has told it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs,
     io::Read as _,
     mem,
@@ -16,10 +16,11 @@ use detect::{
     correlation::{Correlated, Correlator, Counts, Folded, Row, Values},
     incident::incident_of,
     schema::View,
+    tenant::Tenant,
 };
 use model::{Finding, FindingId, LossWindow, Moment, Moments, RuleRef, Timestamp, short_hash};
 
-use super::{Core, ingest::controller, turn::Turn};
+use super::{Core, ingest::controller, shares::Shares, turn::Turn};
 use crate::{
     config::ControllerConfig,
     health::{HealthBoard, Part},
@@ -62,7 +63,7 @@ pub(super) struct Correlations {
     told: Vec<Correlated>,
     /// Findings that were counted, by reference.
     fed: BTreeMap<u64, FedRow>,
-    by_age: BTreeSet<(Timestamp, u64)>,
+    shares: Shares,
     /// How many moments `fed` holds.
     moments: usize,
     /// Some of them as they came.
@@ -101,11 +102,12 @@ impl Correlations {
                 fed.insert(u64::from_be_bytes(*reference), row);
             }
         }
-        let by_age = fed.iter().map(|(reference, row)| (row.at, *reference)).collect();
+        let mut shares = Shares::default();
+        fed.iter().for_each(|(reference, row)| shares.add(&row.tenant, row.at, *reference));
         let said = (engine.counts().left_out(), None);
         let (told, recent) = (Vec::new(), HashMap::new());
         let moments = fed.values().map(|row: &FedRow| row.moments.len()).sum();
-        Ok(Self { book, engine, seed, told, fed, by_age, moments, recent, forgotten: 0, said, gauged: None })
+        Ok(Self { book, engine, seed, told, fed, shares, moments, recent, forgotten: 0, said, gauged: None })
     }
 
     /// How many.
@@ -170,27 +172,29 @@ impl Correlations {
 
     fn keep(&mut self, reference: u64, row: FedRow, batch: &mut Batch) {
         batch.put(Table::Fed, reference.to_be_bytes().to_vec(), &row, ReadBack::No);
-        self.by_age.insert((row.at, reference));
-        self.moments += row.moments.len();
-        if let Some(before) = self.fed.insert(reference, row.clone()) {
+        if let Some(before) = self.fed.get(&reference) {
             self.moments -= before.moments.len();
-            if before.at != row.at {
-                self.by_age.remove(&(before.at, reference));
-            }
+            self.shares.remove(&before.tenant, before.at, reference);
         }
+        self.shares.add(&row.tenant, row.at, reference);
+        self.moments += row.moments.len();
+        self.fed.insert(reference, row);
     }
 
-    /// Forgets what can no longer matter, and beyond `limit` what was counted longest ago.
+    /// Forgets what can no longer matter, and beyond `limit` what was counted longest ago of who has most.
     fn forget(&mut self, limit: usize, now: Timestamp, batch: &mut Batch) {
         let memory = self.engine.memory() + REPEATS_FOR;
-        while let Some((at, reference)) = self.by_age.first().copied() {
-            let matters = now.since(at) <= memory;
+        while let Some((oldest, reference)) = self.shares.oldest() {
+            let matters = now.since(oldest) <= memory;
             if matters && self.fed.len() <= limit {
                 break;
             }
             self.forgotten += u64::from(matters);
-            self.by_age.remove(&(at, reference));
-            self.moments -= self.fed.remove(&reference).map_or(0, |row| row.moments.len());
+            let of_who_has_most = self.shares.oldest_of_who_has_most().filter(|_| matters);
+            let reference = of_who_has_most.map_or(reference, |(_, reference)| reference);
+            let Some(row) = self.fed.remove(&reference) else { break };
+            self.shares.remove(&row.tenant, row.at, reference);
+            self.moments -= row.moments.len();
             self.recent.remove(&reference);
             batch.remove(Table::Fed, reference.to_be_bytes().to_vec());
             batch.remove(Table::FedFindings, reference.to_be_bytes().to_vec());
@@ -240,7 +244,8 @@ impl Core {
         let (id, rule) = (finding.id.clone(), finding.rule.id.clone());
         let (count, last, at) = (finding.count.max(1), finding.last, turn.now);
         let moments = mem::take(&mut kept.moments);
-        all.keep(reference, FedRow { id, rule, count, last, at, moments }, &mut turn.batch);
+        let tenant = Tenant::of(&finding.event);
+        all.keep(reference, FedRow { id, rule, count, last, at, moments, tenant }, &mut turn.batch);
         all.recent.insert(reference, kept);
         if all.is_quiet(finding) { Reports::ThroughCorrelations } else { Reports::ByItself }
     }

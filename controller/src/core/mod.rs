@@ -23,6 +23,7 @@ mod rows;
 mod runs;
 mod scans;
 mod settle;
+mod shares;
 mod sights;
 mod split;
 mod state;

@@ -1,5 +1,6 @@
 //! What the tables hold.
 
+use detect::tenant::Tenant;
 use model::{
     ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, Moments, NodeId, ProcessKey, RunId, Seq,
     Timestamp,
@@ -94,6 +95,9 @@ pub(crate) struct FedRow {
     /// Those that it was folded from.
     #[serde(default, skip_serializing_if = "Moments::is_empty")]
     pub(crate) moments: Moments,
+    /// Whose it is.
+    #[serde(default)]
+    pub(crate) tenant: Tenant,
 }
 
 /// Key of the `n`-th row of something with a text id.

@@ -299,6 +299,41 @@ async fn i11_findings_that_are_remembered_for_correlations_are_bounded_and_what_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_whoever_tells_much_makes_nobody_else_s_findings_be_forgotten() {
+    let mut lab = Lab::start_in(dir_with(RULES), |config| config.limits.fed = 3).await;
+    let in_pod = |mut step: Finding, uid: &str| {
+        let workload = Workload::Container {
+            runtime: Runtime::Containerd,
+            container_id: format!("c-{uid}"),
+            pod_uid: Some(uid.into()),
+            cgroup_path: format!("/kubepods/{uid}"),
+        };
+        std::sync::Arc::make_mut(&mut step.event.process).workload = workload.into();
+        step
+    };
+    let quiet = in_pod(step(1, 19), "quiet");
+    lab.spool(Report::Finding(quiet.clone()));
+    for n in 2..=4 {
+        lab.spool(Report::Finding(in_pod(step(n, 20 - n), "loud")));
+    }
+    lab.connect(Faint::Never);
+    lab.until_world(|world| world.spool.is_empty()).await;
+    let deadline = Instant::now() + crate::lab::PATIENCE;
+    while !lab.client.metrics().await.unwrap().contains("correlation_hits{kind=\"forgotten\"} 1") {
+        assert!(Instant::now() < deadline, "never said");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It came first and is remembered: also after a restart.
+    let mut lab = lab.restart_with(|config| config.limits.fed = 3).await;
+    lab.spool(again(&quiet, 2, 1));
+    lab.connect(Faint::Never);
+    let incident = lab.until_state(IncidentState::NeedsApproval).await;
+    assert_eq!(incident.findings[0].matched["value"], "5");
+    assert_eq!(incident.findings.len(), 4, "one of the loud ones is forgotten");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_that_are_read_again_go_on_where_they_are_the_same_and_broken_ones_are_named() {
     let mut lab = lab(RULES).await;
     lab.spool(Report::Finding(step(1, 9)));

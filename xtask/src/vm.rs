@@ -31,9 +31,9 @@ const FAILED: i32 = 35;
 /// Longest wait for the first line, for the next one, and for the end: emulated, all of it takes some minutes.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
-const RUN_LIMIT: Duration = Duration::from_secs(2400);
+const RUN_LIMIT: Duration = Duration::from_secs(3000);
 /// The agent's tests that need a kernel, and nothing of this machine but a few programs.
-const SUITES: [&str; 23] = [
+const SUITES: [&str; 24] = [
     "contain_again",
     "contain_authority",
     "contain_crash",
@@ -53,6 +53,7 @@ const SUITES: [&str; 23] = [
     "contain_overlap",
     "contain_strangers",
     "contain_unknown",
+    "contain_unseen",
     "contain_within",
     "held",
     "live",

@@ -50,6 +50,7 @@ fn evidence() -> impl Strategy<Value = Evidence> {
             playbook,
             wants,
             entities,
+            timed: None,
             rollout,
             drain,
             demoted: None,

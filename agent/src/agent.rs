@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +37,7 @@ use crate::{
     record::Body,
     reporter::Reporter,
     spool::{Spool, SpoolError},
-    spool_folder, timers,
+    spool_folder,
     tree::{Limits, ProcessTree, Procfs},
     uplink::{Commands, Uplink},
     workload::Workloads,
@@ -216,7 +216,6 @@ impl Agent {
             blind: AtomicBool::new(false),
             notes: Mutex::new(notes),
             of_rules: Mutex::default(),
-            timed: Mutex::new(timers::units(Path::new(timers::ROOT))),
         });
         let fold = Arc::new(Mutex::new(Fold::new(fold::Limits::NODE)));
         let news = Arc::new(Notify::new());

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +25,6 @@ use crate::{
     probe::Probes,
     reporter::Losses,
     spool::Spool,
-    timers,
     tree::{ProcSource, ProcessTree, Procfs},
 };
 
@@ -122,8 +120,6 @@ pub struct Shared {
     pub notes: Mutex<Vec<String>>,
     /// Wrong with the rules.
     pub of_rules: Mutex<Vec<String>>,
-    /// Units that timers start.
-    pub timed: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -197,7 +193,6 @@ impl Shared {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             rules: rules.len() as u64,
             holding,
-            timed: lock(&self.timed).clone(),
             loaded: None,
             hooks,
             counts,
@@ -318,8 +313,6 @@ impl House {
         let mut tree = lock(&self.shared.tree);
         tree.have_ended(&gone, Clock::boot_now());
         tree.have_listeners(&listeners);
-        drop(tree);
-        *lock(&self.shared.timed) = timers::units(Path::new(timers::ROOT));
     }
 
     /// Somebody undid a containment: it was done again, and the controller is told.

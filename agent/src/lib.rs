@@ -19,7 +19,6 @@ pub mod reporter;
 pub mod spool;
 #[cfg(test)]
 mod test_data;
-mod timers;
 pub mod tree;
 pub mod uplink;
 pub mod workload;

@@ -6,13 +6,13 @@ mod ground;
 
 use std::{path::PathBuf, process::Command};
 
-use ground::{Ground, cgroup_target, key, now, process};
+use ground::{Ground, cgroup_of, cgroup_target, key, now, process};
 use hemostat_agent::contain::{Contain, Which};
 use model::{
     ActionFailure, ActionId, ActionState, CommandKey, CommandOutcome, FreezeScope, IncidentId, NetQuarantine,
     NodeAction, NodeCommand, NodeId, Phase, PhaseDone, Target, Timestamp,
 };
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 const SUBTREE: NodeAction = NodeAction::Freeze(FreezeScope::Subtree);
 const CGROUP: NodeAction = NodeAction::Freeze(FreezeScope::Cgroup);
@@ -129,6 +129,49 @@ fn i9_what_holds_somebody_who_is_not_seen_holds_on() {
     assert!(contain.watch(now()).is_empty(), "all of it holds");
     assert!(contain.release(&Which::All).iter().all(|lifted| lifted.result.is_ok()));
     assert_eq!(ground.snapshot(), before);
+}
+
+/// Another cgroup that is mounted over one is a cgroup as well, and not the one that was frozen.
+#[test]
+fn i5_an_undo_finds_the_cgroup_over_which_another_is_mounted() {
+    let Some(ground) = Ground::new("covered by another") else { return };
+    let (_, cgroup) = somebody(&ground);
+    let (other, _) = ground.sub("other");
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    done(&contain, &CGROUP, &cgroup);
+    let place = ground.cgroup.join("pod");
+    if let Err(error) = mount_bind(&other, &place) {
+        println!("SKIPPED: covered by another: nothing can be mounted: {error}");
+        return;
+    }
+    let cover = Cover(place);
+    let lifted = contain.release(&Which::All);
+    assert!(lifted.iter().all(|lifted| lifted.result.is_ok()), "{lifted:?}");
+    assert!(contain.in_force().is_empty());
+    drop(cover);
+    assert_eq!(ground.snapshot(), before);
+}
+
+/// Whoever was put into a cgroup in the jail is as frozen as who is in the jail itself.
+#[test]
+fn i5_an_undo_does_not_forget_who_is_in_a_cgroup_in_a_jail_that_it_does_not_see() {
+    let Some(ground) = Ground::new("nested unseen") else { return };
+    let (pid, _) = somebody(&ground);
+    let contain = ground.contain();
+    let record = contain.react_freeze(key(pid), now()).unwrap();
+    let jail = ground.cgroup.parent().unwrap().join(cgroup_of(pid).unwrap().trim_start_matches('/'));
+    let inner = jail.join("a");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+    let Some(cover) = Cover::over(&ground) else { return };
+    let lifted = contain.release(&Which::One(record.id.clone()));
+    assert!(lifted[0].result.is_err(), "{lifted:?}");
+    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::Reverting);
+    drop(cover);
+    contain.watch(now());
+    assert_eq!(contain.record(&record.id).unwrap().state, ActionState::Reverted);
+    assert!(!jail.exists(), "nobody is held in {}", jail.display());
 }
 
 /// An undo that was told to be done would leave somebody frozen for ever.

@@ -61,10 +61,13 @@ fn is_a_users(cgroup_path: &str) -> bool {
     cgroup_path.starts_with(USERS)
 }
 
-/// The first two names of a path: the slice and the unit, scope or user in it; `/docker/ID`.
+/// The unit or scope that a path leads to through slices, of which only root makes any, and at least two names of it: `/docker/ID`. Below
+/// [`USERS`] the user.
 fn top(cgroup_path: &str) -> &str {
+    let slices = cgroup_path.split('/').skip(1).take_while(|name| name.ends_with(".slice")).count();
+    let names = if is_a_users(cgroup_path) { 2 } else { (slices + 1).max(2) };
     let mut ends = cgroup_path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
-    ends.nth(1).map_or(cgroup_path, |end| &cgroup_path[..end])
+    ends.nth(names - 1).map_or(cgroup_path, |end| &cgroup_path[..end])
 }
 
 #[cfg(test)]
@@ -124,6 +127,8 @@ mod tests {
             host(dana),
             host("/user.slice/user-1001.slice/session-9.scope"),
             host("/system.slice/nginx.service"),
+            host("/system.slice/system-runner.slice/runner@1.service"),
+            host("/system.slice/system-runner.slice/runner@2.service/x.slice/y.service"),
             host("/system.slice/docker-0f.scope"),
             host("/docker/0f"),
             host("/init.scope"),

@@ -161,9 +161,6 @@ pub struct NodeStatus {
     /// [`NodeStatus::MAX_HOLDING`].
     #[serde(default)]
     pub holding: Vec<String>,
-    /// Units that systemd starts there by timers. At most [`NodeStatus::MAX_TIMED`].
-    #[serde(default)]
-    pub timed: Vec<String>,
     /// Which rules of its controller it has loaded; none where it has its own from folders.
     #[serde(default)]
     pub loaded: Option<crate::RulesVersion>,
@@ -182,6 +179,4 @@ pub struct NodeStatus {
 impl NodeStatus {
     /// Rules named as holding (I11).
     pub const MAX_HOLDING: usize = 64;
-    /// Units named that timers start (I11).
-    pub const MAX_TIMED: usize = 512;
 }

@@ -74,8 +74,6 @@ pub struct Evidence {
     pub entities: Option<BTreeMap<String, Cases>>,
     /// Whether the workload is being rolled out.
     pub rollout: Underway,
-    /// The unit in which it happened, where systemd starts that by a timer.
-    pub timed: Option<String>,
     /// Whether the node is being drained.
     pub drain: Underway,
     /// The playbook was taken back by itself ([`promotion`]).
@@ -93,7 +91,6 @@ impl Evidence {
             playbook,
             wants: Some(Vec::new()),
             entities: Some(BTreeMap::new()),
-            timed: None,
             rollout: Underway::None,
             drain: Underway::None,
             demoted: None,

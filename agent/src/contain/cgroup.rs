@@ -54,8 +54,6 @@ pub(super) fn nearest(path: &str) -> Option<&str> {
 pub(super) struct Hierarchy {
     root: Arc<OwnedFd>,
     mount: Arc<PathBuf>,
-    /// Of its file system.
-    device: u64,
 }
 
 /// Whether a cgroup was there already.
@@ -87,8 +85,7 @@ impl Hierarchy {
         };
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let device = rustix::fs::fstat(&root)?.st_dev;
-        Ok(Self { root: Arc::new(root), mount: Arc::new(mount), device })
+        Ok(Self { root: Arc::new(root), mount: Arc::new(mount) })
     }
 
     /// Opens the cgroup at `path` below the mount.
@@ -104,19 +101,21 @@ impl Hierarchy {
         {
             return Err(rustix::io::Errno::INVAL.into());
         }
-        let dir = rustix::fs::openat2(
-            &self.root,
-            OsStr::from_bytes(&bytes),
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )?;
-        // Something else is mounted over it, or around it: nothing of ours is made there.
-        if rustix::fs::fstat(&dir)?.st_dev != self.device {
-            return Err(io::Error::other(
-                "what stands there is no cgroup: another file system is mounted over it",
-            ));
-        }
+        let open = |within: ResolveFlags| {
+            let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | within;
+            rustix::fs::openat2(&self.root, OsStr::from_bytes(&bytes), how, Mode::empty(), within)
+        };
+        let dir = match open(ResolveFlags::NO_XDEV) {
+            // Something is mounted over it or around it, another cgroup even: nothing of ours is made there. What it does not have is not seen.
+            Err(rustix::io::Errno::XDEV) => {
+                drop(open(ResolveFlags::empty())?);
+                return Err(io::Error::other(
+                    "what stands there is not this cgroup: something is mounted over it",
+                ));
+            }
+            other => other?,
+        };
         Ok(Cgroup { path: format!("/{below}"), dir, written: RefCell::default() })
     }
 
@@ -135,11 +134,14 @@ impl Hierarchy {
     }
 
     /// Opens the cgroup at a path, or by its id where the path only stands for one that no path reaches, or does not lead to it as the agent
-    /// sees it: what was done to it must be found again. The kernel gives an id once.
+    /// sees it; where there is none of that id any more, what stands at the path: what was done to it must be found again. The kernel gives an id once.
     pub(super) fn find(&self, path: &str, id: Option<CgroupId>) -> io::Result<Cgroup> {
         match id {
             Some(id) if is_unnamed(path) => self.by_id(id),
-            Some(id) => self.cgroup(path).or_else(|error| self.by_id(id).map_err(|_| error)),
+            Some(id) => match self.cgroup(path) {
+                Ok(cgroup) if cgroup.id()? == id => Ok(cgroup),
+                other => self.by_id(id).or(other),
+            },
             None => self.cgroup(path),
         }
     }

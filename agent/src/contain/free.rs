@@ -71,12 +71,13 @@ pub(super) fn empty(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Re
 
 /// A jail that is not there holds nobody. One that the agent only does not see at its path does: its undo is still to come.
 fn none_inside(task: &Task<'_>, path: &str, members: &[MovedProcess]) -> Result<(), ActionFailure> {
+    let within = format!("{path}/");
     for member in members {
         let Some(held) = Held::open_if_there(member.process)? else { continue };
         let at = task.scene.cgroups.path_of(held.pid());
         let at =
             at.map_err(|error| ActionFailure::io("find the cgroup of", process::name(held.key), &error))?;
-        if at.is_some_and(|at| at == path) && !held.has_ended() {
+        if at.is_some_and(|at| at == path || at.starts_with(&within)) && !held.has_ended() {
             return Err(ActionFailure::Io {
                 operation: "open".into(),
                 object: format!("cgroup {path}"),

@@ -128,7 +128,12 @@ fn kill_subtree(task: &Task<'_>, process: ProcessKey, spared: &mut Spared) -> Re
         }
     }
     killed += kill_members(task, &path)?;
-    free::free(task, &path, &[])?;
+    // whoever lives on in a jail that the node does not see is not killed
+    let members = match work(task) {
+        Some(RollbackState::Freeze { members, .. }) => members,
+        _ => Vec::new(),
+    };
+    free::free(task, &path, &members)?;
     task.note_done(Line::Work { id: task.id.clone(), work: None })?;
     // What runs on forks on: that is no killed tree, however many of it are dead.
     match spared.partial() {

@@ -135,8 +135,8 @@ impl Contain {
             }
             Err(failure) => failure.to_string(),
         };
-        let again = act(&record.action)
-            .apply(&task, &rollback)
+        let again = task
+            .apply(&record.action, &rollback)
             .and_then(|outputs| self.note_done(Line::applied(id.clone(), clock.time(), outputs)));
         let news = match &again {
             Ok(()) => {
@@ -174,8 +174,8 @@ impl Contain {
         jail::resume(&task)?;
         match record.state {
             ActionState::Applying => {
-                let Err(failure) = act(&record.action)
-                    .apply(&task, &rollback)
+                let Err(failure) = task
+                    .apply(&record.action, &rollback)
                     .and_then(|outputs| self.note_done(Line::applied(id.clone(), clock.time(), outputs)))
                 else {
                     return Ok(());

@@ -147,7 +147,6 @@ mod tests {
             kernel: "6.1".into(),
             rules: 1,
             holding: Vec::new(),
-            timed: Vec::new(),
             loaded: None,
             hooks,
             counts: std::collections::BTreeMap::new(),

@@ -213,13 +213,30 @@ impl Pods {
         self.read().namespace_label(namespace, label).map(str::to_owned)
     }
 
+    /// Why a kind that is followed is not known, if it is not. What a recording or a list tells is all there is.
+    fn unseen(&self, kind: &str) -> Option<String> {
+        match self.inner.sights.borrow().get(kind) {
+            Some(Sight::Clear) | None => None,
+            Some(Sight::Blind(why)) => Some(why.clone()),
+            Some(Sight::Starting) => Some(format!("not every {kind} has been told of yet")),
+        }
+    }
+
+    /// Waits until each of `kinds` is known, or known not to be told of.
+    pub(crate) async fn looked_at(&self, kinds: &[&str]) {
+        let mut sights = self.sights();
+        let is_known = |sight: Option<&Sight>| matches!(sight, Some(Sight::Clear | Sight::Blind(_)));
+        // Ends with an error only when nobody tells anything any more.
+        let _ended = sights.wait_for(|known| kinds.iter().all(|kind| is_known(known.get(kind)))).await;
+    }
+
     /// Whether the workload of the pod that a finding is about is being rolled out.
     #[must_use]
     pub fn rollout(&self, finding: &Finding) -> Underway {
         let Workload::Container { pod_uid: Some(uid), .. } = &*finding.event.process.workload else {
             return Underway::None;
         };
-        if let Sight::Blind(why) = self.sight("ReplicaSet") {
+        if let Some(why) = self.unseen("ReplicaSet") {
             return Underway::Unknown(why);
         }
         self.read().rollout(&finding.event.id.node, uid)
@@ -228,7 +245,7 @@ impl Pods {
     /// Whether the node that a finding is from is being drained.
     #[must_use]
     pub fn drain(&self, finding: &Finding) -> Underway {
-        if let Sight::Blind(why) = self.sight("Node") {
+        if let Some(why) = self.unseen("Node") {
             return Underway::Unknown(why);
         }
         self.read().drain(&finding.event.id.node)

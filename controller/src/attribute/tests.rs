@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use respond::gate::Underway;
 
 use super::{
+    Pods, Sight,
     fact::{ContainerSeen, ExecSeen, Fact, Life, OwnerSeen, PodSeen, Version},
     index::{Index, Limits},
 };
@@ -210,6 +211,18 @@ fn a_pod_that_is_gone_is_remembered_for_a_day_and_no_longer() {
     index.take(Fact::PodsListed { uids: Vec::new() }, hours(25));
     assert!(index.pod("uid-api-0").is_none());
     assert_eq!((index.size().pods, index.size().gone), (0, 0));
+}
+
+#[test]
+fn i9_what_is_followed_and_not_told_of_yet_is_not_taken_for_none() {
+    let pods = Pods::new(Limits::default(), Arc::new(|| Timestamp(1)));
+    assert_eq!(pods.unseen("Node"), None, "a recording tells what it tells");
+    pods.see("Node", Sight::Starting);
+    assert_eq!(pods.unseen("Node").unwrap(), "not every Node has been told of yet");
+    pods.see("Node", Sight::Blind("nodes is forbidden".into()));
+    assert_eq!(pods.unseen("Node").unwrap(), "nodes is forbidden");
+    pods.see("Node", Sight::Clear);
+    assert_eq!(pods.unseen("Node"), None);
 }
 
 #[test]

@@ -267,6 +267,7 @@ async fn follow<K>(
     mut take: impl FnMut(Event<K>),
 ) {
     let mut stream = std::pin::pin!(stream);
+    pods.see(kind, Sight::Starting);
     loop {
         let next = tokio::select! {
             next = stream.next() => next,

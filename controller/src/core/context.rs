@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use enrich::join::{Cluster, Earlier, Flows, Sources as Known, enrich};
 use model::{
     Actor, Attribution, AuditKind, Enrichment, Finding, Incident, IncidentId, RunId, SignalKind, SignalSays,
-    Timestamp, Verdict, Workload,
+    Timestamp, Verdict,
 };
 use respond::{
     gate::{ACTORS_WITHIN, Evidence, Explanation, JudgedAs, Paused, SWITCH, Situation, Usage, Want, explain},
@@ -63,18 +63,10 @@ impl Core {
             entities: Some(
                 want.entities().map(|entity| (entity.clone(), trust.of_entity(&entity))).collect(),
             ),
-            timed: self.timed(answered),
             rollout,
             drain,
             demoted: self.state.promotions.demotion(plan.name()),
         }
-    }
-
-    /// The unit of a finding's process, where its node says that a timer starts it.
-    fn timed(&self, finding: &Finding) -> Option<String> {
-        let Workload::Unit { unit, .. } = finding.event.process.workload.as_ref() else { return None };
-        let status = self.state.links.get(&finding.event.id.node)?.status.as_ref()?;
-        status.timed.contains(unit).then(|| unit.clone())
     }
 
     /// Who keeps everything automatic from beginning: somebody who paused it, or a label on Hemostat's own namespace, which holds whichever

@@ -114,10 +114,6 @@ impl Links {
         self.nodes.get_mut(node)
     }
 
-    pub(super) fn get(&self, node: &NodeId) -> Option<&Node> {
-        self.nodes.get(node)
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
         self.nodes.iter()
     }

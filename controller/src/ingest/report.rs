@@ -147,7 +147,6 @@ impl Reporter {
             kernel: format!("none: {} log", state.format),
             rules: state.rules,
             holding: vec![],
-            timed: vec![],
             loaded: None,
             hooks: vec![HookStatus { hook: "records".into(), classes: vec![], state: records }],
             counts: std::collections::BTreeMap::new(),

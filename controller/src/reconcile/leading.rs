@@ -39,6 +39,8 @@ use crate::{
 
 /// How long a new leader waits for the former one to let go of the journal.
 const HAND_OVER: Duration = Duration::from_secs(60);
+/// How long it waits for what is looked at before a run is automatic.
+const LOOKED: Duration = Duration::from_secs(15);
 
 pub(super) async fn lead(
     client: &Client,
@@ -131,6 +133,15 @@ pub(super) async fn lead(
     let epoch = term.as_ref().map_or(0, |term| term.epoch);
     let reports = reports::Reports::new(reach.clone(), config.namespace.clone(), parts.health.clone(), epoch);
     parts.tasks.spawn(reports.keep(to_keep, parts.inbox.clone(), parts.stop.clone()));
+    // By these it is known whether it is paused by label, and what is underway: who answers before asks.
+    let looked = tokio::time::timeout(LOOKED, pods.looked_at(&["Namespace", "Node", "ReplicaSet"]));
+    tokio::select! {
+        late = looked => if late.is_err() {
+            tracing::warn!("namespaces, nodes and ReplicaSets are not all told of yet: what depends on them is asked");
+        },
+        () = stop.cancelled() => {}
+        _ = election.lost() => {}
+    }
     let heard = tokio::select! {
         () = again::hear_once(&reach, config, &mirror, &mut is_ready, &parts, (&state, &journal)) => None,
         () = stop.cancelled() => Some(Ok(())),

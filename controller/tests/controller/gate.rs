@@ -7,7 +7,7 @@ use model::*;
 
 use crate::{
     lab::{Lab, new_dir},
-    support::{Faint, TIMED, finding},
+    support::{Faint, finding},
 };
 
 fn outcome(incident: &Incident) -> Option<GateOutcome> {
@@ -16,12 +16,7 @@ fn outcome(incident: &Incident) -> Option<GateOutcome> {
 
 /// Delivers a finding about a process of its own and waits for its run.
 async fn attack(lab: &mut Lab, seq: u64, pid: u32) -> Incident {
-    attack_by(lab, finding(seq, pid, Level::High)).await
-}
-
-async fn attack_by(lab: &mut Lab, finding: Finding) -> Incident {
-    let pid = finding.event.process.key.pid.0;
-    lab.spool(Report::Finding(finding));
+    lab.spool(Report::Finding(finding(seq, pid, Level::High)));
     lab.disconnect().await;
     lab.connect(Faint::Never);
     let deadline = tokio::time::Instant::now() + crate::lab::PATIENCE;
@@ -199,21 +194,4 @@ async fn exercises_cost_neither_trust_nor_the_mode() {
     let real = attack(&mut lab, 4, 400).await;
     assert_eq!(outcome(&real), Some(GateOutcome::Automatic), "{:?}", real.runs[0].decision.reasons);
     lab.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_timer_of_the_node_started_is_asked_about_and_another_unit_is_not() {
-    for (unit, expected) in [(TIMED, GateOutcome::Approval), ("web.service", GateOutcome::Automatic)] {
-        let mut lab = Lab::start("Auto").await;
-        let mut found = finding(1, 100, Level::High);
-        let mut process = (*found.event.process).clone();
-        let path = format!("/system.slice/{unit}");
-        process.workload = Arc::new(Workload::Unit { unit: unit.into(), cgroup_path: path });
-        found.event.process = Arc::new(process);
-        let told = attack_by(&mut lab, found).await;
-        assert_eq!(outcome(&told), Some(expected), "{unit}: {:?}", told.runs[0].decision);
-        let says = format!("{:?}", told.runs[0].decision.signals).contains("a timer starts unit");
-        assert_eq!(says, unit == TIMED, "{unit}");
-        lab.stop().await;
-    }
 }

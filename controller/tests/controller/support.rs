@@ -141,9 +141,6 @@ pub(crate) enum Faint {
     After(usize),
 }
 
-/// A unit that a timer of the node starts.
-pub(crate) const TIMED: &str = "backup.service";
-
 /// One connection: says hello, delivers the spool, obeys, until the link ends or it faints. How many commands came.
 pub(crate) async fn session(
     node: Arc<Mutex<FileNode>>,
@@ -153,10 +150,8 @@ pub(crate) async fn session(
 ) -> usize {
     let mut commands = 0;
     let hello = Up::Hello { node: NodeId::new(NODE), epoch: AgentEpoch(epoch) };
-    for up in [hello, Up::Status(Box::new(status(epoch)))] {
-        if link.up.send(up).await.is_err() {
-            return commands;
-        }
+    if link.up.send(hello).await.is_err() {
+        return commands;
     }
     let spool = node.lock().unwrap().world().spool.clone();
     for (seq, report) in spool {
@@ -191,25 +186,6 @@ pub(crate) async fn session(
         }
     }
     commands
-}
-
-/// What the node says of itself: one of its units is started by a timer.
-fn status(epoch: u64) -> NodeStatus {
-    NodeStatus {
-        node: NodeId::new(NODE),
-        epoch: AgentEpoch(epoch),
-        at: now(),
-        kernel: "none".into(),
-        rules: 1,
-        holding: vec![],
-        timed: vec![TIMED.into()],
-        loaded: None,
-        hooks: vec![],
-        counts: BTreeMap::new(),
-        findings: 0,
-        containments: 0,
-        degraded: vec![],
-    }
 }
 
 pub(crate) fn link() -> (AgentLink, ControllerLink) {

@@ -149,9 +149,17 @@ impl Group {
     fn add(&mut self, key: Key, span: Span, window: Duration, max: usize) {
         match self.find(&key) {
             Ok(index) => join(&mut self.spans[index].1, span, window),
-            Err(index) if self.spans.len() < max => self.spans.insert(index, (key, vec![span])),
+            Err(index) if self.has_room(&key, max) => self.spans.insert(index, (key, vec![span])),
             Err(_) => self.refused += 1,
         }
+    }
+
+    /// Each login has a key of its own, which never comes again: they leave three quarters to what does, so that nobody fills a group by
+    /// logging in over and over.
+    fn has_room(&self, key: &Key, max: usize) -> bool {
+        let of_login = |key: &Key| matches!(key, Key::Login { .. } | Key::Served { .. });
+        let logins = || self.spans.iter().filter(|(known, _)| of_login(known)).count();
+        self.spans.len() < max && (!of_login(key) || logins() < max.div_ceil(4))
     }
 
     fn find(&self, key: &Key) -> Result<usize, usize> {

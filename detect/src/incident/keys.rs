@@ -259,13 +259,22 @@ fn has_acted(record: &Record) -> bool {
         _ => "",
     };
     let is_a_line = matches!(record.kind, RecordKind::Sshd | RecordKind::Sudo | RecordKind::Pam);
-    match word(Field::AuthAction) {
+    let failed = word(Field::AuthOutcome) == "failure";
+    match (record.kind, word(Field::AuthAction)) {
+        // Such events are about an account: who ended its sessions or changed it does not stand in them.
+        (RecordKind::Authentication, action) => action == "login" && !failed,
+        // Who fails at a provider has shown nothing, whatever he tried: to register a name that is taken, to be let in by a policy.
+        (RecordKind::Okta | RecordKind::Keycloak | RecordKind::Entra, _) if failed => false,
+        // Anybody asks for another's password to be sent to him.
+        (RecordKind::Keycloak, "credential") => {
+            !matches!(word(Field::KeycloakType), "SEND_RESET_PASSWORD" | "RESET_PASSWORD")
+        }
         // Who was refused has not shown that the name is his.
-        "login" | "mfa" | "session" => word(Field::AuthOutcome) != "failure",
+        (_, "login" | "mfa" | "session") => !failed,
         // Such lines say whose account was changed and not by whom.
-        "account" | "credential" => !is_a_line,
+        (_, "account" | "credential") => !is_a_line,
         // A connection that ended before anybody was let in. Of a line that another wrote than it says the kernel tells who that was.
-        "other" | "" if is_a_line => word(Field::AuthTrust) == "contradicted",
+        (_, "other" | "") if is_a_line => word(Field::AuthTrust) == "contradicted",
         _ => true,
     }
 }

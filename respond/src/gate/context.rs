@@ -106,10 +106,8 @@ fn schedule(situation: &Situation<'_>) -> Option<String> {
         Workload::Unit { unit, .. } => unit.strip_suffix(".service").filter(|name| SCHEDULERS.contains(name)),
         _ => None,
     };
-    if let Some(by) = ancestor.map(|ancestor| ancestor.exe.as_str()).or(unit) {
-        return Some(format!("{by} started it: a scheduled job"));
-    }
-    situation.evidence.timed.as_ref().map(|unit| format!("a timer starts unit {unit}: a scheduled job"))
+    let by = ancestor.map(|ancestor| ancestor.exe.as_str()).or(unit)?;
+    Some(format!("{by} started it: a scheduled job"))
 }
 
 fn pipeline(situation: &Situation<'_>) -> Option<String> {

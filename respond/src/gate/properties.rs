@@ -50,7 +50,6 @@ fn evidence() -> impl Strategy<Value = Evidence> {
             playbook,
             wants,
             entities,
-            timed: None,
             rollout,
             drain,
             demoted: None,

@@ -275,20 +275,6 @@ fn a_rollout_a_drain_and_not_knowing_of_them_ask_and_say_so() {
 }
 
 #[test]
-fn what_a_timer_starts_is_a_scheduled_job_unless_the_timer_is_what_was_found() {
-    let outcome = |timed: Option<&str>, technique: &str| {
-        let evidence = Evidence { timed: timed.map(str::to_owned), ..Evidence::nothing_yet() };
-        let change = |incident: &mut Incident| incident.findings[0].rule.techniques = vec![technique.into()];
-        let start = decided_with("Auto", &[], &evidence, None, Timestamp(1_000), change);
-        (start.decision.outcome, format!("{:?}", start.decision.signals))
-    };
-    let (asked, says) = outcome(Some("backup.service"), "T1059.004");
-    assert!(asked == GateOutcome::Approval && says.contains("a timer starts unit backup.service"), "{says}");
-    assert_eq!(outcome(None, "T1059.004").0, GateOutcome::Automatic);
-    assert_eq!(outcome(Some("backup.service"), "T1053.006").0, GateOutcome::Automatic);
-}
-
-#[test]
 fn i2_lost_events_ask_a_person() {
     let start = decided("Auto", &[], |incident| {
         incident.findings[0].loss.lost.insert(EventClass::Exec, 7);

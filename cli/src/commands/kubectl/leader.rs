@@ -1,10 +1,15 @@
 //! `kubectl hemostat leader`: what the API server does not tell is asked of the controller that leads, at its own socket, by `kubectl exec`.
 
-use std::{path::Path, process::Command};
+use std::{io::Write as _, path::Path, process::Command};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Namespace};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use respond::gate::SWITCH;
+use serde_json::json;
 
 use super::Cluster;
 use crate::exit::{Ended, Exit};
@@ -44,6 +49,11 @@ pub(super) async fn ask(cluster: &Cluster, place: &Place<'_>, words: &[String]) 
             format!("no controller leads in the namespace {home}: is it Hemostat's own (-n NAMESPACE)?");
         return Err(Ended::with(Exit::Unreachable, what));
     };
+    match words.first().map(String::as_str) {
+        Some("pause") if !asks_for_help(words) => switch(cluster, home, Some("off")).await?,
+        Some("resume") if !asks_for_help(words) => switch(cluster, home, None).await?,
+        _ => {}
+    }
     let mut kubectl = Command::new("kubectl");
     kubectl.args(command(place, home, &leader, words));
     let ended = kubectl.status().context("run kubectl, which reaches the controller that leads")?;
@@ -57,6 +67,23 @@ pub(super) async fn ask(cluster: &Cluster, place: &Place<'_>, words: &[String]) 
         Some(6) => Exit::Conflict,
         _ => Exit::Bad,
     })
+}
+
+fn asks_for_help(words: &[String]) -> bool {
+    words.iter().any(|word| matches!(word.as_str(), "--help" | "-h"))
+}
+
+/// A pause stands in the leader's own journal, which the next leader may not have: the label on Hemostat's namespace holds whoever leads, and
+/// the API server writes down whose word it was.
+async fn switch(cluster: &Cluster, home: &str, value: Option<&str>) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let patch = Patch::Merge(json!({"metadata": {"labels": {SWITCH: value}}}));
+    let params = PatchParams { field_manager: Some("kubectl-hemostat".into()), ..PatchParams::default() };
+    namespaces.patch(home, &params, &patch).await.map_err(|error| cluster.refused(error))?;
+    let what = value.map_or_else(|| "removed".to_owned(), |value| format!("set to {value:?}"));
+    // Beside what is asked for, which the leader answers.
+    writeln!(std::io::stderr(), "label {SWITCH} of namespace {home}: {what}")
+        .context("say what was done to the label")
 }
 
 fn may_be_asked(words: &[String]) -> Result<()> {

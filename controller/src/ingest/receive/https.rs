@@ -225,6 +225,8 @@ impl Server {
             None => body,
             Some(signed_by) => match token::open(signed_by, &body) {
                 Ok(claims) => claims.into(),
+                // An answer of 400 would be the last that is heard of it (RFC 8935, section 2.3).
+                Err(why) if why.is_ours() => return self.come_again(from, &why.to_string()),
                 Err(why) => {
                     self.stranger(from, &format!("a token that is not taken ({}): {why}", why.code));
                     return json(StatusCode::BAD_REQUEST, &why.answer());

@@ -35,6 +35,19 @@ fn a_name_that_was_tried_or_that_a_line_speaks_of_is_nobody_who_did_something() 
     // Whose password was changed, and by whom it was at the provider.
     assert!(!links(&told(Pam, &[(Action, "credential"), (Outcome, "success")])));
     assert!(links(&told(Okta, &[(Action, "credential"), (Outcome, "success")])));
+    // At a provider whoever fails, and whose account a security event is about.
+    for (kind, action) in
+        [(Keycloak, "account"), (Keycloak, "other"), (Okta, "policy"), (Okta, "account"), (Entra, "other")]
+    {
+        assert!(links(&told(kind, &[(Action, action), (Outcome, "success")])), "{kind:?} {action}");
+        assert!(!links(&told(kind, &[(Action, action), (Outcome, "failure")])), "{kind:?} {action}");
+    }
+    for action in ["session", "credential", "account", "other", "logout", ""] {
+        assert!(!links(&told(Authentication, &[(Action, action)])), "{action}");
+    }
+    let changed = |how| told(Keycloak, &[(Action, "credential"), (Field::KeycloakType, how)]);
+    assert!(links(&changed("UPDATE_PASSWORD")));
+    assert!(!links(&changed("SEND_RESET_PASSWORD")));
     // A refused sudo is the caller's own; a connection that ended before a login names whom it likes.
     assert!(links(&told(Sudo, &[(Action, "elevate"), (Outcome, "failure")])));
     assert!(!links(&told(Sshd, &[(Action, "other"), (Trust, "vouched")])));

@@ -189,7 +189,6 @@ fn status(node: &NodeId, loaded: Option<RulesVersion>) -> NodeStatus {
         kernel: "none".into(),
         rules: 0,
         holding: vec![],
-        timed: vec![],
         loaded,
         hooks: vec![],
         counts: BTreeMap::new(),

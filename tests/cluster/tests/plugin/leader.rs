@@ -26,6 +26,17 @@ fn the_leader_is_who_the_lease_names_and_kubectl_is_sent_there() {
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("pod hemostat-controller-7d does not have a host assigned"), "{}", said.err);
 
+    // A pause outlives the leader: also where he is not reached, it stands on the namespace.
+    let label = || {
+        let path = "jsonpath={.metadata.labels.hemostat\\.dev/automatic}";
+        scene.server.kubectl(&["get", "namespace", "sec", "-o", path]).unwrap()
+    };
+    for (word, stands) in [("pause", "off"), ("resume", "")] {
+        let said = scene.plugin("admin", 80, &["leader", "-n", "sec", word, "--reason", "a drill"]);
+        assert_eq!((said.code, label().as_str()), (1, stands), "{said:?}");
+        assert!(said.err.contains("label hemostat.dev/automatic of namespace sec"), "{}", said.err);
+    }
+
     // Who may not, and what nobody may so.
     let said = scene.plugin("eve", 80, &["leader", "-n", "sec", "status"]);
     assert_eq!(said.code, 4, "{said:?}");

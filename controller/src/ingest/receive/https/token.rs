@@ -36,9 +36,21 @@ pub(super) struct NotTaken {
     pub(super) because: String,
 }
 
+/// Not the token's fault: no word of the registry's.
+const OURS: &str = "our_keys";
+/// Bytes of a reason, in which words of the token's own may stand (I11).
+const MAX_REASON: usize = 300;
+
 impl NotTaken {
     fn new(code: &'static str, because: impl Into<String>) -> Self {
-        Self { code, because: because.into() }
+        let mut because = because.into();
+        because.truncate(because.floor_char_boundary(MAX_REASON));
+        Self { code, because }
+    }
+
+    /// Whether it is ours that the token cannot be judged: whoever sends it does right to come again.
+    pub(super) fn is_ours(&self) -> bool {
+        self.code == OURS
     }
 
     fn malformed(because: impl Into<String>) -> Self {
@@ -136,7 +148,7 @@ pub(super) fn open(signed_by: &SignedBy, body: &[u8]) -> Result<Vec<u8>, NotTake
         return Err(NotTaken::malformed("it asks for extensions (crit) that are not known here"));
     }
     let keys = keys(&signed_by.jwks)
-        .map_err(|error| NotTaken::new("invalid_key", format!("{}: {error}", signed_by.jwks.display())))?;
+        .map_err(|error| NotTaken::new(OURS, format!("{}: {error}", signed_by.jwks.display())))?;
     let mut fitting = keys.iter().filter(|key| key.may_be(&head)).peekable();
     if fitting.peek().is_none() {
         let kid = head.kid.as_deref().unwrap_or("(none)");
@@ -318,10 +330,17 @@ mod tests {
         other["keys"][1]["use"] = json!("enc");
         std::fs::write(&path, other.to_string()).unwrap();
         assert_eq!(told(&door, token), Err("invalid_key"));
+        // A file that is being written at this moment, or is away: that is not the token's fault, and it may come again.
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(told(&door, token), Err("invalid_key"));
+        assert_eq!(told(&door, token), Err(OURS));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(told(&door, token), Err("invalid_key"));
+        assert_eq!(told(&door, token), Err(OURS));
+    }
+
+    #[test]
+    fn i11_a_reason_is_short_whatever_the_token_brings() {
+        assert!(NotTaken::malformed("é".repeat(1 << 20)).because.len() <= MAX_REASON);
+        assert!(!NotTaken::malformed("x").is_ours());
     }
 
     proptest! {

@@ -153,6 +153,27 @@ fn i5_an_undo_finds_the_cgroup_over_which_another_is_mounted() {
     assert_eq!(ground.snapshot(), before);
 }
 
+/// As networks and runtimes do it, Cilium for one.
+#[test]
+fn a_part_of_the_tree_that_is_mounted_over_itself_is_what_it_was() {
+    let Some(ground) = Ground::new("over itself").and_then(Ground::with_bpffs) else { return };
+    let (pid, cgroup) = somebody(&ground);
+    let before = ground.snapshot();
+    let contain = ground.contain();
+    if let Err(error) = mount_bind(&ground.cgroup, &ground.cgroup) {
+        println!("SKIPPED: over itself: nothing can be mounted: {error}");
+        return;
+    }
+    let cover = Cover(ground.cgroup.clone());
+    for (action, target) in [(&SUBTREE, &process(pid)), (&quarantine(), &cgroup)] {
+        done(&contain, action, target);
+    }
+    assert!(contain.watch(now()).is_empty(), "all of it holds");
+    assert!(contain.release(&Which::All).iter().all(|lifted| lifted.result.is_ok()));
+    drop(cover);
+    assert_eq!(ground.snapshot(), before);
+}
+
 /// Whoever was put into a cgroup in the jail is as frozen as who is in the jail itself.
 #[test]
 fn i5_an_undo_does_not_forget_who_is_in_a_cgroup_in_a_jail_that_it_does_not_see() {

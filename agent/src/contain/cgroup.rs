@@ -54,6 +54,8 @@ pub(super) fn nearest(path: &str) -> Option<&str> {
 pub(super) struct Hierarchy {
     root: Arc<OwnedFd>,
     mount: Arc<PathBuf>,
+    /// Of its file system.
+    device: u64,
 }
 
 /// Whether a cgroup was there already.
@@ -85,7 +87,8 @@ impl Hierarchy {
         };
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root: Arc::new(root), mount: Arc::new(mount) })
+        let device = rustix::fs::fstat(&root)?.st_dev;
+        Ok(Self { root: Arc::new(root), mount: Arc::new(mount), device })
     }
 
     /// Opens the cgroup at `path` below the mount.
@@ -107,16 +110,28 @@ impl Hierarchy {
             rustix::fs::openat2(&self.root, OsStr::from_bytes(&bytes), how, Mode::empty(), within)
         };
         let dir = match open(ResolveFlags::NO_XDEV) {
-            // Something is mounted over it or around it, another cgroup even: nothing of ours is made there. What it does not have is not seen.
+            // Something is mounted over it or around it. What that does not have is not seen.
             Err(rustix::io::Errno::XDEV) => {
-                drop(open(ResolveFlags::empty())?);
-                return Err(io::Error::other(
-                    "what stands there is not this cgroup: something is mounted over it",
-                ));
+                let dir = open(ResolveFlags::empty())?;
+                self.stands_at(&dir, below)?;
+                dir
             }
             other => other?,
         };
         Ok(Cgroup { path: format!("/{below}"), dir, written: RefCell::default() })
+    }
+
+    /// What was reached through another mount may be another cgroup, or none: nothing of ours is made there. Networks and runtimes mount
+    /// parts of the tree over themselves, which are what they were.
+    fn stands_at(&self, dir: &OwnedFd, below: &str) -> io::Result<()> {
+        let found = rustix::fs::fstat(dir)?;
+        let is_a_cgroup = found.st_dev == self.device;
+        if is_a_cgroup
+            && self.told(&Mount::open(&self.mount)?, CgroupId(found.st_ino))?.trim_matches('/') == below
+        {
+            return Ok(());
+        }
+        Err(io::Error::other("what stands there is not this cgroup: something is mounted over it"))
     }
 
     /// Opens a cgroup by its id, whether or not a path reaches it.

@@ -11,6 +11,7 @@ mod images;
 mod kubectl;
 mod parts;
 mod place;
+mod remover;
 pub(crate) mod tar;
 
 use std::{
@@ -35,6 +36,7 @@ pub(crate) use kubectl::Kubectl;
 use parts::{Starter, names};
 pub(crate) use place::{Cni, Place};
 use place::{NODE, POD_RANGE, Record, SERVICE_ADDRESS, make_state, remove_unrecorded};
+use remover::Remover;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -51,7 +53,11 @@ enum Task {
         cni: Cni,
     },
     /// End it and remove everything that was made.
-    Down,
+    Down {
+        /// Only the one that this process made; what another has made since stays.
+        #[arg(long, hide = true)]
+        made_by: Option<u32>,
+    },
     /// What runs. Exit code 1 when it is not whole.
     Status,
     /// The log of a part, or the API server's audit log.
@@ -88,7 +94,7 @@ enum Task {
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.task {
         Task::Up { cni } => up_and_stay(*cni),
-        Task::Down => down(),
+        Task::Down { made_by } => down(*made_by),
         Task::Status => status(),
         Task::Logs { part, follow } => logs(part.as_deref(), *follow),
         Task::Load { name, program, archive } => {
@@ -121,6 +127,7 @@ pub(crate) struct Cluster {
     binaries: Binaries,
     place: Place,
     state: PathBuf,
+    remover: Option<Remover>,
 }
 
 impl Cluster {
@@ -156,7 +163,8 @@ impl Cluster {
             record.save(&state)?;
             record
         };
-        let mut this = Self { enclosure: None, binaries, place, state };
+        let remover = Some(Remover::start(place)?);
+        let mut this = Self { enclosure: None, binaries, place, state, remover };
         // From here on a failure drops `this`, which takes down what the record names.
         let mut covers = record.make(&this.state)?;
         if cni == Cni::Cilium {
@@ -165,6 +173,7 @@ impl Cluster {
         let enclosure = Enclosure::make(&place.cgroup(), &Apart::NetworkAndMounts(covers))?;
         record.keeper = Some(enclosure.keeper());
         record.save(&this.state)?;
+        own_bpffs(&enclosure)?;
         connect(place, &enclosure)?;
         this.enclosure = Some(enclosure);
         identity::make(&this.state.join("keys"), place)?;
@@ -254,6 +263,7 @@ impl Cluster {
     }
 
     fn detach(mut self) -> Result<()> {
+        drop(self.remover.take());
         match self.enclosure.take() {
             Some(enclosure) => enclosure.detach(),
             None => Ok(()),
@@ -294,11 +304,14 @@ fn up_and_stay(cni: Cni) -> Result<()> {
     Ok(())
 }
 
-fn down() -> Result<()> {
+fn down(made_by: Option<u32>) -> Result<()> {
     let place = Place::chosen()?;
     let state = place.state();
     let _lock = lock_of(place)?;
     match Record::load(&state)? {
+        Some(record) if made_by.is_some_and(|maker| record.maker != Some(maker)) => {
+            say("another cluster is there now");
+        }
         Some(record) => {
             let begun = Instant::now();
             take_down(place, &state, &record)?;
@@ -308,6 +321,17 @@ fn down() -> Result<()> {
             bail!("{} holds something that is no record of a cluster", state.display());
         }
         None => say("there is no cluster"),
+    }
+    Ok(())
+}
+
+/// Mounts one for the cluster alone: what is pinned in it is gone with it, however it ends. What the machine has mounted there is uncovered first, since
+/// Cilium wants exactly one.
+fn own_bpffs(enclosure: &Enclosure) -> Result<()> {
+    let script = "while mountpoint -q /sys/fs/bpf; do umount /sys/fs/bpf || exit 1; done; mount -t bpf bpf /sys/fs/bpf";
+    let mount = enclosure.command("sh").args(["-c", script]).output().context("run mount")?;
+    if !mount.status.success() {
+        bail!("mount bpffs in the cluster: {}", String::from_utf8_lossy(&mount.stderr).trim());
     }
     Ok(())
 }

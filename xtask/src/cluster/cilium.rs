@@ -89,19 +89,16 @@ pub(super) fn covers(state: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
 /// Starts the agent; it writes the plugin's configuration when it is ready.
 pub(super) fn start(starter: &Starter<'_>, kubectl: &Kubectl) -> Result<()> {
     let kept = kept()?;
-    // In the cluster's own view of the mounts. The cgroup is made a mount of its own, since the agent would mount the whole of cgroup v2 over a
-    // folder that is none. What the machine has mounted there is uncovered first: the agent wants exactly one.
-    let once = "while mountpoint -q /sys/fs/bpf; do umount /sys/fs/bpf || exit 1; done; mount -t bpf bpf /sys/fs/bpf && \
-         mount --bind \"$0\" \"$0\"";
+    // A mount of its own, in the cluster's own view of the mounts: the agent would mount the whole of cgroup v2 over a folder that is none.
     let mount = starter
         .enclosure
-        .command("sh")
-        .args(["-c", once])
-        .arg(starter.enclosure.cgroup())
+        .command("mount")
+        .arg("--bind")
+        .args([starter.enclosure.cgroup(); 2])
         .output()
         .context("run mount")?;
     if !mount.status.success() {
-        bail!("mount bpffs in the cluster: {}", String::from_utf8_lossy(&mount.stderr).trim());
+        bail!("mount the cgroup in the cluster: {}", String::from_utf8_lossy(&mount.stderr).trim());
     }
     for version in ["v2", "v2alpha1"] {
         let folder = kept.join("crds").join(version).display().to_string();

@@ -19,6 +19,8 @@ pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The Service `kubernetes`. It is an address of the node itself, so that pods reach the API server without kube-proxy.
 pub(super) const SERVICE_ADDRESS: &str = "10.96.0.1";
 
+const CHOICE: &str = "HEMOSTAT_CLUSTER_SLOT";
+
 /// One of the places for a cluster on this machine: several can run side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -31,11 +33,16 @@ impl Place {
 
     /// What HEMOSTAT_CLUSTER_SLOT says (0 to 9), or 0.
     pub(crate) fn chosen() -> Result<Self> {
-        let Ok(text) = std::env::var("HEMOSTAT_CLUSTER_SLOT") else { return Ok(Self { slot: 0 }) };
+        let Ok(text) = std::env::var(CHOICE) else { return Ok(Self { slot: 0 }) };
         match text.parse() {
             Ok(slot @ 0..=9) => Ok(Self { slot }),
-            _ => bail!("HEMOSTAT_CLUSTER_SLOT is {text:?} and should be a number from 0 to 9"),
+            _ => bail!("{CHOICE} is {text:?} and should be a number from 0 to 9"),
         }
+    }
+
+    /// What another process is to find in its environment so that it chooses this one.
+    pub(super) fn chosen_by(self) -> (&'static str, String) {
+        (CHOICE, self.slot.to_string())
     }
 
     /// The cluster's folder. A short path: sockets below it may have 107 bytes.
@@ -122,6 +129,9 @@ pub(super) struct Record {
     /// Folders of the machine that were not there before.
     pub(super) made: Vec<PathBuf>,
     pub(super) cni: Cni,
+    /// Who made it: the number of a process that may be gone.
+    #[serde(default)]
+    pub(super) maker: Option<u32>,
     /// The process that holds the namespaces.
     pub(super) keeper: Option<u32>,
     /// Everything came up.
@@ -142,7 +152,8 @@ impl Record {
         for over in COVERED.iter().map(|(_, over)| *over).chain(modules) {
             made.extend(Self::missing(Path::new(over), &of_others));
         }
-        Ok(Self { version: Self::VERSION, cgroups, made, cni, keeper: None, ready: false })
+        let maker = Some(std::process::id());
+        Ok(Self { version: Self::VERSION, cgroups, made, cni, maker, keeper: None, ready: false })
     }
 
     /// Removes the folders that were made, if they are empty. Not while another cluster is there: it covers them in its own view of the mounts,
@@ -276,6 +287,7 @@ mod tests {
             cgroups: vec!["/sys/fs/cgroup/x".into()],
             made: vec!["/a".into(), "/a/b".into()],
             cni: Cni::Bridge,
+            maker: None,
             keeper: None,
             ready: false,
         };
@@ -299,6 +311,7 @@ mod tests {
             cgroups: vec![],
             made: vec![shared.clone()],
             cni: Cni::Bridge,
+            maker: None,
             keeper: None,
             ready: true,
         };

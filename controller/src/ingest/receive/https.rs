@@ -229,6 +229,10 @@ impl Server {
                 Err(why) if why.is_ours() => return self.come_again(from, &why.to_string()),
                 Err(why) => {
                     self.stranger(from, &format!("a token that is not taken ({}): {why}", why.code));
+                    if why.may_be_later() {
+                        // What keeps the file looks for new keys now and then.
+                        return later(HeaderValue::from_static("60"));
+                    }
                     return json(StatusCode::BAD_REQUEST, &why.answer());
                 }
             },
@@ -297,9 +301,7 @@ impl Server {
     fn come_again(&self, from: SocketAddr, because: &str) -> Response<Full<Bytes>> {
         let what = format!("of {}: {because}", from.ip());
         self.post.desk.note(Count::Full, 1, self.post.now(), what);
-        let mut answer = said(StatusCode::SERVICE_UNAVAILABLE, "come again");
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        answer
+        later(HeaderValue::from_static("1"))
     }
 
     fn too_long(&self, from: SocketAddr, bytes: u64) -> Response<Full<Bytes>> {
@@ -355,6 +357,12 @@ fn challenge(headers: &HeaderMap) -> Response<Full<Bytes>> {
 fn json(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut answer = said(status, text);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn later(within: HeaderValue) -> Response<Full<Bytes>> {
+    let mut answer = said(StatusCode::SERVICE_UNAVAILABLE, "come again");
+    answer.headers_mut().insert(RETRY_AFTER, within);
     answer
 }
 

@@ -38,6 +38,8 @@ pub(super) struct NotTaken {
 
 /// Not the token's fault: no word of the registry's.
 const OURS: &str = "our_keys";
+/// Signed by a key of a name that the file does not have: an issuer may sign by a new one before it stands there. No word of the registry's.
+const NEW_KEY: &str = "new_key";
 /// Bytes of a reason, in which words of the token's own may stand (I11).
 const MAX_REASON: usize = 300;
 
@@ -51,6 +53,11 @@ impl NotTaken {
     /// Whether it is ours that the token cannot be judged: whoever sends it does right to come again.
     pub(super) fn is_ours(&self) -> bool {
         self.code == OURS
+    }
+
+    /// Whether the token may be good once the file has its key.
+    pub(super) fn may_be_later(&self) -> bool {
+        self.code == NEW_KEY
     }
 
     fn malformed(because: impl Into<String>) -> Self {
@@ -151,9 +158,10 @@ pub(super) fn open(signed_by: &SignedBy, body: &[u8]) -> Result<Vec<u8>, NotTake
         .map_err(|error| NotTaken::new(OURS, format!("{}: {error}", signed_by.jwks.display())))?;
     let mut fitting = keys.iter().filter(|key| key.may_be(&head)).peekable();
     if fitting.peek().is_none() {
+        let new = head.kid.is_some() && is_known(&head.alg) && keys.iter().all(|key| key.kid != head.kid);
         let kid = head.kid.as_deref().unwrap_or("(none)");
         return Err(NotTaken::new(
-            "invalid_key",
+            if new { NEW_KEY } else { "invalid_key" },
             format!("no key {kid:?} for {:?} is among those known", head.alg),
         ));
     }
@@ -224,6 +232,10 @@ impl Key {
         };
         verified.is_some()
     }
+}
+
+fn is_known(algorithm: &str) -> bool {
+    matches!(algorithm, "ES256" | "ES384" | "EdDSA") || rsa(algorithm).is_some()
 }
 
 fn rsa(algorithm: &str) -> Option<&'static RsaParameters> {
@@ -311,11 +323,11 @@ mod tests {
         let own =
             json!({"alg": "ES256", "kid": "mine", "typ": "secevent+jwt", "jwk": samples["jwks"]["keys"][1]});
         let own = format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(own.to_string()), parts[1], parts[2]);
-        assert_eq!(told(&door, &own), Err("invalid_key"));
+        assert_eq!(told(&door, &own), Err(NEW_KEY));
     }
 
     #[test]
-    fn a_key_that_was_taken_out_of_the_file_signs_nothing_any_more() {
+    fn a_key_that_is_not_in_the_file_signs_nothing_and_may_still_come_to_stand_there() {
         let samples = samples();
         let token = samples["tokens"]["es256"].as_str().unwrap();
         let door = door(&samples["jwks"], None);
@@ -324,7 +336,9 @@ mod tests {
         let keep: Vec<&Value> =
             samples["jwks"]["keys"].as_array().unwrap().iter().filter(|key| key["kid"] != "p256").collect();
         std::fs::write(&path, json!({"keys": keep}).to_string()).unwrap();
-        assert_eq!(told(&door, token), Err("invalid_key"));
+        assert_eq!(told(&door, token), Err(NEW_KEY));
+        std::fs::write(&path, samples["jwks"].to_string()).unwrap();
+        assert!(told(&door, token).is_ok());
         // One that is for encrypting, and a file that is none.
         let mut other = samples["jwks"].clone();
         other["keys"][1]["use"] = json!("enc");

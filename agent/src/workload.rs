@@ -3,6 +3,7 @@
 pub(crate) mod handle;
 pub(crate) mod name;
 mod parse;
+mod timers;
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use model::{CgroupId, Pid, Workload};
+use timers::Timers;
 
 pub use parse::{PodOf, parse, pod_of};
 
@@ -34,6 +36,7 @@ pub struct Workloads {
     root: Option<handle::Mount>,
     known: HashMap<CgroupId, (Arc<Workload>, u64)>,
     clock: u64,
+    timers: Timers,
 }
 
 impl Workloads {
@@ -47,7 +50,13 @@ impl Workloads {
     pub fn open() -> io::Result<Self> {
         let mount = cgroup2_mount()?;
         let root = handle::Mount::open(&mount)?;
-        Ok(Self { mount, root: Some(root), known: HashMap::new(), clock: 0 })
+        Ok(Self {
+            mount,
+            root: Some(root),
+            known: HashMap::new(),
+            clock: 0,
+            timers: Timers::of(timers::HOST),
+        })
     }
 
     /// Where cgroup2 is mounted.
@@ -62,7 +71,7 @@ impl Workloads {
         self.known.len()
     }
 
-    fn look_up(&self, cgroup: CgroupId, pid: Pid) -> Workload {
+    fn look_up(&mut self, cgroup: CgroupId, pid: Pid) -> Workload {
         let by_handle = self.root.as_ref().and_then(|root| root.path_of(cgroup).ok()).map(|found| found.path);
         let path = by_handle
             .as_deref()
@@ -70,7 +79,14 @@ impl Workloads {
             // Without CAP_DAC_READ_SEARCH handles cannot be opened; a living process still names its cgroup. It may have moved
             // since, so the folder's inode must agree.
             .or_else(|| path_of_process(pid).filter(|path| self.inode(path) == Some(cgroup.0)));
-        path.map_or(Workload::Unresolved { cgroup }, |path| parse(&path))
+        let mut workload = path.map_or(Workload::Unresolved { cgroup }, |path| parse(&path));
+        // A service has a new cgroup each time that it is started, and its timer is there by then.
+        let told = workload.system_unit().filter(|unit| unit.ends_with(".service"));
+        let told = told.map(|unit| self.timers.starts(unit));
+        if let (Workload::Unit { started_by, .. }, Some(told)) = (&mut workload, told) {
+            *started_by = told;
+        }
+        workload
     }
 
     fn inode(&self, path: &str) -> Option<u64> {
@@ -234,8 +250,13 @@ mod tests {
 
     #[test]
     fn i11_memory_of_cgroups_is_bounded() {
-        let mut workloads =
-            Workloads { mount: "/nowhere".into(), root: None, known: HashMap::new(), clock: 0 };
+        let mut workloads = Workloads {
+            mount: "/nowhere".into(),
+            root: None,
+            known: HashMap::new(),
+            clock: 0,
+            timers: Timers::of("/nowhere"),
+        };
         for id in 0..3 * Workloads::MAX_KNOWN as u64 {
             workloads.resolve(CgroupId(id), Pid(u32::MAX));
             assert!(workloads.known() <= Workloads::MAX_KNOWN);

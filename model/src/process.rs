@@ -203,6 +203,9 @@ pub enum Workload {
         unit: String,
         /// cgroup path below the cgroup2 mount.
         cgroup_path: String,
+        /// What starts the system's unit in which it is ([`Workload::system_unit`]).
+        #[serde(default, skip_serializing_if = "StartedBy::is_other")]
+        started_by: StartedBy,
     },
     /// A plain host cgroup.
     Host {
@@ -214,6 +217,28 @@ pub enum Workload {
         /// Its id, all that is known.
         cgroup: CgroupId,
     },
+}
+
+/// What starts a unit of the system's manager.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedBy {
+    /// No timer: the boot, another unit, a person.
+    #[default]
+    Other,
+    /// A timer of systemd may start it.
+    Timer {
+        /// For example `backup.timer`.
+        timer: String,
+    },
+    /// The host's timers could not be read.
+    Unknown,
+}
+
+impl StartedBy {
+    fn is_other(&self) -> bool {
+        *self == Self::Other
+    }
 }
 
 /// Software that made a container's cgroup.
@@ -233,6 +258,12 @@ pub enum Runtime {
 }
 
 impl Workload {
+    /// In a unit that no timer starts.
+    #[must_use]
+    pub fn unit(unit: impl Into<String>, cgroup_path: impl Into<String>) -> Self {
+        Self::Unit { unit: unit.into(), cgroup_path: cgroup_path.into(), started_by: StartedBy::Other }
+    }
+
     /// The cgroup path, where there is one.
     #[must_use]
     pub fn cgroup_path(&self) -> Option<&str> {
@@ -242,5 +273,14 @@ impl Workload {
             | Self::Host { cgroup_path } => Some(cgroup_path),
             Self::Unresolved { .. } => None,
         }
+    }
+
+    /// The unit of the system's own manager in which it is: the outermost one, since below it, and below a user's `user@1000.service`, names are
+    /// anybody's.
+    #[must_use]
+    pub fn system_unit(&self) -> Option<&str> {
+        let Self::Unit { cgroup_path, .. } = self else { return None };
+        let outermost = cgroup_path.split('/').find(|name| !name.is_empty() && !name.ends_with(".slice"))?;
+        (outermost.ends_with(".service") || outermost.ends_with(".scope")).then_some(outermost)
     }
 }

@@ -26,7 +26,7 @@ pub fn parse(path: &str) -> Workload {
         return Workload::Container { runtime, container_id, pod_uid, cgroup_path };
     }
     match segments.iter().rev().find(|segment| is_unit(segment)) {
-        Some(unit) => Workload::Unit { unit: (*unit).to_owned(), cgroup_path },
+        Some(unit) => Workload::unit(*unit, cgroup_path),
         None => Workload::Host { cgroup_path },
     }
 }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn units_and_the_rest_of_the_host() {
         let unit = |path: &str, unit: &str| {
-            assert_eq!(parse(path), Workload::Unit { unit: unit.into(), cgroup_path: path.into() });
+            assert_eq!(parse(path), Workload::unit(unit, path));
         };
         unit("/system.slice/ssh.service", "ssh.service");
         unit("/user.slice/user-1000.slice/session-3.scope", "session-3.scope");

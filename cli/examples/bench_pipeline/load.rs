@@ -188,10 +188,10 @@ fn process(n: u64, chance: &mut Chance) -> Process {
         tty: None,
         stdio: Stdio::default(),
         cgroup: CgroupId(100 + n % 40),
-        workload: Arc::new(Workload::Unit {
-            unit: format!("service-{}.service", n % 40),
-            cgroup_path: format!("/system.slice/service-{}.service", chance.below(40)),
-        }),
+        workload: Arc::new(Workload::unit(
+            format!("service-{}.service", n % 40),
+            format!("/system.slice/service-{}.service", chance.below(40)),
+        )),
         origin: ProcessOrigin::Exec,
         exit: None,
     }

@@ -285,10 +285,7 @@ fn finding(words: &str, start: u64, parent: &str) -> Finding {
         process.command_line = words.into();
         process.args = words.split(' ').map(str::to_owned).collect();
         process.workload = Arc::new(match container {
-            "" => Workload::Unit {
-                unit: "containerd.service".into(),
-                cgroup_path: "/system.slice/containerd.service".into(),
-            },
+            "" => Workload::unit("containerd.service", "/system.slice/containerd.service"),
             id => Workload::Container {
                 runtime: Runtime::Containerd,
                 container_id: id.into(),

@@ -7,7 +7,7 @@ use memchr::{memchr, memchr2};
 use model::{
     Activity, AgentEpoch, Backing, BootNs, CgroupId, Created, Credentials, Endpoint, Event, EventId, ExeFile,
     Exposure, FdKind, FilePath, Flow, Namespaces, NodeId, Pid, Process, ProcessKey, ProcessOrigin, Protocol,
-    Seq, Stdio, Timestamp, Truncated, Workload,
+    Seq, StartedBy, Stdio, Timestamp, Truncated, Workload,
 };
 use serde::{
     Deserialize,
@@ -291,7 +291,12 @@ fn workload(rest: &mut Rest<'_>) -> Option<Workload> {
     } else if rest.word(br#"{"kind":"unit","unit":"#).is_some() {
         let unit = rest.text()?;
         rest.word(br#","cgroup_path":"#)?;
-        Workload::Unit { unit, cgroup_path: rest.text()? }
+        let cgroup_path = rest.text()?;
+        let started_by = match rest.word(br#","started_by":"#) {
+            Some(()) => rest.value()?,
+            None => StartedBy::Other,
+        };
+        Workload::Unit { unit, cgroup_path, started_by }
     } else if rest.word(br#"{"kind":"host","cgroup_path":"#).is_some() {
         Workload::Host { cgroup_path: rest.text()? }
     } else {

@@ -232,10 +232,7 @@ impl Maker {
             tty: None,
             stdio: Stdio::default(),
             cgroup: CgroupId(7),
-            workload: Arc::new(Workload::Unit {
-                unit: "app.service".into(),
-                cgroup_path: "/system.slice/app.service".into(),
-            }),
+            workload: Arc::new(Workload::unit("app.service", "/system.slice/app.service")),
             origin: ProcessOrigin::Exec,
             exit: None,
         })

@@ -315,7 +315,7 @@ fn cgroup_links(workload: &Workload) -> bool {
         Workload::Container { .. } => true,
         // It ended before it was looked up: the root and the slices never do, so it was somebody's own.
         Workload::Unresolved { .. } => true,
-        Workload::Unit { unit, cgroup_path } => {
+        Workload::Unit { unit, cgroup_path, .. } => {
             !unit.ends_with(".slice")
                 && unit != "init.scope"
                 && !unit.starts_with("user@")

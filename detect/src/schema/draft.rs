@@ -303,7 +303,7 @@ impl Draft {
             change(&mut runtime, &mut id, &mut pod);
             Workload::Container { runtime, container_id: id, pod_uid: pod, cgroup_path: cgroup_path.clone() }
         };
-        let unit = |unit: String| Workload::Unit { unit, cgroup_path: cgroup_path.clone() };
+        let unit = |unit: String| Workload::unit(unit, cgroup_path.clone());
         let host = || Workload::Host { cgroup_path: cgroup_path.clone() };
         let new = match field {
             Field::Workload => match written.text()?.as_str() {
@@ -340,7 +340,9 @@ impl Draft {
                     Workload::Container { runtime, container_id, pod_uid, .. } => {
                         Workload::Container { runtime, container_id, pod_uid, cgroup_path: path }
                     }
-                    Workload::Unit { unit, .. } => Workload::Unit { unit, cgroup_path: path },
+                    Workload::Unit { unit, started_by, .. } => {
+                        Workload::Unit { unit, cgroup_path: path, started_by }
+                    }
                     _ => Workload::Host { cgroup_path: path },
                 }
             }

@@ -28,10 +28,7 @@ fn process(pid: u32, parent: u32, exe: &str, line: &str) -> Process {
         tty: None,
         stdio: Stdio::default(),
         cgroup: CgroupId(77),
-        workload: Arc::new(Workload::Unit {
-            unit: "nginx.service".into(),
-            cgroup_path: "/system.slice/nginx.service".into(),
-        }),
+        workload: Arc::new(Workload::unit("nginx.service", "/system.slice/nginx.service")),
         origin: ProcessOrigin::Exec,
         exit: None,
     }
@@ -47,8 +44,7 @@ pub(crate) fn incident(twist: &dyn Fn(&str) -> String) -> Incident {
     let mut miner =
         process(4250, 4242, &t("/tmp/.x/xmrig"), &t("xmrig -o pool.example:3333 -u wallet --donate-level 1"));
     miner.exe_file.backing = Backing::Deleted;
-    miner.workload =
-        Arc::new(Workload::Unit { unit: t("nginx.service"), cgroup_path: t("/system.slice/nginx.service") });
+    miner.workload = Arc::new(Workload::unit("nginx.service", "/system.slice/nginx.service"));
     let miner = Arc::new(miner);
     let finding = |n: u64,
                    ms: i64,

@@ -1,7 +1,10 @@
 //! The second signal: whether something else explains what was found.
 
 use crds::Maintenance;
-use model::{Attribution, OwnerChain, PodFacts, Signal, SignalKind, SignalSays, Timestamp, Workload};
+use model::{
+    Attribution, OwnerChain, PodFacts, Process, Signal, SignalKind, SignalSays, StartedBy, Timestamp,
+    Workload,
+};
 
 use super::{Situation, rules::Rules, wants};
 use crate::plan::Plan;
@@ -100,14 +103,32 @@ fn schedule(situation: &Situation<'_>) -> Option<String> {
         // The schedule is what was found.
         return None;
     }
-    let program = |exe: &str| SCHEDULERS.contains(&exe.rsplit('/').next().unwrap_or_default());
-    let ancestor = situation.finding.ancestors.iter().find(|ancestor| program(&ancestor.exe));
-    let unit = match situation.finding.event.process.workload.as_ref() {
-        Workload::Unit { unit, .. } => unit.strip_suffix(".service").filter(|name| SCHEDULERS.contains(name)),
+    let workload = situation.finding.event.process.workload.as_ref();
+    let ancestor = situation.finding.ancestors.iter().find(|ancestor| schedules(ancestor));
+    let unit = workload.system_unit();
+    let scheduler =
+        unit.and_then(|unit| unit.strip_suffix(".service")).filter(|name| SCHEDULERS.contains(name));
+    if let Some(by) = ancestor.map(|ancestor| ancestor.exe.as_str()).or(scheduler) {
+        return Some(format!("{by} started it: a scheduled job"));
+    }
+    let unit = unit.unwrap_or_default();
+    match workload {
+        Workload::Unit { started_by: StartedBy::Timer { timer }, .. } => {
+            Some(format!("{timer} starts unit {unit}: a scheduled job"))
+        }
+        Workload::Unit { started_by: StartedBy::Unknown, .. } => {
+            Some(format!("whether a timer starts unit {unit} could not be read there"))
+        }
         _ => None,
-    };
-    let by = ancestor.map(|ancestor| ancestor.exe.as_str()).or(unit)?;
-    Some(format!("{by} started it: a scheduled job"))
+    }
+}
+
+/// Whether it is a program of the host that starts scheduled jobs. By its name alone anybody's would be.
+fn schedules(process: &Process) -> bool {
+    let named = process.exe.rsplit('/').next().is_some_and(|name| SCHEDULERS.contains(&name));
+    let installed = ["/usr/", "/sbin/", "/bin/"].iter().any(|folder| process.exe.starts_with(folder));
+    // atd runs as another user, with root as its real one.
+    named && installed && (process.credentials.uid == 0 || process.credentials.euid == 0)
 }
 
 fn pipeline(situation: &Situation<'_>) -> Option<String> {
@@ -115,12 +136,8 @@ fn pipeline(situation: &Situation<'_>) -> Option<String> {
         let label = PIPELINES.iter().find(|label| pod.labels.contains_key(**label))?;
         return Some(format!("pod {} is part of a pipeline ({label})", pod.path()));
     }
-    match situation.finding.event.process.workload.as_ref() {
-        Workload::Unit { unit, .. } if RUNNERS.iter().any(|name| unit.starts_with(name)) => {
-            Some(format!("unit {unit} runs pipelines"))
-        }
-        _ => None,
-    }
+    let unit = situation.finding.event.process.workload.system_unit()?;
+    RUNNERS.iter().any(|name| unit.starts_with(name)).then(|| format!("unit {unit} runs pipelines"))
 }
 
 /// Whether it is time.

@@ -321,6 +321,37 @@ fn i6_a_playbook_that_wants_many_targets_pauses_and_asks_and_the_fourteen_namesp
     assert!(said.contains("dana@kubernetes is seen in 14 namespaces"), "{said}");
 }
 
+/// Nobody keeps the gate from acting by what he calls his own program or cgroup.
+#[test]
+fn names_that_anybody_may_give_explain_nothing() {
+    let plain = |change: &dyn Fn(&mut Incident)| {
+        let start =
+            decided_with("Auto", &[], &Evidence::nothing_yet(), None, NOW, |incident| change(incident));
+        assert_eq!(start.decision.outcome, GateOutcome::Automatic, "{:?}", start.decision.signals);
+    };
+    for path in [
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/cron.service",
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/gitlab-runner.service",
+        "/system.slice/web.service/atd.service",
+        "/own/system.slice/jenkins.service",
+    ] {
+        plain(&|incident| {
+            let mut process = super::tests::process(path);
+            let unit = path.rsplit('/').next().unwrap();
+            process.workload = std::sync::Arc::new(model::Workload::unit(unit, path));
+            incident.findings[0].event.process = std::sync::Arc::new(process);
+        });
+    }
+    for (exe, uid) in [("/tmp/cron", 0), ("/home/eve/bin/crond", 1000), ("/usr/sbin/cron", 1000)] {
+        plain(&|incident| {
+            let mut cron = super::tests::process("/system.slice/web.service");
+            cron.exe = exe.into();
+            (cron.credentials.uid, cron.credentials.euid) = (uid, uid);
+            incident.findings[0].ancestors.push(std::sync::Arc::new(cron));
+        });
+    }
+}
+
 #[test]
 fn planned_work_schedules_pipelines_and_the_label_ask() {
     let plain = |change: &dyn Fn(&mut Incident)| {
@@ -372,6 +403,30 @@ fn planned_work_schedules_pipelines_and_the_label_ask() {
         incident.findings[0].rule.techniques = vec!["T1053.003".into()];
     });
     assert_eq!(by_schedule.decision.outcome, GateOutcome::Automatic, "the schedule is what was found");
+    let unit = |incident: &mut Incident, path: &str, started_by: &model::StartedBy| {
+        let mut process = super::tests::process(path);
+        let unit = path.rsplit('/').next().unwrap().to_owned();
+        let (cgroup_path, started_by) = (path.to_owned(), started_by.clone());
+        process.workload = std::sync::Arc::new(model::Workload::Unit { unit, cgroup_path, started_by });
+        incident.findings[0].event.process = std::sync::Arc::new(process);
+    };
+    let timer = model::StartedBy::Timer { timer: "backup.timer".into() };
+    asks(
+        &|incident| unit(incident, "/system.slice/job.service", &timer),
+        "backup.timer starts unit job.service",
+    );
+    asks(
+        &|incident| unit(incident, "/system.slice/job.service", &model::StartedBy::Unknown),
+        "could not be read",
+    );
+    asks(
+        &|incident| unit(incident, "/system.slice/atd.service", &model::StartedBy::Other),
+        "a scheduled job",
+    );
+    asks(
+        &|incident| unit(incident, "/system.slice/jenkins.service/x", &model::StartedBy::Other),
+        "pipelines",
+    );
     let window = [policy(
         "  maintenance: [{from: 2020-01-01T00:00:00Z, until: 2030-01-01T00:00:00Z, reason: a move}]\n",
     )];

@@ -29,7 +29,7 @@ pub(super) fn process(path: &str) -> Process {
         tty: None,
         stdio: model::Stdio::default(),
         cgroup: CgroupId(4),
-        workload: Arc::new(Workload::Unit { unit: "job.service".into(), cgroup_path: path.into() }),
+        workload: Arc::new(Workload::unit("job.service", path)),
         origin: ProcessOrigin::Exec,
         exit: None,
     }

@@ -81,7 +81,7 @@ fn activities(text: &str) -> Vec<Activity> {
 
 #[test]
 fn what_is_read_is_what_serde_reads_and_all_that_nodes_write_is() {
-    let unit = Workload::Unit { unit: "a.service".into(), cgroup_path: "/a".into() };
+    let unit = Workload::unit("a.service", "/a");
     let host = Workload::Host { cgroup_path: "/".into() };
     let mut lines = Lines::default();
     for text in
@@ -91,6 +91,16 @@ fn what_is_read_is_what_serde_reads_and_all_that_nodes_write_is() {
             let container = a_process(1, text);
             let in_unit =
                 Process { workload: Arc::new(unit.clone()), tty: None, exit: None, ..container.clone() };
+            let by_timer = |started_by: StartedBy| Process {
+                workload: Arc::new(Workload::Unit {
+                    unit: text.into(),
+                    cgroup_path: "/a".into(),
+                    started_by,
+                }),
+                ..container.clone()
+            };
+            let timed = by_timer(StartedBy::Timer { timer: text.into() });
+            let untold = by_timer(StartedBy::Unknown);
             let on_host = Process {
                 workload: Arc::new(host.clone()),
                 parent: None,
@@ -103,6 +113,7 @@ fn what_is_read_is_what_serde_reads_and_all_that_nodes_write_is() {
                 (container.clone(), None),
                 (in_unit, Some(container)),
                 (on_host.clone(), Some(on_host)),
+                (timed, Some(untold)),
                 (lost, None),
             ] {
                 let line = written(&an_event(process, parent, activity.clone()));

@@ -12,12 +12,16 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use model::{CgroupId, Pid, Workload};
+use model::{CgroupId, Pid, StartedBy, Workload};
 use timers::Timers;
 
 pub use parse::{PodOf, parse, pod_of};
+
+/// When what could not be read of a cgroup is read again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What the process tree asks for a cgroup.
 pub trait WorkloadSource: Send {
@@ -34,9 +38,17 @@ pub trait WorkloadSource: Send {
 pub struct Workloads {
     mount: PathBuf,
     root: Option<handle::Mount>,
-    known: HashMap<CgroupId, (Arc<Workload>, u64)>,
+    known: HashMap<CgroupId, Known>,
     clock: u64,
     timers: Timers,
+}
+
+#[derive(Debug)]
+struct Known {
+    workload: Arc<Workload>,
+    used: u64,
+    /// When it is looked up again, since not all of it could be read.
+    again: Option<Instant>,
 }
 
 impl Workloads {
@@ -71,7 +83,7 @@ impl Workloads {
         self.known.len()
     }
 
-    fn look_up(&mut self, cgroup: CgroupId, pid: Pid) -> Workload {
+    fn look_up(&self, cgroup: CgroupId, pid: Pid) -> Workload {
         let by_handle = self.root.as_ref().and_then(|root| root.path_of(cgroup).ok()).map(|found| found.path);
         let path = by_handle
             .as_deref()
@@ -81,7 +93,9 @@ impl Workloads {
             .or_else(|| path_of_process(pid).filter(|path| self.inode(path) == Some(cgroup.0)));
         let mut workload = path.map_or(Workload::Unresolved { cgroup }, |path| parse(&path));
         // A service has a new cgroup each time that it is started, and its timer is there by then.
-        let told = workload.system_unit().filter(|unit| unit.ends_with(".service"));
+        // Users' managers start what their users say.
+        let asked = |unit: &&str| unit.ends_with(".service") && !unit.starts_with("user@");
+        let told = workload.system_unit().filter(asked);
         let told = told.map(|unit| self.timers.starts(unit));
         if let (Workload::Unit { started_by, .. }, Some(told)) = (&mut workload, told) {
             *started_by = told;
@@ -94,26 +108,30 @@ impl Workloads {
     }
 
     fn forget_oldest(&mut self) {
-        let mut uses: Vec<u64> = self.known.values().map(|(_, used)| *used).collect();
+        let mut uses: Vec<u64> = self.known.values().map(|known| known.used).collect();
         let quarter = uses.len() / 4;
         let (_, threshold, _) = uses.select_nth_unstable(quarter);
         let threshold = *threshold;
-        self.known.retain(|_, (_, used)| *used > threshold);
+        self.known.retain(|_, known| known.used > threshold);
     }
 }
 
 impl WorkloadSource for Workloads {
     fn resolve(&mut self, cgroup: CgroupId, pid: Pid) -> Arc<Workload> {
         self.clock += 1;
-        if let Some((workload, used)) = self.known.get_mut(&cgroup) {
-            *used = self.clock;
-            return workload.clone();
+        if let Some(known) = self.known.get_mut(&cgroup)
+            && known.again.is_none_or(|at| Instant::now() < at)
+        {
+            known.used = self.clock;
+            return known.workload.clone();
         }
         let workload = Arc::new(self.look_up(cgroup, pid));
         if self.known.len() >= Self::MAX_KNOWN {
             self.forget_oldest();
         }
-        self.known.insert(cgroup, (workload.clone(), self.clock));
+        let unread = matches!(&*workload, Workload::Unit { started_by: StartedBy::Unknown, .. });
+        let again = unread.then(|| Instant::now() + AGAIN);
+        self.known.insert(cgroup, Known { workload: workload.clone(), used: self.clock, again });
         workload
     }
 }

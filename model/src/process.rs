@@ -219,6 +219,17 @@ pub enum Workload {
     },
 }
 
+/// The names in a cgroup's path that only root gives: slices from the top on, and what stands in them. Names below that are anybody's who may make
+/// cgroups there.
+pub fn system_names(cgroup_path: &str) -> impl Iterator<Item = &str> {
+    let mut within = false;
+    cgroup_path.split('/').filter(|name| !name.is_empty()).take_while(move |name| {
+        let is_ours = !within;
+        within |= !name.ends_with(".slice");
+        is_ours
+    })
+}
+
 /// What starts a unit of the system's manager.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -280,7 +291,15 @@ impl Workload {
     #[must_use]
     pub fn system_unit(&self) -> Option<&str> {
         let Self::Unit { cgroup_path, .. } = self else { return None };
-        let outermost = cgroup_path.split('/').find(|name| !name.is_empty() && !name.ends_with(".slice"))?;
-        (outermost.ends_with(".service") || outermost.ends_with(".scope")).then_some(outermost)
+        system_names(cgroup_path).last().filter(|name| name.ends_with(".service") || name.ends_with(".scope"))
+    }
+
+    /// Whether both are one place, whatever is known of it.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self.cgroup_path(), other.cgroup_path()) {
+            (Some(one), Some(other)) => one == other,
+            _ => self == other,
+        }
     }
 }

@@ -20,7 +20,7 @@ use crds::{EvidenceRule, Exclusion, Match, Mode, Protected, ResponsePolicySpec};
 pub use explain::{Explanation, PolicyWord, SettingWord, explain};
 use model::{
     ActionRecord, Actor, Finding, GateDecision, GateOutcome, Incident, NodeId, RunId, Signal, SignalKind,
-    SignalSays, Timestamp, Workload, short_hash,
+    SignalSays, Timestamp, Workload, short_hash, system_names,
 };
 use rules::Rules;
 use serde::{Deserialize, Serialize};
@@ -473,8 +473,9 @@ fn mismatch(wanted: &Match, plan: &Plan, situation: &Situation<'_>) -> Option<&'
         list.is_empty() || list.iter().any(|entry| fits(entry))
     };
     let in_path = |entry: &str| workload.cgroup_path().is_some_and(|path| below(path, entry));
+    // What a user calls a unit of his own is no word of the policy's author.
     let in_unit = |entry: &str| match workload {
-        Workload::Unit { unit, .. } => unit == entry,
+        Workload::Unit { cgroup_path, .. } => system_names(cgroup_path).last() == Some(entry),
         _ => false,
     };
     let in_container = |entry: &str| match workload {

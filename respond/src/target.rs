@@ -7,7 +7,7 @@ pub(crate) use object::protected_namespace;
 
 use crds::{BlastRadius, Network, Parameters, Protected, Radius, TargetKind};
 use ipnet::IpNet;
-use model::{BootNs, CgroupId, ClusterAction, INIT_PID, NodeAction, Pid, ProcessKey, Target};
+use model::{BootNs, CgroupId, ClusterAction, INIT_PID, NodeAction, Pid, ProcessKey, Target, system_names};
 use serde_json::Value;
 
 use crate::{
@@ -317,7 +317,7 @@ fn protected_cgroup(path: &str, protected: &Protected, contains: Contains) -> Op
         return Some("its path is not absolute and plain".into());
     }
     let units = PROTECTED_UNITS.into_iter().chain(protected.units.iter().map(String::as_str));
-    if let Some(unit) = units.into_iter().find(|unit| parts.contains(unit)) {
+    if let Some(unit) = units.into_iter().find(|unit| system_names(path).any(|name| name == *unit)) {
         return Some(format!("{unit} is"));
     }
     if let Some(kept) = protected.cgroup_paths.iter().find(|kept| below(path, kept)) {

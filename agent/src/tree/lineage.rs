@@ -40,7 +40,7 @@ impl ProcessTree {
             let Some(parent) = self.parent_of(at) else { break };
             self.own(parent);
             let Some(entry) = self.entries.get(&parent) else { break };
-            if entry.image.workload == workload {
+            if entry.image.workload.is_same_place(&workload) {
                 above = above.max(entry.listens);
             }
             ancestors.push(entry.image.clone());

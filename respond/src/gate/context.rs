@@ -26,6 +26,10 @@ const PIPELINES: [&str; 8] = [
 const RUNNERS: [&str; 4] = ["gitlab-runner", "actions.runner.", "jenkins", "buildkite-agent"];
 /// Programs that start scheduled jobs, and their units.
 const SCHEDULERS: [&str; 5] = ["cron", "crond", "anacron", "atd", "fcron"];
+/// Where programs are that only root puts there.
+const INSTALLED: [&str; 5] = ["/usr/", "/sbin/", "/bin/", "/nix/store/", "/gnu/store/"];
+/// Beginning of the cgroups in which OpenRC starts services.
+const OPENRC: &str = "/openrc";
 /// Scheduled task: what an attack by cron is found as.
 const BY_SCHEDULE: &str = "T1053";
 
@@ -95,40 +99,48 @@ fn schedule(situation: &Situation<'_>) -> Option<String> {
         let open = if pod.chain == OwnerChain::Open { ", whose owner is not known" } else { "" };
         return job.map(|job| format!("pod {} is of {} {}{open}", pod.path(), job.kind, job.name));
     }
-    let techniques = &situation.finding.rule.techniques;
+    let findings = situation.incident.findings.iter().chain([situation.finding]);
+    let mut techniques = findings.flat_map(|finding| &finding.rule.techniques);
     if techniques
-        .iter()
         .any(|one| one.strip_prefix(BY_SCHEDULE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
     {
         // The schedule is what was found.
         return None;
     }
-    let workload = situation.finding.event.process.workload.as_ref();
-    let ancestor = situation.finding.ancestors.iter().find(|ancestor| schedules(ancestor));
-    let unit = workload.system_unit();
-    let scheduler =
-        unit.and_then(|unit| unit.strip_suffix(".service")).filter(|name| SCHEDULERS.contains(name));
-    if let Some(by) = ancestor.map(|ancestor| ancestor.exe.as_str()).or(scheduler) {
-        return Some(format!("{by} started it: a scheduled job"));
+    if let Some(by) = situation.finding.ancestors.iter().find(|ancestor| schedules(ancestor)) {
+        return Some(format!("{} started it: a scheduled job", by.exe));
     }
-    let unit = unit.unwrap_or_default();
-    match workload {
-        Workload::Unit { started_by: StartedBy::Timer { timer }, .. } => {
-            Some(format!("{timer} starts unit {unit}: a scheduled job"))
+    // A login that a job makes (su, sudo -i) is in a scope of its own: whose it is stands above it.
+    [&situation.finding.event.process].into_iter().chain(&situation.finding.ancestors).find_map(|process| {
+        let workload = process.workload.as_ref();
+        let unit = workload.system_unit()?;
+        match workload {
+            _ if unit.strip_suffix(".service").is_some_and(|name| SCHEDULERS.contains(&name)) => {
+                Some(format!("it is of {unit}: a scheduled job"))
+            }
+            Workload::Unit { started_by: StartedBy::Timer { timer }, .. } => {
+                Some(format!("{timer} starts unit {unit}: a scheduled job"))
+            }
+            Workload::Unit { started_by: StartedBy::Unknown, .. } => {
+                Some(format!("whether a timer starts unit {unit} could not be read there"))
+            }
+            _ => None,
         }
-        Workload::Unit { started_by: StartedBy::Unknown, .. } => {
-            Some(format!("whether a timer starts unit {unit} could not be read there"))
-        }
-        _ => None,
-    }
+    })
 }
 
-/// Whether it is a program of the host that starts scheduled jobs. By its name alone anybody's would be.
+/// Whether it is a program of the host that starts scheduled jobs. By its name alone anybody's would be, and by its path that of whoever is root in a
+/// container.
 fn schedules(process: &Process) -> bool {
     let named = process.exe.rsplit('/').next().is_some_and(|name| SCHEDULERS.contains(&name));
-    let installed = ["/usr/", "/sbin/", "/bin/"].iter().any(|folder| process.exe.starts_with(folder));
+    let installed = INSTALLED.iter().any(|folder| process.exe.starts_with(folder));
+    let on_host = match process.workload.as_ref() {
+        Workload::Unit { .. } => process.workload.system_unit().is_some(),
+        Workload::Host { cgroup_path } => cgroup_path == "/" || cgroup_path.starts_with(OPENRC),
+        Workload::Container { .. } | Workload::Unresolved { .. } => false,
+    };
     // atd runs as another user, with root as its real one.
-    named && installed && (process.credentials.uid == 0 || process.credentials.euid == 0)
+    named && installed && on_host && (process.credentials.uid == 0 || process.credentials.euid == 0)
 }
 
 fn pipeline(situation: &Situation<'_>) -> Option<String> {

@@ -324,16 +324,20 @@ fn i6_a_playbook_that_wants_many_targets_pauses_and_asks_and_the_fourteen_namesp
 /// Nobody keeps the gate from acting by what he calls his own program or cgroup.
 #[test]
 fn names_that_anybody_may_give_explain_nothing() {
+    let policies = [policy("  exclusions: [{match: {units: [excluded.service]}, reason: a load test}]\n")];
     let plain = |change: &dyn Fn(&mut Incident)| {
-        let start =
-            decided_with("Auto", &[], &Evidence::nothing_yet(), None, NOW, |incident| change(incident));
-        assert_eq!(start.decision.outcome, GateOutcome::Automatic, "{:?}", start.decision.signals);
+        let nothing = Evidence::nothing_yet();
+        let start = decided_with("Auto", &policies, &nothing, None, NOW, |incident| change(incident));
+        assert_eq!(start.decision.outcome, GateOutcome::Automatic, "{:?}", start.decision);
     };
     for path in [
         "/user.slice/user-1000.slice/user@1000.service/app.slice/cron.service",
         "/user.slice/user-1000.slice/user@1000.service/app.slice/gitlab-runner.service",
         "/system.slice/web.service/atd.service",
         "/own/system.slice/jenkins.service",
+        // Protected (I6) and excluded by the policy below, were they what they are called.
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/kubelet.service",
+        "/user.slice/user-1000.slice/user@1000.service/app.slice/excluded.service",
     ] {
         plain(&|incident| {
             let mut process = super::tests::process(path);
@@ -342,10 +346,25 @@ fn names_that_anybody_may_give_explain_nothing() {
             incident.findings[0].event.process = std::sync::Arc::new(process);
         });
     }
-    for (exe, uid) in [("/tmp/cron", 0), ("/home/eve/bin/crond", 1000), ("/usr/sbin/cron", 1000)] {
+    let container = model::Workload::Container {
+        runtime: model::Runtime::Docker,
+        container_id: "c".repeat(64),
+        pod_uid: None,
+        cgroup_path: format!("/system.slice/docker-{}.scope", "c".repeat(64)),
+    };
+    let host = |path: &str| model::Workload::Host { cgroup_path: path.into() };
+    let web = model::Workload::unit("web.service", "/system.slice/web.service");
+    for (exe, uid, workload) in [
+        ("/tmp/cron", 0, &web),
+        ("/home/eve/bin/crond", 1000, &web),
+        ("/usr/sbin/cron", 1000, &web),
+        ("/usr/sbin/cron", 0, &container),
+        ("/usr/sbin/cron", 0, &host("/lxc.payload.web/cron")),
+    ] {
         plain(&|incident| {
             let mut cron = super::tests::process("/system.slice/web.service");
             cron.exe = exe.into();
+            cron.workload = std::sync::Arc::new(workload.clone());
             (cron.credentials.uid, cron.credentials.euid) = (uid, uid);
             incident.findings[0].ancestors.push(std::sync::Arc::new(cron));
         });
@@ -422,6 +441,19 @@ fn planned_work_schedules_pipelines_and_the_label_ask() {
     asks(
         &|incident| unit(incident, "/system.slice/atd.service", &model::StartedBy::Other),
         "a scheduled job",
+    );
+    asks(
+        &|incident| {
+            unit(incident, "/user.slice/user-26.slice/session-c1.scope", &model::StartedBy::Other);
+            let mut script = super::tests::process("/system.slice/pg-backup.service");
+            script.workload = std::sync::Arc::new(model::Workload::Unit {
+                unit: "pg-backup.service".into(),
+                cgroup_path: "/system.slice/pg-backup.service".into(),
+                started_by: timer.clone(),
+            });
+            incident.findings[0].ancestors.push(std::sync::Arc::new(script));
+        },
+        "backup.timer starts unit pg-backup.service",
     );
     asks(
         &|incident| unit(incident, "/system.slice/jenkins.service/x", &model::StartedBy::Other),

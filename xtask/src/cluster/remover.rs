@@ -12,11 +12,11 @@ use anyhow::{Context, Result};
 use super::place::Place;
 
 const SCRIPT: &str = r#"
-read -r word && [ "$word" = done ] && exit 0
 trap '' INT TERM HUP
+read -r word && [ "$word" = done ] && exit 0
 echo "
 interrupted: the cluster is taken down" >&2
-"$1" cluster down --made-by "$2" >/dev/null 2>&1 || echo "not everything was removed: \`cargo xtask cluster down\` tells why" >&2
+told=$("$1" cluster down --made-by "$2" 2>&1) || echo "not everything was removed; \`cargo xtask cluster down\` tries again: $told" >&2
 "#;
 
 /// Ends quietly with the value; acts when the whole process ends without that.
@@ -25,6 +25,9 @@ pub(super) struct Remover(Child);
 impl Remover {
     pub(super) fn start(place: Place) -> Result<Self> {
         let program = std::env::current_exe().context("find this program")?;
+        // One that was built anew since stands where this one stood.
+        let text = program.to_string_lossy();
+        let program = text.strip_suffix(" (deleted)").unwrap_or(&text);
         let child = Command::new("sh")
             .args(["-c", SCRIPT, "sh"])
             .arg(program)

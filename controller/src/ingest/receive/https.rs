@@ -231,7 +231,7 @@ impl Server {
                     self.stranger(from, &format!("a token that is not taken ({}): {why}", why.code));
                     if why.may_be_later() {
                         // What keeps the file looks for new keys now and then.
-                        return later(HeaderValue::from_static("60"));
+                        return later(HeaderValue::from_static("60"), &why.answer());
                     }
                     return json(StatusCode::BAD_REQUEST, &why.answer());
                 }
@@ -301,7 +301,7 @@ impl Server {
     fn come_again(&self, from: SocketAddr, because: &str) -> Response<Full<Bytes>> {
         let what = format!("of {}: {because}", from.ip());
         self.post.desk.note(Count::Full, 1, self.post.now(), what);
-        later(HeaderValue::from_static("1"))
+        later(HeaderValue::from_static("1"), "come again")
     }
 
     fn too_long(&self, from: SocketAddr, bytes: u64) -> Response<Full<Bytes>> {
@@ -360,8 +360,8 @@ fn json(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     answer
 }
 
-fn later(within: HeaderValue) -> Response<Full<Bytes>> {
-    let mut answer = said(StatusCode::SERVICE_UNAVAILABLE, "come again");
+fn later(within: HeaderValue, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = said(StatusCode::SERVICE_UNAVAILABLE, text);
     answer.headers_mut().insert(RETRY_AFTER, within);
     answer
 }

@@ -158,7 +158,12 @@ pub(super) fn open(signed_by: &SignedBy, body: &[u8]) -> Result<Vec<u8>, NotTake
         .map_err(|error| NotTaken::new(OURS, format!("{}: {error}", signed_by.jwks.display())))?;
     let mut fitting = keys.iter().filter(|key| key.may_be(&head)).peekable();
     if fitting.peek().is_none() {
-        let new = head.kid.is_some() && is_known(&head.alg) && keys.iter().all(|key| key.kid != head.kid);
+        let is_other = |key: &Key| key.kid.is_some() && key.kid != head.kid;
+        let new = head.kid.is_some() && is_known(&head.alg) && keys.iter().all(is_other);
+        if new {
+            // For another issuer's no key of ours is waited for.
+            is_meant_for_us(signed_by, &claims)?;
+        }
         let kid = head.kid.as_deref().unwrap_or("(none)");
         return Err(NotTaken::new(
             if new { NEW_KEY } else { "invalid_key" },
@@ -171,7 +176,12 @@ pub(super) fn open(signed_by: &SignedBy, body: &[u8]) -> Result<Vec<u8>, NotTake
             "its signature is of another key or of other claims",
         ));
     }
-    let said: Claims = serde_json::from_slice(&claims)
+    is_meant_for_us(signed_by, &claims)?;
+    Ok(claims)
+}
+
+fn is_meant_for_us(signed_by: &SignedBy, claims: &[u8]) -> Result<(), NotTaken> {
+    let said: Claims = serde_json::from_slice(claims)
         .map_err(|error| NotTaken::malformed(format!("its claims: {error}")))?;
     if said.iss.as_deref() != Some(signed_by.issuer.as_str()) {
         let because = format!("it is of the issuer {:?}", said.iss.unwrap_or_default());
@@ -180,7 +190,7 @@ pub(super) fn open(signed_by: &SignedBy, body: &[u8]) -> Result<Vec<u8>, NotTake
     if signed_by.audience.as_ref().is_some_and(|us| !said.aud.names(us)) {
         return Err(NotTaken::new("invalid_audience", "it is meant for somebody else"));
     }
-    Ok(claims)
+    Ok(())
 }
 
 /// Read each time, so that a new key holds at once.
@@ -339,6 +349,18 @@ mod tests {
         assert_eq!(told(&door, token), Err(NEW_KEY));
         std::fs::write(&path, samples["jwks"].to_string()).unwrap();
         assert!(told(&door, token).is_ok());
+        // For another issuer's no key is waited for, and one of ours without a name is no other.
+        let nobody = json!({"keys": []}).to_string();
+        std::fs::write(&path, &nobody).unwrap();
+        assert_eq!(told(&door, samples["tokens"]["other_issuer"].as_str().unwrap()), Err("invalid_issuer"));
+        let mut nameless = samples["jwks"].clone();
+        nameless["keys"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .for_each(|key| drop(key.as_object_mut().unwrap().remove("kid")));
+        std::fs::write(&path, nameless.to_string()).unwrap();
+        assert_eq!(told(&door, token), Err("invalid_key"));
         // One that is for encrypting, and a file that is none.
         let mut other = samples["jwks"].clone();
         other["keys"][1]["use"] = json!("enc");

@@ -28,6 +28,8 @@ pub(super) const HOST: &str = "/proc/1/root";
 const AGAIN: Duration = Duration::from_secs(60);
 /// How long an answer is waited for. It takes some milliseconds when everything is read.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How long the first reading is waited for.
+const BEGINNING: Duration = Duration::from_secs(2);
 /// Questions that wait (I11).
 const WAITING: usize = 1;
 
@@ -50,15 +52,22 @@ impl Timers {
         let mut reader = Reader { root: root.into(), read: None };
         let thread =
             thread::Builder::new().name("timers".into()).spawn(move || reader.answer(&questions)).ok();
-        Self { ask: thread.is_some().then_some(ask), thread }
+        let this = Self { ask: thread.is_some().then_some(ask), thread };
+        // All services that run already are asked about next, and what is told of their processes stays.
+        let _read = this.ask("", BEGINNING);
+        this
     }
 
     /// What starts the system's unit of this name. It is unknown where it could not be read in time, and may be known a moment later.
     pub(super) fn starts(&self, unit: &str) -> StartedBy {
+        self.ask(unit, PATIENCE)
+    }
+
+    fn ask(&self, unit: &str, patience: Duration) -> StartedBy {
         let (answer, answered) = sync_channel(1);
         let question = Question { unit: unit.to_owned(), answer };
         let asked = self.ask.as_ref().is_some_and(|ask| ask.try_send(question).is_ok());
-        let told = asked.then(|| answered.recv_timeout(PATIENCE).ok()).flatten();
+        let told = asked.then(|| answered.recv_timeout(patience).ok()).flatten();
         told.unwrap_or(StartedBy::Unknown)
     }
 }

@@ -535,6 +535,24 @@ fn a_broken_data_classification_policy_is_told_with_its_place() {
 }
 
 #[test]
+fn a_recording_of_which_nothing_can_be_read_is_no_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = dir.path().join("pretty.json");
+    let from = format!("events={}", recording.display());
+    fs::write(&recording, "[\n  {\"id\": 1}\n]\n").unwrap();
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../rules/linux/collection");
+    let playbooks = concat!(env!("CARGO_MANIFEST_DIR"), "/../playbooks");
+    let replay = ["replay", "--from", &from, "--rules", rules, "--playbooks", playbooks];
+    let (code, text) = run(&replay);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("0 events") && text.contains("3 refused") && text.contains("jq -c"), "{text}");
+    // Where there was nothing, nothing is amiss.
+    fs::write(&recording, "").unwrap();
+    let (code, text) = run(&replay);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
 fn a_controller_without_a_cluster_says_what_to_give_it() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");

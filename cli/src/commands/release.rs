@@ -99,7 +99,8 @@ fn without_journal(shared: &Shared, options: &Options, folder: &Path) -> Result<
     Err(Ended::with(Exit::Unknown, missing))
 }
 
-fn bpffs_at() -> PathBuf {
+/// Where bpffs is.
+pub(super) fn bpffs_at() -> PathBuf {
     ContainConfig::new(NodeId::new(""), PathBuf::new()).bpffs
 }
 

@@ -152,7 +152,13 @@ pub(crate) fn run(shared: &Shared, options: Options) -> Result<Exit> {
         (Some(difference), [before, after]) => page::difference(difference, before, after),
         (_, all) => all.iter().map(page::outcome).collect(),
     })?;
-    Ok(Exit::Good)
+    match outcomes.last().map(|outcome| &outcome.read) {
+        Some(read) if read.events == 0 && read.refused > 0 => Err(Ended::with(
+            Exit::Bad,
+            "not one record could be read: what was compared is nothing (JSON stands one record to a line; `jq -c .` or `jq -c '.[]'` writes it so)".to_owned(),
+        )),
+        _ => Ok(Exit::Good),
+    }
 }
 
 /// What is in force before the change first, if there is something to compare with.

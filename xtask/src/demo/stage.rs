@@ -1,6 +1,9 @@
 //! What the person who watches is told: one line for each stage, as it happens.
 
-use std::time::Instant;
+use std::{
+    io::{self, IsTerminal as _},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -8,6 +11,8 @@ use serde_json::json;
 /// Tells the stages and remembers them.
 pub(crate) struct Stages {
     json: bool,
+    /// A person reads it, at a terminal.
+    colours: bool,
     begun: Instant,
     lines: Vec<Line>,
 }
@@ -34,7 +39,9 @@ pub(crate) enum Mood {
 
 impl Stages {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, begun: Instant::now(), lines: Vec::new() }
+        let colours =
+            io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+        Self { json, colours, begun: Instant::now(), lines: Vec::new() }
     }
 
     pub(crate) fn lines(&self) -> &[Line] {
@@ -94,7 +101,11 @@ impl Stages {
                 Mood::Proof => (" ✔", "32"),
                 Mood::Failed => (" ✘", "1;31"),
             };
-            println!("\x1b[{colour}m{sign} {shown}\x1b[0m");
+            if self.colours {
+                println!("\x1b[{colour}m{sign} {shown}\x1b[0m");
+            } else {
+                println!("{sign} {shown}");
+            }
         }
         self.lines.push(Line { at_s, mood, text: shown });
     }

@@ -2,10 +2,10 @@
 
 use std::{io, path::Path};
 
-use agent::contain::{JournalError, journals_in_use, told_in_force};
+use agent::contain::{JournalError, Unknown, journals_in_use, list_strays, told_in_force};
 use model::ActionRecord;
 
-use super::{Look, Verdict};
+use super::{super::release::bpffs_at, Look, Verdict};
 use crate::render::counted;
 
 const WHAT: &str = "containments";
@@ -19,7 +19,26 @@ pub(super) fn containments(state: &Path) -> Look {
     let owner = folder.canonicalize().ok().and_then(|folder| {
         journals_in_use(None).into_iter().find(|(_, journal)| *journal == folder).map(|(pid, _)| pid)
     });
-    of(&folder, told, owner)
+    let is_none = told.as_ref().is_ok_and(Vec::is_empty);
+    match is_none.then(|| of_others(&folder)).flatten() {
+        Some(look) => look,
+        None => of(&folder, told, owner),
+    }
+}
+
+/// What stands here and is of another state folder, or of none. Nothing of that is said where it cannot be looked for.
+fn of_others(folder: &Path) -> Option<Look> {
+    let unknown = Unknown::without_journal(None, &bpffs_at()).ok()?;
+    let strays = unknown.find().ok().filter(|strays| !strays.is_empty())?;
+    let found = format!("none in force by {}, but here stands {}", folder.display(), list_strays(&strays));
+    let others = journals_in_use(None);
+    Some(match others.iter().find(|(_, journal)| journal != folder) {
+        Some((pid, journal)) => {
+            Look::new(WHAT, Verdict::Good, format!("{found}; process {pid} looks after {}", journal.display()))
+        }
+        None => Look::new(WHAT, Verdict::Lesser, found)
+            .next("hemostat release --state FOLDER tells what a journal knows of it; hemostat release --all lifts what none does"),
+    })
 }
 
 fn of(folder: &Path, told: Result<Vec<ActionRecord>, JournalError>, owner: Option<u32>) -> Look {

@@ -10,7 +10,7 @@ use super::{at_least_one, client, incident_id, now, refused};
 use crate::{
     Shared,
     exit::Exit,
-    render::{self, Format, Window, incident_page, incidents_table},
+    render::{self, Format, Wide, Window, incident_page, incidents_table},
 };
 
 /// The controller answers sooner when something changes.
@@ -41,6 +41,9 @@ enum Task {
         /// The whole story as one document from which to decide: a page with pictures, Markdown for a ticket, or JSON.
         #[arg(long, value_enum, value_name = "FORM")]
         narrative: Option<Form>,
+        /// Shorten nothing, whatever the window's width.
+        #[arg(long, conflicts_with = "narrative")]
+        wide: bool,
     },
     /// Follow what happens. With `-o json` one whole incident a line, whenever it changes.
     Watch,
@@ -60,8 +63,8 @@ pub(super) enum Form {
 pub(crate) async fn run(shared: &Shared, options: Options) -> Result<Exit> {
     match options.task.unwrap_or(Task::List { limit: options.limit }) {
         Task::List { limit } => list(shared, limit).await,
-        Task::Show { id, narrative: None } => show(shared, &id).await,
-        Task::Show { id, narrative: Some(form) } => narrative(shared, &id, form).await,
+        Task::Show { id, narrative: None, wide } => show(shared, &id, wide.into()).await,
+        Task::Show { id, narrative: Some(form), .. } => narrative(shared, &id, form).await,
         Task::Watch => watch(shared).await,
     }
 }
@@ -72,10 +75,10 @@ async fn list(shared: &Shared, limit: usize) -> Result<Exit> {
     Ok(Exit::Good)
 }
 
-async fn show(shared: &Shared, id: &str) -> Result<Exit> {
+async fn show(shared: &Shared, id: &str, wide: Wide) -> Result<Exit> {
     let view = client(shared).incident(id).await.map_err(refused)?;
     render::print(shared.output, &view.incident, |window| {
-        let mut page = incident_page(&view.incident, now(), window);
+        let mut page = incident_page(&view.incident, now(), window.or_wide(wide));
         if let Some(into) = &view.merged_into {
             page.push_str(&format!("\nits story goes on in {into}\n"));
         }

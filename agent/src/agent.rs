@@ -448,6 +448,10 @@ impl Reactor for Contain {
     ) -> Result<ActionRecord, ActionFailure> {
         Self::react(self, action, target, now)
     }
+
+    fn stands(&self, process: ProcessKey) -> bool {
+        self.holds(process)
+    }
 }
 
 /// A tree of processes is held by one descriptor each while it is contained; service managers give 1,024 unless they are asked.

@@ -49,6 +49,9 @@ pub trait Reactor: Send + Sync {
         target: Target,
         now: Timestamp,
     ) -> Result<ActionRecord, ActionFailure>;
+
+    /// Whether what was done to this process by itself still stands.
+    fn stands(&self, process: ProcessKey) -> bool;
 }
 
 /// Lets processes go that the kernel held until they were judged.
@@ -107,6 +110,8 @@ pub struct EdgeCounts {
     pub failed_reactions: AtomicU64,
     /// Reactions that were not done because there had been too many in the last minute.
     pub withheld_reactions: AtomicU64,
+    /// Reactions that were not done because the same rule's had been lifted from the process or from one that it descends from.
+    pub lifted_before: AtomicU64,
 }
 
 /// What the edge is made of.
@@ -224,7 +229,7 @@ impl Edge {
             match self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records) {
                 Ok(()) => {
                     self.budget.spend(&rule, now);
-                    self.reacted.done(process, generation);
+                    self.reacted.done(process, generation, &rule);
                 }
                 Err(failure) => self.reacted.failed(process, generation, now, &rule, &failure),
             }
@@ -317,10 +322,10 @@ impl Edge {
         let process = event.process.key;
         let mut records = Vec::new();
         let mut refused = None;
-        // What a person has lifted stays lifted: a process is reacted to once by one set of rules. One that is held again must be
-        // answered for again.
-        if (held == Held::Yes || self.reacted.may(process, generation, at))
-            && let Some(rule) = self.asking(rules, at)
+        // One that is held again must be answered for again.
+        if (held == Held::Yes
+            || self.reacted.may(process, generation, at, |process| self.parts.reactor.stands(process)))
+            && let Some(rule) = self.asking(event, rules, generation, at)
         {
             if held == Held::Yes {
                 // Without it the freeze alone must do.
@@ -328,7 +333,7 @@ impl Edge {
             }
             // An accomplice could send SIGCONT: a freeze follows.
             match self.do_one(NodeAction::Freeze(FreezeScope::Subtree), process, &mut records) {
-                Ok(()) => self.reacted.done(process, generation),
+                Ok(()) => self.reacted.done(process, generation, rule),
                 Err(failure) => {
                     self.reacted.failed(process, generation, at, rule, &failure);
                     refused = self.refusal(process, at, &failure);
@@ -373,13 +378,21 @@ impl Edge {
         })
     }
 
-    /// The rule among the hits that asks for a reaction, may have it, and has not had too many.
-    fn asking<'a>(&mut self, rules: &'a RuleSet, at: BootNs) -> Option<&'a RuleRef> {
+    /// The rule among the hits that asks for a reaction, may have it, has not had too many, and whose reaction nobody lifted from this
+    /// process or one that it descends from.
+    fn asking<'a>(
+        &mut self,
+        event: &Event,
+        rules: &'a RuleSet,
+        generation: u64,
+        at: BootNs,
+    ) -> Option<&'a RuleRef> {
         let mut asking: Vec<&RuleRef> = self
             .hits
             .iter()
             .filter_map(|hit| rules.rule(*hit))
             .filter(|rule| rule.reaction != Reaction::None && self.permits(rule))
+            .filter(|rule| !self.is_lifted(event, rule, generation))
             .collect();
         asking.sort_by_key(|rule| std::cmp::Reverse(rule.level));
         let found = asking.iter().copied().find(|rule| self.budget.has_room(rule, at));
@@ -393,6 +406,25 @@ impl Edge {
             }
         }
         found
+    }
+
+    fn is_lifted(&self, event: &Event, rule: &RuleRef, generation: u64) -> bool {
+        let line = std::iter::once(event.process.key).chain(event.ancestors.iter().map(|above| above.key));
+        let lifted =
+            self.reacted.lifted(line, rule, generation, |process| self.parts.reactor.stands(process));
+        if let Some(of) = lifted {
+            let before = self.parts.counts.lifted_before.fetch_add(1, Ordering::Relaxed);
+            if before == 0 {
+                tracing::info!(
+                    pid = event.process.key.pid.0,
+                    of = of.pid.0,
+                    rule = rule.id,
+                    "not contained: what this rule had done to the process, or to one that it descends from, was lifted; more are \
+                     counted"
+                );
+            }
+        }
+        lifted.is_some()
     }
 
     fn permits(&self, rule: &RuleRef) -> bool {

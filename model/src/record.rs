@@ -370,7 +370,7 @@ impl Record {
         Event {
             id: EventId { node: source.clone(), epoch: AgentEpoch(1), seq: Seq(seq) },
             time,
-            process: Arc::new(Process::nobody(self.principal.as_ref())),
+            process: Arc::new(Process::nobody(self.principal.as_ref(), self.origin)),
             parent: None,
             ancestors: Arc::new([]),
             exposure: Exposure::None,
@@ -391,12 +391,16 @@ impl Event {
 }
 
 impl Process {
-    /// Stands where no process is known: pid 0, which no action takes for a target, in no cgroup. Its start tells principals apart, so that
-    /// what was said of one is not taken for the other.
+    /// Stands where no process is known: pid 0, which no action takes for a target, in no cgroup. Its start tells principals apart, and
+    /// where nobody is named the addresses that something came from, so that what was said of one is not taken for the other.
     #[must_use]
-    pub fn nobody(of: Option<&Principal>) -> Self {
+    pub fn nobody(of: Option<&Principal>, from: Option<IpAddr>) -> Self {
         // 48 bits, as it always was: it is part of what is stored.
-        let start = of.map_or(0, |of| hash_number([of.realm.as_str(), of.name.as_str()]) >> 16);
+        let start = match (of, from) {
+            (Some(of), _) => hash_number([of.realm.as_str(), of.name.as_str()]) >> 16,
+            (None, Some(from)) => hash_number(["from", &from.to_canonical().to_string()]) >> 16,
+            (None, None) => 0,
+        };
         Self {
             key: ProcessKey { pid: Pid(0), start: BootNs(start) },
             parent: None,

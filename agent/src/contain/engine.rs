@@ -130,6 +130,14 @@ impl Contain {
         slots.into_iter().map(|(_, record)| record).collect()
     }
 
+    /// Whether something that is done to this very process stands and is not being lifted.
+    #[must_use]
+    pub fn holds(&self, process: ProcessKey) -> bool {
+        let target = Target::Process { process };
+        let holds = |slot: &Slot| is_held(slot) && slot.record.state != ActionState::Reverting;
+        self.scene.journal().standing().any(|slot| slot.record.target == target && holds(slot))
+    }
+
     /// One action as the node remembers it.
     pub fn record(&self, id: &ActionId) -> Option<ActionRecord> {
         self.scene.journal().slot(id).map(|slot| slot.record.clone())

@@ -1,4 +1,7 @@
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::{
+    collections::BTreeSet,
+    sync::mpsc::{Receiver, sync_channel},
+};
 
 use detect::{
     fold, load,
@@ -45,6 +48,8 @@ impl WorkloadSource for OneWorkload {
 /// What was done, in order: reactions and judgements.
 type Log = Arc<Mutex<Vec<String>>>;
 
+type Standing = Arc<Mutex<BTreeSet<ProcessKey>>>;
+
 /// How reactions come out.
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
@@ -57,6 +62,8 @@ enum Answer {
 }
 
 struct Watching {
+    /// What was done and not lifted since.
+    standing: Standing,
     log: Log,
     answer: Mutex<Answer>,
 }
@@ -95,6 +102,9 @@ impl Reactor for Watching {
             Answer::Busy(_) | Answer::Unattributed(_) | Answer::Done => {}
         }
         drop(answer);
+        if let Target::Process { process } = &target {
+            self.standing.lock().unwrap().insert(*process);
+        }
         Ok(ActionRecord {
             id: ActionId::new("act"),
             incident: None,
@@ -108,6 +118,10 @@ impl Reactor for Watching {
             applied: Some(now),
             detail: String::new(),
         })
+    }
+
+    fn stands(&self, process: ProcessKey) -> bool {
+        self.standing.lock().unwrap().contains(&process)
     }
 }
 
@@ -125,6 +139,7 @@ impl Holder for Letting {
 struct Bench {
     edge: Edge,
     log: Log,
+    standing: Standing,
     drafts: Receiver<Draft>,
     counts: Arc<EdgeCounts>,
     proc: Arc<Mutex<Option<ProcFacts>>>,
@@ -142,6 +157,7 @@ fn bench(authority: Authority, answer: Answer, room: usize) -> Bench {
     let rules = [
         rule("freezeme", "critical", "freeze"),
         rule("stopme", "critical", "stop"),
+        rule("worse", "critical", "freeze"),
         rule("tellme", "low", "none"),
     ];
     let loaded = load::load(&rules);
@@ -149,6 +165,7 @@ fn bench(authority: Authority, answer: Answer, room: usize) -> Bench {
     let (set, _) = RuleSet::compile(&loaded.rules, Options::default());
     let swap = Arc::new(Swap::new(Arc::new(set)));
     let log = Log::default();
+    let standing = Standing::default();
     let (sender, drafts) = sync_channel(room);
     let counts = Arc::new(EdgeCounts::default());
     let proc = Arc::<Mutex<Option<ProcFacts>>>::default();
@@ -161,14 +178,18 @@ fn bench(authority: Authority, answer: Answer, room: usize) -> Bench {
         tree: Arc::new(Mutex::new(tree)),
         rules: swap.follow(),
         fold: Arc::new(Mutex::new(Fold::new(fold::Limits::NODE))),
-        reactor: Arc::new(Watching { log: Arc::clone(&log), answer: Mutex::new(answer) }),
+        reactor: Arc::new(Watching {
+            standing: Arc::clone(&standing),
+            log: Arc::clone(&log),
+            answer: Mutex::new(answer),
+        }),
         holder: Box::new(Letting(Arc::clone(&log))),
         authority: Arc::new(RwLock::new(authority)),
         bounds: ReactionBounds::default(),
         drafts: sender,
         counts: Arc::clone(&counts),
     });
-    Bench { edge, log, drafts, counts, proc }
+    Bench { edge, log, standing, drafts, counts, proc }
 }
 
 fn record(pid: u32, at: u64, body: Body) -> Record {
@@ -213,6 +234,13 @@ impl Bench {
             })
             .collect()
     }
+}
+
+/// What `pid` begins.
+fn child(pid: u32, of: u32, at: u64, args: &[&str], held: Held) -> Record {
+    let mut record = exec(pid, at, args, held);
+    record.task.parent = process_key(of);
+    record
 }
 
 fn on(pid: u32) -> String {
@@ -302,11 +330,12 @@ fn i8_an_observing_node_does_nothing_and_holds_nobody() {
 }
 
 #[test]
-fn what_a_person_has_lifted_is_not_done_again_to_the_same_process() {
+fn a_process_is_reacted_to_once_while_the_reaction_stands() {
     let mut bench = bench(Authority::React, Answer::Done, 16);
     for at in 1..4 {
         bench.edge.take_in(exec(7, at, &["x", "freezeme"], Held::No));
     }
+    bench.edge.take_in(exec(7, 5, &["x", "worse"], Held::No));
     assert_eq!(bench.done().len(), 1);
     bench.edge.take_in(exec(8, 9, &["x", "freezeme"], Held::No));
     assert_eq!(
@@ -314,10 +343,45 @@ fn what_a_person_has_lifted_is_not_done_again_to_the_same_process() {
         [format!("node.freeze {}", on(8))],
         "another process of the same cause is acted on"
     );
+    bench.edge.take_in(child(9, 8, 10, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done(), [format!("node.freeze {}", on(9))], "and who got out of a tree that stands");
     let findings = bench.findings();
-    assert_eq!(findings.len(), 2, "and told");
-    assert!(findings.iter().all(|finding| finding.reactions.len() == 1), "each with its own reaction");
-    assert_eq!(findings[1].event.process.key, process_key(8));
+    assert_eq!(findings.len(), 4, "and told");
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.event.process.key == process_key(7) || finding.reactions.len() == 1)
+    );
+}
+
+/// From the process and from what it begins later; another rule, and a process that is no descendant, are something else.
+#[test]
+fn what_a_person_has_lifted_is_not_done_again() {
+    let mut bench = bench(Authority::React, Answer::Done, 64);
+    bench.edge.take_in(exec(7, 1, &["x", "freezeme"], Held::No));
+    bench.edge.take_in(exec(6, 1, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done().len(), 2);
+    bench.standing.lock().unwrap().clear();
+    bench.edge.take_in(exec(7, 2, &["x", "freezeme"], Held::No));
+    bench.edge.take_in(child(8, 7, 3, &["x", "freezeme"], Held::No));
+    bench.edge.take_in(child(9, 8, 4, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done(), Vec::<String>::new());
+    assert_eq!(bench.counts.lifted_before.load(Ordering::Relaxed), 3);
+    assert!(bench.findings().len() >= 2, "told all the same");
+    bench.edge.take_in(child(10, 7, 5, &["x", "freezeme"], Held::Yes));
+    assert_eq!(bench.done(), ["let go 10"], "who is held is not left so");
+
+    bench.edge.take_in(child(11, 1, 6, &["x", "freezeme"], Held::No));
+    assert_eq!(bench.done(), [format!("node.freeze {}", on(11))], "no descendant of it");
+    bench.edge.take_in(child(12, 8, 7, &["x", "freezeme", "worse"], Held::No));
+    assert_eq!(bench.done(), [format!("node.freeze {}", on(12))], "another rule, about which nobody decided");
+    bench.edge.take_in(exec(7, 8, &["x", "worse"], Held::No));
+    assert_eq!(bench.done(), [format!("node.freeze {}", on(7))]);
+    bench.standing.lock().unwrap().clear();
+    for rule in ["worse", "freezeme"] {
+        bench.edge.take_in(child(13, 7, 9, &["x", rule], Held::No));
+    }
+    assert_eq!(bench.done(), Vec::<String>::new(), "both were lifted");
 }
 
 #[test]

@@ -280,7 +280,7 @@ fn an_address_is_a_pods_while_the_pod_has_it_and_a_nodes_is_nobodys() {
 /// A finding about a process of `words`, `start` seconds after boot (at second 1000), with an ancestor outside of the container.
 fn finding(words: &str, start: u64, parent: &str) -> Finding {
     let process = |words: &str, pid: u32, container: &str| {
-        let mut process = Process::nobody(None);
+        let mut process = Process::nobody(None, None);
         process.key = ProcessKey { pid: Pid(pid), start: BootNs(start * SECOND as u64) };
         process.command_line = words.into();
         process.args = words.split(' ').map(str::to_owned).collect();

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crds::{Match, Protected, ResponsePolicySpec};
 use model::{
     ActionId, ActionRecord, Finding, GateOutcome, Incident, IncidentId, NodeId, RunId, TimelineEntry,
+    Timestamp,
 };
 use respond::{
     gate::{self, JudgedAs, Situation, Usage, Want},
@@ -15,10 +16,11 @@ use respond::{
 
 use super::{
     Core,
+    covered::{covers, says},
     incidents::is_in_force,
     ingest::controller,
     links::Presence,
-    runs::{Answers, Grip, Life, RunRow},
+    runs::{Answers, Grip, Life, RunRow, object},
     turn::Turn,
 };
 use crate::{
@@ -64,7 +66,7 @@ impl Core {
             self.tell(id, &format!("the trigger of playbook {fault}"), turn);
         }
         let Some((plan, answered)) = chosen else { return Ok(Answered::Not) };
-        let covering = self.state.rows.about(&answered).find(|row| covers(row, &plan, &answered, new));
+        let covering = self.state.rows.about(&answered).find(|row| covers(row, plan.name(), &answered, new));
         if let Some((run, of)) = covering.map(|row| (row.run.clone(), row.incident.clone())) {
             if self.root(&of) != *id {
                 self.tell(
@@ -75,16 +77,7 @@ impl Core {
             }
             return Ok(Answered::Before);
         }
-        let undone = Undone {
-            node: node.clone(),
-            process: answered.event.process.key,
-            rule: answered.rule.id.clone(),
-        };
-        if let Some(of) = self.state.incidents.undone_in(&undone).cloned() {
-            let what = format!(
-                "in {of} a person undid or refused the answer to {} for pid {}: it is not done again by itself",
-                undone.rule, undone.process.pid
-            );
+        if let Some(what) = self.undone_before(&answered, turn.now) {
             self.tell(id, &what, turn);
             return Ok(Answered::Not);
         }
@@ -121,13 +114,31 @@ impl Core {
         let mut start = gate::decide(&plan, &situation);
         start.run = self.fresh(&start.run);
         let shadow = start.decision.outcome == GateOutcome::Shadow;
-        if shadow && self.state.rows.of(id).any(|row| says(row, &plan, &answered)) {
+        if shadow && self.state.rows.of(id).any(|row| says(row, plan.name(), &answered)) {
             // What would be done is written down already.
             return Ok(Answered::Not);
         }
         let judged_as = gate::judged_as(&plan, &situation);
         self.begin(start, Some(About { finding: &answered, want, judged_as }), turn);
         Ok(if shadow { Answered::Not } else { Answered::Now })
+    }
+
+    /// What a person undid or refused for the process of a finding and its rule, or for a process that it descends from. An account never
+    /// ends as a process does: a decision about what it did to something holds for a day.
+    fn undone_before(&self, finding: &Finding, now: Timestamp) -> Option<String> {
+        let process = finding.event.process.key;
+        let above = finding.ancestors.iter().map(|ancestor| ancestor.key);
+        std::iter::once(process).chain(above).find_map(|of| {
+            let rule = finding.rule.id.clone();
+            let undone =
+                Undone { node: finding.event.id.node.clone(), process: of, rule, object: object(finding) };
+            let incident = self.state.incidents.undone_in(&undone, now)?;
+            let whom = if of == process { String::new() } else { format!(", of which {} is a descendant", process.pid) };
+            Some(format!(
+                "in {incident} a person undid or refused the answer to {} for pid {}{whom}: it is not done again by itself",
+                undone.rule, of.pid
+            ))
+        })
     }
 
     /// Our own namespace is never touched (I6), whatever policies there are and whomever they are for.
@@ -211,12 +222,9 @@ impl Core {
             set: self.state.clock_set,
             outcome: start.decision.outcome,
             actions: 0,
-            answers: about.as_ref().map(|About { finding, .. }| Answers {
-                playbook: start.playbook.clone(),
-                finding: finding.id.clone(),
-                rule: finding.rule.id.clone(),
-                process: finding.event.process.key,
-            }),
+            answers: about
+                .as_ref()
+                .map(|About { finding, .. }| Answers::new(start.playbook.clone(), finding)),
             judged_as: about.as_ref().map(|about| about.judged_as).unwrap_or_default(),
             grip: Grip::None,
             want: about.map(|about| about.want),
@@ -321,26 +329,4 @@ pub(super) enum Answered {
     Before,
     /// Nothing is done about it.
     Not,
-}
-
-/// Whether a run already deals with the process of a finding, its own or one that descends from it: it is not over, or has hold
-/// of it. One that is over and holds nothing covers only the finding that it answered, and only until that is seen again.
-fn covers(row: &RunRow, plan: &Plan, finding: &Finding, new: &Finding) -> bool {
-    let Some(answers) = row.answers.as_ref().filter(|answers| answers.playbook == *plan.name()) else {
-        return false;
-    };
-    let deals = row.is_live() || row.grip == Grip::Holds;
-    let about = finding.event.process.key == answers.process
-        || finding.ancestors.iter().any(|ancestor| ancestor.key == answers.process);
-    let answered = answers.finding == finding.id && finding.id != new.id;
-    row.node == finding.event.id.node && ((deals && about) || answered)
-}
-
-/// Whether a run in shadow says already what would be done about the process of a finding.
-fn says(row: &RunRow, plan: &Plan, finding: &Finding) -> bool {
-    row.outcome == GateOutcome::Shadow
-        && row.node == finding.event.id.node
-        && row.answers.as_ref().is_some_and(|answers| {
-            answers.playbook == *plan.name() && answers.process == finding.event.process.key
-        })
 }

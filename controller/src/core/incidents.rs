@@ -1,6 +1,9 @@
 //! Incidents in memory: a line of each, and the whole of those in use.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use model::{
     ActionId, ActionRecord, ActionState, Actor, Entity, Finding, Incident, IncidentId, IncidentState, Level,
@@ -18,6 +21,9 @@ const MAX_ENTITIES: usize = 128;
 /// Actions of one incident. Beyond, the oldest that the node did by itself and that is no longer in force is left out; if there is none, a
 /// further reaction of the node stands beside the incident, where it can be undone all the same (I11).
 pub(super) const MAX_ACTIONS: usize = 1024;
+
+/// How long a decision holds about what an account did: the longest window of correlation.
+const ACCOUNTS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// So many characters after `inc-` are the least that may stand for an incident's id.
 const LEAST_BEGINNING: usize = 4;
@@ -67,12 +73,16 @@ impl Incidents {
     /// Reads the lines of all. `floor` is larger than any revision that an earlier life gave out.
     pub(super) fn load(store: &Store, floor: u64) -> Result<Self, StoreError> {
         let mut this = Self { revision: floor, ..Self::default() };
+        let mut undone = Vec::new();
         for (_, row) in store.scan::<IncidentRow>(Table::Incidents, b"")? {
             let line = Line { summary: summary(&row), visibility: row.visibility };
             let id = row.incident.id.clone();
-            this.undone.extend(row.undone.into_iter().map(|undone| (undone, id.clone())));
+            undone.extend(row.undone.into_iter().map(|undone| (line.summary.updated, undone, id.clone())));
             this.lines.insert(id, line);
         }
+        // What was decided twice holds as it was decided last.
+        undone.sort_unstable();
+        this.undone = undone.into_iter().map(|(_, undone, id)| (undone, id)).collect();
         Ok(this)
     }
 
@@ -209,20 +219,25 @@ impl Incidents {
 
     /// A person undid or refused this: the machine does not do it again.
     pub(super) fn undid(&mut self, store: &Store, id: &IncidentId, what: Undone) -> Result<(), StoreError> {
-        if self.undone.contains_key(&what) {
+        if self.undone.get(&what) == Some(id) {
             return Ok(());
         }
         if let Some(whole) = self.get(store, id)? {
-            whole.row.undone.push(what.clone());
-            whole.dirty = Dirty::Yes;
+            if !whole.row.undone.contains(&what) {
+                whole.row.undone.push(what.clone());
+                whole.dirty = Dirty::Yes;
+            }
             self.undone.insert(what, id.clone());
         }
         Ok(())
     }
 
-    /// In which incident a person undid or refused this.
-    pub(super) fn undone_in(&self, what: &Undone) -> Option<&IncidentId> {
-        self.undone.get(what)
+    /// In which incident a person undid or refused this. What no process did counts while something came to that incident within
+    /// [`ACCOUNTS`].
+    pub(super) fn undone_in(&self, what: &Undone, now: Timestamp) -> Option<&IncidentId> {
+        let of = self.undone.get(what)?;
+        let is_fresh = |line: &Line| now.since(line.summary.updated) <= ACCOUNTS;
+        (what.process.pid.0 != 0 || self.lines.get(of).is_some_and(is_fresh)).then_some(of)
     }
 
     /// Names of those that were stored since this was last asked; the first time it only begins to be written down.

@@ -8,6 +8,7 @@ mod ask;
 mod clocks;
 mod context;
 mod correlate;
+mod covered;
 mod incidents;
 mod ingest;
 mod links;

@@ -11,6 +11,7 @@ use super::{
     Core,
     answers::Answered,
     ingest::controller,
+    runs::object,
     settle::{is_final, is_rest},
     turn::Turn,
 };
@@ -122,7 +123,12 @@ impl Core {
     pub(super) fn undid_run(&mut self, id: &IncidentId, run: &RunId) -> Result<(), StoreError> {
         let Some(row) = self.state.rows.get(run) else { return Ok(()) };
         let Some(answers) = &row.answers else { return Ok(()) };
-        let what = Undone { node: row.node.clone(), process: answers.process, rule: answers.rule.clone() };
+        let what = Undone {
+            node: row.node.clone(),
+            process: answers.process,
+            rule: answers.rule.clone(),
+            object: answers.object.clone(),
+        };
         self.state.incidents.undid(&self.state.store, id, what)
     }
 
@@ -156,6 +162,7 @@ impl Core {
                 node: f.event.id.node.clone(),
                 process: f.event.process.key,
                 rule: f.rule.id.clone(),
+                object: object(f),
             })
             .collect();
         for what in undone {

@@ -136,6 +136,7 @@ mod tests {
                 finding: FindingId::new(format!("fnd-{n}")),
                 rule: "r".into(),
                 process: process(pid),
+                object: None,
             }),
             grip: Grip::None,
             want: None,

@@ -1,8 +1,9 @@
 //! Drives the runs of playbooks: inputs in, effects out, each journalled before what follows from it.
 
 use model::{
-    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, FindingId, GateOutcome, IncidentId,
-    NodeAction, NodeId, PlaybookName, ProcessKey, RunId, RunSummary, Target, Timestamp,
+    ActionId, ActionRecord, ActionState, AuditKind, CommandOutcome, Finding, FindingId, GateOutcome,
+    IncidentId, NodeAction, NodeId, PlaybookName, ProcessKey, RecordObject, RunId, RunSummary, Target,
+    Timestamp,
 };
 use respond::run::{Effect, Input as RunInput, Run, Transition};
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,26 @@ pub(super) struct Answers {
     pub(super) finding: FindingId,
     pub(super) rule: String,
     pub(super) process: ProcessKey,
+    /// What it was done to, where another source than the kernel told: one account may do the same to many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) object: Option<RecordObject>,
+}
+
+impl Answers {
+    pub(super) fn new(playbook: PlaybookName, finding: &Finding) -> Self {
+        Self {
+            playbook,
+            finding: finding.id.clone(),
+            rule: finding.rule.id.clone(),
+            process: finding.event.process.key,
+            object: object(finding),
+        }
+    }
+}
+
+/// What a finding of another source than the kernel is about.
+pub(super) fn object(finding: &Finding) -> Option<RecordObject> {
+    finding.event.record().and_then(|record| record.object.clone())
 }
 
 /// Whether a run holds a process.

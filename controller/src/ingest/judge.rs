@@ -121,7 +121,7 @@ impl Default for Unnamed {
         Self(Event {
             id: EventId { node: NodeId::new(""), epoch: AgentEpoch(0), seq: Seq(0) },
             time: Timestamp(0),
-            process: Arc::new(Process::nobody(None)),
+            process: Arc::new(Process::nobody(None, None)),
             parent: None,
             ancestors: Arc::new([]),
             exposure: Exposure::None,

@@ -2,8 +2,8 @@
 
 use detect::tenant::Tenant;
 use model::{
-    ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, Moments, NodeId, ProcessKey, RunId, Seq,
-    Timestamp,
+    ActionRecord, AgentEpoch, FindingId, Incident, IncidentId, Moments, NodeId, ProcessKey, RecordObject,
+    RunId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub(crate) struct Undone {
     pub(crate) node: NodeId,
     pub(crate) process: ProcessKey,
     pub(crate) rule: String,
+    /// What it was done to, where another source than the kernel told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<RecordObject>,
 }
 
 /// Whether something came after an incident was over and nothing was done about it.

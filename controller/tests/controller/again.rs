@@ -118,6 +118,14 @@ async fn a_verdict_closes_the_group_and_the_next_attacker_is_answered() {
     assert_eq!((new.state, new.findings.len(), new.runs.len()), (IncidentState::Open, 2, 0));
     assert!(new.timeline.iter().any(|line| line.what.contains("a person undid")), "{:#?}", new.timeline);
     assert_eq!(lab.node.lock().unwrap().world().effects, before.effects);
+    // Nor what it begins by the same rule.
+    let mut child = finding(4, 102, Level::High);
+    child.ancestors = vec![crate::support::process(100)];
+    let lab = then(lab, [Report::Finding(child)]).await;
+    let new = lab.until(|line| line.verdict.is_none() && line.findings == 3).await;
+    let told = new.timeline.iter().any(|line| line.what.contains("of which 102 is a descendant"));
+    assert!(told && new.runs.is_empty(), "{:#?}", new.timeline);
+    assert_eq!(lab.node.lock().unwrap().world().effects, before.effects);
     // Another process is another matter.
     let lab = then(lab, [Report::Finding(finding(3, 101, Level::High))]).await;
     let new = lab.until(|line| line.waiting == 1).await;

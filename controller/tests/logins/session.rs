@@ -87,7 +87,7 @@ fn process(line: &str) -> Option<(u32, Arc<Process>)> {
     let session = words.next()?.parse().ok()?;
     let (pid, ticks): (u32, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let key = ProcessKey { pid: Pid(pid), start: BootNs(ticks * 10_000_000) };
-    Some((session, Arc::new(Process { key, exe: words.next()?.to_owned(), ..Process::nobody(None) })))
+    Some((session, Arc::new(Process { key, exe: words.next()?.to_owned(), ..Process::nobody(None, None) })))
 }
 
 fn found(event: Event, ancestors: Vec<Arc<Process>>) -> Finding {

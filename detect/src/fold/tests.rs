@@ -14,7 +14,7 @@ fn rule(id: &str, level: Level) -> RuleRef {
 }
 
 fn process(exe: &str) -> Process {
-    Process { exe: exe.into(), cgroup: CgroupId(1), ..other(&Process::nobody(None), 1) }
+    Process { exe: exe.into(), cgroup: CgroupId(1), ..other(&Process::nobody(None, None), 1) }
 }
 
 fn other(process: &Process, pid: u32) -> Process {

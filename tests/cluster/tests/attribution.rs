@@ -292,7 +292,7 @@ fn workload(process: &Path) -> Option<Workload> {
 fn process(path: &Path, words: &str, workload: Workload) -> Option<Process> {
     let stat = fs::read_to_string(path.join("stat")).ok()?;
     let start: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
-    let mut process = Process::nobody(None);
+    let mut process = Process::nobody(None, None);
     let pid = path.file_name()?.to_str()?.parse().ok()?;
     // Hundredths of a second since boot (proc_pid_stat(5), field 22; USER_HZ).
     process.key = ProcessKey { pid: Pid(pid), start: BootNs(start * 10_000_000) };

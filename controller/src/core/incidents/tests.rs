@@ -129,3 +129,40 @@ fn an_incident_is_meant_by_its_id_or_enough_of_it_and_never_by_nothing() {
     assert!(said(&incidents, "1234").unwrap_err().1.contains("the beginning of 2 incidents"));
     assert!(said(&incidents, "inc-9999").unwrap_err().1.contains("there is no incident"));
 }
+
+/// A process ends, and with it what was decided about it; an account does not, so the latest decision about it holds for a day.
+#[test]
+fn a_decision_about_an_account_holds_for_a_day_and_the_latest_one_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("journal.redb")).unwrap();
+    let mut incidents = Incidents::default();
+    for n in [1, 2] {
+        new(&mut incidents, n, IncidentState::Closed);
+    }
+    let what = |pid, object: Option<&str>| Undone {
+        node: model::NodeId::new("n"),
+        process: ProcessKey { pid: Pid(pid), start: BootNs(5) },
+        rule: "r".into(),
+        object: object.map(|name| model::RecordObject {
+            kind: "pods".into(),
+            namespace: None,
+            name: name.into(),
+        }),
+    };
+    let (process, account) = (what(7, None), what(0, Some("api-0")));
+    for n in [1, 2] {
+        for what in [&process, &account] {
+            incidents.undid(&store, &id(n), (*what).clone()).unwrap();
+        }
+    }
+    let mut batch = Batch::default();
+    incidents.flush(&mut batch);
+    store.commit(&batch).unwrap();
+    let day = 24 * 60 * 60 * 1_000_000_000;
+    for incidents in [incidents, Incidents::load(&store, 0).unwrap()] {
+        assert_eq!(incidents.undone_in(&process, at(9 * day)), Some(&id(2)));
+        assert_eq!(incidents.undone_in(&account, at(2 + day)), Some(&id(2)));
+        assert_eq!(incidents.undone_in(&account, at(3 + day)), None);
+        assert_eq!(incidents.undone_in(&what(0, Some("api-1")), at(3)), None, "it was about something else");
+    }
+}

@@ -108,7 +108,7 @@ fn what_is_read_is_what_serde_reads_and_all_that_nodes_write_is() {
                 credentials: Credentials::default(),
                 ..container.clone()
             };
-            let lost = Process::nobody(None);
+            let lost = Process::nobody(None, None);
             for (process, parent) in [
                 (container.clone(), None),
                 (in_unit, Some(container)),
